@@ -1,0 +1,119 @@
+"""The error tree. Each class carries its consequence for the job or the process.
+
+FleetError
+├── ConfigurationError        the process cannot start as configured (exit 2)
+│   └── RedisUnavailable      no Redis can be found or started
+├── InvalidInput              the job's own fault; never retried
+│   ├── UnknownModel          the catalog has no such model
+│   └── UnsupportedMedia      an image format nobody here can read
+├── UnreadableMessage         not a job; parked on the dead list as it is
+├── InferenceFailed           the model raised; retried alone, then dead
+│   └── DeviceOutOfMemory     the batch did not fit; a smaller one may
+├── AttemptsExhausted         the job took its worker down, or failed, too often
+├── JobCanceled               somebody asked for it
+├── JobExpired                its deadline passed first
+└── LaneFull                  the lane's backlog is at its bound; try later
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = (
+    "AttemptsExhausted",
+    "ConfigurationError",
+    "DeviceOutOfMemory",
+    "FleetError",
+    "InferenceFailed",
+    "InvalidInput",
+    "JobCanceled",
+    "JobExpired",
+    "LaneFull",
+    "RedisUnavailable",
+    "UnknownModel",
+    "UnreadableMessage",
+    "UnsupportedMedia",
+)
+
+
+class FleetError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+    """Stable machine-readable reason, shown to clients."""
+    retryable: ClassVar[bool] = False
+    """Whether another attempt at the same job may succeed."""
+
+
+class ConfigurationError(FleetError):
+    """The settings or the catalog cannot be used; the message says what to change."""
+
+    code = "configuration_error"
+
+
+class RedisUnavailable(ConfigurationError):
+    """No Redis was named, none could be started; the message says what to install."""
+
+    code = "redis_unavailable"
+
+
+class InvalidInput(FleetError):
+    """The input can never succeed; the message says what to send instead."""
+
+    code = "invalid_input"
+
+
+class UnknownModel(InvalidInput):
+    """The catalog has no model of this name."""
+
+    code = "unknown_model"
+
+
+class UnsupportedMedia(InvalidInput):
+    """The bytes are not an image in a format that the fleet reads."""
+
+    code = "unsupported_media"
+
+
+class UnreadableMessage(FleetError):
+    """A lane element that is not a Celery message for one of our tasks."""
+
+    code = "unreadable"
+
+
+class InferenceFailed(FleetError):
+    """The model raised while running this job."""
+
+    code = "inference_failed"
+    retryable = True
+
+
+class DeviceOutOfMemory(InferenceFailed):
+    """The batch did not fit on the device; a smaller one may."""
+
+    code = "device_out_of_memory"
+
+
+class AttemptsExhausted(FleetError):
+    """The job was tried as often as allowed; it is on the dead list."""
+
+    code = "attempts_exhausted"
+
+
+class JobCanceled(FleetError):
+    """The job was cancelled before it could publish a result."""
+
+    code = "canceled"
+
+
+class JobExpired(FleetError):
+    """The job's deadline passed before it could publish a result."""
+
+    code = "expired"
+
+
+class LaneFull(FleetError):
+    """The lane holds as many jobs as it may; retry after a while."""
+
+    code = "lane_full"
+    retryable = True

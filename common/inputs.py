@@ -1,0 +1,109 @@
+"""What a job's input may look like, on the wire and for the model.
+
+Both sides need it: the front refuses what can be seen to be wrong before
+anything is queued, the worker turns what arrived into what `decode` takes.
+An image travels as base64 in the message, or, when large, as raw bytes under
+the job's blob key with a reference in the message.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, b64encode
+from typing import Any
+
+from common.catalog import InputKind
+from common.errors import InvalidInput, UnsupportedMedia
+
+BLOB_REFERENCE = {"$blob": True}
+"""Stands in the message for an input that lies under the job's blob key."""
+
+IMAGE_FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
+
+
+def sniff_image(payload: bytes) -> str | None:
+    """The media type that the first bytes show, or None when it is no known image."""
+    if payload[:4] == b"RIFF" and payload[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _MAGIC if payload.startswith(magic)), None)
+
+
+def check_input(kind: InputKind, value: Any, inline_bytes: int) -> tuple[Any, bytes | None]:
+    """Check an input from JSON; returns what goes into the message, and the blob or None.
+
+    Raises InvalidInput or UnsupportedMedia with what to send instead.
+    """
+    if kind == "image":
+        return check_image(_image_bytes(value), inline_bytes)
+    if kind == "text":
+        if not isinstance(value, str):
+            raise InvalidInput(
+                f'this model takes text: "input" must be a string, not {_json_type(value)}'
+            )
+        payload = value.encode("utf-8", "surrogatepass")
+        return (BLOB_REFERENCE, payload) if len(payload) > inline_bytes else (value, None)
+    return value, None
+
+
+def check_image(payload: bytes, inline_bytes: int) -> tuple[Any, bytes | None]:
+    """Check an image's bytes; returns what goes into the message, and the blob or None.
+
+    Raises UnsupportedMedia when the bytes are no image that a worker reads.
+    """
+    if sniff_image(payload) is None:
+        raise UnsupportedMedia(
+            f"the {len(payload)} bytes sent are not an image that this fleet reads; "
+            f"send {IMAGE_FORMATS}"
+        )
+    if len(payload) > inline_bytes:
+        return BLOB_REFERENCE, payload
+    return {"image": b64encode(payload).decode()}, None
+
+
+def materialize(kind: InputKind, value: Any, blob: bytes | None) -> Any:
+    """What `decode` takes: str for text, bytes for an image, else the JSON value.
+
+    Raises InvalidInput, as any Celery client may have written the message.
+    """
+    if value == BLOB_REFERENCE:
+        if blob is None:
+            raise InvalidInput("the input was sent by reference but is no longer stored")
+        return blob.decode("utf-8", "surrogatepass") if kind == "text" else blob
+    if kind == "image":
+        return _image_bytes(value)
+    if kind == "text" and not isinstance(value, str):
+        raise InvalidInput(
+            f"this model takes text: input must be a string, not {_json_type(value)}"
+        )
+    return value
+
+
+def _image_bytes(value: Any) -> bytes:
+    encoded = value.get("image") if isinstance(value, dict) else value
+    if not isinstance(encoded, str):
+        raise InvalidInput(
+            'this model takes an image: "input" must be {"image": "<base64>"}, '
+            "or send the file as multipart/form-data"
+        )
+    if encoded.startswith("data:"):
+        encoded = encoded.partition(",")[2]
+    try:
+        return b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidInput(f'"input.image" is not valid base64: {exc}') from exc
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "an array"}
+    return names.get(type(value), "an object")

@@ -1,0 +1,145 @@
+"""One frozen settings tree, read from the environment once, in `__main__`.
+
+Every field has a unit in its name, bounds and a sentence. Nothing else in
+the project reads the environment for its own settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from common.errors import ConfigurationError
+
+ENV_PREFIX = "LANEFLEET_"
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set; the environment name is LANEFLEET_ + the field's."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    # Where things are
+    redis_url: SecretStr | None = Field(
+        None, description="Redis or Valkey to use; unset starts an embedded one."
+    )
+    state_dir: Path = Field(
+        Path.home() / ".local" / "state" / "lanefleet",
+        description="Folder for the embedded Redis' data and small state files.",
+    )
+    catalog: Path = Field(Path("deploy/models.yaml"), description="The catalog file.")
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Catalog names this process serves, comma-separated; empty is all."
+    )
+
+    # Front
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
+    max_body_bytes: int = Field(
+        32 * 1024 * 1024, ge=1024, description="Largest request body accepted."
+    )
+    max_wait_seconds: float = Field(
+        60.0, ge=0, le=600, description="Longest a request may wait for its job."
+    )
+    inline_input_bytes: int = Field(
+        65_536, ge=0, description="Inputs above this size go by reference, not in the message."
+    )
+    max_backlog: int = Field(
+        1_000_000, ge=1, description="Jobs one lane may hold before the API answers 429."
+    )
+
+    # Jobs
+    result_ttl_seconds: int = Field(
+        86_400, ge=1, description="How long a settled job's record and result are kept."
+    )
+    lease_seconds: float = Field(
+        30.0, ge=1, le=3600, description="How long a worker holds a job without renewing it."
+    )
+    renew_seconds: float | None = Field(
+        None, gt=0, description="How often leases are renewed; unset is a third of the lease."
+    )
+    max_attempts: int = Field(3, ge=1, le=100, description="Tries before a job is dead.")
+    dead_max_count: int = Field(
+        10_000, ge=1, description="Dead letters kept per lane; the oldest leave first."
+    )
+    default_deadline_seconds: float | None = Field(
+        None, gt=0, description="Deadline of jobs that name none; unset is no deadline."
+    )
+
+    # Worker
+    use_gpu: bool = Field(True, description="false keeps every model on the CPU.")
+    decode_threads: int = Field(2, ge=0, le=64, description="Threads that decode inputs.")
+    torch_threads: int = Field(
+        0, ge=0, description="Threads torch and ONNX Runtime may use; 0 is the cores we may run on."
+    )
+    max_look_ahead: int = Field(
+        4, ge=1, le=64, description="Batches reserved ahead of the running one when a lane is deep."
+    )
+    events: Literal["auto", "off"] = Field(
+        "auto", description="Celery task events: auto sends them while somebody watches."
+    )
+    events_per_second: int = Field(
+        1_000, ge=0, description="Jobs per second whose events are sent; above it they are sampled."
+    )
+    shutdown_grace_seconds: float = Field(
+        30.0, ge=0, description="Longest a running batch may take to finish after SIGTERM."
+    )
+    worker_health_port: int = Field(
+        0, ge=0, le=65535, description="Port of the worker's /health and /metrics; 0 is off."
+    )
+
+    # Redis connections
+    socket_timeout_seconds: float = Field(
+        5.0, gt=0, description="Longest a Redis command may take before we reconnect."
+    )
+
+    # Logs
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto is console on a terminal, JSON elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is printed."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_models(cls, values: object) -> object:
+        if isinstance(values, dict) and isinstance(values.get("models"), str):
+            names = (name.strip() for name in values["models"].split(","))
+            return {**values, "models": tuple(name for name in names if name)}
+        return values
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.renew_seconds is not None and self.renew_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                f"renew_seconds ({self.renew_seconds}) must be at most half of "
+                f"lease_seconds ({self.lease_seconds}), or a lease can lapse between renewals"
+            )
+        return self
+
+    @property
+    def lease_ms(self) -> int:
+        """The lease in milliseconds, as the scripts take it."""
+        return int(self.lease_seconds * 1000)
+
+    @property
+    def renew_interval_seconds(self) -> float:
+        """Seconds between two renewals of the leases in hand."""
+        return self.renew_seconds or self.lease_seconds / 3
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment; raise ConfigurationError with one line that names the field."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        where = f"{ENV_PREFIX}{field.upper()}" if field else "settings"
+        raise ConfigurationError(f"{where}: {first['msg']}") from exc
