@@ -1,0 +1,105 @@
+"""Every Redis key, in one table.
+
+| key                          | type   | what                                  | bound                  |
+|------------------------------|--------|---------------------------------------|------------------------|
+| `<lane>`, `<lane>\\x06\\x16<n>` | list   | waiting messages, one list per band   | max_backlog            |
+| `lf:lane:<lane>:unacked`     | hash   | lease tag -> what kombu can restore   | jobs in workers' hands |
+| `lf:lane:<lane>:index`       | zset   | lease tag -> when it lapses, ms       | the same               |
+| `lf:lane:<lane>:delayed`     | zset   | band + message -> when it is due, ms  | max_backlog            |
+| `lf:lane:<lane>:dead`        | zset   | job id -> when it died, ms            | dead_max_count         |
+| `lf:lane:<lane>:letters`     | hash   | job id -> reason line + message       | dead_max_count         |
+| `lf:lane:<lane>:stats`       | hash   | counters since the lane began         | fixed fields           |
+| `lf:job:<id>`                | hash   | the job record                        | result_ttl once settled|
+| `celery-task-meta-<id>`      | string | the result, as Celery stores it       | result_ttl             |
+| `lf:blob:<id>`               | string | a large input, freed with the job     | its job                |
+| `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
+
+The band keys and the result key are Celery's own names, so that any Celery
+client can produce and consume. A lane has its own `unacked` pair, so that a
+foreign consumer with a shorter visibility timeout never sees our leases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BAND_SEPARATOR = "\x06\x16"
+BANDS: tuple[int, ...] = (0, 3, 6, 9)
+"""Kombu's priority steps: 0 is served first."""
+
+JOB_PREFIX = "lf:job:"
+META_PREFIX = "celery-task-meta-"
+BLOB_PREFIX = "lf:blob:"
+WORKER_PREFIX = "lf:worker:"
+LANE_PREFIX = "lf:lane:"
+WORKER_TTL_SECONDS = 15
+
+
+def band_of(priority: int) -> int:
+    """The band a Celery priority (0-9, 0 first) falls into."""
+    return max(band for band in BANDS if band <= max(priority, 0))
+
+
+def band_key(lane: str, priority: int = 0) -> str:
+    """The list that holds the lane's waiting messages of this priority."""
+    band = band_of(priority)
+    return f"{lane}{BAND_SEPARATOR}{band}" if band else lane
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKeys:
+    """The keys of one lane, in the order in which the scripts take them."""
+
+    bands: tuple[str, ...]
+    unacked: str
+    index: str
+    delayed: str
+    dead: str
+    letters: str
+    stats: str
+
+    @classmethod
+    def of(cls, lane: str) -> LaneKeys:
+        """Name the keys of this lane."""
+        prefix = f"{LANE_PREFIX}{lane}:"
+        return cls(
+            bands=tuple(band_key(lane, band) for band in BANDS),
+            unacked=f"{prefix}unacked",
+            index=f"{prefix}index",
+            delayed=f"{prefix}delayed",
+            dead=f"{prefix}dead",
+            letters=f"{prefix}letters",
+            stats=f"{prefix}stats",
+        )
+
+    def as_list(self) -> list[str]:
+        """Bands first, then unacked, index, delayed, dead, letters, stats."""
+        return [
+            *self.bands,
+            self.unacked,
+            self.index,
+            self.delayed,
+            self.dead,
+            self.letters,
+            self.stats,
+        ]
+
+
+def job_key(job_id: str) -> str:
+    """The job record."""
+    return JOB_PREFIX + job_id
+
+
+def meta_key(job_id: str) -> str:
+    """The result, under Celery's own name; also its notification channel."""
+    return META_PREFIX + job_id
+
+
+def blob_key(job_id: str) -> str:
+    """The job's large input."""
+    return BLOB_PREFIX + job_id
+
+
+def worker_key(name: str) -> str:
+    """What the worker says of itself."""
+    return WORKER_PREFIX + name

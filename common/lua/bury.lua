@@ -1,0 +1,23 @@
+-- Park N leased jobs on the dead list with their reason, and publish the failure.
+-- KEYS: the lane's. ARGV: lane, result_ttl, dead_max_count, worker,
+--   then per job: tag, id or '', reason, error, attempts, meta or ''
+-- Returns how many were still ours.
+
+local lane, ttl, keep, worker = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local now, buried = now_ms(), 0
+for i = 5, #ARGV, 6 do
+  local tag, id = ARGV[i], ARGV[i + 1]
+  local stored = redis.call('HGET', KEYS[5], tag)
+  if stored then
+    redis.call('HDEL', KEYS[5], tag)
+    redis.call('ZREM', KEYS[6], tag)
+    local name = id ~= '' and id or ('unreadable-' .. tag)
+    bury(KEYS, name, lane, unwrap(stored, lane), ARGV[i + 2], ARGV[i + 3],
+      tonumber(ARGV[i + 4]), worker, now, keep)
+    if ARGV[i + 5] ~= '' then
+      settle(id, 'failed', ARGV[i + 2], ARGV[i + 3], ARGV[i + 5], now, ttl)
+    end
+    buried = buried + 1
+  end
+end
+return buried

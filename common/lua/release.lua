@@ -1,0 +1,20 @@
+-- Hand N leased jobs back to the front of their lane, unstarted, at once.
+-- KEYS: the lane's. ARGV: lane, then per job: tag, id, '1' to take the attempt back
+-- Returns how many were still ours.
+
+local lane, released = ARGV[1], 0
+for i = #ARGV - 2, 2, -3 do
+  local tag, id = ARGV[i], ARGV[i + 1]
+  local stored = redis.call('HGET', KEYS[5], tag)
+  if stored then
+    redis.call('HDEL', KEYS[5], tag)
+    redis.call('ZREM', KEYS[6], tag)
+    redis.call('RPUSH', KEYS[band_of(tag)], unwrap(stored, lane))
+    redis.call('HSET', JOB .. id, 'state', 'queued')
+    redis.call('HDEL', JOB .. id, 'tag')
+    if ARGV[i + 2] == '1' then redis.call('HINCRBY', JOB .. id, 'attempts', -1) end
+    released = released + 1
+  end
+end
+if released > 0 then redis.call('HINCRBY', KEYS[10], 'released', released) end
+return released

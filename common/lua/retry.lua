@@ -1,0 +1,27 @@
+-- Park N leased jobs until later: a failed attempt's backoff, or an ETA not yet reached.
+-- KEYS: the lane's.
+-- ARGV: lane, then per job: tag, id, due_ms (absolute) or delay as '+ms', error or '',
+--   '1' to take the attempt back
+-- Returns how many were still ours.
+
+local lane, parked = ARGV[1], 0
+local now = now_ms()
+for i = 2, #ARGV, 5 do
+  local tag, id, due = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local stored = redis.call('HGET', KEYS[5], tag)
+  if stored then
+    redis.call('HDEL', KEYS[5], tag)
+    redis.call('ZREM', KEYS[6], tag)
+    if string.sub(due, 1, 1) == '+' then due = now + string.sub(due, 2) end
+    redis.call('ZADD', KEYS[7], due, band_of(tag) .. ':' .. unwrap(stored, lane))
+    redis.call('HSET', JOB .. id, 'state', 'queued', 'due_ms', due)
+    redis.call('HDEL', JOB .. id, 'tag')
+    if ARGV[i + 3] ~= '' then
+      redis.call('HSET', JOB .. id, 'last_error', ARGV[i + 3])
+      redis.call('HINCRBY', KEYS[10], 'retried', 1)
+    end
+    if ARGV[i + 4] == '1' then redis.call('HINCRBY', JOB .. id, 'attempts', -1) end
+    parked = parked + 1
+  end
+end
+return parked

@@ -1,0 +1,21 @@
+-- A suspect is about to run, alone: check the fence and count the attempt.
+-- KEYS: the lane's. ARGV: lane, tag, id, max_attempts, result_ttl, dead_max_count, worker
+-- Returns the attempt's number, 0 where the lease is gone, -1 where attempts were spent.
+
+local lane, tag, id, max_attempts = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local stored = redis.call('HGET', KEYS[5], tag)
+if not stored then return 0 end
+local attempts = redis.call('HINCRBY', JOB .. id, 'attempts', 1)
+if attempts <= max_attempts then return attempts end
+
+redis.call('HINCRBY', JOB .. id, 'attempts', -1)
+redis.call('HDEL', KEYS[5], tag)
+redis.call('ZREM', KEYS[6], tag)
+local now = now_ms()
+local last = redis.call('HGET', JOB .. id, 'last_error') or 'its worker died each time'
+local text = 'gave up after ' .. max_attempts .. ' attempts: ' .. last
+bury(KEYS, id, lane, unwrap(stored, lane), 'attempts_exhausted', text, max_attempts,
+  ARGV[7], now, tonumber(ARGV[6]))
+settle(id, 'failed', 'attempts_exhausted', text,
+  celery_meta(id, 'FAILURE', 'AttemptsExhausted', text, 'lanefleet'), now, ARGV[5])
+return -1

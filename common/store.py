@@ -1,0 +1,193 @@
+"""Job records and results, and waiting for them without polling.
+
+All waiters of a process share one subscription connection. A waiter first
+has its channel subscribed, then looks at the record, then sleeps: in that
+order nothing can finish unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+
+import orjson
+import redis.asyncio
+import structlog
+from redis.asyncio.connection import Connection
+from redis.exceptions import RedisError
+
+from common.job import JobRecord
+from common.keys import META_PREFIX, WORKER_PREFIX, LaneKeys, job_key, meta_key
+from common.scripts import AsyncScripts
+
+log = structlog.get_logger(__name__)
+
+_RECONNECT_SECONDS = 0.5
+
+
+class JobStore:
+    """Reads records and results; cancels jobs."""
+
+    def __init__(self, client: redis.asyncio.Redis, result_ttl_seconds: int) -> None:
+        self._client = client
+        self._scripts = AsyncScripts(client)
+        self._result_ttl = result_ttl_seconds
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """The job as it stands, or None when nobody knows it (any more)."""
+        pipe = self._client.pipeline(transaction=True)
+        pipe.hgetall(job_key(job_id))
+        pipe.get(meta_key(job_id))
+        fields, meta = await pipe.execute()
+        if not fields or b"state" not in fields:
+            return None
+        result = None
+        if meta and fields[b"state"] == b"succeeded":
+            result = orjson.loads(meta).get("result")
+        return JobRecord.parse(job_id, fields, result)
+
+    async def cancel(self, job_id: str) -> str | None:
+        """Cancel; returns the state afterwards, None when nobody knows the job."""
+        reply = await self._scripts.run("cancel", (), (job_id, self._result_ttl, "canceled"))
+        return reply.decode() or None
+
+    async def lanes(self, names: list[str]) -> dict[str, dict[str, int]]:
+        """Per lane: waiting by band, leased, delayed, dead and the counters since it began."""
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            keys = LaneKeys.of(name)
+            for band in keys.bands:
+                pipe.llen(band)
+            pipe.hlen(keys.unacked)
+            pipe.zcard(keys.delayed)
+            pipe.zcard(keys.dead)
+            pipe.hgetall(keys.stats)
+        replies = await pipe.execute()
+        out = {}
+        for index, name in enumerate(names):
+            *counts, stats = replies[index * 8 : index * 8 + 8]
+            waiting, (leased, delayed, dead) = counts[:4], counts[4:]
+            out[name] = {
+                "waiting": sum(waiting),
+                "leased": leased,
+                "delayed": delayed,
+                "dead": dead,
+                **{key.decode(): int(value) for key, value in stats.items()},
+            }
+        return out
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """What each live worker last said of itself."""
+        keys = [key async for key in self._client.scan_iter(f"{WORKER_PREFIX}*", count=500)]
+        if not keys:
+            return []
+        return [orjson.loads(report) for report in await self._client.mget(keys) if report]
+
+
+class ResultWaiter:
+    """Wakes waiters when their job is settled; one connection for all of them."""
+
+    def __init__(self, client: redis.asyncio.Redis, store: JobStore) -> None:
+        self._pool = client.connection_pool
+        self._store = store
+        self._waiters: dict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self._confirmed: dict[str, asyncio.Event] = {}
+        self._connection: Connection | None = None
+        self._listener: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait now."""
+        return sum(map(len, self._waiters.values()))
+
+    def start(self) -> None:
+        """Begin to listen, in the running event loop."""
+        self._listener = asyncio.create_task(self._listen(), name="result-waiter")
+
+    async def stop(self) -> None:
+        """End listening; whoever still waits sees the record as it stands."""
+        if self._listener:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+        self._wake_all()
+
+    async def wait(self, job_id: str, seconds: float) -> JobRecord | None:
+        """The record once it is terminal, or as it stands after `seconds`."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[job_id].add(future)
+        try:
+            await self._subscribe(job_id, seconds)
+            while True:
+                record = await self._store.get(job_id)
+                left = deadline - asyncio.get_running_loop().time()
+                if record is None or record.state.terminal or left <= 0:
+                    return record
+                await asyncio.wait({future}, timeout=left)
+                if future.done():
+                    self._waiters[job_id].discard(future)
+                    future = asyncio.get_running_loop().create_future()
+                    self._waiters[job_id].add(future)
+        finally:
+            self._waiters[job_id].discard(future)
+            if not self._waiters[job_id]:
+                del self._waiters[job_id]
+                self._confirmed.pop(job_id, None)
+                await self._send("UNSUBSCRIBE", meta_key(job_id))
+
+    async def _subscribe(self, job_id: str, seconds: float) -> None:
+        event = self._confirmed.get(job_id)
+        if event is None:
+            event = self._confirmed[job_id] = asyncio.Event()
+            await self._send("SUBSCRIBE", meta_key(job_id))
+        try:
+            await asyncio.wait_for(event.wait(), min(seconds, 5.0))
+        except TimeoutError:
+            log.warning("subscription_unconfirmed")
+
+    async def _send(self, *command: str) -> None:
+        if self._connection is None or not self._connection.is_connected:
+            return  # the listener subscribes to everything when it is back
+        try:
+            await self._connection.send_command(*command)
+        except (RedisError, OSError):
+            await self._connection.disconnect()
+
+    async def _listen(self) -> None:
+        while True:
+            connection: Connection = self._pool.make_connection()
+            try:
+                await connection.connect()
+                self._connection = connection
+                channels = [meta_key(job_id) for job_id in self._waiters]
+                if channels:
+                    await connection.send_command("SUBSCRIBE", *channels)
+                while True:
+                    self._hear(await connection.read_response(timeout=None))
+            except (RedisError, OSError) as exc:
+                log.warning("result_waiter_disconnected", error=str(exc))
+            finally:
+                self._connection = None
+                await connection.disconnect()
+            self._wake_all()
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    def _hear(self, message: Any) -> None:
+        if not isinstance(message, list) or len(message) < 3:
+            return
+        kind, channel = message[0], bytes(message[1]).decode()
+        job_id = channel.removeprefix(META_PREFIX)
+        if kind == b"subscribe" and job_id in self._confirmed:
+            self._confirmed[job_id].set()
+        elif kind == b"message":
+            self._wake(job_id)
+
+    def _wake(self, job_id: str) -> None:
+        for future in self._waiters.get(job_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def _wake_all(self) -> None:
+        for job_id in list(self._waiters):
+            self._wake(job_id)
