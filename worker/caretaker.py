@@ -1,0 +1,152 @@
+"""Two caretakers of leases, each a thread with a connection of its own.
+
+The renewer extends what is in our hands, whatever the other threads are
+stuck in. The reaper returns what somebody else's dead hands hold; every
+worker runs one, jittered and without a mutex, because the script rechecks
+each lease by the server's clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from common.keys import WORKER_TTL_SECONDS, worker_key
+from worker.lane import Lane
+from worker.lease import LaneLeases
+
+if TYPE_CHECKING:
+    from worker.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+_REAP_SECONDS = 1.0
+_REPORT_SECONDS = 0.5
+
+
+class _Caretaker:
+    """A thread that runs `run_once` at intervals until it is stopped."""
+
+    def __init__(self, engine: Engine, client: Redis, name: str) -> None:
+        self._engine = engine
+        self._client = client
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._leases = {
+            lane: LaneLeases(client, lane, engine.worker, engine.settings) for lane in engine.lanes
+        }
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round in progress."""
+        self._stopping.set()
+        self._thread.join(2)
+
+    def interval(self) -> float:
+        """Seconds until the next round."""
+        raise NotImplementedError
+
+    def run_once(self) -> None:
+        """One round; may raise RedisError."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self.interval()):
+            try:
+                self.run_once()
+            except RedisError as exc:
+                log.warning("caretaker_delayed", role=self._thread.name, error=str(exc))
+            except Exception:
+                log.exception("caretaker_failed", role=self._thread.name)
+
+
+class Renewer(_Caretaker):
+    """Extends the leases in our hands and notes which were lost."""
+
+    def __init__(self, engine: Engine, client: Redis) -> None:
+        super().__init__(engine, client, "renewer")
+
+    def interval(self) -> float:
+        """The renewal interval from the settings."""
+        return self._engine.settings.renew_interval_seconds
+
+    def run_once(self) -> None:
+        """Renew every lease in hand."""
+        for lane in self._engine.lanes.values():
+            with self._engine.changed:
+                tags = list(lane.in_hand)
+            if not tags:
+                continue
+            lost = self._leases[lane.name].renew(tags)
+            self._engine.touch()
+            self._mark_lost(lane, lost)
+
+    def _mark_lost(self, lane: Lane, tags: list[bytes]) -> None:
+        """What was published since we asked is gone too; only the rest is lost."""
+        with self._engine.changed:
+            held = [lane.in_hand.get(tag) for tag in tags]
+            lost = [one for one in held if one is not None and one.settled is None]
+            for execution in lost:
+                execution.settled = "lost"
+        if lost:
+            log.warning("leases_lost", lane=lane.name, jobs=len(lost))
+
+
+class Reaper(_Caretaker):
+    """Returns lapsed leases and due delayed jobs to their lanes; says that we live."""
+
+    def __init__(self, engine: Engine, client: Redis) -> None:
+        super().__init__(engine, client, "reaper")
+        self._reap_at = 0.0
+
+    def interval(self) -> float:
+        """Half a second, with jitter so that workers do not sweep in step."""
+        return _REPORT_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+
+    def run_once(self) -> None:
+        """Report, and sweep every lane when it is time."""
+        self._report()
+        now = time.monotonic()
+        if now < self._reap_at:
+            return
+        self._reap_at = now + _REAP_SECONDS
+        for name, leases in self._leases.items():
+            reaped, _, _ = leases.reap()
+            if reaped:
+                log.warning("leases_reaped", lane=name, jobs=reaped)
+
+    def _report(self) -> None:
+        engine = self._engine
+        report = {
+            "worker": engine.worker,
+            "pid": os.getpid(),
+            "device": engine.device,
+            "started_at": engine.started_at,
+            "on_the_bus": engine.on_the_bus,
+            "loading": engine.runner.loading,
+            "finished": engine.finisher.finished,
+            "fenced": engine.finisher.fenced,
+            "lanes": {
+                lane.name: {
+                    "loaded": lane.handler is not None,
+                    "error": lane.load_error,
+                    "in_hand": len(lane.in_hand),
+                    "max_batch": lane.limits.max_batch,
+                    "batches": {str(size): n for size, n in sorted(lane.sizes.copy().items())},
+                }
+                for lane in engine.lanes.values()
+            },
+        }
+        self._client.set(worker_key(engine.worker), json.dumps(report), ex=WORKER_TTL_SECONDS)
+        engine.touch()

@@ -1,0 +1,178 @@
+"""Publish what the device produced: encode, then one script per batch.
+
+Batch n is encoded and published here while batch n+1 runs. When Redis is
+away the results wait in memory, and their leases are renewed when it is back
+in time; what lapsed meanwhile is fenced, and counted as such.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+from redis.exceptions import RedisError
+
+from common.errors import AttemptsExhausted
+from common.scripts import Scripts
+from worker import pipeline
+from worker.lane import Lane
+from worker.lease import DeadLetter, Outcome
+from worker.pipeline import Execution
+
+if TYPE_CHECKING:
+    from worker.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+_PAUSE_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class Finished:
+    """Executions of one lane that left the device together, or failed before it."""
+
+    lane: Lane
+    executions: Sequence[Execution]
+    infer_ms: float
+
+
+class Finisher:
+    """One thread; every settled execution passes through it once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
+        self._give_up_at: float | None = None
+        self._scripts = Scripts(engine.client)
+        self.finished = 0
+        self.fenced = 0
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Publish what is queued, for at most this long."""
+        self._give_up_at = time.monotonic() + seconds
+        self._queue.put(None)
+        self._thread.join(seconds + 1)
+
+    def put(self, lane: Lane, executions: Sequence[Execution], infer_ms: float = 0.0) -> None:
+        """Queue these for publishing."""
+        self._queue.put(Finished(lane, executions, infer_ms))
+
+    def _run(self) -> None:
+        while (finished := self._queue.get()) is not None:
+            try:
+                self._publish(finished)
+            except Exception:
+                log.exception("publish_lost_to_a_fault_of_ours", lane=finished.lane.name)
+            self._engine.on_batch(finished.lane.name, finished.executions)
+            self._engine.settle(finished.lane, finished.executions)
+
+    def _publish(self, finished: Finished) -> None:
+        lane, executions = finished.lane, finished.executions
+        handler = lane.handler
+        date_done = datetime.now(UTC).isoformat().encode()
+        if handler is not None:
+            for execution in executions:
+                pipeline.encode(execution, handler, date_done)
+        results = [one for one in executions if one.settled in ("succeeded", "failed")]
+        dead = [one for one in results if isinstance(one.error, AttemptsExhausted)]
+        if dead:
+            results = [one for one in results if one not in dead]
+        dead += [one for one in executions if one.settled == "unreadable"]
+        if results:
+            self._finish(lane, results, len(executions), finished.infer_ms)
+        if dead:
+            self._until_done(
+                lane, lambda: lane.leases.bury(list(map(_letter, dead)), lane.result_ttl)
+            )
+        parked = [one for one in executions if one.settled == "parked"]
+        if parked:
+            self._until_done(lane, lambda: lane.leases.retry(map(_parking, parked)))
+        for execution in executions:
+            if execution.settled in ("canceled", "expired"):
+                self._cancel(lane, execution)
+
+    def _finish(self, lane: Lane, results: list[Execution], size: int, infer_ms: float) -> None:
+        outcomes = [_outcome(execution) for execution in results]
+        fenced: list[int] = []
+
+        def publish() -> None:
+            fenced[:] = lane.leases.finish(outcomes, lane.result_ttl, size, infer_ms)
+
+        self._until_done(lane, publish)
+        self.finished += len(results) - len(fenced)
+        if fenced:
+            self.fenced += len(fenced)
+            log.warning("results_fenced", lane=lane.name, jobs=len(fenced))
+
+    def _cancel(self, lane: Lane, execution: Execution) -> None:
+        self._until_done(
+            lane,
+            lambda: self._scripts.run(
+                "cancel", (), (execution.job_id, lane.result_ttl, execution.settled or "")
+            ),
+        )
+
+    def _until_done(self, lane: Lane, transition: object) -> None:
+        """Repeat a transition until Redis took it; fencing makes repeating safe."""
+        assert callable(transition)
+        while True:
+            try:
+                transition()
+            except RedisError as exc:
+                log.warning("finish_delayed", lane=lane.name, error=str(exc))
+                if self._give_up_at is not None and time.monotonic() > self._give_up_at:
+                    return
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                self._engine.touch()
+                return
+
+
+def _outcome(execution: Execution) -> Outcome:
+    if execution.settled == "succeeded":
+        return Outcome(
+            execution.tag,
+            execution.job_id,
+            "succeeded",
+            execution.meta,
+            has_blob=execution.has_blob,
+        )
+    return Outcome(
+        execution.tag,
+        execution.job_id,
+        "failed",
+        execution.meta,
+        pipeline.reason_of(execution),
+        pipeline.describe(execution),
+        execution.has_blob,
+    )
+
+
+def _letter(execution: Execution) -> DeadLetter:
+    return DeadLetter(
+        execution.tag,
+        execution.job_id,
+        pipeline.reason_of(execution),
+        pipeline.describe(execution),
+        execution.attempt,
+        execution.meta,
+    )
+
+
+def _parking(execution: Execution) -> tuple[bytes, str, str, str, bool]:
+    """An ETA (Unix seconds) or, when negative, a retry's delay in milliseconds."""
+    eta = execution.eta or 0.0
+    if execution.error is not None:
+        return execution.tag, execution.job_id, f"+{int(-eta)}", pipeline.describe(execution), False
+    return execution.tag, execution.job_id, str(int(eta * 1000)), "", not execution.suspect

@@ -1,0 +1,99 @@
+"""One lane inside a worker: what it holds, how much more it wants.
+
+Jobs stay in Redis until they are needed, so that workers share a backlog
+fairly: one batch ahead of the running one, or a window of several while the
+lane is deep, which lets the batcher put like beside like.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from redis import Redis
+
+from common.catalog import ModelSpec
+from common.keys import blob_key
+from common.settings import Settings
+from worker.batcher import Batcher, BatchLimits
+from worker.lease import LaneLeases
+from worker.models.base import Model
+from worker.pipeline import Execution, parse
+
+
+class Lane:
+    """State of one lane. Fields are guarded by the engine's lock; I/O happens outside it."""
+
+    def __init__(self, spec: ModelSpec, client: Redis, worker: str, settings: Settings) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.result_ttl = spec.result_ttl_seconds or settings.result_ttl_seconds
+        self.leases = LaneLeases(client, spec.name, worker, settings)
+        self.limits = BatchLimits(spec.max_batch, spec.max_wait_ms, spec.max_cost)
+        self.batcher: Batcher[Execution] = Batcher(self.limits)
+        self.suspects: deque[Execution] = deque()
+        self.in_hand: dict[bytes, Execution] = {}
+        self.waiting = 0
+        """Jobs that were reserved and are not yet in a running batch."""
+        self.handler: Model | None = None
+        self.load_error: str | None = None
+        self.ready = True
+        """Whether the lane may have work in Redis."""
+        self.armed = False
+        """Whether the doorbell will tell us of work."""
+        self.backlog = 0
+        self.decode_seconds = 1.0
+        """What decoding one input last took."""
+        self.sizes: dict[int, int] = {}
+        self._client = client
+        self._look_ahead = settings.max_look_ahead
+
+    def room(self) -> int:
+        """How many jobs to reserve now."""
+        if self.handler is None:
+            return 0
+        batches = 1
+        if self.backlog > 4 * self._look_ahead * self.limits.max_batch:
+            batches = self._look_ahead
+        return max(0, batches * self.limits.max_batch - self.waiting)
+
+    def reserve(self, wanted: int) -> list[Execution]:
+        """Lease and read up to `wanted` jobs, fetching inputs that lie beside them."""
+        leases, self.backlog = self.leases.reserve(wanted, self.result_ttl)
+        now = time.monotonic()
+        executions = [parse(lease, self.name, now) for lease in leases]
+        referring = [execution for execution in executions if execution.has_blob]
+        if referring:
+            self._fetch_blobs(referring)
+        return executions
+
+    def oldest(self) -> float | None:
+        """When the job that has waited longest here arrived; None when none waits."""
+        arrivals = [self.batcher.oldest_arrival()]
+        if self.suspects:
+            arrivals.append(self.suspects[0].arrived)
+        known = [arrival for arrival in arrivals if arrival is not None]
+        return min(known) if known else None
+
+    def take_batch(self, now: float, *, device_idle: bool) -> list[Execution]:
+        """What should run next: a suspect alone, else a batch; empty when waiting is better."""
+        if self.suspects:
+            return [self.suspects.popleft()]
+        return self.batcher.next_batch(now, device_idle=device_idle)
+
+    def drain(self) -> list[Execution]:
+        """Everything unstarted, for handing back."""
+        unstarted = [*self.suspects, *self.batcher.drain()]
+        self.suspects.clear()
+        return unstarted
+
+    def forget(self, executions: Sequence[Execution]) -> None:
+        """These are settled, or no longer ours."""
+        for execution in executions:
+            self.in_hand.pop(execution.tag, None)
+
+    def _fetch_blobs(self, executions: Sequence[Execution]) -> None:
+        blobs = self._client.mget([blob_key(execution.job_id) for execution in executions])
+        for execution, blob in zip(executions, blobs, strict=True):
+            execution.blob = bytes(blob) if isinstance(blob, bytes) else None

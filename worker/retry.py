@@ -1,0 +1,55 @@
+"""What an error in a batch means for its jobs. Pure: a table in code.
+
+An exception from a batch says nothing about which job caused it, so a batch
+of more than one is split and each half is tried; only a job that fails alone
+is charged with the failure.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from common.errors import DeviceOutOfMemory, FleetError
+
+BASE_DELAY_MS = 1_000
+MAX_DELAY_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with the batch: split it, or retry, fail or bury its only job."""
+
+    action: Literal["split", "retry", "fail", "dead"]
+    delay_ms: int = 0
+    shrink_to: int | None = None
+    """New cap on the lane's batch size, when the device ran out of memory."""
+
+
+def decide(error: BaseException, size: int, attempt: int, max_attempts: int) -> Decision:
+    """Judge an error of a batch of `size` jobs; attempt counts from 1."""
+    shrink_to = max(1, size // 2) if out_of_memory(error) else None
+    if size > 1:
+        return Decision("split", shrink_to=shrink_to)
+    if isinstance(error, FleetError) and not error.retryable:
+        return Decision("fail")
+    if attempt >= max_attempts:
+        return Decision("dead")
+    return Decision("retry", delay_ms=backoff_ms(attempt))
+
+
+def backoff_ms(attempt: int) -> int:
+    """Delay before the next attempt: doubling, capped, with up to a quarter of jitter."""
+    delay = min(BASE_DELAY_MS * 2 ** (attempt - 1), MAX_DELAY_MS)
+    return int(delay * random.uniform(1.0, 1.25))  # noqa: S311 - spreads load, guards nothing
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device ran out of memory; torch names the class, ONNX Runtime a message."""
+    if isinstance(error, DeviceOutOfMemory | MemoryError):
+        return True
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "failed to allocate memory" in text

@@ -1,0 +1,168 @@
+"""The one thread that owns the device: loads the models, runs the batches.
+
+A batch that raises is split and its halves are tried, so that a job is only
+charged with an error that it causes alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from redis.exceptions import RedisError
+
+from common.errors import AttemptsExhausted, ConfigurationError, JobExpired
+from worker import pipeline
+from worker.lane import Lane
+from worker.models import load_handler
+from worker.pipeline import Execution
+from worker.retry import decide
+
+if TYPE_CHECKING:
+    from worker.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+
+class Runner:
+    """Runs batches one after the other until the engine stops."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self.current: set[bytes] = set()
+        """Tags of the batch on the device; guarded by the engine's lock."""
+        self.loading: str | None = None
+
+    def start(self) -> None:
+        """Begin to load models, then to run batches."""
+        self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the running batch has ended."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        self._load_all()
+        while (taken := self._engine.take_batch()) is not None:
+            lane, batch = taken
+            try:
+                self._run_batch(lane, batch)
+            except Exception:
+                log.exception("batch_lost_to_a_fault_of_ours", lane=lane.name, size=len(batch))
+                self._engine.settle(lane, batch)  # the leases lapse, others take over
+            with self._engine.changed:
+                self.current = set()
+
+    def _load_all(self) -> None:
+        for lane in self._engine.lanes.values():
+            if self._engine.stopping.is_set():
+                return
+            self.loading = lane.name
+            self._load(lane)
+        self.loading = None
+
+    def _load(self, lane: Lane) -> None:
+        began = time.monotonic()
+        try:
+            handler = load_handler(lane.spec)
+            handler.load(lane.spec, self._engine.device)
+        except ConfigurationError as exc:
+            lane.load_error = str(exc)
+            log.error("model_unavailable", model=lane.name, error=str(exc))
+            return
+        except Exception as exc:
+            lane.load_error = f"{type(exc).__name__}: {exc}"
+            log.exception("model_unavailable", model=lane.name)
+            return
+        seconds = round(time.monotonic() - began, 2)
+        log.info("model_loaded", model=lane.name, seconds=seconds, device=self._engine.device)
+        with self._engine.changed:
+            lane.handler = handler
+            self._engine.changed.notify_all()
+
+    def _run_batch(self, lane: Lane, batch: list[Execution]) -> None:
+        runnable = self._still_wanted(lane, batch)
+        if len(runnable) == 1 and runnable[0].suspect:
+            runnable = self._start_suspect(lane, runnable[0])
+        if runnable:
+            self._infer(lane, runnable)
+
+    def _still_wanted(self, lane: Lane, batch: list[Execution]) -> list[Execution]:
+        """Leave out what was revoked, expired or lost since it was reserved."""
+        now = time.time()
+        for execution in batch:
+            if execution.settled is not None:
+                continue
+            if self._engine.is_revoked(execution.job_id):
+                execution.settled = "canceled"
+            elif execution.expires_at is not None and execution.expires_at <= now:
+                execution.settled = "expired"
+                execution.error = JobExpired("the deadline passed before the job could start")
+        unwanted = [one for one in batch if one.settled is not None]
+        if unwanted:
+            self._engine.finisher.put(lane, unwanted)
+        return [one for one in batch if one.settled is None]
+
+    def _start_suspect(self, lane: Lane, suspect: Execution) -> list[Execution]:
+        """Count its attempt, then decode it; it is on its own from here to its end."""
+        try:
+            number = lane.leases.start(suspect.tag, suspect.job_id, lane.result_ttl)
+        except RedisError as exc:
+            log.warning("start_failed", lane=lane.name, error=str(exc))
+            suspect.settled = "lost"
+            self._engine.settle(lane, [suspect])
+            return []
+        if number <= 0:
+            suspect.settled = "lost"
+            self._engine.settle(lane, [suspect])
+            return []
+        suspect.attempt = number
+        handler = lane.handler
+        if handler is not None:
+            pipeline.decode(suspect, lane.spec, handler)
+        if suspect.settled is not None:
+            self._engine.finisher.put(lane, [suspect])
+            return []
+        return [suspect]
+
+    def _infer(self, lane: Lane, batch: list[Execution]) -> None:
+        handler = lane.handler
+        if handler is None:
+            return
+        began = time.monotonic()
+        for execution in batch:
+            execution.started = began
+        try:
+            pipeline.infer(batch, handler)
+        except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
+            self._judge(lane, batch, exc)
+            return
+        lane.sizes[len(batch)] = lane.sizes.get(len(batch), 0) + 1
+        self._engine.finisher.put(lane, batch, (time.monotonic() - began) * 1000)
+
+    def _judge(self, lane: Lane, batch: list[Execution], error: BaseException) -> None:
+        settings = self._engine.settings
+        decision = decide(error, len(batch), batch[0].attempt, settings.max_attempts)
+        if decision.shrink_to is not None and decision.shrink_to < lane.limits.max_batch:
+            lane.limits.max_batch = decision.shrink_to
+            log.warning("batch_cap_lowered", lane=lane.name, max_batch=decision.shrink_to)
+        if decision.action == "split":
+            half = len(batch) // 2
+            self._infer(lane, batch[:half])
+            self._infer(lane, batch[half:])
+            return
+        execution = batch[0]
+        if decision.action == "retry":
+            execution.settled, execution.step, execution.error = "parked", "infer", error
+            execution.eta = -decision.delay_ms
+        else:
+            execution.fail("infer", error)
+            if decision.action == "dead":
+                text = pipeline.describe(execution)
+                execution.error = AttemptsExhausted(
+                    f"gave up after {execution.attempt} attempts: {text}"
+                )
+        self._engine.finisher.put(lane, [execution])
