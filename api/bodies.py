@@ -1,0 +1,84 @@
+"""Read a request's body within its limit, and turn it into a JobRequest.
+
+The limit is enforced on the bytes as they arrive: a chunked body has no
+Content-Length to check.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+
+from api.problems import Problem, validation_problem
+from api.schemas import JobRequest
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body; raises a 413 problem as soon as it is too long."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_large(max_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def too_large(max_bytes: int) -> Problem:
+    """The 413 for a body over the limit."""
+    return Problem(
+        413, "body_too_large", f"the body is larger than {max_bytes} bytes; send less at once"
+    )
+
+
+def parse_json(body: bytes) -> Any:
+    """The body as JSON; raises a 400 problem that says where it breaks."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise Problem(
+            400,
+            "invalid_json",
+            f"the body is not valid JSON ({exc}); NaN and Infinity are not JSON either",
+        ) from exc
+
+
+def job_request(document: Any) -> JobRequest:
+    """The document as a job; raises a 422 problem that names the field."""
+    if not isinstance(document, dict):
+        raise Problem(422, "invalid_request", 'send an object such as {"model": ..., "input": ...}')
+    try:
+        return JobRequest.model_validate(document)
+    except ValidationError as exc:
+        raise validation_problem(exc.errors(include_url=False, include_input=False)) from exc
+
+
+async def multipart_job(request: Request, max_bytes: int) -> tuple[JobRequest, bytes]:
+    """A multipart body's fields as a job, and its file's bytes."""
+    body = await read_body(request, max_bytes)
+
+    async def replay() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        form = await Request(request.scope, replay).form(max_files=1, max_fields=10)
+    except MultiPartException as exc:
+        raise Problem(400, "invalid_multipart", str(exc)) from exc
+    upload = form.get("file")
+    if not isinstance(upload, UploadFile):
+        raise Problem(422, "invalid_request", "send the file in a part named `file`")
+    document: dict[str, Any] = {
+        name: value for name, value in form.items() if isinstance(value, str)
+    }
+    if "params" in document:
+        document["params"] = parse_json(document["params"].encode())
+    return job_request({**document, "input": None}), await upload.read()

@@ -1,0 +1,265 @@
+"""The `lanefleet` command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from api.client import TERMINAL, ApiError, Client
+from api.fleet import Fleet, FleetFailed, free_port, project_root
+from common.errors import ConfigurationError, FleetError
+from common.settings import Settings, load_settings
+
+app = typer.Typer(
+    help="Run ML models behind a queue.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+out = Console()
+err = Console(stderr=True)
+
+_COLOURS = {"api": "cyan", "worker": "green", "flower": "magenta", "redis": "yellow"}
+_READY_SECONDS = 300.0
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+UrlOption = Annotated[
+    str, typer.Option("--url", envvar="LANEFLEET_URL", help="Where the API listens.")
+]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def settings_for_checkout(**overrides: Any) -> Settings:
+    """The settings, with the checkout's own catalog when we are not started inside it."""
+    settings = load_settings(**overrides)
+    if not settings.catalog.exists() and "catalog" not in settings.model_fields_set:
+        settings = settings.model_copy(
+            update={"catalog": project_root() / "deploy" / "models.yaml"}
+        )
+    return settings
+
+
+def relay(name: str, line: str) -> None:
+    """Print one line of a process' log under its name."""
+    out.print(
+        f"[{_COLOURS.get(name, 'white')}]{name:>7}[/] │ {escape(line)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="The API's port; 0 picks a free one.")] = None,
+    flower_port: Annotated[int, typer.Option(help="Flower's port; 0 picks a free one.")] = 5555,
+    flower: Annotated[bool, typer.Option(help="Run Flower as well.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run Redis, the API, the workers and Flower here, until Ctrl-C."""
+    settings = settings_for_checkout()
+    api_port = (settings.port if port is None else port) or free_port()
+    flower_at = (flower_port or free_port()) if flower else None
+    stopping = threading.Event()
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    environment = {} if as_json else {"LANEFLEET_LOG_FORMAT": "console"}
+    on_line = _relay_json if as_json else relay
+    with Fleet(settings, api_port, flower_at, on_line, environment) as fleet:
+        _announce(fleet, as_json)
+        while not stopping.wait(0.5):
+            fleet.check()
+        if not as_json:
+            out.print("stopping: the running batches end, the rest goes back to the queue")
+
+
+def _relay_json(name: str, line: str) -> None:
+    sys.stdout.write(json.dumps({"process": name, "line": line}) + "\n")
+    sys.stdout.flush()
+
+
+def _announce(fleet: Fleet, as_json: bool) -> None:
+    redis = fleet.redis
+    where = {
+        "api": fleet.url,
+        "docs": f"{fleet.url}/docs",
+        "flower": f"http://127.0.0.1:{fleet.flower_port}" if fleet.flower_port else None,
+        "redis": redis.flavour if redis else None,
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(where) + "\n")
+        sys.stdout.flush()
+        return
+    out.print(f"[bold]Lanefleet[/] on {where['redis']}; Ctrl-C stops everything")
+    for name in ("api", "docs", "flower"):
+        if where[name]:
+            out.print(f"  {name:<7} {where[name]}")
+
+
+@app.command()
+def submit(
+    model: Annotated[str, typer.Argument(help="A model's name; see `lanefleet status`.")],
+    value: Annotated[str, typer.Argument(help="Text, a file's path, JSON, or - for stdin.")],
+    url: UrlOption = DEFAULT_URL,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the result.")] = 60.0,
+    priority: Annotated[int, typer.Option(min=0, max=9, help="0 is served first.")] = 0,
+    params: Annotated[str, typer.Option(help="The model's parameters, a JSON object.")] = "{}",
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit one job and print its result."""
+    with Client(url) as client:
+        job = _submit(client, model, value, wait, priority, json.loads(params))
+        if job["state"] not in TERMINAL and wait:
+            job = client.get(job["id"], wait=wait)
+    if as_json:
+        sys.stdout.write(json.dumps(job) + "\n")
+    else:
+        _print_job(job)
+    if job["state"] in TERMINAL and job["state"] != "succeeded":
+        raise typer.Exit(1)
+
+
+def _submit(
+    client: Client, model: str, value: str, wait: float, priority: int, params: dict[str, Any]
+) -> dict[str, Any]:
+    fields = {"wait": wait or None, "priority": priority}
+    path = Path(value)
+    if value == "-":
+        value = sys.stdin.read()
+    elif len(value) < 4096 and path.is_file():
+        return client.submit_file(model, path, params=json.dumps(params), **fields)
+    spec = next((one for one in client.models() if one["name"] == model), None)
+    parsed = json.loads(value) if spec and spec["input"] == "json" and _is_json(value) else value
+    return client.submit(model, parsed, params=params, **fields)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _print_job(job: dict[str, Any]) -> None:
+    colour = {"succeeded": "green", "queued": "yellow", "running": "yellow"}.get(
+        job["state"], "red"
+    )
+    out.print(f"[{colour}]{job['state']}[/] {job['id']}", highlight=False)
+    if "error" in job:
+        out.print(f"{job['error']['reason']}: {job['error']['message']}", markup=False)
+    if "result" in job:
+        out.print_json(json.dumps(job["result"]))
+
+
+@app.command()
+def status(url: UrlOption = DEFAULT_URL, as_json: JsonFlag = False) -> None:
+    """Show models, lanes and workers."""
+    with Client(url) as client:
+        found: dict[str, Any] = {
+            "models": client.models(),
+            "lanes": client.lanes(),
+            "workers": client.workers(),
+        }
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    table = Table("model", "input", "weights", "loaded by", "waiting", "leased", "done", "dead")
+    for model in found["models"]:
+        lane = found["lanes"][model["name"]]
+        table.add_row(
+            model["name"],
+            model["input"],
+            model["weights"],
+            str(len(model["loaded_by"])) + (" (failed)" if model["errors"] else ""),
+            str(lane["waiting"]),
+            str(lane["leased"]),
+            str(lane.get("succeeded", 0)),
+            str(lane["dead"]),
+        )
+    out.print(table)
+    for worker in found["workers"]:
+        for name, lane in worker["lanes"].items():
+            if lane["error"]:
+                out.print(f"[red]{name}[/] on {worker['worker']}: {lane['error']}")
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Say what this machine has, what is missing, and how to get it."""
+    from api.doctor import examine
+
+    report = examine(settings_for_checkout())
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_dict()) + "\n")
+        return
+    out.print(f"Python {report.python} on {report.platform}, {report.cores} cores")
+    table = Table("package", "version")
+    for name, found in report.packages.items():
+        table.add_row(name, found or "[red]missing[/]")
+    table.add_row("images", report.images)
+    out.print(table)
+    out.print("devices:", ", ".join(report.devices))
+    redis = report.redis
+    out.print("Redis:", redis.get("flavour") or redis.get("detail", "none"))
+    if redis["can_start"]:
+        out.print("        can start:", redis["can_start"])
+    rows = Table("setting", "value", "from")
+    for row in report.settings:
+        rows.add_row(row["name"], escape(row["value"]), row["source"])
+    out.print(rows)
+    for name, remedy in report.missing.items():
+        out.print(f"[red]missing[/] {name}: {escape(remedy)}")
+    if not report.missing:
+        out.print("[green]nothing is missing[/]")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the annotated picture.")] = Path(
+        "demo-output"
+    ),
+    keep: Annotated[bool, typer.Option(help="Keep the fleet running until Ctrl-C.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the main job on real input: text found in a photo, sentences compared."""
+    from api.demo import run_demo
+
+    run_demo(out if not as_json else Console(stderr=True), output, keep=keep, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command; turn known errors into one line and status 2."""
+    try:
+        app()
+    except ConfigurationError as exc:
+        err.print(f"[red]lanefleet:[/] {escape(str(exc))}", highlight=False)
+        sys.exit(2)
+    except (FleetFailed, FleetError) as exc:
+        err.print(f"[red]lanefleet:[/] {escape(str(exc))}", highlight=False)
+        sys.exit(1)
+    except ApiError as exc:
+        err.print(f"[red]lanefleet:[/] {escape(str(exc))} (HTTP {exc.status})", highlight=False)
+        sys.exit(1)
+    except httpx.HTTPError as exc:
+        err.print(
+            f"[red]lanefleet:[/] the API does not answer ({escape(str(exc))}); "
+            "start it with `lanefleet up`, or name it with --url",
+            highlight=False,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""What the routes share, made once per process and passed to them by FastAPI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.submit import Submitter
+from common.catalog import Catalog
+from common.settings import Settings
+from common.store import JobStore, ResultWaiter
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The process's long-lived objects."""
+
+    settings: Settings
+    catalog: Catalog
+    store: JobStore
+    waiter: ResultWaiter
+    submitter: Submitter
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

@@ -1,0 +1,127 @@
+"""Errors as RFC 9457 problem+json: a stable `type`, a sentence, no internals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from common.errors import FleetError, LaneFull, UnknownModel, UnsupportedMedia
+
+log = structlog.get_logger(__name__)
+
+TYPE_BASE = "https://lanefleet.dev/problems/"
+MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER_SECONDS = "5"
+
+
+class Problem(Exception):
+    """An HTTP error with its problem document."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers
+        self.extra = extra
+
+    def response(self) -> JSONResponse:
+        """The document as it is sent."""
+        body = {
+            "type": TYPE_BASE + self.code.replace("_", "-"),
+            "title": self.code.replace("_", " ").capitalize(),
+            "status": self.status,
+            "detail": self.detail,
+            **self.extra,
+        }
+        return JSONResponse(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def from_fleet_error(exc: FleetError) -> Problem:
+    """The status that an error of ours means to a client."""
+    if isinstance(exc, UnknownModel):
+        return Problem(404, exc.code, str(exc))
+    if isinstance(exc, UnsupportedMedia):
+        return Problem(415, exc.code, str(exc))
+    if isinstance(exc, LaneFull):
+        headers = {"Retry-After": _RETRY_AFTER_SECONDS}
+        return Problem(429, exc.code, str(exc), headers=headers)
+    return Problem(422, exc.code, str(exc))
+
+
+def install(app: FastAPI) -> None:
+    """Turn every error that leaves a route into a problem document."""
+
+    async def on_problem(_request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, Problem)
+        return exc.response()
+
+    async def on_fleet_error(_request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, FleetError)
+        return from_fleet_error(exc).response()
+
+    async def on_validation(_request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, RequestValidationError)
+        return validation_problem(list(exc.errors())).response()
+
+    async def on_http(_request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, HTTPException)
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        code = codes.get(exc.status_code, "http_error")
+        problem = Problem(exc.status_code, code, str(exc.detail))
+        problem.headers = dict(exc.headers) if exc.headers else None
+        return problem.response()
+
+    async def on_redis(_request: Request, exc: Exception) -> JSONResponse:
+        log.warning("redis_failed", error=str(exc), exc_type=type(exc).__name__)
+        full = "OOM" in str(exc)
+        detail = (
+            "the queue's memory is full; workers are draining it, try again shortly"
+            if full
+            else "the queue cannot be reached; nothing was taken, try again shortly"
+        )
+        return Problem(
+            429 if full else 503,
+            "queue_full" if full else "queue_unavailable",
+            detail,
+            headers={"Retry-After": _RETRY_AFTER_SECONDS},
+        ).response()
+
+    async def on_anything(_request: Request, exc: Exception) -> JSONResponse:
+        log.error("request_failed", exc_info=exc)
+        return Problem(500, "internal_error", "something went wrong on our side").response()
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(FleetError, on_fleet_error)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RedisError, on_redis)
+    app.add_exception_handler(Exception, on_anything)
+
+
+def validation_problem(errors: list[Any]) -> Problem:
+    """One sentence for the first error, and all of them by field."""
+    fields = [
+        {
+            "field": ".".join(str(part) for part in error["loc"] if part != "body"),
+            "message": error["msg"],
+        }
+        for error in errors
+    ]
+    first = fields[0]
+    where = f"`{first['field']}`: " if first["field"] else ""
+    return Problem(422, "invalid_request", f"{where}{first['message']}", errors=fields)

@@ -1,0 +1,166 @@
+"""Submit a job, look at it, wait for it, cancel it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from api.bodies import job_request, multipart_job, parse_json, read_body
+from api.deps import Services, ServicesDep
+from api.preferences import wait_preference
+from api.problems import Problem
+from api.schemas import JobRequest, JobView
+from common.job import JobRecord
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="The job's id.")]
+
+_PROBLEM: dict[str, Any] = {
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                },
+                "required": ["type", "title", "status", "detail"],
+            }
+        }
+    }
+}
+
+
+def _problems(**by_status: str) -> dict[int | str, dict[str, Any]]:
+    return {
+        status.removeprefix("s"): {"description": text, **_PROBLEM}
+        for status, text in by_status.items()
+    }
+
+
+_REQUEST_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": JobRequest.model_json_schema(),
+                "examples": {
+                    "sentence": {
+                        "summary": "Embed a sentence",
+                        "value": {"model": "minilm", "input": "The quick brown fox."},
+                    },
+                    "echo": {
+                        "summary": "Try the queue without a model",
+                        "value": {"model": "echo", "input": {"hello": "world"}},
+                    },
+                },
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model", "file"],
+                    "properties": {
+                        "model": {"type": "string"},
+                        "file": {"type": "string", "format": "binary"},
+                        "params": {"type": "string", "description": "A JSON object."},
+                        "priority": {"type": "integer", "minimum": 0, "maximum": 9},
+                        "deadline": {"type": "number"},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobView,
+    openapi_extra=_REQUEST_BODY,
+    responses={
+        200: {"model": JobView, "description": "Done within the time given by `Prefer: wait=n`."},
+        **_problems(
+            s400="Not JSON.",
+            s404="No such model.",
+            s413="The body is too large.",
+            s415="Not an image that this fleet reads, or another content type.",
+            s422="A field is missing or wrong.",
+            s429="The lane is full.",
+            s503="The queue cannot be reached.",
+        ),
+    },
+)
+async def submit_job(request: Request, services: ServicesDep) -> Response:
+    """Queue one job. With `Prefer: wait=n`, answer 200 with the result when it is done in time."""
+    record = await _take(request, services)
+    seconds = wait_preference(request.headers.get("prefer"), services.settings.max_wait_seconds)
+    headers = {"Location": f"/v1/jobs/{record.id}"}
+    if seconds is not None:
+        headers["Preference-Applied"] = f"wait={seconds:g}"
+        record = await services.waiter.wait(record.id, seconds) or record
+    status = 200 if record.state.terminal else 202
+    return _answer(record, status, headers)
+
+
+@router.get("/{job_id}", response_model=JobView, responses=_problems(s404="No such job."))
+async def get_job(
+    job_id: JobId,
+    services: ServicesDep,
+    wait: Annotated[
+        float, Query(ge=0, description="Seconds to wait for the job to be settled.")
+    ] = 0.0,
+) -> Response:
+    """Look at a job; with `wait`, hold the answer until it is settled or the time is over."""
+    seconds = min(wait, services.settings.max_wait_seconds)
+    if seconds:
+        record = await services.waiter.wait(job_id, seconds)
+    else:
+        record = await services.store.get(job_id)
+    if record is None:
+        raise _unknown(job_id)
+    return _answer(record, 200)
+
+
+@router.post("/{job_id}/cancel", response_model=JobView, responses=_problems(s404="No such job."))
+async def cancel_job(job_id: JobId, services: ServicesDep) -> Response:
+    """Cancel a job: queued, it never runs; running, it never publishes. Repeatable."""
+    if await services.store.cancel(job_id) is None:
+        raise _unknown(job_id)
+    record = await services.store.get(job_id)
+    if record is None:
+        raise _unknown(job_id)
+    return _answer(record, 200)
+
+
+async def _take(request: Request, services: Services) -> JobRecord:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    limit = services.settings.max_body_bytes
+    if content_type == "application/json" or content_type.endswith("+json"):
+        document = parse_json(await read_body(request, limit))
+        return await services.submitter.submit(job_request(document))
+    if content_type == "multipart/form-data":
+        job, payload = await multipart_job(request, limit)
+        return await services.submitter.submit_file(job, payload)
+    raise Problem(
+        415,
+        "unsupported_content_type",
+        f"content type {content_type or '(none)'!r} is not taken; "
+        "send application/json or multipart/form-data",
+    )
+
+
+def _answer(record: JobRecord, status: int, headers: dict[str, str] | None = None) -> Response:
+    view = JobView.of(record)
+    return JSONResponse(view.model_dump(mode="json", exclude_none=True), status, headers=headers)
+
+
+def _unknown(job_id: str) -> Problem:
+    return Problem(
+        404, "unknown_job", f"there is no job {job_id!r}; results are kept for a limited time"
+    )

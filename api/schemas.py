@@ -1,0 +1,126 @@
+"""What requests and answers look like; pydantic only here, at the edge."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.catalog import ModelSpec
+from common.job import JobRecord, JobState
+
+MAX_DEADLINE_SECONDS = 7 * 86_400
+
+
+class JobRequest(BaseModel):
+    """A job as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(description="A name from /v1/models.", examples=["minilm"])
+    input: Any = Field(
+        description='A string for text models, {"image": "<base64>"} for image models, '
+        "any JSON for others.",
+        examples=["The quick brown fox."],
+    )
+    params: dict[str, Any] = Field(default_factory=dict, description="What the model itself takes.")
+    priority: int = Field(0, ge=0, le=9, description="0 is served first, 9 last.")
+    deadline: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DEADLINE_SECONDS,
+        description="Seconds from now after which the job must not start; it expires instead.",
+    )
+
+
+class Links(BaseModel):
+    """Where to go next."""
+
+    self: str
+    cancel: str
+
+
+class JobFailure(BaseModel):
+    """Why a job did not succeed."""
+
+    reason: str = Field(description="Stable and machine-readable.")
+    message: str = Field(description="One sentence for people.")
+
+
+class JobView(BaseModel):
+    """A job as clients see it."""
+
+    id: str
+    model: str
+    state: JobState
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempts: int = 0
+    batch_size: int | None = Field(None, description="Jobs that ran in the same batch.")
+    infer_ms: float | None = Field(None, description="How long that batch ran on the device.")
+    worker: str | None = None
+    result: Any = None
+    error: JobFailure | None = None
+    links: Links
+
+    @classmethod
+    def of(cls, record: JobRecord) -> JobView:
+        """The view of a record."""
+        failure = None
+        if record.reason:
+            failure = JobFailure(reason=record.reason, message=record.error or record.reason)
+        return cls(
+            id=record.id,
+            model=record.lane,
+            state=record.state,
+            created_at=_moment(record.created_ms),
+            started_at=_moment(record.started_ms),
+            finished_at=_moment(record.finished_ms),
+            attempts=record.attempts,
+            batch_size=record.batch_size,
+            infer_ms=record.infer_ms,
+            worker=record.worker,
+            result=record.result,
+            error=failure,
+            links=Links(self=f"/v1/jobs/{record.id}", cancel=f"/v1/jobs/{record.id}/cancel"),
+        )
+
+
+class ModelView(BaseModel):
+    """A model as clients see it."""
+
+    name: str
+    input: str
+    description: str
+    version: str
+    weights: str
+    precision: str
+    max_batch: int
+    loaded_by: list[str] = Field(description="Workers that have it in memory now.")
+    errors: dict[str, str] = Field(description="Workers that could not load it, and why.")
+
+    @classmethod
+    def of(cls, spec: ModelSpec, workers: list[dict[str, Any]]) -> ModelView:
+        """The view of a catalog entry and what the live workers say of it."""
+        lanes = {
+            report["worker"]: report["lanes"][spec.name]
+            for report in workers
+            if spec.name in report["lanes"]
+        }
+        return cls(
+            **{name: getattr(spec, name) for name in cls.model_fields if hasattr(spec, name)},
+            loaded_by=[worker for worker, lane in lanes.items() if lane["loaded"]],
+            errors={worker: lane["error"] for worker, lane in lanes.items() if lane["error"]},
+        )
+
+
+class ModelList(BaseModel):
+    """All models of this fleet."""
+
+    models: list[ModelView]
+
+
+def _moment(unix_ms: int | None) -> datetime | None:
+    return None if unix_ms is None else datetime.fromtimestamp(unix_ms / 1000, UTC)

@@ -1,0 +1,68 @@
+"""The one way in: check against the catalog, then publish record and message at once.
+
+Every route that takes work calls this, so a rule about jobs has one place.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from api.schemas import JobRequest
+from common.broker import Publisher
+from common.catalog import Catalog
+from common.inputs import check_image, check_input
+from common.job import Job, JobRecord, JobState
+from common.settings import Settings
+
+
+class Submitter:
+    """Validates and publishes jobs."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, publisher: Publisher) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._publisher = publisher
+
+    async def submit(self, request: JobRequest) -> JobRecord:
+        """Take one job from JSON.
+
+        Raises UnknownModel, InvalidInput, UnsupportedMedia or LaneFull; then
+        nothing was queued.
+        """
+        spec = self._catalog[request.model]
+        value, blob = check_input(spec.input, request.input, self._settings.inline_input_bytes)
+        return await self._publish(request, value, blob)
+
+    async def submit_file(self, request: JobRequest, payload: bytes) -> JobRecord:
+        """Take one job whose input is a file's bytes; errors as for `submit`."""
+        spec = self._catalog[request.model]
+        inline = self._settings.inline_input_bytes
+        if spec.input == "image":
+            value, blob = check_image(payload, inline)
+        else:
+            value, blob = check_input(spec.input, _text_of(payload), inline)
+        return await self._publish(request, value, blob)
+
+    async def _publish(self, request: JobRequest, value: Any, blob: bytes | None) -> JobRecord:
+        now_ms = int(time.time() * 1000)
+        deadline = request.deadline or self._settings.default_deadline_seconds
+        job = Job(
+            model=request.model,
+            input=value,
+            params=request.params,
+            priority=request.priority,
+            deadline_ms=None if deadline is None else now_ms + int(deadline * 1000),
+            blob=blob,
+        )
+        await self._publisher.publish(job)
+        return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
+
+
+def _text_of(payload: bytes) -> str:
+    from common.errors import InvalidInput
+
+    try:
+        return payload.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(f"the file is not UTF-8 text: {exc}") from exc
