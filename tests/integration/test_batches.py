@@ -1,0 +1,48 @@
+"""Batches form by themselves, and change no result."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tests.support import Stack
+
+WORDS = [
+    "the",
+    "a",
+    "red",
+    "green",
+    "old",
+    "new",
+    "cat",
+    "dog",
+    "house",
+    "river",
+    "runs",
+    "sleeps",
+    "under",
+]
+
+
+def sentences(count: int) -> list[str]:
+    rng = np.random.default_rng(7)
+    return [" ".join(rng.choice(WORDS, size=rng.integers(3, 30))) for _ in range(count)]
+
+
+def test_sentences_sent_one_by_one_form_batches_and_equal_single_results(stack: Stack) -> None:
+    worker = stack.worker("minilm")
+    api = stack.api("minilm")
+    texts = sentences(200)
+
+    def embed(text: str) -> list[float]:
+        return api.client.submit("minilm", text, wait=60)["result"]["embedding"]  # type: ignore[no-any-return]
+
+    with ThreadPoolExecutor(32) as pool:
+        together = list(pool.map(embed, texts))
+    report = stack.await_worker(worker)
+    sizes = {int(size): n for size, n in report["lanes"]["minilm"]["batches"].items()}
+    assert sum(size * n for size, n in sizes.items()) == 200, "one execution each"
+    assert max(sizes) > 1, sizes
+    alone = [embed(text) for text in texts[::10]]
+    assert np.abs(np.array(together[::10]) - np.array(alone)).max() < 1e-5
