@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import threading
@@ -231,12 +232,18 @@ def demo(
         "demo-output"
     ),
     keep: Annotated[bool, typer.Option(help="Keep the fleet running until Ctrl-C.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Save what is printed as a picture.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run the main job on real input: text found in a photo, sentences compared."""
     from api.demo import run_demo
 
-    run_demo(out if not as_json else Console(stderr=True), output, keep=keep, as_json=as_json)
+    console = Console(stderr=as_json, record=svg is not None, width=100 if svg else None)
+    run_demo(console, output, keep=keep, as_json=as_json)
+    if svg:
+        picture = console.export_svg(title="make demo")
+        # Without the web fonts, so that looking at the picture fetches nothing.
+        svg.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL))
 
 
 def main() -> None:

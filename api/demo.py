@@ -8,7 +8,6 @@ and how the worker batched it, and leaves nothing running.
 from __future__ import annotations
 
 import json
-import math
 import sys
 import tempfile
 import threading
@@ -40,7 +39,7 @@ SENTENCES = (
     "My bicycle has a flat tyre.",
     "The recipe calls for two eggs and a cup of flour.",
 )
-PHOTOS = ("astronaut.png", "rocket.jpg", "handwriting.png")
+PHOTOS = ("astronaut.png", "rocket.jpg", "sign.png")
 MODELS = ("minilm", "text-detect")
 _READY_SECONDS = 300.0
 _JOB_SECONDS = 120.0
@@ -96,7 +95,11 @@ def _show(console: Console, fleet: Fleet, output: Path, as_json: bool) -> None:
         embedded = [_succeeded(future.result()) for future in texts]
         seconds = time.perf_counter() - began
         batches = _batches(client)
-    picture = annotate(_photo(PHOTOS[0]), found[0]["result"]["boxes"], output)
+    pictures = [
+        annotate(_photo(name), job["result"]["boxes"], output)
+        for name, job in zip(PHOTOS, found, strict=True)
+        if job["result"]["boxes"]
+    ]
     pairs = similar_pairs([job["result"]["embedding"] for job in embedded])
     if as_json:
         document = {
@@ -104,13 +107,13 @@ def _show(console: Console, fleet: Fleet, output: Path, as_json: bool) -> None:
             "boxes": {
                 name: job["result"]["boxes"] for name, job in zip(PHOTOS, found, strict=True)
             },
-            "picture": str(picture),
+            "pictures": [str(path) for path in pictures],
             "pairs": [(score, SENTENCES[a], SENTENCES[b]) for score, a, b in pairs],
             "batches": batches,
         }
         sys.stdout.write(json.dumps(document) + "\n")
         return
-    _print_boxes(console, found, picture)
+    _print_boxes(console, found, pictures)
     _print_pairs(console, pairs)
     _print_batches(console, batches, seconds)
 
@@ -166,13 +169,7 @@ def _batches(client: Client) -> dict[str, dict[str, int]]:
 def similar_pairs(embeddings: list[list[float]]) -> list[tuple[float, int, int]]:
     """The most similar pairs as (cosine, index, index), best first. Vectors are unit length."""
     scored = [
-        (
-            math.sumprod(embeddings[a], embeddings[b])
-            if hasattr(math, "sumprod")
-            else sum(x * y for x, y in zip(embeddings[a], embeddings[b], strict=True)),
-            a,
-            b,
-        )
+        (sum(x * y for x, y in zip(embeddings[a], embeddings[b], strict=True)), a, b)
         for a, b in combinations(range(len(embeddings)), 2)
     ]
     return sorted(scored, reverse=True)[:_PAIRS_SHOWN]
@@ -194,7 +191,7 @@ def annotate(photo: Path, boxes: list[dict[str, Any]], output: Path) -> Path:
     return path.resolve()
 
 
-def _print_boxes(console: Console, found: list[dict[str, Any]], picture: Path) -> None:
+def _print_boxes(console: Console, found: list[dict[str, Any]], pictures: list[Path]) -> None:
     table = Table("photo", "box", "score", title="Text found by text-detect")
     for name, job in zip(PHOTOS, found, strict=True):
         boxes = job["result"]["boxes"]
@@ -204,7 +201,12 @@ def _print_boxes(console: Console, found: list[dict[str, Any]], picture: Path) -
         if not boxes:
             table.add_row(name, "[dim]no text[/]", "")
     console.print(table)
-    console.print(f"annotated picture: [bold]{picture}[/]", soft_wrap=True)
+    for path in pictures:
+        console.print(f"annotated: [bold]{_shown(path)}[/]", soft_wrap=True, highlight=False)
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _print_pairs(console: Console, pairs: list[tuple[float, int, int]]) -> None:

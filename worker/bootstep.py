@@ -163,18 +163,16 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         self.engine.on_the_bus = True
 
     def info(self, _worker: Any) -> dict[str, Any]:
-        """Shown in `celery inspect stats`."""
-        return {
-            "device": self.engine.device,
-            "lanes": {
-                lane.name: {
-                    "in_hand": len(lane.in_hand),
-                    "batches": {str(k): v for k, v in lane.sizes.items()},
-                }
-                for lane in self.engine.lanes.values()
-            },
-            "events": self.events.info(),
+        """Shown in `celery inspect stats`, under `lanefleet`."""
+        lanes = {
+            lane.name: {
+                "in_hand": len(lane.in_hand),
+                "batches": {str(size): count for size, count in lane.sizes.items()},
+            }
+            for lane in self.engine.lanes.values()
         }
+        about = {"device": self.engine.device, "lanes": lanes, "events": self.events.info()}
+        return {"lanefleet": about}
 
     def _on_shutting_down(self, **_: Any) -> None:
         self.engine.request_stop()

@@ -29,6 +29,7 @@ from worker import pipeline
 from worker.caretaker import Reaper, Renewer
 from worker.doorbell import Doorbell
 from worker.finisher import Finisher
+from worker.health import HealthServer
 from worker.lane import Lane
 from worker.pipeline import Execution
 from worker.runner import Runner
@@ -76,6 +77,7 @@ class Engine:
         self.runner = Runner(self)
         self.renewer = Renewer(self, connect(redis_url, settings))
         self.reaper = Reaper(self, connect(redis_url, settings))
+        self.health = HealthServer(self) if settings.worker_health_port else None
         self._decoders = (
             ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
             if settings.decode_threads
@@ -95,6 +97,8 @@ class Engine:
         self.renewer.start()
         self.reaper.start()
         self._feeder.start()
+        if self.health:
+            self.health.start()
 
     def request_stop(self) -> None:
         """Stop reserving and let the running batch end. Safe in a signal handler's thread."""
@@ -113,6 +117,8 @@ class Engine:
         self.doorbell.stop()
         self.renewer.stop()
         self.reaper.stop()
+        if self.health:
+            self.health.stop()
         if self._decoders:
             self._decoders.shutdown(wait=False, cancel_futures=True)
         self._release_unstarted()

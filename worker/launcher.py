@@ -6,11 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import structlog
 from celery.apps.worker import Worker
+from celery.platforms import SecurityWarning
 
 from common.broker import create_app
 from common.catalog import Catalog, load_catalog
@@ -103,6 +105,7 @@ def _run_celery(
         )
 
     install(app, engine)
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
     worker: Any = Worker(
         app=app,
         hostname=name,

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from tests.support import Stack
+from tests.support import Stack, wait_until
 
 WORDS = [
     "the",
@@ -40,8 +40,14 @@ def test_sentences_sent_one_by_one_form_batches_and_equal_single_results(stack: 
 
     with ThreadPoolExecutor(32) as pool:
         together = list(pool.map(embed, texts))
-    report = stack.await_worker(worker)
-    sizes = {int(size): n for size, n in report["lanes"]["minilm"]["batches"].items()}
+
+    def counted() -> dict[int, int] | None:
+        """The worker's own counters, once they have caught up with the last batch."""
+        batches = stack.await_worker(worker)["lanes"]["minilm"]["batches"]
+        sizes = {int(size): n for size, n in batches.items()}
+        return sizes if sum(size * n for size, n in sizes.items()) >= 200 else None
+
+    sizes = wait_until(counted, 10, "the worker's report")
     assert sum(size * n for size, n in sizes.items()) == 200, "one execution each"
     assert max(sizes) > 1, sizes
     alone = [embed(text) for text in texts[::10]]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -94,19 +95,19 @@ def _small_batches(stack: Stack) -> str:
 
 def test_celery_inspect_sees_the_worker_and_its_jobs(stack: Stack) -> None:
     worker = stack.worker("echo")
-    (running,) = stack.publish([Job("echo", "slow", {"sleep_ms": 3000})])
+    (running,) = stack.publish([Job("echo", "slow", {"sleep_ms": 8000})])
     wait_until(lambda: (r := stack.record(running)) and r.state == "running", 5, "running")
     waiting = stack.publish([Job("echo", "next") for _ in range(3)])
     wait_until(lambda: stack.states(waiting).get("running") == 3, 5, "reserved")
     app = Celery("watcher", broker=stack.redis_url, backend=stack.redis_url)
-    inspect = app.control.inspect(timeout=2)
+    inspect = app.control.inspect(timeout=5, limit=1)
     (name,) = inspect.ping()
     assert str(worker.pid) in name
     assert [one["id"] for one in inspect.active()[name]] == [running]
     assert {one["id"] for one in inspect.reserved()[name]} == set(waiting)
     state, info = inspect.query_task(running)[name][running]
     assert (state, info["delivery_info"]["routing_key"]) == ("active", "echo")
-    assert inspect.stats()[name]["LanesStep"]["lanes"]["echo"]["in_hand"] == 4
+    assert inspect.stats()[name]["lanefleet"]["lanes"]["echo"]["in_hand"] == 4
 
 
 def test_celery_command_line_pings_the_worker(stack: Stack) -> None:
@@ -127,23 +128,24 @@ def test_every_job_of_a_batch_has_its_events(stack: Stack) -> None:
     app = Celery("watcher", broker=stack.redis_url, backend=stack.redis_url)
     app.control.enable_events()
     seen: dict[str, list[str]] = {}
-
-    def note(event: dict[str, str]) -> None:
-        if event["type"].startswith("task-"):
-            seen.setdefault(event["uuid"], []).append(event["type"])
-
+    jobs = [Job("echo", n) for n in range(20)]
+    ids = [job.id for job in jobs]
     with app.connection() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": note})
-        with receiver.consumer_context():
-            ids = stack.publish([Job("echo", n) for n in range(20)])
-            deadline = time.monotonic() + 15
-            while time.monotonic() < deadline and not (
-                set(ids) <= seen.keys() and all(len(seen[one]) == 3 for one in ids)
-            ):
-                try:
-                    connection.drain_events(timeout=0.5)
-                except TimeoutError:
-                    continue
+        receiver = app.events.Receiver(connection)
+
+        def note(event: dict[str, str]) -> None:
+            if event["type"] == "worker-heartbeat" and not seen:
+                seen["published"] = stack.publish(jobs)
+            elif event["type"].startswith("task-"):
+                seen.setdefault(event["uuid"], []).append(event["type"])
+                done = all(len(seen.get(one, ())) == 3 for one in ids)
+                receiver.should_stop = done
+
+        receiver.handlers["*"] = note
+        give_up = threading.Timer(30, setattr, (receiver, "should_stop", True))
+        give_up.start()
+        receiver.capture(limit=None, timeout=30)
+        give_up.cancel()
     wanted = ["task-received", "task-started", "task-succeeded"]
     assert {one: seen.get(one) for one in ids} == dict.fromkeys(ids, wanted)
 

@@ -1,0 +1,53 @@
+# Every target that needs packages runs the bootstrap first; when nothing
+# changed since the last time that takes a fraction of a second.
+
+PYTHON    ?= python3
+BOOTSTRAP  = @$(PYTHON) deploy/bootstrap.py --with
+PYTEST     = .venv/bin/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check bench faults fmt clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install everything into .venv and stop there
+	$(BOOTSTRAP) demo
+
+demo: ## Start the whole fleet on this machine and send it work
+	$(BOOTSTRAP) demo
+	@.venv/bin/lanefleet demo
+
+up: ## Start the whole fleet on this machine and leave it running
+	$(BOOTSTRAP) demo
+	@.venv/bin/lanefleet up
+
+test: ## Run the tests, less the slow ones
+	$(BOOTSTRAP) test
+	$(PYTEST) -m "not slow and not bench"
+
+check: ## Run what CI runs: format, lint, types, import rules, tests
+	$(BOOTSTRAP) test
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTEST) -m "not slow and not bench"
+
+bench: ## Run the benchmarks and print their ratios
+	$(BOOTSTRAP) test
+	.venv/bin/python -m tests.benchmarks
+
+faults: ## Run the fault tests, the slow ones too
+	$(BOOTSTRAP) test
+	$(PYTEST) tests/faults
+
+fmt: ## Format the code and fix what ruff can fix
+	$(BOOTSTRAP) test
+	.venv/bin/ruff format
+	.venv/bin/ruff check --fix
+
+clean: ## Remove .venv and every cache
+	rm -rf .venv build dist demo-output bench-output *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find api common worker tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,174 @@
+"""Turn untrusted bytes into pixels, for every model that looks at pictures.
+
+The size is read from the header and judged before anything is decoded, so
+that a small file cannot ask for all of the memory. JPEGs are decoded at a
+reduced scale where the model needs less: 4-5 times faster on large photos.
+Only Pillow calls that pillow-simd has too.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError, features
+
+from common.errors import FleetError, InvalidInput, UnsupportedMedia
+
+__all__ = (
+    "MAX_PIXELS",
+    "centre_crop",
+    "decode_rgb",
+    "letterbox",
+    "load_rgb",
+    "normalise",
+    "open_image",
+    "upright_size",
+)
+
+Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+"""Width and height, as Pillow has them."""
+
+MAX_PIXELS = 50_000_000
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF") + (("WEBP",) if features.check("webp") else ())
+"""A pillow-simd built where libwebp's headers were missing reads no WebP."""
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to the operation that undoes it; 5 and above swap the sides."""
+
+
+def decode_rgb(
+    content: bytes, *, max_pixels: int = MAX_PIXELS, target: Size | None = None
+) -> Pixels:
+    """Decode an image to upright uint8 RGB, height x width x 3.
+
+    With a target, a large JPEG may come back smaller, but still covers it.
+    Raises InvalidInput with a sentence for the client.
+    """
+    return np.asarray(load_rgb(open_image(content, max_pixels=max_pixels), target))
+
+
+def open_image(content: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read the header and refuse what is not an image or is too large; decodes nothing."""
+    if not isinstance(content, bytes) or not content:
+        raise InvalidInput("expected the bytes of an encoded image, and there are none")
+    with _refusals():
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InvalidInput(
+            f"the image is {width} x {height}, more than the {max_pixels:,} pixels "
+            "allowed here; send a smaller one"
+        )
+    return image
+
+
+def upright_size(image: Image.Image) -> Size:
+    """Width and height of an opened image as a viewer shows it."""
+    width, height = image.size
+    return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def load_rgb(image: Image.Image, target: Size | None = None) -> Image.Image:
+    """Decode an opened image to an upright RGB one; see decode_rgb."""
+    orientation = _orientation(image)
+    with _refusals():
+        if target is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, target[::-1] if orientation >= 5 else target)
+        image.load()
+        rgb = _as_rgb(image)
+        return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    with _refusals():
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    return orientation if orientation in UPRIGHT else 1
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit grey to white instead of scaling it.
+        grey = np.clip(np.asarray(image), 0, 65_535) // 256
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UnsupportedMedia("floating-point images have no agreed range; send 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        # White, for dark writing on a transparent ground is the common case.
+        flat = Image.new("RGB", rgba.size, "white")
+        flat.paste(rgba, mask=rgba.getchannel("A"))
+        return flat
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what Pillow raises over bad bytes into a sentence for the client.
+
+    Its decoders raise a dozen unrelated types (OSError, SyntaxError,
+    struct.error, IndexError, ...), so this boundary catches broadly.
+    """
+    try:
+        yield
+    except (FleetError, MemoryError):
+        raise
+    except UnidentifiedImageError as exc:
+        raise UnsupportedMedia(
+            f"the input is not an image that can be read here; send one of {', '.join(FORMATS)}"
+        ) from exc
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise InvalidInput(f"the image has too many pixels; send a smaller one: {exc}") from exc
+    except Exception as exc:
+        raise InvalidInput(f"the image is truncated or corrupt: {exc}") from exc
+
+
+def centre_crop(image: Image.Image, *, shorter_side: int, crop: int) -> Pixels:
+    """Scale the shorter side to `shorter_side`, then cut the middle `crop` x `crop`.
+
+    In one step from the source, so that an image of 1 x 1,000,000 pixels is
+    never scaled as a whole.
+    """
+    width, height = image.size
+    side = min(width, height) * crop / shorter_side
+    left, top = (width - side) / 2, (height - side) / 2
+    square = image.resize(
+        (crop, crop), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+    )
+    return np.asarray(square)
+
+
+def letterbox(image: Image.Image, canvas: Size, fill: tuple[int, int, int]) -> Pixels:
+    """Scale to fit the top left of a canvas of width x height, the rest filled."""
+    scale = min(canvas[0] / image.width, canvas[1] / image.height)
+    fitted = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
+        Image.Resampling.BICUBIC,
+        reducing_gap=2.0,
+    )
+    board = Image.new("RGB", canvas, fill)
+    board.paste(fitted)
+    return np.asarray(board)
+
+
+def normalise(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Scale 0-255 to (x / 255 - mean) / std per channel: H x W x C in, C x H x W out."""
+    height, width, channels = pixels.shape
+    planes = np.empty((channels, height, width), np.float32)
+    for channel in range(channels):
+        gain = np.float32(1 / (255 * std[channel]))
+        np.multiply(pixels[:, :, channel], gain, out=planes[channel])
+        planes[channel] -= np.float32(mean[channel] / std[channel])
+    return planes
