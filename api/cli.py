@@ -18,24 +18,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from api.client import TERMINAL, ApiError, Client
+from api.dead_cli import dead
 from api.fleet import Fleet, FleetFailed, free_port, project_root
+from api.options import DEFAULT_URL, JsonFlag, UrlOption
 from common.errors import ConfigurationError, FleetError
 from common.settings import Settings, load_settings
 
 app = typer.Typer(
     help="Run ML models behind a queue.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+app.add_typer(dead, name="dead")
 out = Console()
 err = Console(stderr=True)
 
 _COLOURS = {"api": "cyan", "worker": "green", "flower": "magenta", "redis": "yellow"}
 _READY_SECONDS = 300.0
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-UrlOption = Annotated[
-    str, typer.Option("--url", envvar="LANEFLEET_URL", help="Where the API listens.")
-]
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def settings_for_checkout(**overrides: Any) -> Settings:

@@ -87,6 +87,24 @@ class Client:
         reports: list[dict[str, Any]] = self._call("GET", "/v1/workers", None)  # type: ignore[assignment]  # the one list
         return reports
 
+    def dead(self, lane: str, *, offset: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+        """The lane's dead letters, newest first."""
+        params = {"offset": offset, "limit": limit}
+        letters: list[dict[str, Any]] = self._call("GET", f"/v1/dead/{lane}", None, params=params)  # type: ignore[assignment]  # a list as well
+        return letters
+
+    def dead_letter(self, lane: str, job_id: str) -> dict[str, Any]:
+        """One dead letter with its message."""
+        return self._call("GET", f"/v1/dead/{lane}/{job_id}", None)
+
+    def retry_dead(self, lane: str, ids: list[str] | None = None) -> int:
+        """Put dead jobs back into their lane; returns how many."""
+        return int(self._call("POST", f"/v1/dead/{lane}/retry", None, json={"ids": ids})["jobs"])
+
+    def purge_dead(self, lane: str, ids: list[str] | None = None) -> int:
+        """Drop dead letters for good; returns how many."""
+        return int(self._call("POST", f"/v1/dead/{lane}/purge", None, json={"ids": ids})["jobs"])
+
     def _call(self, method: str, path: str, wait: float | None, **kwargs: Any) -> dict[str, Any]:
         if wait is not None:
             kwargs["headers"] = {"Prefer": f"wait={wait:g}"}

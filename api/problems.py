@@ -92,7 +92,7 @@ def install(app: FastAPI) -> None:
         detail = (
             "the queue's memory is full; workers are draining it, try again shortly"
             if full
-            else "the queue cannot be reached; nothing was taken, try again shortly"
+            else "the queue cannot be reached; whether the job was taken is unknown"
         )
         return Problem(
             429 if full else 503,

@@ -30,6 +30,12 @@ class JobRequest(BaseModel):
         None,
         gt=0,
         le=MAX_DEADLINE_SECONDS,
+        description="Seconds from now after which no result may be published; the job expires.",
+    )
+    start_within: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DEADLINE_SECONDS,
         description="Seconds from now after which the job must not start; it expires instead.",
     )
 

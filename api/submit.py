@@ -52,11 +52,16 @@ class Submitter:
             input=value,
             params=request.params,
             priority=request.priority,
-            deadline_ms=None if deadline is None else now_ms + int(deadline * 1000),
+            start_by_ms=_after(now_ms, request.start_within),
+            deadline_ms=_after(now_ms, deadline),
             blob=blob,
         )
         await self._publisher.publish(job)
         return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
+
+
+def _after(now_ms: int, seconds: float | None) -> int | None:
+    return None if seconds is None else now_ms + int(seconds * 1000)
 
 
 def _text_of(payload: bytes) -> str:

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from celery import Celery
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from common.errors import LaneFull
 from common.job import Job
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
     import redis.asyncio
 
 TASK_NAME = "infer"
-_FIELDS_PER_JOB = 6
+_RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
+_DEADLINE = b',"deadline_ms":'
 _EMBED = b',{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 
 
@@ -45,21 +49,24 @@ def create_app(redis_url: str, settings: Settings) -> Celery:
         broker_channel_error_retry=True,  # a demoted master raises a channel error
         broker_connection_max_retries=None,
         broker_transport_options={
+            "master_name": settings.sentinel_master,
             "socket_timeout": settings.socket_timeout_seconds,
             "socket_connect_timeout": settings.socket_timeout_seconds,
             "socket_keepalive": True,
             "queue_order_strategy": "priority",
         },
+        result_backend_transport_options={"master_name": settings.sentinel_master},
         redis_socket_timeout=settings.socket_timeout_seconds,
         redis_socket_connect_timeout=settings.socket_timeout_seconds,
         redis_socket_keepalive=True,
+        worker_soft_shutdown_timeout=settings.soft_shutdown_seconds,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_prefetch_count_reduction=False,
         task_default_queue="lanefleet.unused",
     )
-    app.task(name=TASK_NAME, shared=False)(_infer)
+    app.task(name=TASK_NAME, shared=False, acks_late=True)(_infer)
     return app
 
 
@@ -114,7 +121,9 @@ def build_message(job: Job) -> bytes:
             head,
             job_id,
             expires,
-            _iso(job.deadline_ms),
+            _iso(job.expires_ms),
+            _DEADLINE,
+            b"null" if job.deadline_ms is None else b"%d" % job.deadline_ms,
             root,
             job_id,
             properties,
@@ -141,7 +150,7 @@ def enqueue_args(jobs: Iterable[Job], max_backlog: int) -> list[str | bytes | in
             band_key(job.model, job.priority),
             job.id,
             build_message(job),
-            "" if job.deadline_ms is None else job.deadline_ms,
+            "" if job.expires_ms is None else job.expires_ms,
             job.blob or b"",
         )
     return args
@@ -191,6 +200,19 @@ class Publisher:
             loop.call_soon(self._flush)
         return await future
 
+    async def _enqueue(self, jobs: Sequence[Job]) -> Sequence[int]:
+        """Publish; a lost connection is tried again, as the script takes an id only once."""
+        args: Args = enqueue_args(jobs, self._max_backlog)
+        for pause in _RETRY_PAUSES_SECONDS:
+            try:
+                reply: Sequence[int] = await self._scripts.run("enqueue", (), args)
+            except (RedisConnectionError, RedisTimeoutError, ReadOnlyError):
+                await asyncio.sleep(pause)
+            else:
+                return reply
+        last: Sequence[int] = await self._scripts.run("enqueue", (), args)
+        return last
+
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         task = asyncio.get_running_loop().create_task(self._send(waiting))
@@ -200,8 +222,7 @@ class Publisher:
     async def _send(self, waiting: list[tuple[Job, asyncio.Future[int]]]) -> None:
         jobs = [job for job, _ in waiting]
         try:
-            args: Args = enqueue_args(jobs, self._max_backlog)
-            outcomes = _positions(jobs, await self._scripts.run("enqueue", (), args))
+            outcomes = _positions(jobs, await self._enqueue(jobs))
         except Exception as exc:  # noqa: BLE001 - every waiter must hear of it
             for _, future in waiting:
                 if not future.done():

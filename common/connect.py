@@ -4,38 +4,77 @@ redis-py would by default repeat a command whose answer got lost. A repeated
 reserve leases a second set of jobs, so retrying is left to those who know
 what they sent. RESP2 is asked for because the replies of the scripts and of
 client tracking then have one shape on every server.
+
+`sentinel://host:port[;sentinel://host:port...]/db` asks Sentinels for the
+master that the settings name, at every new connection.
 """
 
 from __future__ import annotations
 
+from typing import Any
+from urllib.parse import urlsplit
+
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common.settings import Settings
 
+SENTINEL_SCHEME = "sentinel://"
+
 
 def connect(url: str, settings: Settings) -> redis.Redis:
     """A thread-safe blocking client with its own pool; replies are bytes."""
-    return redis.Redis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=settings.socket_timeout_seconds,
-        socket_connect_timeout=settings.socket_timeout_seconds,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
+    options = _options(settings) | {"retry": Retry(NoBackoff(), 0)}
+    if not url.startswith(SENTINEL_SCHEME):
+        return redis.Redis.from_url(url, **options)
+    nodes, login = parse_sentinel_url(url)
+    sentinel = redis.sentinel.Sentinel(
+        nodes, sentinel_kwargs=_timeouts(settings), **options | login
     )
+    client: redis.Redis = sentinel.master_for(settings.sentinel_master)
+    return client
 
 
 def connect_async(url: str, settings: Settings) -> redis.asyncio.Redis:
     """An asyncio client with its own pool; replies are bytes."""
-    return redis.asyncio.Redis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=settings.socket_timeout_seconds,
-        socket_connect_timeout=settings.socket_timeout_seconds,
-        socket_keepalive=True,
-        retry=AsyncRetry(NoBackoff(), 0),
+    options = _options(settings) | {"retry": AsyncRetry(NoBackoff(), 0)}
+    if not url.startswith(SENTINEL_SCHEME):
+        return redis.asyncio.Redis.from_url(url, **options)
+    nodes, login = parse_sentinel_url(url)
+    sentinel = redis.asyncio.sentinel.Sentinel(
+        nodes, sentinel_kwargs=_timeouts(settings), **options | login
     )
+    client: redis.asyncio.Redis = sentinel.master_for(settings.sentinel_master)
+    return client
+
+
+def parse_sentinel_url(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """The Sentinels' addresses, and the login and database of the master they name."""
+    nodes: list[tuple[str, int]] = []
+    login: dict[str, Any] = {}
+    for part in url.split(";"):
+        parsed = urlsplit(part)
+        nodes.append((parsed.hostname or "localhost", parsed.port or 26379))
+        if parsed.password:
+            login["password"] = parsed.password
+        if parsed.username:
+            login["username"] = parsed.username
+        if database := parsed.path.strip("/"):
+            login["db"] = int(database)
+    return nodes, login
+
+
+def _timeouts(settings: Settings) -> dict[str, Any]:
+    return {
+        "socket_timeout": settings.socket_timeout_seconds,
+        "socket_connect_timeout": settings.socket_timeout_seconds,
+    }
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {"protocol": 2, "socket_keepalive": True, **_timeouts(settings)}

@@ -60,10 +60,18 @@ class Job:
     id: str = field(default_factory=new_job_id)
     priority: int = 0
     """Celery priority 0-9; 0 is served first."""
+    start_by_ms: int | None = None
+    """Unix time in milliseconds after which the job must not start."""
     deadline_ms: int | None = None
-    """Unix time in milliseconds after which the job must not start or publish."""
+    """Unix time in milliseconds after which the job must not publish a result either."""
     blob: bytes | None = None
     """A large input that travels beside the message."""
+
+    @property
+    def expires_ms(self) -> int | None:
+        """When the job expires if it has not started; the earlier of its two limits."""
+        limits = [limit for limit in (self.start_by_ms, self.deadline_ms) if limit is not None]
+        return min(limits) if limits else None
 
 
 @dataclass(frozen=True, slots=True)

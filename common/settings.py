@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None, description="Redis or Valkey to use; unset starts an embedded one."
     )
+    sentinel_master: str = Field(
+        "mymaster", description="The master's name, when redis_url begins with sentinel://."
+    )
     state_dir: Path = Field(
         Path.home() / ".local" / "state" / "lanefleet",
         description="Folder for the embedded Redis' data and small state files.",
@@ -88,6 +91,9 @@ class Settings(BaseSettings):
     )
     shutdown_grace_seconds: float = Field(
         30.0, ge=0, description="Longest a running batch may take to finish after SIGTERM."
+    )
+    soft_shutdown_seconds: float = Field(
+        0.0, ge=0, description="Celery's soft shutdown: how long SIGQUIT waits before a cold stop."
     )
     worker_health_port: int = Field(
         0, ge=0, le=65535, description="Port of the worker's /health and /metrics; 0 is off."

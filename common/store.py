@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import orjson
 import redis.asyncio
 import structlog
 from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from common.job import JobRecord
 from common.keys import META_PREFIX, WORKER_PREFIX, LaneKeys, job_key, meta_key
@@ -24,6 +26,8 @@ from common.scripts import AsyncScripts
 log = structlog.get_logger(__name__)
 
 _RECONNECT_SECONDS = 0.5
+_PING_SECONDS = 10.0
+_IDS_PER_CALL = 500
 
 
 class JobStore:
@@ -76,6 +80,47 @@ class JobStore:
                 **{key.decode(): int(value) for key, value in stats.items()},
             }
         return out
+
+    async def dead_letters(
+        self, lane: str, *, offset: int = 0, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """The lane's dead letters, newest first, without their messages."""
+        keys = LaneKeys.of(lane)
+        last = offset + limit - 1
+        ids = cast("list[bytes]", await self._client.zrange(keys.dead, offset, last, desc=True))
+        if not ids:
+            return []
+        letters = cast("list[bytes | None]", await self._client.hmget(keys.letters, ids))
+        return [orjson.loads(letter.partition(b"\n")[0]) for letter in letters if letter]
+
+    async def dead_letter(self, lane: str, job_id: str) -> dict[str, Any] | None:
+        """One dead letter with its message as text, or None."""
+        letter = cast("bytes | None", await self._client.hget(LaneKeys.of(lane).letters, job_id))
+        if letter is None:
+            return None
+        about, _, message = letter.partition(b"\n")
+        return {**orjson.loads(about), "message": message.decode("utf-8", "backslashreplace")}
+
+    async def retry_dead(self, lane: str, ids: Sequence[str] | None) -> int:
+        """Put dead jobs back into their lane; None is all of them. Returns how many."""
+        keys = LaneKeys.of(lane)
+        revived = 0
+        chosen = ids if ids is not None else await self._dead_ids(keys)
+        for first in range(0, len(chosen), _IDS_PER_CALL):
+            part = chosen[first : first + _IDS_PER_CALL]
+            revived += await self._scripts.run("dead_retry", keys.as_list(), part)
+        return revived
+
+    async def purge_dead(self, lane: str, ids: Sequence[str] | None) -> int:
+        """Drop dead letters for good; None is all of them. Returns how many."""
+        if ids is not None and not ids:
+            return 0
+        dropped = await self._scripts.run("dead_purge", LaneKeys.of(lane).as_list(), ids or ())
+        return int(dropped)
+
+    async def _dead_ids(self, keys: LaneKeys) -> list[str]:
+        ids = cast("list[bytes]", await self._client.zrange(keys.dead, 0, -1))
+        return [one.decode() for one in ids]
 
     async def workers(self) -> list[dict[str, Any]]:
         """What each live worker last said of itself."""
@@ -163,8 +208,7 @@ class ResultWaiter:
                 channels = [meta_key(job_id) for job_id in self._waiters]
                 if channels:
                     await connection.send_command("SUBSCRIBE", *channels)
-                while True:
-                    self._hear(await connection.read_response(timeout=None))
+                await self._listen_on(connection)
             except (RedisError, OSError) as exc:
                 log.warning("result_waiter_disconnected", error=str(exc))
             finally:
@@ -172,6 +216,19 @@ class ResultWaiter:
                 await connection.disconnect()
             self._wake_all()
             await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _listen_on(self, connection: Connection) -> None:
+        """Until the connection is dead; a silent one is asked for a sign of life first."""
+        pinged = False
+        while True:
+            try:
+                self._hear(await connection.read_response(timeout=_PING_SECONDS))
+                pinged = False
+            except RedisTimeoutError:
+                if pinged:
+                    raise
+                await connection.send_command("PING")
+                pinged = True
 
     def _hear(self, message: Any) -> None:
         if not isinstance(message, list) or len(message) < 3:

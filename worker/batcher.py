@@ -6,8 +6,8 @@ can be tested by passing in a clock reading.
 The rules. A batch has at most `max_batch` items and, padded to its costliest
 item, at most `max_cost`. The oldest item is always in the next batch; the
 others are the nearest to it in cost, so that little is padded. While the
-device is idle a batch leaves at once; while it is busy, when it is full or
-its oldest item has waited `max_wait_ms`.
+device is idle a batch leaves at once; while it is busy, or company is known
+to be on its way, when it is full or its oldest item has waited `max_wait_ms`.
 """
 
 from __future__ import annotations

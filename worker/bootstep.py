@@ -41,7 +41,7 @@ _LOOKS_AT_STATE = (
 class LaneRequest:
     """One leased job as Celery's remote control sees a request."""
 
-    __slots__ = ("__weakref__", "delivery_info", "execution", "hostname", "id")
+    __slots__ = ("__weakref__", "delivery_info", "execution", "hostname", "id", "task")
 
     name = TASK_NAME
     args: tuple[Any, ...] = ()
@@ -50,8 +50,9 @@ class LaneRequest:
     _eta_timer_entry = None
     stamps: dict[str, Any] = {}  # noqa: RUF012 - Celery reads it, nobody writes
 
-    def __init__(self, execution: Execution, lane: str, hostname: str) -> None:
+    def __init__(self, execution: Execution, lane: str, hostname: str, task: Any) -> None:
         self.id = execution.job_id
+        self.task = task
         self.execution = execution
         self.hostname = hostname
         self.delivery_info = {"exchange": "", "routing_key": lane, "redelivered": execution.suspect}
@@ -88,8 +89,9 @@ def _unix(steady: float) -> float:
 class LaneState:
     """Fills Celery's worker state from the lanes. Call on the loop's thread only."""
 
-    def __init__(self, engine: Engine, hostname: str) -> None:
+    def __init__(self, engine: Engine, hostname: str, task: Any) -> None:
         self._engine = engine
+        self._task = task
         self._hostname = hostname
         self._requests: dict[bytes, LaneRequest] = {}
         self._counted = 0
@@ -106,7 +108,7 @@ class LaneState:
             running = set(self._engine.runner.current)
         known = self._requests
         self._requests = {
-            one.tag: known.get(one.tag) or LaneRequest(one, lane, self._hostname)
+            one.tag: known.get(one.tag) or LaneRequest(one, lane, self._hostname, self._task)
             for lane, one in held
         }
         for gone in known.keys() - self._requests.keys():
@@ -138,7 +140,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         self._worker = worker
         factory: Callable[[str], Engine] = worker.app.lanefleet_engine_factory
         self.engine = factory(worker.hostname)
-        self.state = LaneState(self.engine, worker.hostname)
+        self.state = LaneState(self.engine, worker.hostname, worker.app.tasks[TASK_NAME])
         self.events = EventSender(self.engine, lambda: worker.consumer)
         worker.lanes = self
 
@@ -146,6 +148,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         """Start the lanes and take over what looks at worker state."""
         _wrap_panel(self)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
+        _release_before_soft_shutdown(self._worker, self.engine)
         self.engine.on_batch = self.events.offer
         self.engine.start()
 
@@ -202,6 +205,17 @@ def _wrap_panel(step: LanesStep) -> None:
         return original(panel_state, ids, **kwargs)
 
     Panel.data["revoke"] = revoke
+
+
+def _release_before_soft_shutdown(worker: Any, engine: Engine) -> None:
+    """Celery's soft shutdown sleeps in the signal handler; others get our unstarted jobs now."""
+    wait = worker.wait_for_soft_shutdown
+
+    def release_then_wait() -> None:
+        engine.request_stop()
+        wait()
+
+    worker.wait_for_soft_shutdown = release_then_wait
 
 
 def install(app: Celery, engine_factory: Callable[[str], Engine]) -> None:

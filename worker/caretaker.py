@@ -93,10 +93,10 @@ class Renewer(_Caretaker):
             self._mark_lost(lane, lost)
 
     def _mark_lost(self, lane: Lane, tags: list[bytes]) -> None:
-        """What was published since we asked is gone too; only the rest is lost."""
+        """Those that have not started need not; those that run will meet the fence."""
         with self._engine.changed:
             held = [lane.in_hand.get(tag) for tag in tags]
-            lost = [one for one in held if one is not None and one.settled is None]
+            lost = [one for one in held if one and one.settled is None and not one.started]
             for execution in lost:
                 execution.settled = "lost"
         if lost:
@@ -111,20 +111,25 @@ class Reaper(_Caretaker):
         self._reap_at = 0.0
 
     def interval(self) -> float:
-        """Half a second, with jitter so that workers do not sweep in step."""
-        return _REPORT_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+        """Half a second, jittered so that workers do not sweep in step; less for a due job."""
+        longest = _REPORT_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+        return max(0.01, min(longest, self._reap_at - time.monotonic()))
 
     def run_once(self) -> None:
         """Report, and sweep every lane when it is time."""
-        self._report()
         now = time.monotonic()
-        if now < self._reap_at:
-            return
-        self._reap_at = now + _REAP_SECONDS
+        if now >= self._reap_at:
+            self._reap_at = now + _REAP_SECONDS
+            self._reap()
+        self._report()  # last: a full server refuses it, but never the sweep
+
+    def _reap(self) -> None:
         for name, leases in self._leases.items():
-            reaped, _, _ = leases.reap()
+            reaped, _, next_due_ms = leases.reap()
             if reaped:
                 log.warning("leases_reaped", lane=name, jobs=reaped)
+            if 0 <= next_due_ms < _REAP_SECONDS * 1000:
+                self._reap_at = min(self._reap_at, time.monotonic() + next_due_ms / 1000)
 
     def _report(self) -> None:
         engine = self._engine

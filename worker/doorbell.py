@@ -12,6 +12,7 @@ Telling is best effort; whoever waits must look again now and then by itself.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 import structlog
@@ -24,6 +25,10 @@ log = structlog.get_logger(__name__)
 _CHANNEL = "__redis__:invalidate"
 _RECONNECT_SECONDS = 0.5
 _HEAR_SECONDS = 1.0
+_PING_SECONDS = 5.0
+"""After this much silence the listening connection is asked for a sign of life."""
+CANCELED = "lf:canceled"
+"""Channel on which the cancel script names lane and tag of a leased job."""
 
 
 class Doorbell:
@@ -34,11 +39,13 @@ class Doorbell:
         connect: Callable[[], Redis],
         bands: Mapping[str, tuple[str, ...]],
         on_ring: Callable[[str | None], None],
+        on_canceled: Callable[[str, bytes], None],
     ) -> None:
         self._connect = connect
         self._bands = bands
         self._lane_of = {key.encode(): lane for lane, keys in bands.items() for key in keys}
         self._on_ring = on_ring
+        self._on_canceled = on_canceled
         self._reader = self._new_connection()
         self._redirect_to: int | None = None
         self._tracking_to: int | None = None
@@ -102,15 +109,26 @@ class Doorbell:
             try:
                 self._redirect_to = self._subscribe(connection)
                 self._on_ring(None)  # whatever came while we were deaf
-                while not self._stopping.is_set():
-                    if connection.can_read(timeout=_HEAR_SECONDS):
-                        self._hear(connection.read_response())
+                self._listen_on(connection)
             except (RedisError, OSError) as exc:
                 log.warning("doorbell_disconnected", error=str(exc))
             finally:
                 self._redirect_to = None
                 connection.disconnect()
             self._stopping.wait(_RECONNECT_SECONDS)
+
+    def _listen_on(self, connection: Connection) -> None:
+        """Until we stop or the connection is dead, half-open ones included."""
+        heard, pinged = time.monotonic(), False
+        while not self._stopping.is_set():
+            if connection.can_read(timeout=_HEAR_SECONDS):
+                self._hear(connection.read_response())
+                heard, pinged = time.monotonic(), False
+            elif time.monotonic() - heard > _PING_SECONDS * 2:
+                raise ConnectionError("the server is silent")
+            elif time.monotonic() - heard > _PING_SECONDS and not pinged:
+                connection.send_command("PING", check_health=False)
+                pinged = True
 
     def _new_connection(self) -> Connection:
         connection: Connection = self._connect().connection_pool.make_connection()  # type: ignore[assignment]  # redis-py types the interface
@@ -121,12 +139,17 @@ class Doorbell:
         connection.connect()
         connection.send_command("CLIENT", "ID")
         client_id = int(connection.read_response())
-        connection.send_command("SUBSCRIBE", _CHANNEL)
+        connection.send_command("SUBSCRIBE", _CHANNEL, CANCELED)
+        connection.read_response()
         connection.read_response()
         return client_id
 
     def _hear(self, message: object) -> None:
         if not isinstance(message, list) or message[0] != b"message":
+            return
+        if message[1] == CANCELED.encode():
+            lane, _, tag = message[2].partition(b" ")
+            self._on_canceled(lane.decode(), tag)
             return
         keys = message[2]
         lanes = {self._lane_of.get(key) for key in keys} if isinstance(keys, list) else {None}

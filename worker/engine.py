@@ -72,6 +72,7 @@ class Engine:
             lambda: connect(redis_url, settings),
             {name: LaneKeys.of(name).bands for name in self.lanes},
             self._on_ring,
+            self._on_canceled,
         )
         self.finisher = Finisher(self)
         self.runner = Runner(self)
@@ -137,15 +138,15 @@ class Engine:
         """Block until a batch should run; None when it is time to stop."""
         with self.changed:
             while not self.stopping.is_set():
-                lane = self._oldest_lane()
-                if lane is not None:
-                    batch = lane.take_batch(time.monotonic(), device_idle=True)
+                now = time.monotonic()
+                for lane in self._lanes_by_age(now):
+                    batch = lane.take_batch(now)
                     if batch:
                         lane.waiting -= len(batch)
                         self.runner.current = {one.tag for one in batch}
                         self.changed.notify_all()
                         return lane, batch
-                self.changed.wait()
+                self.changed.wait(self._seconds_until_ready(now))
         return None
 
     def settle(self, lane: Lane, executions: Sequence[Execution]) -> None:
@@ -154,17 +155,23 @@ class Engine:
             lane.forget(executions)
             self.changed.notify_all()
 
-    def _oldest_lane(self) -> Lane | None:
-        """The lane whose oldest job has waited longest, by weight."""
-        now, best, best_age = time.monotonic(), None, -1.0
-        for lane in self.lanes.values():
-            oldest = lane.oldest()
-            if oldest is None:
-                continue
-            age = (now - oldest) * lane.spec.weight
-            if age > best_age:
-                best, best_age = lane, age
-        return best
+    def _lanes_by_age(self, now: float) -> list[Lane]:
+        """Lanes with work; first the one whose oldest job has waited longest, by weight."""
+        ages = [
+            ((now - oldest) * lane.spec.weight, lane)
+            for lane in self.lanes.values()
+            if (oldest := lane.oldest()) is not None
+        ]
+        return [lane for _, lane in sorted(ages, key=lambda pair: -pair[0])]
+
+    def _seconds_until_ready(self, now: float) -> float | None:
+        """How long the device may sleep until a batch is due whatever comes; None is for ever."""
+        due = [
+            ready_at
+            for lane in self.lanes.values()
+            if (ready_at := lane.batcher.ready_at()) is not None
+        ]
+        return max(0.0, min(due) - now) if due else None
 
     def _notify(self) -> None:
         with self.changed:
@@ -175,6 +182,14 @@ class Engine:
             for lane in (self.lanes[name],) if name else self.lanes.values():
                 lane.ready, lane.armed = True, False
             self.changed.notify_all()
+
+    def _on_canceled(self, name: str, tag: bytes) -> None:
+        """Somebody cancelled a job in our hands; if it has not started it never will."""
+        lane = self.lanes.get(name)
+        with self.changed:
+            execution = lane.in_hand.get(tag) if lane else None
+            if execution is not None and execution.settled is None and not execution.started:
+                execution.settled = "lost"
 
     # -- the feeder -------------------------------------------------------
 
@@ -255,7 +270,7 @@ class Engine:
 
     def _set_aside_early(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
         """Park jobs whose ETA lies ahead; returns the others."""
-        now = time.time()
+        now = lane.server_time()
         early = [one for one in executions if one.eta is not None and one.eta > now]
         if not early:
             return executions
@@ -270,9 +285,19 @@ class Engine:
         if self._decoders is None or lane.decode_seconds < _INLINE_DECODE_SECONDS:
             self._decode_chunk(lane, executions)
             return
+        with self.changed:
+            lane.decoding += len(executions)
         size = max(1, -(-len(executions) // self.settings.decode_threads))
         for first in range(0, len(executions), size):
-            self._decoders.submit(self._decode_chunk, lane, executions[first : first + size])
+            self._decoders.submit(self._decode_pooled, lane, executions[first : first + size])
+
+    def _decode_pooled(self, lane: Lane, executions: list[Execution]) -> None:
+        try:
+            self._decode_chunk(lane, executions)
+        finally:
+            with self.changed:
+                lane.decoding -= len(executions)
+                self.changed.notify_all()
 
     def _decode_chunk(self, lane: Lane, executions: list[Execution]) -> None:
         handler = lane.handler

@@ -81,8 +81,11 @@ class Finisher:
         lane, executions = finished.lane, finished.executions
         handler = lane.handler
         date_done = datetime.now(UTC).isoformat().encode()
-        if handler is not None:
-            for execution in executions:
+        server_time = lane.server_time()
+        for execution in executions:
+            if execution.deadline is not None and execution.deadline <= server_time:
+                execution.settled = execution.settled or "expired"
+            if handler is not None:
                 pipeline.encode(execution, handler, date_done)
         results = [one for one in executions if one.settled in ("succeeded", "failed")]
         dead = [one for one in results if isinstance(one.error, AttemptsExhausted)]

@@ -36,6 +36,8 @@ class Lane:
         self.in_hand: dict[bytes, Execution] = {}
         self.waiting = 0
         """Jobs that were reserved and are not yet in a running batch."""
+        self.decoding = 0
+        """How many of them are in the decode pool."""
         self.handler: Model | None = None
         self.load_error: str | None = None
         self.ready = True
@@ -43,6 +45,8 @@ class Lane:
         self.armed = False
         """Whether the doorbell will tell us of work."""
         self.backlog = 0
+        self.clock_ahead = time.time() - time.monotonic()
+        """Add it to the steady clock for the Redis server's time, in Unix seconds."""
         self.decode_seconds = 1.0
         """What decoding one input last took."""
         self.sizes: dict[int, int] = {}
@@ -60,13 +64,19 @@ class Lane:
 
     def reserve(self, wanted: int) -> list[Execution]:
         """Lease and read up to `wanted` jobs, fetching inputs that lie beside them."""
-        leases, self.backlog = self.leases.reserve(wanted, self.result_ttl)
+        reservation = self.leases.reserve(wanted, self.result_ttl)
         now = time.monotonic()
-        executions = [parse(lease, self.name, now) for lease in leases]
+        self.backlog = reservation.left_waiting
+        self.clock_ahead = reservation.server_ms / 1000 - now
+        executions = [parse(lease, self.name, now) for lease in reservation.leases]
         referring = [execution for execution in executions if execution.has_blob]
         if referring:
             self._fetch_blobs(referring)
         return executions
+
+    def server_time(self) -> float:
+        """The Redis server's clock, Unix seconds; deadlines go by it, whatever ours says."""
+        return time.monotonic() + self.clock_ahead
 
     def oldest(self) -> float | None:
         """When the job that has waited longest here arrived; None when none waits."""
@@ -76,11 +86,14 @@ class Lane:
         known = [arrival for arrival in arrivals if arrival is not None]
         return min(known) if known else None
 
-    def take_batch(self, now: float, *, device_idle: bool) -> list[Execution]:
-        """What should run next: a suspect alone, else a batch; empty when waiting is better."""
+    def take_batch(self, now: float) -> list[Execution]:
+        """What an idle device should run: a suspect alone, else a batch.
+
+        Empty while company is being decoded that is worth the short wait.
+        """
         if self.suspects:
             return [self.suspects.popleft()]
-        return self.batcher.next_batch(now, device_idle=device_idle)
+        return self.batcher.next_batch(now, device_idle=not self.decoding)
 
     def drain(self) -> list[Execution]:
         """Everything unstarted, for handing back."""

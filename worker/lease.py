@@ -29,6 +29,17 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """What one call of `reserve` brought."""
+
+    leases: list[Lease]
+    left_waiting: int
+    """Jobs of the lane that still wait."""
+    server_ms: int
+    """The Redis server's clock at the call, Unix milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What `finish` publishes for one job."""
 
@@ -65,10 +76,19 @@ class LaneLeases:
         self._keys = LaneKeys.of(lane).as_list()
         self._nonce = secrets.token_hex(6)
         self._calls = count(1)
+        self._unanswered: tuple[str, int] | None = None
 
-    def reserve(self, wanted: int, result_ttl: int) -> tuple[list[Lease], int]:
-        """Lease up to `wanted` jobs; returns them and how many are left waiting."""
+    def reserve(self, wanted: int, result_ttl: int) -> Reservation:
+        """Lease up to `wanted` jobs.
+
+        Where the answer got lost on the way, the next call first hands back
+        what was leased then.
+        """
+        if self._unanswered is not None:
+            self._reclaim(*self._unanswered)
         call = next(self._calls)
+        prefix = f"{self._nonce}.{call:x}."
+        self._unanswered = (prefix, wanted)
         share = call * wanted // 16 - (call - 1) * wanted // 16
         settings = self._settings
         reply = self._scripts.run(
@@ -78,7 +98,7 @@ class LaneLeases:
                 self._lane,
                 wanted,
                 settings.lease_ms,
-                f"{self._nonce}.{call:x}.",
+                prefix,
                 self._worker,
                 result_ttl,
                 settings.dead_max_count,
@@ -87,8 +107,13 @@ class LaneLeases:
                 call % 3,
             ),
         )
-        leases = [Lease(reply[i], reply[i + 1], reply[i + 2]) for i in range(1, len(reply), 3)]
-        return leases, int(reply[0])
+        self._unanswered = None
+        leases = [Lease(reply[i], reply[i + 1], reply[i + 2]) for i in range(2, len(reply), 3)]
+        return Reservation(leases, int(reply[0]), int(reply[1]))
+
+    def _reclaim(self, prefix: str, wanted: int) -> None:
+        self._scripts.run("reclaim", self._keys, (self._lane, prefix, wanted))
+        self._unanswered = None
 
     def start(self, tag: bytes, job_id: str, result_ttl: int) -> int:
         """Count a suspect's attempt; its number, 0 when fenced, -1 when it is dead now."""

@@ -41,6 +41,8 @@ class Execution:
     blob: bytes | None = None
     expires_at: float | None = None
     """Unix seconds after which the job must not run."""
+    deadline: float | None = None
+    """Unix seconds after which no result may be published."""
     eta: float | None = None
     """Unix seconds before which the job must not run."""
     arrived: float = 0.0
@@ -96,6 +98,8 @@ def _read_call(
         kwargs = _call_kwargs(message)
         execution.eta = _timestamp(headers.get("eta"))
         execution.expires_at = _timestamp(headers.get("expires"))
+        deadline_ms = headers.get("deadline_ms")
+        execution.deadline = None if deadline_ms is None else float(deadline_ms) / 1000
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
     model = kwargs.get("model", lane)

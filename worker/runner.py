@@ -92,7 +92,7 @@ class Runner:
 
     def _still_wanted(self, lane: Lane, batch: list[Execution]) -> list[Execution]:
         """Leave out what was revoked, expired or lost since it was reserved."""
-        now = time.time()
+        now = lane.server_time()
         for execution in batch:
             if execution.settled is not None:
                 continue

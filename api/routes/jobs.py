@@ -70,6 +70,7 @@ _REQUEST_BODY: dict[str, Any] = {
                         "params": {"type": "string", "description": "A JSON object."},
                         "priority": {"type": "integer", "minimum": 0, "maximum": 9},
                         "deadline": {"type": "number"},
+                        "start_within": {"type": "number"},
                     },
                 }
             },

@@ -1,4 +1,5 @@
 -- Cancel one job: a queued one never runs, a running one never publishes. Repeatable.
+-- The worker that holds it is told, so that it need not run at all.
 -- KEYS: none by name (the record names the lane). ARGV: id, result_ttl,
 --   'canceled' or 'expired'
 -- Returns the state that the job is in afterwards, or '' where nobody knows it.
@@ -10,6 +11,7 @@ if TERMINAL[rec[1]] then return rec[1] end
 if rec[3] then
   redis.call('HDEL', 'lf:lane:' .. rec[2] .. ':unacked', rec[3])
   redis.call('ZREM', 'lf:lane:' .. rec[2] .. ':index', rec[3])
+  redis.call('PUBLISH', 'lf:canceled', rec[2] .. ' ' .. rec[3])
 end
 local text = state == 'expired' and 'the deadline passed' or 'canceled by request'
 settle(id, state, state == 'expired' and 'deadline' or 'canceled', text,

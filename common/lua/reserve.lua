@@ -1,7 +1,7 @@
 -- Lease up to N waiting jobs of one lane to one worker.
 -- KEYS: the lane's. ARGV: lane, n, lease_ms, tag prefix (fresh for this call), worker,
 --   result_ttl, dead_max_count, max_deliveries, share of lower bands, which of them begins (0-2)
--- Returns {left waiting, tag, attempts, message, tag, attempts, message, ...}.
+-- Returns {left waiting, server time in ms, tag, attempts, message, tag, attempts, message, ...}.
 -- Set aside on the way: settled jobs, duplicates of a live lease, jobs past their
 -- deadline, and bytes that are no message (parked as they are).
 
@@ -11,7 +11,7 @@ local share, turn = tonumber(ARGV[9]), tonumber(ARGV[10])
 
 local now = now_ms()
 local due = now + lease_ms
-local out, unacked, scores = { 0 }, {}, {}
+local out, unacked, scores = { 0, now }, {}, {}
 local serial = 0
 
 local function lease(id, message, band, attempts)

@@ -1,0 +1,67 @@
+"""Dead letters: what gave up, why, and giving it a new life."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.deps import Services, ServicesDep
+from api.problems import Problem
+
+router = APIRouter(prefix="/v1/dead", tags=["dead letters"])
+
+
+class DeadSelection(BaseModel):
+    """Which dead letters; without ids, all of the lane."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[str] | None = Field(None, description="Job ids; left out, all of them.")
+
+
+class DeadCount(BaseModel):
+    """How many letters a call concerned."""
+
+    jobs: int
+
+
+@router.get("/{lane}")
+async def list_dead(
+    lane: str,
+    services: ServicesDep,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[dict[str, Any]]:
+    """The lane's dead letters, newest first: id, reason, error, attempts, worker, when."""
+    _known(services, lane)
+    return await services.store.dead_letters(lane, offset=offset, limit=limit)
+
+
+@router.get("/{lane}/{job_id}")
+async def show_dead(lane: str, job_id: str, services: ServicesDep) -> dict[str, Any]:
+    """One dead letter with its message as it was."""
+    _known(services, lane)
+    letter = await services.store.dead_letter(lane, job_id)
+    if letter is None:
+        raise Problem(404, "unknown_job", f"lane {lane!r} has no dead letter {job_id!r}")
+    return letter
+
+
+@router.post("/{lane}/retry")
+async def retry_dead(lane: str, selection: DeadSelection, services: ServicesDep) -> DeadCount:
+    """Put dead jobs back into their lane, with no attempts counted."""
+    _known(services, lane)
+    return DeadCount(jobs=await services.store.retry_dead(lane, selection.ids))
+
+
+@router.post("/{lane}/purge")
+async def purge_dead(lane: str, selection: DeadSelection, services: ServicesDep) -> DeadCount:
+    """Drop dead letters for good."""
+    _known(services, lane)
+    return DeadCount(jobs=await services.store.purge_dead(lane, selection.ids))
+
+
+def _known(services: Services, lane: str) -> None:
+    services.catalog[lane]

@@ -1,0 +1,29 @@
+-- Hand back what a reservation leased whose answer got lost on the way.
+-- KEYS: the lane's. ARGV: lane, tag prefix of that call, how many it asked for
+-- Returns how many leases there were.
+
+local lane, prefix, reclaimed = ARGV[1], ARGV[2], 0
+for serial = tonumber(ARGV[3]), 1, -1 do
+  for band = 1, 4 do
+    local tag = prefix .. serial .. ':' .. band
+    local stored = redis.call('HGET', KEYS[5], tag)
+    if stored then
+      redis.call('HDEL', KEYS[5], tag)
+      redis.call('ZREM', KEYS[6], tag)
+      local message = unwrap(stored, lane)
+      redis.call('RPUSH', KEYS[band], message)
+      local id = string.match(message, '"id": ?"([^"\\]+)"')
+      if id then
+        local job = JOB .. id
+        redis.call('HSET', job, 'state', 'queued')
+        redis.call('HDEL', job, 'tag')
+        -- A suspect's attempt is only counted when it starts.
+        if redis.call('HEXISTS', job, 'deliveries') == 0 then
+          redis.call('HINCRBY', job, 'attempts', -1)
+        end
+      end
+      reclaimed = reclaimed + 1
+    end
+  end
+end
+return reclaimed
