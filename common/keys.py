@@ -4,7 +4,7 @@
 |------------------------------|--------|---------------------------------------|------------------------|
 | `<lane>`, `<lane>\\x06\\x16<n>` | list   | waiting messages, one list per band   | max_backlog            |
 | `lf:lane:<lane>:unacked`     | hash   | lease tag -> what kombu can restore   | jobs in workers' hands |
-| `lf:lane:<lane>:index`       | zset   | lease tag -> when it lapses, ms       | the same               |
+| `lf:lane:<lane>:index`       | zset   | lease tag -> when it lapses, seconds  | the same               |
 | `lf:lane:<lane>:delayed`     | zset   | band + message -> when it is due, ms  | max_backlog            |
 | `lf:lane:<lane>:dead`        | zset   | job id -> when it died, ms            | dead_max_count         |
 | `lf:lane:<lane>:letters`     | hash   | job id -> reason line + message       | dead_max_count         |

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ class Recorder:
         for _, params in items:
             if params.get("fail"):
                 raise RuntimeError(params["fail"])
-        time.sleep(max((params.get("sleep_ms", 0) for _, params in items), default=0) / 1000)
+        # Not time.sleep: libfaketime makes it fail with EINVAL.
+        threading.Event().wait(max((p.get("sleep_ms", 0) for _, p in items), default=0) / 1000)
         spin_until = time.monotonic() + max(p.get("spin_ms", 0) for _, p in items) / 1000
         while time.monotonic() < spin_until:
             sum(range(1000))

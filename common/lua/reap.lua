@@ -4,7 +4,7 @@
 
 local lane, limit = ARGV[1], tonumber(ARGV[2])
 local now, reaped = now_ms(), 0
-local lapsed = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', '(' .. now, 'LIMIT', 0, limit)
+local lapsed = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', '(' .. now / 1000, 'LIMIT', 0, limit)
 for _, tag in ipairs(lapsed) do
   local stored = redis.call('HGET', KEYS[5], tag)
   redis.call('ZREM', KEYS[6], tag)

@@ -2,7 +2,7 @@
 -- KEYS: the lane's. ARGV: lease_ms, tags ...
 -- Returns the tags whose lease is gone.
 
-local due = now_ms() + ARGV[1]
+local due = (now_ms() + ARGV[1]) / 1000
 local lost, scores = {}, {}
 for i = 2, #ARGV do
   if redis.call('HEXISTS', KEYS[5], ARGV[i]) == 1 then

@@ -10,7 +10,7 @@ local ttl, keep, max_deliveries = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local share, turn = tonumber(ARGV[9]), tonumber(ARGV[10])
 
 local now = now_ms()
-local due = now + lease_ms
+local due = (now + lease_ms) / 1000 -- seconds, as kombu keeps them
 local out, unacked, scores = { 0, now }, {}, {}
 local serial = 0
 

@@ -1,0 +1,76 @@
+"""Errors inside a batch: the guilty pay, the innocent succeed, the step is named."""
+
+from __future__ import annotations
+
+from common.job import Job
+from tests.faults.support import LANE, RecordedLane, await_settled
+from tests.support import Stack, wait_until
+
+
+def test_an_exception_splits_the_batch_until_the_guilty_is_alone(stack: Stack) -> None:
+    lane = RecordedLane.on(stack, LANEFLEET_MAX_ATTEMPTS="1")
+    jobs = [Job(LANE, f"n{n}") for n in range(16)]
+    jobs[11] = Job(LANE, "guilty", {"fail": "no such token"})
+    ids = stack.publish(jobs)
+    stack.worker(LANE)
+    await_settled(stack, ids, 20)
+    assert stack.states(ids) == {"succeeded": 15, "failed": 1}
+    guilty = stack.record(ids[11])
+    assert guilty is not None
+    assert "no such token" in (guilty.error or "")
+    # 16, 8+8, 4+4, 2+2, 1+1: a job runs at most once per halving.
+    assert max(lane.executions().values()) <= 5
+
+
+def test_out_of_memory_halves_the_batch_and_the_cap_is_remembered(stack: Stack) -> None:
+    lane = RecordedLane.on(stack)
+    worker = stack.worker(LANE)
+    ids = stack.publish([Job(LANE, f"n{n}", {"oom_above": 8}) for n in range(32)])
+    await_settled(stack, ids, 20)
+    assert stack.states(ids) == {"succeeded": 32}
+    report = stack.await_worker(worker)
+    wait_until(
+        lambda: stack.await_worker(worker)["lanes"][LANE]["max_batch"] <= 16, 5, "a lower cap"
+    )
+    tried = len(lane.batch_sizes())
+    more = stack.publish([Job(LANE, f"m{n}", {"oom_above": 8}) for n in range(32)])
+    await_settled(stack, more, 20)
+    assert max(lane.batch_sizes()[tried:]) <= 16, "it does not try 32 again"
+    assert report["fenced"] == 0
+
+
+def test_errors_name_the_step_that_failed(stack: Stack) -> None:
+    RecordedLane.on(stack, LANEFLEET_MAX_ATTEMPTS="1")
+    ids = stack.publish(
+        [
+            Job(LANE, "a", {"bad": True}),
+            Job(LANE, "b", {"fail": "boom"}),
+            Job(LANE, "nan"),
+            Job(LANE, "fine"),
+        ]
+    )
+    stack.worker(LANE)
+    await_settled(stack, ids, 20)
+    records = [stack.record(one) for one in ids]
+    assert [r.state for r in records if r] == ["failed", "failed", "failed", "succeeded"]
+    assert records[0] is not None
+    assert records[0].reason == "decode_failed"
+    assert records[1] is not None
+    assert "infer failed: RuntimeError: boom" in (records[1].error or "")
+    assert records[2] is not None
+    assert records[2].reason == "encode_failed"
+
+
+def test_a_failed_attempt_is_retried_later_and_alone(stack: Stack) -> None:
+    lane = RecordedLane.on(stack, LANEFLEET_MAX_ATTEMPTS="2")
+    stack.worker(LANE)
+    ids = stack.publish([Job(LANE, f"n{n}", {"fail": "flaky"} if n == 0 else {}) for n in range(4)])
+    wait_until(lambda: stack.states(ids).get("succeeded") == 3, 10, "the innocent")
+    record = stack.record(ids[0])
+    assert record is not None
+    assert record.state == "queued", "it waits for its backoff"
+    await_settled(stack, ids, 20)
+    record = stack.record(ids[0])
+    assert record is not None
+    assert (record.attempts, record.reason) == (2, "attempts_exhausted")
+    assert lane.batch_sizes()[-1] == 1

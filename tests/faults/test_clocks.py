@@ -1,0 +1,91 @@
+"""Only the Redis server's clock decides when a lease is over."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from common.job import Job
+from common.keys import LaneKeys
+from common.settings import Settings
+from tests.faults.support import LANE, LEASE, RecordedLane, await_settled
+from tests.support import IN_CI, ROOT, Stack, wait_until
+from worker.lease import LaneLeases
+
+
+def faketime(offset: str) -> dict[str, str]:
+    """The environment that shifts a process's clock; missing skips locally, fails in CI."""
+    found = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        (pytest.fail if IN_CI else pytest.skip)("no libfaketime on this machine")
+    return {"LD_PRELOAD": str(found[0]), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def test_wrong_worker_clocks_restore_nothing_early_and_everything_in_time(stack: Stack) -> None:
+    lane = RecordedLane.on(stack)
+    holder = stack.worker(LANE)
+    ids = stack.publish([Job(LANE, "held", {"sleep_ms": 60_000})])
+    wait_until(lambda: lane.executions(), 10, "the job to run")
+    for offset in ("+10m", "-10m"):
+        stack.worker(LANE, **faketime(offset))
+    time.sleep(LEASE + 2)
+    assert lane.executions() == {"held": 1}, "no early restore"
+    assert stack.stats(LANE).get("reaped", 0) == 0
+    holder.kill()
+    killed = time.monotonic()
+    wait_until(lambda: lane.executions()["held"] == 2, LEASE + 5, "another to take over")
+    print(f"taken over {time.monotonic() - killed:.1f} s after the kill")
+    assert stack.states(ids) == {"running": 1}
+
+
+def test_deadlines_go_by_the_server_clock(stack: Stack) -> None:
+    RecordedLane.on(stack)
+    api = stack.api(LANE)
+    stack.worker(LANE, **faketime("+10m"))
+    job = api.client.submit(LANE, "in time", start_within=60, deadline=60, wait=10)
+    assert job["state"] == "succeeded", job.get("error")
+
+
+def test_a_reaper_killed_in_mid_sweep_loses_nothing(stack: Stack) -> None:
+    count = 3_000
+    settings = Settings(redis_url=stack.redis_url)  # type: ignore[arg-type]
+    leases = LaneLeases(stack.redis, "echo", "gone", settings)
+    stack.publish([Job("echo", n) for n in range(count)])
+    for _ in range(3):
+        leases.reserve(1000, 60)
+    keys = LaneKeys.of("echo")
+    with stack.redis as client:
+        client.zadd(keys.index, dict.fromkeys(client.zrange(keys.index, 0, -1), 1))
+    code = f"""
+        from common.connect import connect
+        from common.settings import Settings
+        from worker.lease import LaneLeases
+        settings = Settings()
+        leases = LaneLeases(connect({stack.redis_url!r}, settings), "echo", "r", settings)
+        while True:
+            leases.reap(limit=1)
+    """
+    reaper = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
+    wait_until(lambda: 0 < stack.redis.hlen(keys.unacked) < count - 100, 20, "the sweep")
+    reaper.kill()
+    reaper.wait()
+    with stack.redis as client:
+        assert client.hlen(keys.unacked) == client.zcard(keys.index) > 0
+        assert client.hlen(keys.unacked) + client.llen("echo") == count
+    stack.worker("echo", LANEFLEET_LEASE_SECONDS=str(LEASE))
+    wait_until(lambda: stack.stats("echo").get("succeeded") == count, LEASE + 30, "all done")
+
+
+def test_everything_is_settled_in_time_after_a_kill(stack: Stack) -> None:
+    RecordedLane.on(stack)
+    first = stack.worker(LANE)
+    ids = stack.publish([Job(LANE, f"n{n}", {"sleep_ms": 300}) for n in range(32)])
+    wait_until(lambda: stack.states(ids).get("running"), 10, "it to start")
+    stack.worker(LANE)
+    first.kill()
+    await_settled(stack, ids, LEASE + 5 + 32 * 0.4)
