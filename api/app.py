@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from api.deps import Services
-from api.routes import dead, health, jobs, models
+from api.routes import bulk, dead, health, jobs, models
 from api.submit import Submitter
 from common.broker import Publisher
 from common.catalog import load_catalog
@@ -77,6 +77,7 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
+    app.include_router(bulk.router)
     app.include_router(jobs.router)
     app.include_router(models.router)
     app.include_router(dead.router)

@@ -39,16 +39,21 @@ class Problem(Exception):
         self.headers = headers
         self.extra = extra
 
-    def response(self) -> JSONResponse:
-        """The document as it is sent."""
-        body = {
+    def document(self) -> dict[str, Any]:
+        """The problem document."""
+        return {
             "type": TYPE_BASE + self.code.replace("_", "-"),
             "title": self.code.replace("_", " ").capitalize(),
             "status": self.status,
             "detail": self.detail,
             **self.extra,
         }
-        return JSONResponse(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+    def response(self) -> JSONResponse:
+        """The document as it is sent."""
+        return JSONResponse(
+            self.document(), self.status, headers=self.headers, media_type=MEDIA_TYPE
+        )
 
 
 def from_fleet_error(exc: FleetError) -> Problem:

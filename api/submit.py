@@ -6,11 +6,13 @@ Every route that takes work calls this, so a rule about jobs has one place.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from api.schemas import JobRequest
 from common.broker import Publisher
 from common.catalog import Catalog
+from common.errors import InvalidInput, LaneFull
 from common.inputs import check_image, check_input
 from common.job import Job, JobRecord, JobState
 from common.settings import Settings
@@ -30,9 +32,7 @@ class Submitter:
         Raises UnknownModel, InvalidInput, UnsupportedMedia or LaneFull; then
         nothing was queued.
         """
-        spec = self._catalog[request.model]
-        value, blob = check_input(spec.input, request.input, self._settings.inline_input_bytes)
-        return await self._publish(request, value, blob)
+        return await self._publish(self.prepare(request))
 
     async def submit_file(self, request: JobRequest, payload: bytes) -> JobRecord:
         """Take one job whose input is a file's bytes; errors as for `submit`."""
@@ -42,12 +42,22 @@ class Submitter:
             value, blob = check_image(payload, inline)
         else:
             value, blob = check_input(spec.input, _text_of(payload), inline)
-        return await self._publish(request, value, blob)
+        return await self._publish(self._job(request, value, blob))
 
-    async def _publish(self, request: JobRequest, value: Any, blob: bytes | None) -> JobRecord:
+    def prepare(self, request: JobRequest) -> Job:
+        """Check one job from JSON without publishing it; errors as for `submit`, less LaneFull."""
+        spec = self._catalog[request.model]
+        value, blob = check_input(spec.input, request.input, self._settings.inline_input_bytes)
+        return self._job(request, value, blob)
+
+    async def publish_all(self, jobs: Sequence[Job]) -> list[int | LaneFull]:
+        """Publish prepared jobs in one round trip; per job the backlog ahead, or LaneFull."""
+        return await self._publisher.publish_all(jobs)
+
+    def _job(self, request: JobRequest, value: Any, blob: bytes | None) -> Job:
         now_ms = int(time.time() * 1000)
         deadline = request.deadline or self._settings.default_deadline_seconds
-        job = Job(
+        return Job(
             model=request.model,
             input=value,
             params=request.params,
@@ -56,7 +66,10 @@ class Submitter:
             deadline_ms=_after(now_ms, deadline),
             blob=blob,
         )
+
+    async def _publish(self, job: Job) -> JobRecord:
         await self._publisher.publish(job)
+        now_ms = int(time.time() * 1000)
         return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
 
 
@@ -65,8 +78,6 @@ def _after(now_ms: int, seconds: float | None) -> int | None:
 
 
 def _text_of(payload: bytes) -> str:
-    from common.errors import InvalidInput
-
     try:
         return payload.decode("utf-8")
     except UnicodeDecodeError as exc:

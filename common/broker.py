@@ -200,6 +200,10 @@ class Publisher:
             loop.call_soon(self._flush)
         return await future
 
+    async def publish_all(self, jobs: Sequence[Job]) -> list[int | LaneFull]:
+        """Publish these in one round trip; per job the backlog ahead of it, or LaneFull."""
+        return _positions(jobs, await self._enqueue(jobs))
+
     async def _enqueue(self, jobs: Sequence[Job]) -> Sequence[int]:
         """Publish; a lost connection is tried again, as the script takes an id only once."""
         args: Args = enqueue_args(jobs, self._max_backlog)

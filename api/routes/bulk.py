@@ -1,0 +1,159 @@
+"""Many jobs in one request: NDJSON in, NDJSON out, both streamed.
+
+A line that is wrong gets an error of its own and the others go on. Reading
+never waits for the client to read, so a client that sends everything before
+it looks at the answer cannot lock itself out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+from starlette.types import Receive, Scope, Send
+
+from api.deps import Services, ServicesDep
+from api.problems import Problem, from_fleet_error, validation_problem
+from api.schemas import JobRequest
+from common.errors import FleetError, LaneFull
+from common.job import Job
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_NDJSON = "application/x-ndjson"
+_JOBS_PER_TRIP = 500
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One job per line, each as for `POST /v1/jobs`.",
+        "content": {_NDJSON: {"schema": {"type": "string"}}},
+    }
+}
+
+
+class _Duplex(Response):
+    """Sends lines as they come, while the request's body is still being read."""
+
+    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+        super().__init__(status_code=200, media_type=_NDJSON)
+        self._lines = lines
+        del self.headers["content-length"]
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for chunk in self._lines:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@router.post(
+    "/bulk",
+    response_class=Response,
+    openapi_extra=_BODY,
+    responses={
+        200: {"description": "One line per job: its id, or its error.", "content": {_NDJSON: {}}}
+    },
+)
+async def submit_bulk(request: Request, services: ServicesDep) -> Response:
+    """Queue many jobs. Each answer line has `line`, counted from 1, and `id` or `error`."""
+    return _Duplex(_answers(request, services))
+
+
+async def _answers(request: Request, services: Services) -> AsyncIterator[bytes]:
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def take_all() -> None:
+        try:
+            await _Intake(services, queue).run(request)
+        finally:
+            queue.put_nowait(None)
+
+    task = asyncio.create_task(take_all())
+    try:
+        while (chunk := await queue.get()) is not None:
+            yield chunk
+        await task
+    finally:
+        task.cancel()
+
+
+class _Intake:
+    """Cuts the body into lines, publishes them by the hundred, answers each."""
+
+    def __init__(self, services: Services, queue: asyncio.Queue[bytes | None]) -> None:
+        self._services = services
+        self._queue = queue
+        self._line = 0
+        self._jobs: list[tuple[int, Job]] = []
+
+    async def run(self, request: Request) -> None:
+        """Until the body ends."""
+        limit = self._services.settings.max_body_bytes
+        rest = b""
+        async for chunk in request.stream():
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > limit:
+                self._line += 1
+                self._refuse(413, "body_too_large", f"a line is longer than {limit} bytes")
+                break
+            for line in lines:
+                self._take(line, limit)
+                if len(self._jobs) >= _JOBS_PER_TRIP:
+                    await self._publish()
+        else:
+            self._take(rest, limit)
+        await self._publish()
+
+    def _take(self, line: bytes, limit: int) -> None:
+        self._line += 1
+        if not line.strip():
+            return
+        if len(line) > limit:
+            self._refuse(413, "body_too_large", f"the line is longer than {limit} bytes")
+            return
+        try:
+            document = orjson.loads(line)
+            request = JobRequest.model_validate(document)
+            self._jobs.append((self._line, self._services.submitter.prepare(request)))
+        except orjson.JSONDecodeError as exc:
+            self._refuse(400, "invalid_json", f"the line is not valid JSON ({exc})")
+        except ValidationError as exc:
+            problem = validation_problem(exc.errors(include_url=False, include_input=False))
+            self._refuse(problem.status, problem.code, problem.detail)
+        except FleetError as exc:
+            problem = from_fleet_error(exc)
+            self._refuse(problem.status, problem.code, problem.detail)
+
+    async def _publish(self) -> None:
+        if not self._jobs:
+            return
+        taken, self._jobs = self._jobs, []
+        try:
+            outcomes = await self._services.submitter.publish_all([job for _, job in taken])
+        except RedisError as exc:
+            full = "OOM" in str(exc)
+            status, code = (429, "queue_full") if full else (503, "queue_unavailable")
+            for line, _ in taken:
+                self._answer(line, status, code, "the queue did not take it; try again shortly")
+            return
+        accepted = []
+        for (line, job), outcome in zip(taken, outcomes, strict=True):
+            if isinstance(outcome, LaneFull):
+                self._answer(line, 429, outcome.code, str(outcome))
+            else:
+                accepted.append(f'{{"line":{line},"id":"{job.id}"}}\n')
+        self._queue.put_nowait("".join(accepted).encode())
+
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        self._answer(self._line, status, code, detail)
+
+    def _answer(self, line: int, status: int, code: str, detail: str) -> None:
+        document = Problem(status, code, detail).document()
+        self._queue.put_nowait(orjson.dumps({"line": line, "error": document}) + b"\n")

@@ -1,0 +1,57 @@
+"""Many jobs in one request."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import httpx
+
+from tests.support import Stack, wait_until
+
+
+def test_bulk_answers_every_line_and_takes_what_is_right(stack: Stack) -> None:
+    api = stack.api("echo,minilm")
+    stack.worker("echo")
+    lines = [
+        b'{"model": "echo", "input": 1}',
+        b'{"model": "nope", "input": 1}',
+        b"not json",
+        b"",
+        b'{"model": "minilm", "input": 5}',
+        b'{"model": "echo", "input": NaN}',
+        b'{"model": "echo", "input": "last", "priority": 6}',
+    ]
+    answer = httpx.post(f"{api.url}/v1/jobs/bulk", content=b"\n".join(lines))
+    found = {one["line"]: one for one in map(json.loads, answer.text.splitlines())}
+    assert sorted(found) == [1, 2, 3, 5, 6, 7]
+    assert {n: found[n]["error"]["status"] for n in (2, 3, 5, 6)} == {
+        2: 404,
+        3: 400,
+        5: 422,
+        6: 400,
+    }
+    ids = [found[1]["id"], found[7]["id"]]
+    wait_until(lambda: stack.states(ids) == {"succeeded": 2}, 10, "both to run")
+
+
+def test_a_client_that_reads_nothing_until_it_has_sent_all_is_served(stack: Stack) -> None:
+    api = stack.api("echo")
+    line = json.dumps({"model": "echo", "input": "x" * 1000}).encode() + b"\n"
+    count = 30_000
+    began = time.monotonic()
+    answer = httpx.post(f"{api.url}/v1/jobs/bulk", content=line * count, timeout=60)
+    print(f"{count / (time.monotonic() - began):.0f} jobs/s accepted")
+    assert len(answer.text.splitlines()) == count
+    assert stack.redis.llen("echo") == count
+
+
+def test_bulk_stops_at_a_full_lane_and_says_so(stack: Stack) -> None:
+    api = stack.api("echo", LANEFLEET_MAX_BACKLOG="10")
+    line = b'{"model": "echo", "input": 1}\n'
+    answer = httpx.post(f"{api.url}/v1/jobs/bulk", content=line * 15)
+    found = [json.loads(one) for one in answer.text.splitlines()]
+    assert sum("id" in one for one in found) == 10
+    assert {one["error"]["status"] for one in found if "error" in one} == {429}
+    single = httpx.post(f"{api.url}/v1/jobs", json={"model": "echo", "input": 1})
+    assert (single.status_code, single.headers["retry-after"]) == (429, "5")
