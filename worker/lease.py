@@ -87,7 +87,7 @@ class LaneLeases:
         if self._unanswered is not None:
             self._reclaim(*self._unanswered)
         call = next(self._calls)
-        prefix = f"{self._nonce}.{call:x}."
+        prefix = f"{self._nonce}.{call:08x}."
         self._unanswered = (prefix, wanted)
         share = call * wanted // 16 - (call - 1) * wanted // 16
         settings = self._settings

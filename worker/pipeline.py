@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ Step = Literal["parse", "decode", "infer", "encode"]
 Settled = Literal["succeeded", "failed", "expired", "canceled", "unreadable", "parked", "lost"]
 
 TASK_NAME = "infer"
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +74,7 @@ def parse(lease: Lease, lane: str, now: float) -> Execution:
         message = _loads(lease.message)
         headers = message["headers"]
         execution = Execution(lease.tag, lease.attempt, str(headers["id"]), arrived=now)
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+    except _UNREADABLE as exc:
         lost = Execution(lease.tag, lease.attempt, "", arrived=now)
         lost.settled, lost.error = "unreadable", UnreadableMessage(f"not a Celery message: {exc}")
         return lost
@@ -100,7 +102,7 @@ def _read_call(
         execution.expires_at = _timestamp(headers.get("expires"))
         deadline_ms = headers.get("deadline_ms")
         execution.deadline = None if deadline_ms is None else float(deadline_ms) / 1000
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+    except _UNREADABLE as exc:
         raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
     model = kwargs.get("model", lane)
     if model != lane:
@@ -139,6 +141,8 @@ def _timestamp(value: str | float | None) -> float | None:
     if value is None:
         return None
     if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is no time")
         return float(value)
     moment = datetime.fromisoformat(value)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -11,12 +11,15 @@ for i = 5, #ARGV, 6 do
   if stored then
     redis.call('HDEL', KEYS[5], tag)
     redis.call('ZREM', KEYS[6], tag)
-    local name = id ~= '' and id or ('unreadable-' .. tag)
-    bury(KEYS, name, lane, unwrap(stored, lane), ARGV[i + 2], ARGV[i + 3],
+    local message = unwrap(stored, lane)
+    id = id_of(message) or id -- the one that reserve wrote a record for
+    bury(KEYS, id, lane, message, ARGV[i + 2], ARGV[i + 3],
       tonumber(ARGV[i + 4]), worker, now, keep)
-    if ARGV[i + 5] ~= '' then
-      settle(id, 'failed', ARGV[i + 2], ARGV[i + 3], ARGV[i + 5], now, ttl)
+    local meta = ARGV[i + 5]
+    if meta == '' then
+      meta = celery_meta(id, 'FAILURE', 'UnreadableMessage', ARGV[i + 3], 'lanefleet')
     end
+    settle(id, 'failed', ARGV[i + 2], ARGV[i + 3], meta, now, ttl)
     buried = buried + 1
   end
 end

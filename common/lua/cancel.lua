@@ -6,7 +6,7 @@
 
 local id, ttl, state = ARGV[1], ARGV[2], ARGV[3]
 local rec = redis.call('HMGET', JOB .. id, 'state', 'lane', 'tag')
-if not rec[1] then return '' end
+if not rec[1] or not rec[2] then return '' end
 if TERMINAL[rec[1]] then return rec[1] end
 if rec[3] then
   redis.call('HDEL', 'lf:lane:' .. rec[2] .. ':unacked', rec[3])
@@ -17,5 +17,9 @@ local text = state == 'expired' and 'the deadline passed' or 'canceled by reques
 settle(id, state, state == 'expired' and 'deadline' or 'canceled', text,
   celery_meta(id, 'REVOKED', 'TaskRevokedError', state == 'expired' and 'expired' or 'revoked',
     'celery.exceptions'), now_ms(), ttl)
+if not rec[3] then
+  -- Its message still waits: the record stays until reserve has met it (see `take`).
+  redis.call('PERSIST', JOB .. id)
+end
 redis.call('HINCRBY', 'lf:lane:' .. rec[2] .. ':stats', state, 1)
 return state

@@ -7,7 +7,8 @@ for i = 1, #ARGV do
   local id = ARGV[i]
   local letter = redis.call('HGET', KEYS[9], id)
   local newline = letter and string.find(letter, '\n', 1, true)
-  if newline and string.sub(id, 1, 11) ~= 'unreadable-' then
+  local state = redis.call('HGET', JOB .. id, 'state')
+  if newline and string.sub(id, 1, 11) ~= 'unreadable-' and (not state or TERMINAL[state]) then
     local about = cjson.decode(string.sub(letter, 1, newline - 1))
     redis.call('ZREM', KEYS[8], id)
     redis.call('HDEL', KEYS[9], id)

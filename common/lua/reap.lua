@@ -4,7 +4,8 @@
 
 local lane, limit = ARGV[1], tonumber(ARGV[2])
 local now, reaped = now_ms(), 0
-local lapsed = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', '(' .. now / 1000, 'LIMIT', 0, limit)
+-- Latest first, each to the front: whoever lapsed first is served first.
+local lapsed = redis.call('ZREVRANGEBYSCORE', KEYS[6], '(' .. now / 1000, '-inf', 'LIMIT', 0, limit)
 for _, tag in ipairs(lapsed) do
   local stored = redis.call('HGET', KEYS[5], tag)
   redis.call('ZREM', KEYS[6], tag)
@@ -12,7 +13,7 @@ for _, tag in ipairs(lapsed) do
     redis.call('HDEL', KEYS[5], tag)
     local message = unwrap(stored, lane)
     redis.call('RPUSH', KEYS[band_of(tag)], message)
-    local id = string.match(message, '"id": ?"([^"\\]+)"')
+    local id = id_of(message)
     if id then
       redis.call('HSET', JOB .. id, 'state', 'queued')
       redis.call('HDEL', JOB .. id, 'tag')
@@ -23,7 +24,8 @@ end
 if reaped > 0 then redis.call('HINCRBY', KEYS[10], 'reaped', reaped) end
 
 local due = redis.call('ZRANGEBYSCORE', KEYS[7], '-inf', now, 'LIMIT', 0, limit)
-for _, member in ipairs(due) do
+for i = #due, 1, -1 do
+  local member = due[i]
   redis.call('ZREM', KEYS[7], member)
   redis.call('RPUSH', KEYS[tonumber(string.sub(member, 1, 1))], string.sub(member, 3))
 end

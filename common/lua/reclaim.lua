@@ -5,14 +5,14 @@
 local lane, prefix, reclaimed = ARGV[1], ARGV[2], 0
 for serial = tonumber(ARGV[3]), 1, -1 do
   for band = 1, 4 do
-    local tag = prefix .. serial .. ':' .. band
+    local tag = tag_of(prefix, serial, band)
     local stored = redis.call('HGET', KEYS[5], tag)
     if stored then
       redis.call('HDEL', KEYS[5], tag)
       redis.call('ZREM', KEYS[6], tag)
       local message = unwrap(stored, lane)
       redis.call('RPUSH', KEYS[band], message)
-      local id = string.match(message, '"id": ?"([^"\\]+)"')
+      local id = id_of(message)
       if id then
         local job = JOB .. id
         redis.call('HSET', job, 'state', 'queued')

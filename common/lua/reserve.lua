@@ -13,10 +13,11 @@ local now = now_ms()
 local due = (now + lease_ms) / 1000 -- seconds, as kombu keeps them
 local out, unacked, scores = { 0, now }, {}, {}
 local serial = 0
+local leased_now = {} -- ids; their leases are written at the end, in one go
 
 local function lease(id, message, band, attempts)
   serial = serial + 1
-  local tag = prefix .. serial .. ':' .. band
+  local tag = tag_of(prefix, serial, band)
   local job = JOB .. id
   if attempts == 0 then
     redis.call('HSET', job, 'state', 'running', 'tag', tag, 'started_ms', now,
@@ -24,9 +25,11 @@ local function lease(id, message, band, attempts)
     attempts = 1
   else
     -- A suspect: its attempt is counted when it starts, alone (start.lua).
-    redis.call('HSET', job, 'state', 'running', 'tag', tag, 'started_ms', now, 'worker', worker)
+    redis.call('HSET', job, 'state', 'running', 'tag', tag, 'started_ms', now, 'worker', worker,
+      'lane', lane)
     attempts = attempts + 1
   end
+  leased_now[id] = true
   unacked[#unacked + 1] = tag
   unacked[#unacked + 1] = wrap(message, lane)
   scores[#scores + 1] = due
@@ -37,17 +40,22 @@ local function lease(id, message, band, attempts)
 end
 
 local function take(message, band)
-  local id = string.match(message, '"id": ?"([^"\\]+)"')
-  if not id or string.sub(message, 1, 1) ~= '{' or string.sub(message, -1) ~= '}' then
+  local id = id_of(message)
+  if not id then
     serial = serial + 1
     bury(KEYS, 'unreadable-' .. prefix .. serial, lane, message, 'unreadable',
       'not a Celery message', 0, worker, now, keep)
     return
   end
   local job = JOB .. id
-  local rec = redis.call('HMGET', job, 'state', 'attempts', 'deadline_ms', 'tag')
-  if TERMINAL[rec[1]] then return end
-  if rec[4] and redis.call('HEXISTS', KEYS[5], rec[4]) == 1 then return end
+  local rec = redis.call('HMGET', job, 'state', 'attempts', 'deadline_ms', 'tag', 'lane')
+  if TERMINAL[rec[1]] then
+    if redis.call('TTL', job) == -1 then redis.call('EXPIRE', job, ttl) end
+    return
+  end
+  if leased_now[id] then return end
+  if rec[4] and rec[5]
+      and redis.call('HEXISTS', 'lf:lane:' .. rec[5] .. ':unacked', rec[4]) == 1 then return end
   local attempts = tonumber(rec[2] or 0)
   if rec[3] and tonumber(rec[3]) <= now then
     local text = 'the deadline passed before the job could start'
@@ -75,7 +83,8 @@ local function pop(band, count)
 end
 
 local ready = redis.call('ZRANGEBYSCORE', KEYS[7], '-inf', now, 'LIMIT', 0, n)
-for _, member in ipairs(ready) do
+for i = #ready, 1, -1 do
+  local member = ready[i]
   redis.call('ZREM', KEYS[7], member)
   redis.call('RPUSH', KEYS[tonumber(string.sub(member, 1, 1))], string.sub(member, 3))
 end

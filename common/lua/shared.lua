@@ -10,6 +10,17 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- The job's id as Celery reads it: our own messages begin with it, others are parsed.
+-- nil where there is none, or one that could not be written into JSON as it is.
+local function id_of(message)
+  local id = string.match(message, '^{"headers":{"lang":"py","task":"infer","id":"([^"\\]+)"')
+  if id and string.sub(message, -1) == '}' then return id end
+  local readable, call = pcall(cjson.decode, message)
+  local headers = readable and type(call) == 'table' and call.headers
+  id = type(headers) == 'table' and headers.id
+  if type(id) == 'string' and string.find(id, '^[^"\\%c]+$') then return id end
+end
+
 -- The stored form that a stock kombu consumer's restore_visible can put back.
 local function wrap(message, lane)
   return '[' .. message .. ',"","' .. lane .. '"]'
@@ -17,6 +28,11 @@ end
 
 local function unwrap(stored, lane)
   return string.sub(stored, 2, -(#lane + 8))
+end
+
+-- Padded, so that tags sort in the order in which their jobs were reserved.
+local function tag_of(prefix, serial, band)
+  return string.format('%s%06d:%d', prefix, serial, band)
 end
 
 -- A tag ends in the index (1-4) of the band its message came from.
