@@ -9,7 +9,7 @@ string, so that the scripts find a job's id without parsing the whole.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 TASK_NAME = "infer"
 _RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
+_JOBS_PER_TRIP = 500
+_BLOB_BYTES_PER_TRIP = 8 * 1024 * 1024
 _DEADLINE = b',"deadline_ms":'
 _EMBED = b',{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 
@@ -156,6 +158,17 @@ def enqueue_args(jobs: Iterable[Job], max_backlog: int) -> list[str | bytes | in
     return args
 
 
+def _parts(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """Cut into what one script call should carry, by count and by size of the large inputs."""
+    first, size = 0, 0
+    for index, job in enumerate(jobs):
+        size += len(job.blob or b"")
+        if index - first >= _JOBS_PER_TRIP or (size > _BLOB_BYTES_PER_TRIP and index > first):
+            yield jobs[first:index]
+            first, size = index, len(job.blob or b"")
+    yield jobs[first:]
+
+
 def _positions(jobs: Sequence[Job], reply: Sequence[int]) -> list[int | LaneFull]:
     return [
         LaneFull(f"lane {job.model!r} is full; try again in a few seconds")
@@ -226,7 +239,9 @@ class Publisher:
     async def _send(self, waiting: list[tuple[Job, asyncio.Future[int]]]) -> None:
         jobs = [job for job, _ in waiting]
         try:
-            outcomes = _positions(jobs, await self._enqueue(jobs))
+            outcomes: list[int | LaneFull] = []
+            for part in _parts(jobs):
+                outcomes += await self.publish_all(part)
         except Exception as exc:  # noqa: BLE001 - every waiter must hear of it
             for _, future in waiting:
                 if not future.done():

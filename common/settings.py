@@ -66,7 +66,12 @@ class Settings(BaseSettings):
     renew_seconds: float | None = Field(
         None, gt=0, description="How often leases are renewed; unset is a third of the lease."
     )
-    max_attempts: int = Field(3, ge=1, le=100, description="Tries before a job is dead.")
+    max_attempts: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Tries before a job is dead; with 1, one that a dead worker held is not run.",
+    )
     dead_max_count: int = Field(
         10_000, ge=1, description="Dead letters kept per lane; the oldest leave first."
     )

@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 _REAP_SECONDS = 1.0
 _REPORT_SECONDS = 0.5
+_HURRY_SECONDS = 0.3
+_AFTER_TROUBLE_SECONDS = 2.0
 
 
 class _Caretaker:
@@ -61,12 +63,16 @@ class _Caretaker:
         """One round; may raise RedisError."""
         raise NotImplementedError
 
+    def on_trouble(self) -> None:
+        """Redis did not take the round."""
+
     def _run(self) -> None:
         while not self._stopping.wait(self.interval()):
             try:
                 self.run_once()
             except RedisError as exc:
                 log.warning("caretaker_delayed", role=self._thread.name, error=str(exc))
+                self.on_trouble()
             except Exception:
                 log.exception("caretaker_failed", role=self._thread.name)
 
@@ -76,10 +82,16 @@ class Renewer(_Caretaker):
 
     def __init__(self, engine: Engine, client: Redis) -> None:
         super().__init__(engine, client, "renewer")
+        self._in_trouble = False
 
     def interval(self) -> float:
-        """The renewal interval from the settings."""
-        return self._engine.settings.renew_interval_seconds
+        """The renewal interval from the settings; short until Redis is back."""
+        normal = self._engine.settings.renew_interval_seconds
+        return min(normal, _HURRY_SECONDS) if self._in_trouble else normal
+
+    def on_trouble(self) -> None:
+        """Renew as soon as Redis is back, before anybody sweeps."""
+        self._in_trouble = True
 
     def run_once(self) -> None:
         """Renew every lease in hand."""
@@ -91,6 +103,7 @@ class Renewer(_Caretaker):
             lost = self._leases[lane.name].renew(tags)
             self._engine.touch()
             self._mark_lost(lane, lost)
+        self._in_trouble = False
 
     def _mark_lost(self, lane: Lane, tags: list[bytes]) -> None:
         """Those that have not started need not; those that run will meet the fence."""
@@ -114,6 +127,10 @@ class Reaper(_Caretaker):
         """Half a second, jittered so that workers do not sweep in step; less for a due job."""
         longest = _REPORT_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
         return max(0.01, min(longest, self._reap_at - time.monotonic()))
+
+    def on_trouble(self) -> None:
+        """After an outage, renewers go first: their jobs lapsed through no fault of theirs."""
+        self._reap_at = time.monotonic() + _AFTER_TROUBLE_SECONDS
 
     def run_once(self) -> None:
         """Report, and sweep every lane when it is time."""

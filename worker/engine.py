@@ -258,12 +258,14 @@ class Engine:
         others = [one for one in executions if one.settled is not None]
         if others:
             self.finisher.put(lane, others)
-        fresh = self._set_aside_early(lane, fresh)
         suspects = [one for one in executions if one.settled is None and one.suspect]
+        with self.changed:
+            lane.waiting += len(suspects)
+        fresh = self._set_aside_early(lane, fresh)
+        suspects = self._set_aside_early(lane, suspects)
         if suspects:
             with self.changed:
                 lane.suspects.extend(suspects)
-                lane.waiting += len(suspects)
                 self.changed.notify_all()
         if fresh:
             self._decode(lane, fresh)

@@ -13,13 +13,13 @@ for i = 5, #ARGV, 6 do
     redis.call('ZREM', KEYS[6], tag)
     local message = unwrap(stored, lane)
     id = id_of(message) or id -- the one that reserve wrote a record for
-    bury(KEYS, id, lane, message, ARGV[i + 2], ARGV[i + 3],
+    bury(KEYS, id, lane, band_of(tag), message, ARGV[i + 2], ARGV[i + 3],
       tonumber(ARGV[i + 4]), worker, now, keep)
     local meta = ARGV[i + 5]
     if meta == '' then
       meta = celery_meta(id, 'FAILURE', 'UnreadableMessage', ARGV[i + 3], 'lanefleet')
     end
-    settle(id, 'failed', ARGV[i + 2], ARGV[i + 3], meta, now, ttl)
+    settle(id, 'failed', ARGV[i + 2], ARGV[i + 3], meta, now, ttl, true)
     buried = buried + 1
   end
 end

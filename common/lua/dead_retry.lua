@@ -14,7 +14,7 @@ for i = 1, #ARGV do
     redis.call('HDEL', KEYS[9], id)
     redis.call('DEL', JOB .. id, META .. id)
     redis.call('HSET', JOB .. id, 'state', 'queued', 'lane', about.lane, 'created_ms', now)
-    redis.call('LPUSH', KEYS[1], string.sub(letter, newline + 1))
+    redis.call('LPUSH', KEYS[about.band or 1], string.sub(letter, newline + 1))
     revived = revived + 1
   end
 end

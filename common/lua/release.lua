@@ -1,5 +1,5 @@
 -- Hand N leased jobs back to the front of their lane, unstarted, at once.
--- KEYS: the lane's. ARGV: lane, then per job: tag, id, '1' to take the attempt back
+-- KEYS: the lane's. ARGV: lane, then per job: tag, id, '1' to take the attempt back, '' the delivery
 -- Returns how many were still ours.
 
 local lane, released = ARGV[1], 0
@@ -12,7 +12,9 @@ for i = #ARGV - 2, 2, -3 do
     redis.call('RPUSH', KEYS[band_of(tag)], unwrap(stored, lane))
     redis.call('HSET', JOB .. id, 'state', 'queued')
     redis.call('HDEL', JOB .. id, 'tag')
-    if ARGV[i + 2] == '1' then redis.call('HINCRBY', JOB .. id, 'attempts', -1) end
+    -- A suspect's attempt is counted when it starts; what it had was a delivery.
+    local counted = ARGV[i + 2] == '1' and 'attempts' or 'deliveries'
+    redis.call('HINCRBY', JOB .. id, counted, -1)
     released = released + 1
   end
 end

@@ -43,7 +43,7 @@ local function take(message, band)
   local id = id_of(message)
   if not id then
     serial = serial + 1
-    bury(KEYS, 'unreadable-' .. prefix .. serial, lane, message, 'unreadable',
+    bury(KEYS, 'unreadable-' .. prefix .. serial, lane, band, message, 'unreadable',
       'not a Celery message', 0, worker, now, keep)
     return
   end
@@ -66,9 +66,9 @@ local function take(message, band)
   end
   if attempts > 0 and redis.call('HINCRBY', job, 'deliveries', 1) > max_deliveries then
     local text = 'delivered ' .. max_deliveries .. ' times without being able to start'
-    bury(KEYS, id, lane, message, 'attempts_exhausted', text, attempts, worker, now, keep)
+    bury(KEYS, id, lane, band, message, 'attempts_exhausted', text, attempts, worker, now, keep)
     settle(id, 'failed', 'attempts_exhausted', text,
-      celery_meta(id, 'FAILURE', 'AttemptsExhausted', text, 'lanefleet'), now, ttl)
+      celery_meta(id, 'FAILURE', 'AttemptsExhausted', text, 'lanefleet'), now, ttl, true)
     return
   end
   lease(id, message, band, attempts)

@@ -46,21 +46,22 @@ local function celery_meta(id, status, exc_type, message, module)
     .. '"},"traceback":null,"children":[],"date_done":null,"task_id":"' .. id .. '"}'
 end
 
--- Write a terminal state, the result and its notification, and free the input.
-local function settle(id, state, reason, message, meta, now, ttl)
+-- Write a terminal state, the result and its notification, and free the input, unless
+-- the job is on the dead list, from where it may come back.
+local function settle(id, state, reason, message, meta, now, ttl, buried)
   local job = JOB .. id
   redis.call('HSET', job, 'state', state, 'finished_ms', now, 'reason', reason, 'error', message)
   redis.call('HDEL', job, 'tag')
   redis.call('EXPIRE', job, ttl)
   redis.call('SET', META .. id, meta, 'EX', ttl)
-  redis.call('DEL', BLOB .. id)
+  if not buried then redis.call('DEL', BLOB .. id) end
   redis.call('PUBLISH', META .. id, meta)
 end
 
 -- Park a message that will not run again: one line of JSON about it, then its bytes.
-local function bury(keys, id, lane, message, reason, detail, attempts, worker, now, keep)
+local function bury(keys, id, lane, band, message, reason, detail, attempts, worker, now, keep)
   local about = cjson.encode({
-    id = id, lane = lane, reason = reason, error = detail,
+    id = id, lane = lane, band = band, reason = reason, error = detail,
     attempts = attempts, worker = worker, died_ms = now,
   })
   redis.call('HSET', keys[9], id, about .. '\n' .. message)
@@ -68,7 +69,10 @@ local function bury(keys, id, lane, message, reason, detail, attempts, worker, n
   local excess = redis.call('ZCARD', keys[8]) - keep
   if excess > 0 then
     local oldest = redis.call('ZPOPMIN', keys[8], excess)
-    for i = 1, #oldest, 2 do redis.call('HDEL', keys[9], oldest[i]) end
+    for i = 1, #oldest, 2 do
+      redis.call('HDEL', keys[9], oldest[i])
+      redis.call('DEL', BLOB .. oldest[i])
+    end
   end
   redis.call('HINCRBY', keys[10], 'dead', 1)
 end

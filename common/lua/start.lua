@@ -14,8 +14,8 @@ redis.call('ZREM', KEYS[6], tag)
 local now = now_ms()
 local last = redis.call('HGET', JOB .. id, 'last_error') or 'its worker died each time'
 local text = 'gave up after ' .. max_attempts .. ' attempts: ' .. last
-bury(KEYS, id, lane, unwrap(stored, lane), 'attempts_exhausted', text, max_attempts,
+bury(KEYS, id, lane, band_of(tag), unwrap(stored, lane), 'attempts_exhausted', text, max_attempts,
   ARGV[7], now, tonumber(ARGV[6]))
 settle(id, 'failed', 'attempts_exhausted', text,
-  celery_meta(id, 'FAILURE', 'AttemptsExhausted', text, 'lanefleet'), now, ARGV[5])
+  celery_meta(id, 'FAILURE', 'AttemptsExhausted', text, 'lanefleet'), now, ARGV[5], true)
 return -1

@@ -108,7 +108,8 @@ class Model:
 
     def settle(self, job: Known, state: str, result: bytes | tuple[str, str]) -> None:
         assert not job.terminal, "a settled job was settled again"
-        job.state, job.settled_as, job.blob = state, result, False
+        job.state, job.settled_as = state, result
+        job.blob = job.blob and job.id in self.dead
         self.published.append(job.id)
 
     def bury(self, job: Known, result: bytes | tuple[str, str]) -> None:
@@ -391,6 +392,7 @@ class LeaseMachine(RuleBasedStateMachine):
         for tag in reversed(ours):
             job = self.model.drop(tag)
             job.attempts -= tag not in suspects
+            job.deliveries -= tag in suspects
             self.model.to_front(job)
         self.model.stats["released"] += len(ours)
         assert self.workers[0].release(handed) == len(ours)
@@ -437,8 +439,8 @@ class LeaseMachine(RuleBasedStateMachine):
         for job in revived:
             del self.model.dead[job.id]
             job.state, job.settled_as, job.past_deadline = "queued", None, False
-            job.attempts = job.deliveries = job.band = 0
-            self.model.bands[0].append(job)
+            job.attempts = job.deliveries = 0
+            self.model.bands[job.band].append(job)
         assert self.scripts.run("dead_retry", KEYS.as_list(), chosen) == len(revived)
 
     @while_dead
@@ -446,7 +448,10 @@ class LeaseMachine(RuleBasedStateMachine):
     def purge_the_dead(self, numbers: list[int]) -> None:
         chosen = self._dead(numbers)
         for name in chosen:
-            if self.model.dead.pop(name, None) is None:
+            if name in self.model.dead:
+                del self.model.dead[name]
+                self.model.jobs[name].blob = False
+            else:
                 letter = self.client.hget(KEYS.letters, name)
                 self.model.junk[letter.split(b"\n", 1)[1]] -= 1  # type: ignore[union-attr]
         if chosen:
@@ -569,7 +574,9 @@ class LeaseMachine(RuleBasedStateMachine):
                 assert message == model.dead[name.decode()]
         assert junk <= model.junk
         model.junk = junk
-        model.dead = {name: model.dead[name] for name in model.dead if name.encode() in letters}
+        for name in [name for name in model.dead if name.encode() not in letters]:
+            del model.dead[name]  # the list is full; the oldest left, and their inputs with them
+            model.jobs[name].blob = False
 
     def _check_job(
         self,
