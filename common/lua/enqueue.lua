@@ -4,7 +4,7 @@
 -- Returns one number per job: its lane's backlog before it, or -1 where the lane is full.
 
 local max_backlog = tonumber(ARGV[1])
-local now = now_ms()
+local now = string.format('%d', now_ms())
 local backlog, pushes, out = {}, {}, {}
 
 local function backlog_of(lane)

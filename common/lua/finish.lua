@@ -4,7 +4,7 @@
 -- Returns the numbers (from 0) of the jobs that were fenced.
 
 local ttl, size, infer_ms = ARGV[1], ARGV[2], ARGV[3]
-local now = now_ms()
+local now = string.format('%d', now_ms())
 local fenced, tags, done, failed = {}, {}, 0, 0
 
 for i = 4, #ARGV, 7 do

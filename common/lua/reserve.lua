@@ -9,26 +9,30 @@ local lane, n, lease_ms, prefix, worker = ARGV[1], tonumber(ARGV[2]), ARGV[3], A
 local ttl, keep, max_deliveries = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local share, turn = tonumber(ARGV[9]), tonumber(ARGV[10])
 
+-- Numbers that go into many commands are turned into text once: Redis would print each
+-- of them as a double again and again.
 local now = now_ms()
-local due = (now + lease_ms) / 1000 -- seconds, as kombu keeps them
+local stamp = string.format('%d', now)
+local due = string.format('%.3f', (now + lease_ms) / 1000) -- seconds, as kombu keeps them
 local out, unacked, scores = { 0, now }, {}, {}
 local serial = 0
 local leased_now = {} -- ids; their leases are written at the end, in one go
 
-local function lease(id, message, band, attempts)
+local function lease(id, message, band, attempts, known_lane)
   serial = serial + 1
   local tag = tag_of(prefix, serial, band)
   local job = JOB .. id
   if attempts == 0 then
-    redis.call('HSET', job, 'state', 'running', 'tag', tag, 'started_ms', now,
-      'worker', worker, 'lane', lane, 'attempts', 1)
+    redis.call('HSET', job, 'state', 'running', 'tag', tag, 'started_ms', stamp,
+      'worker', worker, 'attempts', '1')
     attempts = 1
   else
     -- A suspect: its attempt is counted when it starts, alone (start.lua).
-    redis.call('HSET', job, 'state', 'running', 'tag', tag, 'started_ms', now, 'worker', worker,
-      'lane', lane)
+    redis.call('HSET', job, 'state', 'running', 'tag', tag, 'started_ms', stamp,
+      'worker', worker)
     attempts = attempts + 1
   end
+  if known_lane ~= lane then redis.call('HSET', job, 'lane', lane) end
   leased_now[id] = true
   unacked[#unacked + 1] = tag
   unacked[#unacked + 1] = wrap(message, lane)
@@ -71,7 +75,7 @@ local function take(message, band)
       celery_meta(id, 'FAILURE', 'AttemptsExhausted', text, 'lanefleet'), now, ttl, true)
     return
   end
-  lease(id, message, band, attempts)
+  lease(id, message, band, attempts, rec[5])
 end
 
 local function pop(band, count)

@@ -1,0 +1,227 @@
+"""What a newcomer does first: the demo, `lanefleet up`, the README's and the docs' examples."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api.fleet import free_port
+from tests.support import ROOT, Stack, wait_until
+
+README = (ROOT / "README.md").read_text()
+LANEFLEET = [sys.executable, "-m", "api.cli"]
+
+
+@dataclass
+class Up:
+    """A running `lanefleet up`."""
+
+    popen: subprocess.Popen[str]
+    url: str
+    flower: str
+    log: Path
+
+    def redis_url(self) -> str:
+        """As the processes of this fleet find it."""
+        state = self.log.parent / "state" / "redis.json"
+        return str(json.loads(state.read_text())["url"])
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    folder = tmp_path_factory.mktemp("up")
+    port, flower = free_port(), free_port()
+    log = folder / "log"
+    with log.open("w") as stream:
+        popen = subprocess.Popen(
+            [*LANEFLEET, "up", "--port", str(port), "--flower-port", str(flower)],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "LANEFLEET_STATE_DIR": str(folder / "state"),
+                "LANEFLEET_MODELS": "echo,minilm,text-detect",
+                "FLOWER_UNAUTHENTICATED_API": "true",
+            },
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    running = Up(popen, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{flower}", log)
+
+    def ready() -> bool:
+        assert popen.poll() is None, log.read_text()
+        try:
+            reports = httpx.get(f"{running.url}/v1/workers", timeout=2).json()
+        except httpx.HTTPError:
+            return False
+        return bool(reports) and all(
+            lane["loaded"] for report in reports for lane in report["lanes"].values()
+        )
+
+    wait_until(ready, 90, "the fleet")
+    yield running
+    if popen.poll() is None:
+        popen.send_signal(signal.SIGINT)
+        popen.wait(60)
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of this language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_curl_commands_of_the_readme_run_as_printed(up: Up) -> None:
+    commands = [block for block in blocks("sh") if block.startswith("curl")]
+    assert len(commands) == 2
+    for command in commands:
+        local = command.replace("http://127.0.0.1:8000", up.url)
+        answer = subprocess.run(
+            local, shell=True, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert json.loads(answer.stdout)["state"] == "succeeded", answer.stdout
+
+
+def test_the_lanefleet_commands_of_the_readme_run_as_printed(up: Up) -> None:
+    (block,) = [block for block in blocks("sh") if "lanefleet submit" in block]
+    for line in block.splitlines():
+        command = [*LANEFLEET, *shlex.split(line)[1:]]
+        answer = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "LANEFLEET_URL": up.url},
+            capture_output=True,
+            text=True,
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_the_celery_snippet_of_the_readme_runs_as_printed(up: Up) -> None:
+    (snippet,) = blocks("python")
+    code = f"REDIS_URL = {up.redis_url()!r}\n{textwrap.dedent(snippet)}"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert "'dimensions': 384" in answer.stdout
+
+
+def test_every_example_of_the_api_document_runs(up: Up) -> None:
+    document = httpx.get(f"{up.url}/openapi.json").json()
+    assert httpx.get(f"{up.url}/docs").is_success
+    ran = 0
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            content = operation.get("requestBody", {}).get("content", {})
+            examples = content.get("application/json", {}).get("examples", {})
+            for example in examples.values():
+                answer = httpx.request(method, up.url + path, json=example["value"])
+                assert answer.status_code in (200, 202), answer.text
+                ran += 1
+    assert ran >= 2
+    command = textwrap.dedent(document["info"]["description"].split("\n\n")[1])
+    local = command.replace("localhost:8000", up.url.removeprefix("http://"))
+    answer = subprocess.run(local, shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout)["state"] == "succeeded"
+
+
+def test_flower_shows_the_worker_and_one_task_per_job(up: Up) -> None:
+    def workers() -> dict[str, object]:
+        try:
+            found: dict[str, object] = httpx.get(f"{up.flower}/api/workers?refresh=1").json()
+        except httpx.HTTPError:
+            return {}
+        return found
+
+    (name,) = wait_until(workers, 30, "Flower to see the worker")
+    assert "@" in name
+
+    def tasks() -> dict[str, dict[str, str]]:
+        lines = b'{"model": "echo", "input": "seen by flower"}\n' * 8
+        answer = httpx.post(f"{up.url}/v1/jobs/bulk", content=lines).text.splitlines()
+        ids = {json.loads(line)["id"] for line in answer}
+        found: dict[str, dict[str, str]] = httpx.get(f"{up.flower}/api/tasks?limit=500").json()
+        done = {one for one in ids if found.get(one, {}).get("state") == "SUCCESS"}
+        return found if done == ids else {}
+
+    def seen() -> bool:
+        found = tasks()
+        return bool(found) and all(task["name"] == "infer" for task in found.values())
+
+    wait_until(seen, 30, "Flower to see every job of a batch")
+
+
+def test_doctor_tells_settings_with_secrets_masked() -> None:
+    answer = subprocess.run(
+        [*LANEFLEET, "doctor", "--json"],
+        cwd=ROOT,
+        env={**os.environ, "LANEFLEET_REDIS_URL": "redis://:hunter2@127.0.0.1:1/0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "hunter2" not in answer.stdout
+    report = json.loads(answer.stdout)
+    url = next(row for row in report["settings"] if row["name"] == "LANEFLEET_REDIS_URL")
+    assert url == {"name": "LANEFLEET_REDIS_URL", "value": "********", "source": "environment"}
+    assert report["packages"]["celery"]
+
+
+def test_ctrl_c_stops_all_of_it(up: Up) -> None:
+    log = up.log.read_text()
+    for name in ("api", "worker"):
+        assert f"{name:>7} │" in log
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(up.popen.pid)], capture_output=True, text=True
+    ).stdout.split()
+    assert len(children) >= 4, "redis, api, worker, flower"
+    up.popen.send_signal(signal.SIGINT)
+    assert up.popen.wait(60) == 0
+    for child in children:
+        assert not Path(f"/proc/{child}").exists()
+
+
+def test_the_demo_shows_a_result_and_leaves_nothing_running(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [*LANEFLEET, "demo", "--json", "--output", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        start_new_session=True,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    shown = json.loads(answer.stdout)
+    assert len(shown["boxes"]["sign.png"]) == 2
+    assert shown["boxes"]["astronaut.png"]
+    assert all(Path(picture).exists() for picture in shown["pictures"])
+    best = shown["pairs"][0]
+    assert best[0] > 0.5
+    assert sum(map(int, shown["batches"]["minilm"].values())) >= 1
+    left = subprocess.run(["pgrep", "-fc", "lanefleet-demo-"], capture_output=True, text=True)
+    assert left.stdout.strip() == "0"
+
+
+def test_a_wrong_setting_is_one_line_that_names_it(stack: Stack) -> None:
+    for module in ("api", "worker"):
+        answer = subprocess.run(
+            [sys.executable, "-m", module],
+            cwd=ROOT,
+            env={**os.environ, "LANEFLEET_LEASE_SECONDS": "10", "LANEFLEET_RENEW_SECONDS": "9"},
+            capture_output=True,
+            text=True,
+        )
+        assert answer.returncode == 2
+        (line,) = answer.stderr.strip().splitlines()
+        assert "renew_seconds" in line
+        assert "lease_seconds" in line
