@@ -48,6 +48,11 @@ class RecordedLane:
         """How often each input was run."""
         return Counter(line.split(" ")[0] for line in self.ledger.read_text().splitlines())
 
+    def executions_by(self, pids: set[int]) -> Counter[str]:
+        """How often each input was begun by one of these processes."""
+        lines = (line.split(" ") for line in self.ledger.read_text().splitlines())
+        return Counter(value for value, pid, _ in lines if int(pid) in pids)
+
     def batch_sizes(self) -> list[int]:
         """The size of the batch of each execution."""
         return [int(line.split(" ")[2]) for line in self.ledger.read_text().splitlines()]
@@ -98,6 +103,8 @@ class Feeder:
     per_second: float
     lane: str = LANE
     params: dict[str, object] = field(default_factory=dict)
+    per_request: int = 1
+    """More than one goes through the bulk route."""
     ledger: dict[str, str] = field(default_factory=dict)
     refused: Counter[int] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -121,24 +128,34 @@ class Feeder:
     def _feed(self, index: int, threads: int) -> None:
         address = urlsplit(self.url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
-        interval = threads / self.per_second
+        interval = threads * self.per_request / self.per_second
         number, due = index, time.monotonic()
         while not self._stop.is_set():
-            value = f"n{number}"
-            number += threads
-            body = json.dumps({"model": self.lane, "input": value, "params": self.params})
+            values = [f"n{number + n * threads}" for n in range(self.per_request)]
+            number += threads * self.per_request
             try:
-                connection.request("POST", "/v1/jobs", body, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                document = json.loads(answer.read())
+                self._submit(connection, values)
             except (OSError, http.client.HTTPException):
                 connection.close()
                 self.refused[0] += 1
                 time.sleep(0.05)
                 continue
-            if answer.status == 202:
-                self.ledger[document["id"]] = value
-            else:
-                self.refused[answer.status] += 1
             due += interval
             self._stop.wait(max(0.0, due - time.monotonic()))
+
+    def _submit(self, connection: http.client.HTTPConnection, values: list[str]) -> None:
+        bodies = [
+            json.dumps({"model": self.lane, "input": value, "params": self.params})
+            for value in values
+        ]
+        bulk = self.per_request > 1
+        path = "/v1/jobs/bulk" if bulk else "/v1/jobs"
+        body = "\n".join(bodies)
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        documents = [json.loads(line) for line in answer.read().splitlines()]
+        for value, document in zip(values, documents, strict=False):
+            if answer.status == (200 if bulk else 202) and "id" in document:
+                self.ledger[document["id"]] = value
+            else:
+                self.refused[document.get("error", document).get("status", 0)] += 1
