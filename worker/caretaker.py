@@ -13,6 +13,7 @@ import os
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import structlog
@@ -34,7 +35,7 @@ _HURRY_SECONDS = 0.3
 _AFTER_TROUBLE_SECONDS = 2.0
 
 
-class _Caretaker:
+class _Caretaker(ABC):
     """A thread that runs `run_once` at intervals until it is stopped."""
 
     def __init__(self, engine: Engine, client: Redis, name: str) -> None:
@@ -55,14 +56,15 @@ class _Caretaker:
         self._stopping.set()
         self._thread.join(2)
 
+    @abstractmethod
     def interval(self) -> float:
         """Seconds until the next round."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run_once(self) -> None:
         """One round; may raise RedisError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_trouble(self) -> None:
         """Redis did not take the round."""
 

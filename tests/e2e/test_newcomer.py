@@ -107,6 +107,40 @@ def test_the_lanefleet_commands_of_the_readme_run_as_printed(up: Up) -> None:
         assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
+def test_the_other_commands_print_json(up: Up) -> None:
+    for arguments, shape in (
+        (["status", "--json"], dict),
+        (["submit", "echo", "-", "--json"], dict),
+        (["dead", "list", "echo", "--json"], list),
+        (["dead", "retry", "echo", "--json"], dict),
+        (["dead", "purge", "echo", "--yes", "--json"], dict),
+    ):
+        answer = subprocess.run(
+            [*LANEFLEET, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "LANEFLEET_URL": up.url},
+            input="from standard input",
+            capture_output=True,
+            text=True,
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert isinstance(json.loads(answer.stdout), shape)
+
+
+def test_a_wrong_command_is_one_sentence(up: Up) -> None:
+    environment = {**os.environ, "LANEFLEET_URL": up.url}
+    for arguments, says in (
+        (["submit", "nope", "x"], "this fleet serves"),
+        (["status", "--url", "http://127.0.0.1:9"], "lanefleet up"),
+    ):
+        answer = subprocess.run(
+            [*LANEFLEET, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert answer.returncode == 1
+        assert says in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
 def test_the_celery_snippet_of_the_readme_runs_as_printed(up: Up) -> None:
     (snippet,) = blocks("python")
     code = f"REDIS_URL = {up.redis_url()!r}\n{textwrap.dedent(snippet)}"

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+from celery import Celery
 
 from api.fleet import free_port
 from common.job import Job
@@ -119,6 +120,31 @@ def test_redis_killed_under_load_loses_nothing_with_fsync_always(
     assert stack.states(list(jobs)) == {"succeeded": len(jobs)}, "0 lost"
     assert alive(stack)
     assert_lane_is_empty(stack)
+
+
+def test_inspect_is_exact_again_after_a_restart(
+    tmp_path: Path, servers: list[Server], stacks: list[Stack]
+) -> None:
+    server = Server(tmp_path / "redis", ALWAYS).start()
+    servers.append(server)
+    stack = Stack(server.url, tmp_path)
+    stacks.append(stack)
+    lane = RecordedLane.on(stack)
+    stack.worker(LANE)
+    (running,) = stack.publish([Job(LANE, "long", {"sleep_ms": 12_000})])
+    wait_until(lambda: lane.executions(), 10, "it to run")
+    server.kill()
+    time.sleep(0.5)
+    server.start()
+    waiting = stack.publish([Job(LANE, f"n{n}") for n in range(3)])
+    app = Celery("watcher", broker=stack.redis_url, backend=stack.redis_url)
+    inspect = app.control.inspect(timeout=1, limit=1)
+    wait_until(inspect.ping, 15, "the worker to be on the bus again")
+    wait_until(lambda: stack.states(waiting).get("running") == 3, 10, "the look-ahead")
+    ((active,),) = inspect.active().values()
+    assert active["id"] == running
+    ((*reserved,),) = inspect.reserved().values()
+    assert {one["id"] for one in reserved} == set(waiting)
 
 
 def test_redis_killed_with_fsync_everysec_reports_what_was_lost(
