@@ -24,7 +24,7 @@ class Services:
     submitter: Submitter
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # a plain def would go to the thread pool
     services: Services = request.app.state.services
     return services
 

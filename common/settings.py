@@ -88,8 +88,9 @@ class Settings(BaseSettings):
     max_look_ahead: int = Field(
         4, ge=1, le=64, description="Batches reserved ahead of the running one when a lane is deep."
     )
-    events: Literal["auto", "off"] = Field(
-        "auto", description="Celery task events: auto sends them while somebody watches."
+    events: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Celery task events: auto sends them once somebody asks, as Flower does.",
     )
     events_per_second: int = Field(
         1_000, ge=0, description="Jobs per second whose events are sent; above it they are sampled."

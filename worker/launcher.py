@@ -115,7 +115,7 @@ def _run_celery(
         quiet=True,
         without_gossip=True,
         without_mingle=True,  # it costs a second, for a revoke list that we keep in Redis
-        task_events=settings.events != "off",
+        task_events=settings.events == "on",
         optimization="default",
     )
     worker.start()

@@ -16,7 +16,7 @@ from celery import Celery
 
 from common.job import Job
 from common.redis_server import start_server
-from tests.support import REDIS_KINDS, ROOT, Stack, redis_binary, running_redis, wait_until
+from tests.support import DATA, REDIS_KINDS, ROOT, Stack, redis_binary, running_redis, wait_until
 
 
 @pytest.mark.parametrize("kind", REDIS_KINDS)
@@ -193,6 +193,18 @@ def test_a_script_that_the_server_forgot_is_loaded_again(stack: Stack) -> None:
     stack.redis.script_flush()
     second = stack.publish([Job("echo", 2)])
     wait_until(lambda: stack.states(second).get("succeeded"), 5, "the second job")
+
+
+def test_models_and_results_say_when_weights_are_random(stack: Stack) -> None:
+    api = stack.api("resnet50,echo")
+    weights = {model["name"]: model["weights"] for model in api.client.models()}
+    assert weights == {"resnet50": "random", "echo": "none"}
+    stack.worker("resnet50")
+    job = api.client.submit_file("resnet50", DATA / "rocket.jpg", wait=60)
+    assert job["result"]["weights"] == "random"
+    assert len(job["result"]["labels"]) == 5
+    (model, _) = sorted(api.client.models(), key=lambda one: not one["loaded_by"])
+    assert model["name"] == "resnet50"
 
 
 def test_redis_binaries_are_named_when_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,70 @@
+"""Each benchmark once, with few jobs, so that none of them rots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import measure
+from tests.benchmarks.__main__ import NAMES
+from tests.benchmarks.arena import Arena, open_arena
+from tests.benchmarks.report import Table, Target, machine, show, write
+
+pytestmark = pytest.mark.skipif(not measure.SUPPORTED, reason="reads /proc")
+
+
+@pytest.fixture(scope="module")
+def one_arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    """A Redis for all of them; BullMQ only where it is installed already."""
+    folder = tmp_path_factory.mktemp("bench")
+    with open_arena(folder, folder, runs=1, quick=True, install_peers=False) as arena:
+        yield arena
+
+
+@pytest.fixture
+def arena(one_arena: Arena) -> Iterator[Arena]:
+    """The same, empty after each benchmark."""
+    yield one_arena
+    one_arena.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_runs_and_fills_its_table(arena: Arena, name: str) -> None:
+    table = import_module(f"tests.benchmarks.{name}").run(arena)
+    assert table.name == name
+    assert table.rows or table.notes, "neither a figure nor why there is none"
+    for row in table.rows:
+        assert len(row) == len(table.columns)
+    assert table.markdown().startswith(f"### {name}: ")
+
+
+def test_a_report_keeps_every_run_and_every_verdict(tmp_path: Path) -> None:
+    goals = [
+        Target(1, "at least 30x", 31.0, 30),
+        Target(1, "at most 45 us", 50.0, 45, at_most=True),
+        Target(4, "accepted", None, 25_000),
+    ]
+    table = Table("drain", "some", ["", "jobs/s"], [["ours", 21_000.0]], goals)
+    table.samples = {"ours": [{"jobs_per_second": 21_000.0}]}
+    kept = json.loads(write(tmp_path, machine("7.0.0"), [table]).read_text())
+    assert [one["verdict"] for one in kept["benchmarks"][0]["targets"]] == [
+        "met",
+        "missed",
+        "not measured",
+    ]
+    assert kept["benchmarks"][0]["samples"]["ours"][0]["jobs_per_second"] == 21_000.0
+    assert "| ours | 21,000 |" in (tmp_path / "benchmarks.md").read_text()
+
+
+def test_numbers_are_shown_with_the_digits_they_deserve() -> None:
+    assert [show(one) for one in (12_345.6, 45.67, 1.234, None, "7 %")] == [
+        "12,346",
+        "45.7",
+        "1.23",
+        "-",
+        "7 %",
+    ]
