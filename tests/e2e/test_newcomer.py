@@ -77,6 +77,15 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         popen.wait(60)
 
 
+def processes() -> list[tuple[int, int, str]]:
+    """Every process of this machine as (pid, parent, command)."""
+    listed = subprocess.run(
+        ["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True
+    )
+    rows = (line.split(None, 2) for line in listed.stdout.splitlines())
+    return [(int(row[0]), int(row[1]), row[2] if len(row) > 2 else "") for row in rows]
+
+
 def blocks(language: str) -> list[str]:
     """The README's code blocks of this language."""
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
@@ -215,14 +224,11 @@ def test_ctrl_c_stops_all_of_it(up: Up) -> None:
     log = up.log.read_text()
     for name in ("api", "worker"):
         assert f"{name:>7} │" in log
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(up.popen.pid)], capture_output=True, text=True
-    ).stdout.split()
+    children = [pid for pid, parent, _ in processes() if parent == up.popen.pid]
     assert len(children) >= 4, "redis, api, worker, flower"
     up.popen.send_signal(signal.SIGINT)
     assert up.popen.wait(60) == 0
-    for child in children:
-        assert not Path(f"/proc/{child}").exists()
+    assert not {pid for pid, _, _ in processes()} & set(children)
 
 
 def test_the_demo_shows_a_result_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -242,8 +248,7 @@ def test_the_demo_shows_a_result_and_leaves_nothing_running(tmp_path: Path) -> N
     best = shown["pairs"][0]
     assert best[0] > 0.5
     assert sum(map(int, shown["batches"]["minilm"].values())) >= 1
-    left = subprocess.run(["pgrep", "-fc", "lanefleet-demo-"], capture_output=True, text=True)
-    assert left.stdout.strip() == "0"
+    assert not [command for _, _, command in processes() if "lanefleet-demo-" in command]
 
 
 def test_a_wrong_setting_is_one_line_that_names_it(stack: Stack) -> None:
