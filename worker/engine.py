@@ -247,7 +247,8 @@ class Engine:
         return None
 
     def _fill(self, lane: Lane) -> None:
-        executions = lane.reserve(lane.room())
+        # A batch at a time: while Redis leases the next, this one is parsed and decoded.
+        executions = lane.reserve(min(lane.room(), lane.limits.max_batch))
         self.touch()
         fresh = [one for one in executions if one.settled is None and not one.suspect]
         with self.changed:
