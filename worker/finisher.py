@@ -51,6 +51,8 @@ class Finisher:
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
         self._give_up_at: float | None = None
         self._scripts = Scripts(engine.client)
+        self._pending = 0
+        """Batches put and not yet settled; guarded by the engine's lock."""
         self.finished = 0
         self.fenced = 0
 
@@ -66,7 +68,15 @@ class Finisher:
 
     def put(self, lane: Lane, executions: Sequence[Execution], infer_ms: float = 0.0) -> None:
         """Queue these for publishing."""
+        with self._engine.changed:
+            self._pending += 1
         self._queue.put(Finished(lane, executions, infer_ms))
+
+    def flush(self) -> None:
+        """Wait until everything put so far is published, or the engine stops."""
+        with self._engine.changed:
+            while self._pending and not self._engine.stopping.is_set():
+                self._engine.changed.wait(_PAUSE_SECONDS)
 
     def _run(self) -> None:
         while (finished := self._queue.get()) is not None:
@@ -75,6 +85,8 @@ class Finisher:
             except Exception:
                 log.exception("publish_lost_to_a_fault_of_ours", lane=finished.lane.name)
             self._engine.on_batch(finished.lane.name, finished.executions)
+            with self._engine.changed:
+                self._pending -= 1
             self._engine.settle(finished.lane, finished.executions)
 
     def _publish(self, finished: Finished) -> None:

@@ -86,9 +86,20 @@ class Runner:
     def _run_batch(self, lane: Lane, batch: list[Execution]) -> None:
         runnable = self._still_wanted(lane, batch)
         if len(runnable) == 1 and runnable[0].suspect:
-            runnable = self._start_suspect(lane, runnable[0])
-        if runnable:
+            self._run_suspect(lane, runnable[0])
+        elif runnable:
             self._infer(lane, runnable)
+
+    def _run_suspect(self, lane: Lane, suspect: Execution) -> None:
+        """Run it with no result of others unpublished, and publish its own before going on.
+
+        If it takes the process down, or what comes next does, nobody else is charged for it.
+        """
+        self._engine.finisher.flush()
+        started = self._start_suspect(lane, suspect)
+        if started:
+            self._infer(lane, started)
+        self._engine.finisher.flush()
 
     def _still_wanted(self, lane: Lane, batch: list[Execution]) -> list[Execution]:
         """Leave out what was revoked, expired or lost since it was reserved."""
