@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from api.deps import Services
+from api.publisher import Publisher
 from api.routes import bulk, dead, health, jobs, models
 from api.submit import Submitter
-from common.broker import Publisher
 from common.catalog import load_catalog
 from common.connect import connect_async
 from common.settings import Settings

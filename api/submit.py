@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from api.publisher import Publisher
 from api.schemas import JobRequest
-from common.broker import Publisher
 from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull
 from common.inputs import check_image, check_input

@@ -9,8 +9,8 @@
 | `lf:lane:<lane>:dead`        | zset   | job id -> when it died, ms            | dead_max_count         |
 | `lf:lane:<lane>:letters`     | hash   | job id -> reason line + message       | dead_max_count         |
 | `lf:lane:<lane>:stats`       | hash   | counters since the lane began         | fixed fields           |
-| `lf:job:<id>`                | hash   | the job record                        | result_ttl once settled|
-| `celery-task-meta-<id>`      | string | the result, as Celery stores it       | result_ttl             |
+| `lf:job:<id>`                | string | the record of a job that is not settled (lua/shared.lua) | max_backlog |
+| `celery-task-meta-<id>`      | string | the result, as Celery stores it, and what became of the job | result_ttl |
 | `lf:blob:<id>`               | string | a large input, freed with the job     | its job                |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
 
@@ -22,6 +22,7 @@ foreign consumer with a shorter visibility timeout never sees our leases.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 BAND_SEPARATOR = "\x06\x16"
 BANDS: tuple[int, ...] = (0, 3, 6, 9)
@@ -40,6 +41,7 @@ def band_of(priority: int) -> int:
     return max(band for band in BANDS if band <= max(priority, 0))
 
 
+@lru_cache(maxsize=4096)
 def band_key(lane: str, priority: int = 0) -> str:
     """The list that holds the lane's waiting messages of this priority."""
     band = band_of(priority)

@@ -8,11 +8,12 @@ server that restarted or failed over has forgotten every script.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+import hiredis
 import redis.asyncio
 from redis import Redis
 from redis.exceptions import NoScriptError
@@ -33,6 +34,13 @@ class _Loaded:
     text: str
     digest: str
 
+    def call(self, keys: Sequence[str], args: Args) -> bytes:
+        """The command as RESP. redis-py would look at every argument first, and copy some twice:
+        a third of a microsecond each for the blocking client, two for the asyncio one.
+        """
+        command = ("EVALSHA", self.digest, len(keys), *keys, *args)
+        return bytes(hiredis.pack_command(command))  # type: ignore[arg-type]
+
 
 def _read(name: str) -> str:
     return files("common").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
@@ -50,6 +58,25 @@ def _major(info: dict[str, Any]) -> int:
     return int(str(info.get("redis_version", "7")).split(".", 1)[0])
 
 
+class Pending:
+    """A transition whose answer is on its way, on a connection kept for it."""
+
+    def __init__(self, connection: Any, pool: Any, again: Callable[[], Any]) -> None:
+        self._connection = connection
+        self._pool = pool
+        self._again = again
+
+    def result(self) -> Any:
+        """Wait for the answer; raises what redis-py raises. Call it once."""
+        try:
+            return self._connection.read_response()
+        except NoScriptError:
+            pass
+        finally:
+            self._pool.release(self._connection)
+        return self._again()
+
+
 class Scripts:
     """The transitions over one blocking client. Safe to share between threads."""
 
@@ -60,11 +87,24 @@ class Scripts:
 
     def run(self, name: str, keys: Sequence[str], args: Args) -> Any:
         """Run one transition; raises what redis-py raises."""
+        return self.send(name, keys, args).result()
+
+    def send(self, name: str, keys: Sequence[str], args: Args) -> Pending:
+        """Start one transition; its answer must be taken. Raises what redis-py raises."""
         script = self._loaded.get(name) or self._load(name)
+        command = script.call(keys, args)
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
         try:
-            return self._client.evalsha(script.digest, len(keys), *keys, *args)
-        except NoScriptError:
-            return self._client.eval(script.text, len(keys), *keys, *args)
+            connection.send_packed_command([command])
+        except BaseException:
+            pool.release(connection)
+            raise
+        return Pending(connection, pool, lambda: self._again(script, keys, args))
+
+    def _again(self, script: _Loaded, keys: Sequence[str], args: Args) -> Any:
+        """With the text, for a server that has forgotten it."""
+        return self._client.eval(script.text, len(keys), *keys, *args)
 
     def _load(self, name: str) -> _Loaded:
         if self._server_major is None:
@@ -85,10 +125,16 @@ class AsyncScripts:
     async def run(self, name: str, keys: Sequence[str], args: Args) -> Any:
         """Run one transition; raises what redis-py raises."""
         script = self._loaded.get(name) or await self._load(name)
+        pool = self._client.connection_pool
+        connection = await pool.get_connection()
         try:
-            return await self._client.evalsha(script.digest, len(keys), *keys, *args)
+            await connection.send_packed_command(script.call(keys, args))
+            return await connection.read_response()
         except NoScriptError:
-            return await self._client.eval(script.text, len(keys), *keys, *args)
+            pass
+        finally:
+            await pool.release(connection)
+        return await self._client.eval(script.text, len(keys), *keys, *args)
 
     async def _load(self, name: str) -> _Loaded:
         if self._server_major is None:

@@ -2,14 +2,14 @@
 
 All waiters of a process share one subscription connection. A waiter first
 has its channel subscribed, then looks at the record, then sleeps: in that
-order nothing can finish unseen.
+order nothing can finish unseen. The notification carries the whole result.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 import orjson
@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 _RECONNECT_SECONDS = 0.5
 _PING_SECONDS = 10.0
 _IDS_PER_CALL = 500
+_LOOK_AFTER_SECONDS = 0.02
+"""After this long a waiter looks at the record too, in case it was deaf for a moment."""
 
 
 class JobStore:
@@ -40,16 +42,9 @@ class JobStore:
 
     async def get(self, job_id: str) -> JobRecord | None:
         """The job as it stands, or None when nobody knows it (any more)."""
-        pipe = self._client.pipeline(transaction=True)
-        pipe.hgetall(job_key(job_id))
-        pipe.get(meta_key(job_id))
-        fields, meta = await pipe.execute()
-        if not fields or b"state" not in fields:
-            return None
-        result = None
-        if meta and fields[b"state"] == b"succeeded":
-            result = orjson.loads(meta).get("result")
-        return JobRecord.parse(job_id, fields, result)
+        found = await self._client.mget(job_key(job_id), meta_key(job_id))
+        record, meta = cast("list[bytes | None]", found)
+        return JobRecord.read(job_id, record, meta)
 
     async def cancel(self, job_id: str) -> str | None:
         """Cancel; returns the state afterwards, None when nobody knows the job."""
@@ -136,7 +131,7 @@ class ResultWaiter:
     def __init__(self, client: redis.asyncio.Redis, store: JobStore) -> None:
         self._pool = client.connection_pool
         self._store = store
-        self._waiters: dict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self._waiters: dict[str, set[asyncio.Future[JobRecord | None]]] = defaultdict(set)
         self._confirmed: dict[str, asyncio.Event] = {}
         self._connection: Connection | None = None
         self._listener: asyncio.Task[None] | None = None
@@ -157,23 +152,36 @@ class ResultWaiter:
             await asyncio.gather(self._listener, return_exceptions=True)
         self._wake_all()
 
-    async def wait(self, job_id: str, seconds: float) -> JobRecord | None:
-        """The record once it is terminal, or as it stands after `seconds`."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters[job_id].add(future)
+    async def wait(
+        self, job_id: str, seconds: float, begin: Awaitable[object] | None = None
+    ) -> JobRecord | None:
+        """The record once it is terminal, or as it stands after `seconds`.
+
+        begin, when given, publishes the job; it is awaited with the ears open, so that the
+        result of a quick job arrives by itself and the record need not be looked at.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        future = self._listen_for(job_id)
         try:
-            await self._subscribe(job_id, seconds)
+            await self._subscribe(job_id)
+            if begin is not None:
+                await begin
+                await asyncio.wait({future}, timeout=min(seconds, _LOOK_AFTER_SECONDS))
+            if not future.done():
+                await self._confirm(job_id, seconds)
             while True:
+                record = future.result() if future.done() else None
+                if record is not None:
+                    return record
+                if future.done():  # woken without news: the connection was lost
+                    self._waiters[job_id].discard(future)
+                    future = self._listen_for(job_id)
                 record = await self._store.get(job_id)
-                left = deadline - asyncio.get_running_loop().time()
+                left = deadline - loop.time()
                 if record is None or record.state.terminal or left <= 0:
                     return record
                 await asyncio.wait({future}, timeout=left)
-                if future.done():
-                    self._waiters[job_id].discard(future)
-                    future = asyncio.get_running_loop().create_future()
-                    self._waiters[job_id].add(future)
         finally:
             self._waiters[job_id].discard(future)
             if not self._waiters[job_id]:
@@ -181,13 +189,19 @@ class ResultWaiter:
                 self._confirmed.pop(job_id, None)
                 await self._send("UNSUBSCRIBE", meta_key(job_id))
 
-    async def _subscribe(self, job_id: str, seconds: float) -> None:
-        event = self._confirmed.get(job_id)
-        if event is None:
-            event = self._confirmed[job_id] = asyncio.Event()
+    def _listen_for(self, job_id: str) -> asyncio.Future[JobRecord | None]:
+        future: asyncio.Future[JobRecord | None] = asyncio.get_running_loop().create_future()
+        self._waiters[job_id].add(future)
+        return future
+
+    async def _subscribe(self, job_id: str) -> None:
+        if job_id not in self._confirmed:
+            self._confirmed[job_id] = asyncio.Event()
             await self._send("SUBSCRIBE", meta_key(job_id))
+
+    async def _confirm(self, job_id: str, seconds: float) -> None:
         try:
-            await asyncio.wait_for(event.wait(), min(seconds, 5.0))
+            await asyncio.wait_for(self._confirmed[job_id].wait(), min(seconds, 5.0))
         except TimeoutError:
             log.warning("subscription_unconfirmed")
 
@@ -238,13 +252,22 @@ class ResultWaiter:
         if kind == b"subscribe" and job_id in self._confirmed:
             self._confirmed[job_id].set()
         elif kind == b"message":
-            self._wake(job_id)
+            self._on_result(job_id, bytes(message[2]))
 
-    def _wake(self, job_id: str) -> None:
+    def _on_result(self, job_id: str, meta: bytes) -> None:
+        """Anybody may publish here; what cannot be read only makes the waiters look."""
+        try:
+            record = JobRecord.read(job_id, None, meta)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            record = None
+        if record is None or record.state.terminal:
+            self._wake(job_id, record)
+
+    def _wake(self, job_id: str, record: JobRecord | None) -> None:
         for future in self._waiters.get(job_id, ()):
             if not future.done():
-                future.set_result(None)
+                future.set_result(record)
 
     def _wake_all(self) -> None:
         for job_id in list(self._waiters):
-            self._wake(job_id)
+            self._wake(job_id, None)

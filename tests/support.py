@@ -23,7 +23,7 @@ from api.fleet import free_port
 from common.broker import publish_many
 from common.connect import connect
 from common.job import Job, JobRecord
-from common.keys import LaneKeys, job_key
+from common.keys import LaneKeys, job_key, meta_key
 from common.redis_server import RedisServer, find_server_binary, start_server
 from common.settings import Settings
 
@@ -188,19 +188,17 @@ class Stack:
     def record(self, job_id: str) -> JobRecord | None:
         """The job's record as it stands."""
         with self.redis as client:
-            fields = client.hgetall(job_key(job_id))
-        return JobRecord.parse(job_id, fields, None) if fields else None  # type: ignore[arg-type]
+            return JobRecord.read(job_id, *client.mget(job_key(job_id), meta_key(job_id)))
 
     def states(self, ids: list[str]) -> dict[str, int]:
         """How many of these jobs are in each state."""
         with self.redis as client:
-            pipe = client.pipeline(transaction=False)
-            for job_id in ids:
-                pipe.hget(job_key(job_id), "state")
-            counts: dict[str, int] = {}
-            for state in pipe.execute():
-                name = state.decode() if state else "unknown"
-                counts[name] = counts.get(name, 0) + 1
+            found = client.mget([key(one) for one in ids for key in (job_key, meta_key)] or ["-"])
+        counts: dict[str, int] = {}
+        for job_id, record, meta in zip(ids, found[::2], found[1::2], strict=False):
+            job = JobRecord.read(job_id, record, meta)
+            name = job.state.value if job else "unknown"
+            counts[name] = counts.get(name, 0) + 1
         return counts
 
     def stats(self, lane: str = "echo") -> dict[str, int]:

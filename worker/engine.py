@@ -31,6 +31,7 @@ from worker.doorbell import Doorbell
 from worker.finisher import Finisher
 from worker.health import HealthServer
 from worker.lane import Lane
+from worker.lease import Reservation
 from worker.pipeline import Execution
 from worker.runner import Runner
 
@@ -39,6 +40,8 @@ log = structlog.get_logger(__name__)
 _LOOK_AGAIN_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 _REDIS_PAUSE_SECONDS = 0.2
+_MAX_UNPUBLISHED = 4
+"""Batches that may wait for the finisher; with more, memory would grow without a bound."""
 _INLINE_DECODE_SECONDS = 50e-6
 """Decoding that is cheaper than this per job is not worth handing to another thread."""
 
@@ -62,6 +65,8 @@ class Engine:
         self.started_at = time.time()
         self.on_the_bus = False
         """Whether Celery's remote control reaches this worker."""
+        self.event_jobs_sent = 0
+        self.event_jobs_sampled_out = 0
         self.last_round_trip = time.monotonic()
         self.changed = threading.Condition()
         self.stopping = threading.Event()
@@ -86,6 +91,8 @@ class Engine:
         )
         self._feeder = threading.Thread(target=self._feed, name="feeder", daemon=True)
         self._turn = 0
+        self._asked: Lane | None = None
+        """The lane whose reservation is on its way; the feeder's own."""
         self.on_batch: Callable[[str, Sequence[Execution]], None] = lambda _lane, _batch: None
         """Told of every published batch."""
         self._scripts = Scripts(client)
@@ -138,6 +145,9 @@ class Engine:
         """Block until a batch should run; None when it is time to stop."""
         with self.changed:
             while not self.stopping.is_set():
+                if self.finisher.pending >= _MAX_UNPUBLISHED:
+                    self.changed.wait()
+                    continue
                 now = time.monotonic()
                 for lane in self._lanes_by_age(now):
                     batch = lane.take_batch(now)
@@ -203,9 +213,13 @@ class Engine:
             except Exception:
                 log.exception("feeder_failed")
                 self.stopping.wait(_REDIS_PAUSE_SECONDS)
+        self._receive_last()
         self._release_unstarted()
 
     def _feed_once(self) -> None:
+        if self._asked is not None:
+            self._take_asked()
+            return
         with self.changed:
             lane = self._hungry_lane()
             unarmed = (
@@ -214,7 +228,7 @@ class Engine:
                 else [name for name, idle in self.lanes.items() if idle.room() and not idle.armed]
             )
         if lane is not None:
-            self._fill(lane)
+            self._ask(lane)
             return
         if unarmed:
             working = self.doorbell.arm(unarmed)
@@ -226,6 +240,45 @@ class Engine:
             if working:
                 return
         self._wait_for_change()
+
+    def _ask(self, lane: Lane) -> None:
+        """Start to reserve, a batch at a time, so that parsing one overlaps reserving the next."""
+        lane.ask(min(lane.room(), lane.limits.max_batch))
+        self._asked = lane
+
+    def _receive(self) -> tuple[Lane, Reservation]:
+        lane, self._asked = self._asked, None
+        assert lane is not None
+        reservation = lane.receive()
+        self.touch()
+        with self.changed:
+            lane.ready, lane.armed = lane.backlog > 0, False
+            lane.waiting += len(reservation.leases)
+        return lane, reservation
+
+    def _take_asked(self) -> None:
+        lane, reservation = self._receive()
+        asked_at = lane.asked_at
+        try:
+            with self.changed:
+                following = self._hungry_lane()
+            if following is not None:
+                self._ask(following)
+        finally:
+            self._take(lane, reservation)
+        if reservation.leases:
+            lane.feed_seconds += (time.monotonic() - asked_at - lane.feed_seconds) / 4
+
+    def _receive_last(self) -> None:
+        """What was asked for when it was time to stop, so that it is handed back."""
+        if self._asked is None:
+            return
+        try:
+            lane, reservation = self._receive()
+            with self.changed:
+                lane.in_hand |= {one.tag: one for one in lane.read(reservation)}
+        except RedisError as exc:
+            log.warning("reserve_failed", error=str(exc), exc_type=type(exc).__name__)
 
     def _wait_for_change(self) -> None:
         with self.changed:
@@ -246,30 +299,38 @@ class Engine:
                 return lane
         return None
 
-    def _fill(self, lane: Lane) -> None:
-        # A batch at a time: while Redis leases the next, this one is parsed and decoded.
-        executions = lane.reserve(min(lane.room(), lane.limits.max_batch))
-        self.touch()
-        fresh = [one for one in executions if one.settled is None and not one.suspect]
+    def _take(self, lane: Lane, reservation: Reservation) -> None:
+        """Read what was reserved and pass it on: to the finisher, the decoders or the runner."""
+        executions = lane.read(reservation)
+        settled = [one for one in executions if one.settled is not None]
         with self.changed:
-            lane.ready, lane.armed = lane.backlog > 0, False
             for execution in executions:
                 lane.in_hand[execution.tag] = execution
-            lane.waiting += len(fresh)
-        others = [one for one in executions if one.settled is not None]
-        if others:
-            self.finisher.put(lane, others)
-        suspects = [one for one in executions if one.settled is None and one.suspect]
-        with self.changed:
-            lane.waiting += len(suspects)
-        fresh = self._set_aside_early(lane, fresh)
-        suspects = self._set_aside_early(lane, suspects)
+            lane.waiting -= len(settled)
+        if settled:
+            self.finisher.put(lane, settled)
+        waiting = [one for one in executions if one.settled is None]
+        waiting = self._set_aside_early(lane, waiting)
+        self._fetch_blobs(lane, [one for one in waiting if one.has_blob])
+        suspects = [one for one in waiting if one.suspect]
         if suspects:
             with self.changed:
                 lane.suspects.extend(suspects)
                 self.changed.notify_all()
+        fresh = [one for one in waiting if not one.suspect]
         if fresh:
             self._decode(lane, fresh)
+
+    def _fetch_blobs(self, lane: Lane, executions: list[Execution]) -> None:
+        """Their leases are renewed meanwhile, so it may take until Redis is back."""
+        while executions and not self.stopping.is_set():
+            try:
+                lane.fetch_blobs(executions)
+            except RedisError as exc:
+                log.warning("fetch_failed", error=str(exc), exc_type=type(exc).__name__)
+                self.stopping.wait(_REDIS_PAUSE_SECONDS)
+            else:
+                return
 
     def _set_aside_early(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
         """Park jobs whose ETA lies ahead; returns the others."""

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,7 +22,7 @@ from common.scripts import Scripts
 from worker import pipeline
 from worker.lane import Lane
 from worker.lease import DeadLetter, Outcome
-from worker.pipeline import Execution
+from worker.pipeline import Execution, Stamp
 
 if TYPE_CHECKING:
     from worker.engine import Engine
@@ -51,7 +50,7 @@ class Finisher:
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
         self._give_up_at: float | None = None
         self._scripts = Scripts(engine.client)
-        self._pending = 0
+        self.pending = 0
         """Batches put and not yet settled; guarded by the engine's lock."""
         self.finished = 0
         self.fenced = 0
@@ -69,13 +68,13 @@ class Finisher:
     def put(self, lane: Lane, executions: Sequence[Execution], infer_ms: float = 0.0) -> None:
         """Queue these for publishing."""
         with self._engine.changed:
-            self._pending += 1
+            self.pending += 1
         self._queue.put(Finished(lane, executions, infer_ms))
 
     def flush(self) -> None:
         """Wait until everything put so far is published, or the engine stops."""
         with self._engine.changed:
-            while self._pending and not self._engine.stopping.is_set():
+            while self.pending and not self._engine.stopping.is_set():
                 self._engine.changed.wait(_PAUSE_SECONDS)
 
     def _run(self) -> None:
@@ -86,26 +85,32 @@ class Finisher:
                 log.exception("publish_lost_to_a_fault_of_ours", lane=finished.lane.name)
             self._engine.on_batch(finished.lane.name, finished.executions)
             with self._engine.changed:
-                self._pending -= 1
+                self.pending -= 1
             self._engine.settle(finished.lane, finished.executions)
 
     def _publish(self, finished: Finished) -> None:
         lane, executions = finished.lane, finished.executions
         handler = lane.handler
-        date_done = datetime.now(UTC).isoformat().encode()
         server_time = lane.server_time()
+        stamp = Stamp(
+            lane.name,
+            self._engine.worker,
+            len(executions),
+            finished.infer_ms,
+            int(server_time * 1000),
+        )
         for execution in executions:
             if execution.deadline is not None and execution.deadline <= server_time:
                 execution.settled = execution.settled or "expired"
             if handler is not None:
-                pipeline.encode(execution, handler, date_done)
+                pipeline.encode(execution, handler, stamp)
         results = [one for one in executions if one.settled in ("succeeded", "failed")]
         dead = [one for one in results if isinstance(one.error, AttemptsExhausted)]
         if dead:
             results = [one for one in results if one not in dead]
         dead += [one for one in executions if one.settled == "unreadable"]
         if results:
-            self._finish(lane, results, len(executions), finished.infer_ms)
+            self._finish(lane, results)
         if dead:
             self._until_done(
                 lane, lambda: lane.leases.bury(list(map(_letter, dead)), lane.result_ttl)
@@ -117,12 +122,12 @@ class Finisher:
             if execution.settled in ("canceled", "expired"):
                 self._cancel(lane, execution)
 
-    def _finish(self, lane: Lane, results: list[Execution], size: int, infer_ms: float) -> None:
+    def _finish(self, lane: Lane, results: list[Execution]) -> None:
         outcomes = [_outcome(execution) for execution in results]
         fenced: list[int] = []
 
         def publish() -> None:
-            fenced[:] = lane.leases.finish(outcomes, lane.result_ttl, size, infer_ms)
+            fenced[:] = lane.leases.finish(outcomes, lane.result_ttl)
 
         self._until_done(lane, publish)
         self.finished += len(results) - len(fenced)
@@ -155,23 +160,10 @@ class Finisher:
 
 
 def _outcome(execution: Execution) -> Outcome:
-    if execution.settled == "succeeded":
-        return Outcome(
-            execution.tag,
-            execution.job_id,
-            "succeeded",
-            execution.meta,
-            has_blob=execution.has_blob,
-        )
-    return Outcome(
-        execution.tag,
-        execution.job_id,
-        "failed",
-        execution.meta,
-        pipeline.reason_of(execution),
-        pipeline.describe(execution),
-        execution.has_blob,
-    )
+    kind = "f" if execution.settled == "failed" else ""
+    if execution.has_blob:
+        kind += "b"
+    return Outcome(execution.tag, execution.job_id, execution.meta, kind)
 
 
 def _letter(execution: Execution) -> DeadLetter:

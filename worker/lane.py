@@ -17,7 +17,7 @@ from common.catalog import ModelSpec
 from common.keys import blob_key
 from common.settings import Settings
 from worker.batcher import Batcher, BatchLimits
-from worker.lease import LaneLeases
+from worker.lease import LaneLeases, Reservation
 from worker.models.base import Model
 from worker.pipeline import Execution, parse
 
@@ -49,30 +49,53 @@ class Lane:
         """Add it to the steady clock for the Redis server's time, in Unix seconds."""
         self.decode_seconds = 1.0
         """What decoding one input last took."""
+        self.asked_at = 0.0
+        self.feed_seconds = 0.0
+        """What it takes, of late, from asking for a batch until it is parsed."""
+        self.run_seconds = 0.0
+        """How long, of late, a batch has the device."""
         self.sizes: dict[int, int] = {}
         self._client = client
         self._look_ahead = settings.max_look_ahead
 
     def room(self) -> int:
-        """How many jobs to reserve now."""
+        """How many jobs to reserve now.
+
+        One batch ahead of the running one, two where feeding takes longer than running,
+        a window of several where the lane is deep.
+        """
         if self.handler is None:
             return 0
-        batches = 1
+        batches = 2 if self.feed_seconds > self.run_seconds else 1
         if self.backlog > 4 * self._look_ahead * self.limits.max_batch:
             batches = self._look_ahead
         return max(0, batches * self.limits.max_batch - self.waiting)
 
-    def reserve(self, wanted: int) -> list[Execution]:
-        """Lease and read up to `wanted` jobs, fetching inputs that lie beside them."""
-        reservation = self.leases.reserve(wanted, self.result_ttl)
-        now = time.monotonic()
+    def ask(self, wanted: int) -> None:
+        """Start to lease up to `wanted` jobs; `receive` must follow."""
+        self.asked_at = time.monotonic()
+        self.leases.ask(wanted, self.result_ttl)
+
+    def receive(self) -> Reservation:
+        """What was asked for."""
+        reservation = self.leases.receive()
         self.backlog = reservation.left_waiting
-        self.clock_ahead = reservation.server_ms / 1000 - now
+        self.clock_ahead = reservation.server_ms / 1000 - time.monotonic()
+        return reservation
+
+    def read(self, reservation: Reservation) -> list[Execution]:
+        """The messages of a reservation; inputs that lie beside them are still missing."""
+        now = time.monotonic()
         executions = [parse(lease, self.name, now) for lease in reservation.leases]
-        referring = [execution for execution in executions if execution.has_blob]
-        if referring:
-            self._fetch_blobs(referring)
+        for execution in executions:
+            execution.reserved_ms = reservation.server_ms
         return executions
+
+    def fetch_blobs(self, executions: Sequence[Execution]) -> None:
+        """Get the inputs that lie beside the messages of these."""
+        blobs = self._client.mget([blob_key(execution.job_id) for execution in executions])
+        for execution, blob in zip(executions, blobs, strict=True):
+            execution.blob = bytes(blob) if isinstance(blob, bytes) else None
 
     def server_time(self) -> float:
         """The Redis server's clock, Unix seconds; deadlines go by it, whatever ours says."""
@@ -105,8 +128,3 @@ class Lane:
         """These are settled, or no longer ours."""
         for execution in executions:
             self.in_hand.pop(execution.tag, None)
-
-    def _fetch_blobs(self, executions: Sequence[Execution]) -> None:
-        blobs = self._client.mget([blob_key(execution.job_id) for execution in executions])
-        for execution, blob in zip(executions, blobs, strict=True):
-            execution.blob = bytes(blob) if isinstance(blob, bytes) else None

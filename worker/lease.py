@@ -11,20 +11,22 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from redis import Redis
 
 from common.keys import LaneKeys
-from common.scripts import Scripts
+from common.scripts import Pending, Scripts
 from common.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """One message in our hands."""
 
     tag: bytes
     attempt: int
+    created_ms: int
+    """When the job was accepted, Unix milliseconds of the Redis server; 0 when unknown."""
     message: bytes
 
 
@@ -39,18 +41,15 @@ class Reservation:
     """The Redis server's clock at the call, Unix milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What `finish` publishes for one job."""
+class Outcome(NamedTuple):
+    """What `finish` publishes for one job, in the order in which the script takes it."""
 
     tag: bytes
     job_id: str
-    state: str
     meta: bytes
     """The result as Celery stores it: JSON."""
-    reason: str = ""
-    error: str = ""
-    has_blob: bool = False
+    kind: str = ""
+    """`f` when it failed, then `b` when an input lies beside the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +76,27 @@ class LaneLeases:
         self._nonce = secrets.token_hex(6)
         self._calls = count(1)
         self._unanswered: tuple[str, int] | None = None
+        self._asked: Pending | None = None
 
     def reserve(self, wanted: int, result_ttl: int) -> Reservation:
-        """Lease up to `wanted` jobs.
+        """Lease up to `wanted` jobs: `ask` and `receive`, for who has nothing to do meanwhile."""
+        self.ask(wanted, result_ttl)
+        return self.receive()
 
-        Where the answer got lost on the way, the next call first hands back
-        what was leased then.
+    def ask(self, wanted: int, result_ttl: int) -> None:
+        """Start to lease up to `wanted` jobs; `receive` must follow.
+
+        Where the answer to an earlier call got lost on the way, what was leased
+        then is handed back first.
         """
         if self._unanswered is not None:
             self._reclaim(*self._unanswered)
         call = next(self._calls)
         prefix = f"{self._nonce}.{call:08x}."
-        self._unanswered = (prefix, wanted)
         share = call * wanted // 16 - (call - 1) * wanted // 16
         settings = self._settings
-        reply = self._scripts.run(
+        self._unanswered = (prefix, wanted)
+        self._asked = self._scripts.send(
             "reserve",
             self._keys,
             (
@@ -107,8 +112,15 @@ class LaneLeases:
                 call % 3,
             ),
         )
+
+    def receive(self) -> Reservation:
+        """What the last `ask` brought."""
+        assert self._asked is not None, "ask first"
+        asked, self._asked = self._asked, None
+        reply = asked.result()
         self._unanswered = None
-        leases = [Lease(reply[i], reply[i + 1], reply[i + 2]) for i in range(2, len(reply), 3)]
+        words = iter(reply[2:])
+        leases = list(map(Lease, words, words, map(int, words), words))
         return Reservation(leases, int(reply[0]), int(reply[1]))
 
     def _reclaim(self, prefix: str, wanted: int) -> None:
@@ -138,21 +150,11 @@ class LaneLeases:
         """Extend these leases; returns the tags that are no longer ours."""
         return list(self._scripts.run("renew", self._keys, (self._settings.lease_ms, *tags)))
 
-    def finish(
-        self, outcomes: Sequence[Outcome], result_ttl: int, batch_size: int, infer_ms: float
-    ) -> list[int]:
+    def finish(self, outcomes: Iterable[Outcome], result_ttl: int) -> list[int]:
         """Publish and ack; returns the positions of those that were fenced."""
-        args: list[str | bytes | int | float] = [result_ttl, batch_size, f"{infer_ms:.3f}"]
-        for out in outcomes:
-            args += (
-                out.tag,
-                out.job_id,
-                out.state,
-                out.meta,
-                out.reason,
-                out.error,
-                "1" if out.has_blob else "",
-            )
+        args: list[str | bytes | int | float] = [result_ttl]
+        for outcome in outcomes:
+            args += outcome
         return list(self._scripts.run("finish", self._keys, args))
 
     def release(self, jobs: Iterable[tuple[bytes, str, bool]]) -> int:

@@ -30,32 +30,38 @@ TASK_NAME = "infer"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Execution:
-    """One leased job on its way through the worker. Times are seconds on the steady clock."""
+    """One leased job on its way through the worker. Times are seconds on the steady clock.
+
+    Without slots, so that what most jobs never set costs nothing to make.
+    """
 
     tag: bytes
     attempt: int
+    created_ms: int
     job_id: str
+    arrived: float
     value: Any = None
     params: Mapping[str, Any] = field(default_factory=dict)
-    has_blob: bool = False
-    blob: bytes | None = None
-    expires_at: float | None = None
+    reserved_ms: int = field(default=0, init=False)
+    """When it was reserved, Unix milliseconds of the Redis server."""
+    has_blob: bool = field(default=False, init=False)
+    blob: bytes | None = field(default=None, init=False)
+    expires_at: float | None = field(default=None, init=False)
     """Unix seconds after which the job must not run."""
-    deadline: float | None = None
+    deadline: float | None = field(default=None, init=False)
     """Unix seconds after which no result may be published."""
-    eta: float | None = None
+    eta: float | None = field(default=None, init=False)
     """Unix seconds before which the job must not run."""
-    arrived: float = 0.0
-    started: float = 0.0
-    item: Any = None
-    cost: float = 1.0
-    output: Any = None
-    settled: Settled | None = None
-    step: Step = "parse"
-    error: BaseException | None = None
-    meta: bytes = b""
+    started: float = field(default=0.0, init=False)
+    item: Any = field(default=None, init=False)
+    cost: float = field(default=1.0, init=False)
+    output: Any = field(default=None, init=False)
+    settled: Settled | None = field(default=None, init=False)
+    step: Step = field(default="parse", init=False)
+    error: BaseException | None = field(default=None, init=False)
+    meta: bytes = field(default=b"", init=False)
 
     @property
     def suspect(self) -> bool:
@@ -70,12 +76,13 @@ class Execution:
 
 def parse(lease: Lease, lane: str, now: float) -> Execution:
     """Read a lease's message. Never raises: what cannot be read is settled as unreadable."""
+    tag, attempt, created_ms, raw = lease
     try:
-        message = _loads(lease.message)
+        message = _loads(raw)
         headers = message["headers"]
-        execution = Execution(lease.tag, lease.attempt, str(headers["id"]), arrived=now)
+        execution = Execution(tag, attempt, created_ms, str(headers["id"]), now)
     except _UNREADABLE as exc:
-        lost = Execution(lease.tag, lease.attempt, "", arrived=now)
+        lost = Execution(tag, attempt, created_ms, "", now)
         lost.settled, lost.error = "unreadable", UnreadableMessage(f"not a Celery message: {exc}")
         return lost
     try:
@@ -98,10 +105,7 @@ def _read_call(
         raise UnreadableMessage(f"content type {content_type!r} is refused; send JSON")
     try:
         kwargs = _call_kwargs(message)
-        execution.eta = _timestamp(headers.get("eta"))
-        execution.expires_at = _timestamp(headers.get("expires"))
-        deadline_ms = headers.get("deadline_ms")
-        execution.deadline = None if deadline_ms is None else float(deadline_ms) / 1000
+        _read_limits(execution, headers)
     except _UNREADABLE as exc:
         raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
     model = kwargs.get("model", lane)
@@ -113,7 +117,17 @@ def _read_call(
     if not isinstance(params, dict):
         raise InvalidInput("`params` must be an object")
     execution.value, execution.params = kwargs["input"], params
-    execution.has_blob = execution.value == BLOB_REFERENCE
+    if execution.value == BLOB_REFERENCE:
+        execution.has_blob = True
+
+
+def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
+    if (eta := headers.get("eta")) is not None:
+        execution.eta = _timestamp(eta)
+    if (expires := headers.get("expires")) is not None:
+        execution.expires_at = _timestamp(expires)
+    if (deadline_ms := headers.get("deadline_ms")) is not None:
+        execution.deadline = float(deadline_ms) / 1000
 
 
 def _call_kwargs(message: dict[str, Any]) -> dict[str, Any]:
@@ -123,11 +137,9 @@ def _call_kwargs(message: dict[str, Any]) -> dict[str, Any]:
     args, kwargs, _embed = _loads(body)
     if not isinstance(kwargs, dict) or not isinstance(args, list):
         raise TypeError("args and kwargs must be a list and an object")
-    return (
-        {**dict(zip(("model", "input", "params"), args, strict=False)), **kwargs}
-        if args
-        else kwargs
-    )
+    if not args:
+        return kwargs
+    return {**dict(zip(("model", "input", "params"), args, strict=False)), **kwargs}
 
 
 def _loads(raw: bytes | str) -> Any:
@@ -137,9 +149,7 @@ def _loads(raw: bytes | str) -> Any:
         return json.loads(raw)  # NaN and great depth, which other clients may send
 
 
-def _timestamp(value: str | float | None) -> float | None:
-    if value is None:
-        return None
+def _timestamp(value: str | float) -> float:
     if isinstance(value, int | float):
         if not math.isfinite(value):
             raise ValueError(f"{value} is no time")
@@ -173,7 +183,30 @@ def infer(executions: Sequence[Execution], handler: Model) -> None:
         execution.item = None
 
 
-def encode(execution: Execution, handler: Model, date_done: bytes) -> None:
+class Stamp:
+    """What the results of one batch have in common, as bytes of JSON."""
+
+    def __init__(
+        self, lane: str, worker: str, batch_size: int, infer_ms: float, finished_ms: int
+    ) -> None:
+        self.date_done = datetime.now(UTC).isoformat()
+        self.about: dict[str, Any] = {
+            "lane": lane,
+            "worker": worker,
+            "batch_size": batch_size,
+            "infer_ms": round(infer_ms, 3),
+            "finished_ms": finished_ms,
+        }
+        self.before_id = (
+            b',"traceback":null,"children":[],"date_done":"%s","task_id":"'
+            % self.date_done.encode()
+        )
+        self.after_id = b'","lanefleet":{"state":"succeeded",%s,"attempts":' % orjson.dumps(
+            self.about
+        ).strip(b"{}")
+
+
+def encode(execution: Execution, handler: Model, stamp: Stamp) -> None:
     """Turn the output into the result as Celery stores it, or the failure likewise."""
     if execution.settled is None:
         try:
@@ -182,20 +215,21 @@ def encode(execution: Execution, handler: Model, date_done: bytes) -> None:
             execution.fail("encode", exc)
         else:
             execution.settled = "succeeded"
-            execution.meta = b"".join(
-                (
-                    b'{"status":"SUCCESS","result":',
+            execution.meta = (
+                b'{"status":"SUCCESS","result":%b%b%b%b%d,"created_ms":%b,"started_ms":%d}}'
+                % (
                     result,
-                    b',"traceback":null,"children":[],"date_done":"',
-                    date_done,
-                    b'","task_id":"',
+                    stamp.before_id,
                     execution.job_id.encode(),
-                    b'"}',
+                    stamp.after_id,
+                    execution.attempt,
+                    b"%d" % execution.created_ms if execution.created_ms else b"null",
+                    execution.reserved_ms,
                 )
             )
         execution.output = None
     if execution.settled == "failed" and execution.error is not None:
-        execution.meta = failure_meta(execution, date_done)
+        execution.meta = failure_meta(execution, stamp)
 
 
 def dump_result(value: Any) -> bytes:
@@ -206,21 +240,31 @@ def dump_result(value: Any) -> bytes:
     return dumped
 
 
-def failure_meta(execution: Execution, date_done: bytes) -> bytes:
+def failure_meta(execution: Execution, stamp: Stamp) -> bytes:
     """The failure as `AsyncResult.get()` raises it in any Celery client."""
-    error = execution.error
+    error, text = execution.error, describe(execution)
+    about = {
+        "state": "failed",
+        **stamp.about,
+        "attempts": execution.attempt,
+        "created_ms": execution.created_ms or None,
+        "started_ms": execution.reserved_ms,
+        "reason": reason_of(execution),
+        "error": text,
+    }
     return orjson.dumps(
         {
             "status": "FAILURE",
             "result": {
                 "exc_type": type(error).__name__,
-                "exc_message": [describe(execution)],
+                "exc_message": [text],
                 "exc_module": "lanefleet",
             },
             "traceback": f"in step {execution.step}",
             "children": [],
-            "date_done": date_done.decode(),
+            "date_done": stamp.date_done,
             "task_id": execution.job_id,
+            "lanefleet": about,
         }
     )
 

@@ -48,11 +48,13 @@ class Runner:
         self._load_all()
         while (taken := self._engine.take_batch()) is not None:
             lane, batch = taken
+            began = time.monotonic()
             try:
                 self._run_batch(lane, batch)
             except Exception:
                 log.exception("batch_lost_to_a_fault_of_ours", lane=lane.name, size=len(batch))
                 self._engine.settle(lane, batch)  # the leases lapse, others take over
+            lane.run_seconds += (time.monotonic() - began - lane.run_seconds) / 4
             with self._engine.changed:
                 self.current = set()
 

@@ -17,9 +17,10 @@ for i = 5, #ARGV, 6 do
       tonumber(ARGV[i + 4]), worker, now, keep)
     local meta = ARGV[i + 5]
     if meta == '' then
-      meta = celery_meta(id, 'FAILURE', 'UnreadableMessage', ARGV[i + 3], 'lanefleet')
+      local rec = leased_record(id, lane, tag)
+      meta = ending(id, rec, 'failed', ARGV[i + 2], ARGV[i + 3], now)
     end
-    settle(id, 'failed', ARGV[i + 2], ARGV[i + 3], meta, now, ttl, true)
+    settle(id, meta, ttl, true)
     buried = buried + 1
   end
 end

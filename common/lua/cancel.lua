@@ -5,21 +5,28 @@
 -- Returns the state that the job is in afterwards, or '' where nobody knows it.
 
 local id, ttl, state = ARGV[1], ARGV[2], ARGV[3]
-local rec = redis.call('HMGET', JOB .. id, 'state', 'lane', 'tag')
-if not rec[1] or not rec[2] then return '' end
-if TERMINAL[rec[1]] then return rec[1] end
-if rec[3] then
-  redis.call('HDEL', 'lf:lane:' .. rec[2] .. ':unacked', rec[3])
-  redis.call('ZREM', 'lf:lane:' .. rec[2] .. ':index', rec[3])
-  redis.call('PUBLISH', 'lf:canceled', rec[2] .. ' ' .. rec[3])
+local rec = parse_record(redis.call('GET', JOB .. id))
+if not rec or rec.state == 'x' then
+  local meta = redis.call('GET', META .. id)
+  local status = meta and string.match(meta, '^{"status": ?"(%u+)"')
+  if status == 'SUCCESS' then return 'succeeded' end
+  if status == 'FAILURE' then return 'failed' end
+  if status == 'REVOKED' and string.find(meta, '"exc_message":["expired"]', 1, true) then
+    return 'expired'
+  end
+  return (rec or status == 'REVOKED') and 'canceled' or ''
+end
+if rec.state == 'r' then
+  redis.call('HDEL', 'lf:lane:' .. rec.lane .. ':unacked', rec.tag)
+  redis.call('ZREM', 'lf:lane:' .. rec.lane .. ':index', rec.tag)
+  redis.call('PUBLISH', 'lf:canceled', rec.lane .. ' ' .. rec.tag)
 end
 local text = state == 'expired' and 'the deadline passed' or 'canceled by request'
-settle(id, state, state == 'expired' and 'deadline' or 'canceled', text,
-  celery_meta(id, 'REVOKED', 'TaskRevokedError', state == 'expired' and 'expired' or 'revoked',
-    'celery.exceptions'), now_ms(), ttl)
-if not rec[3] then
-  -- Its message still waits: the record stays until reserve has met it (see `take`).
-  redis.call('PERSIST', JOB .. id)
+local reason = state == 'expired' and 'deadline' or 'canceled'
+settle(id, ending(id, rec, state, reason, text, now_ms()), ttl)
+if rec.state == 'q' then
+  -- Its message still waits: the record stays until reserve has met it.
+  redis.call('SET', JOB .. id, 'x ' .. rec.lane .. ' ' .. rec.created)
 end
-redis.call('HINCRBY', 'lf:lane:' .. rec[2] .. ':stats', state, 1)
+redis.call('HINCRBY', 'lf:lane:' .. rec.lane .. ':stats', state, 1)
 return state

@@ -5,7 +5,7 @@
 
 local max_backlog = tonumber(ARGV[1])
 local now = string.format('%d', now_ms())
-local backlog, pushes, out = {}, {}, {}
+local backlog, known, records, pushes, out = {}, {}, {}, {}, {}
 
 local function backlog_of(lane)
   local total = redis.call('HLEN', 'lf:lane:' .. lane .. ':unacked')
@@ -16,25 +16,39 @@ local function backlog_of(lane)
   return total
 end
 
+-- Who was published already: the answer to it got lost on the way. Seldom any, so all
+-- are asked about at once, and one by one only then.
+local function find_known(first, last)
+  local keys = {}
+  for i = first, last, 6 do
+    keys[#keys + 1] = JOB .. ARGV[i + 2]
+    keys[#keys + 1] = META .. ARGV[i + 2]
+  end
+  if redis.call('EXISTS', unpack(keys)) == 0 then return end
+  for at = 1, #keys, 2 do
+    if redis.call('EXISTS', keys[at], keys[at + 1]) > 0 then known[keys[at]] = true end
+  end
+end
+
+for first = 2, #ARGV, 6 * CHUNK do
+  find_known(first, math.min(first + 6 * CHUNK, #ARGV) - 1)
+end
 for i = 2, #ARGV, 6 do
-  local lane, band, id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local lane, band, job = ARGV[i], ARGV[i + 1], JOB .. ARGV[i + 2]
   local depth = backlog[lane] or backlog_of(lane)
+  backlog[lane] = depth
   if depth >= max_backlog then
     out[#out + 1] = -1
-    backlog[lane] = depth
-  elseif redis.call('EXISTS', JOB .. id) == 1 then
-    out[#out + 1] = depth -- published already: the answer to it got lost on the way
-    backlog[lane] = depth
+  elseif known[job] then
+    out[#out + 1] = depth
   else
     backlog[lane] = depth + 1
     out[#out + 1] = depth
-    if ARGV[i + 4] == '' then
-      redis.call('HSET', JOB .. id, 'state', 'queued', 'lane', lane, 'created_ms', now)
-    else
-      redis.call('HSET', JOB .. id, 'state', 'queued', 'lane', lane, 'created_ms', now,
-        'deadline_ms', ARGV[i + 4])
-    end
-    if ARGV[i + 5] ~= '' then redis.call('SET', BLOB .. id, ARGV[i + 5]) end
+    known[job] = true
+    records[#records + 1] = job
+    local record = 'q ' .. lane .. ' ' .. now
+    records[#records + 1] = ARGV[i + 4] == '' and record or record .. ' ' .. ARGV[i + 4]
+    if ARGV[i + 5] ~= '' then redis.call('SET', BLOB .. ARGV[i + 2], ARGV[i + 5]) end
     local list = pushes[band]
     if not list then
       list = {}
@@ -43,9 +57,8 @@ for i = 2, #ARGV, 6 do
     list[#list + 1] = ARGV[i + 3]
   end
 end
+in_chunks(records, function(...) redis.call('MSET', ...) end)
 for band, list in pairs(pushes) do
-  for first = 1, #list, 1000 do
-    redis.call('LPUSH', band, unpack(list, first, math.min(first + 999, #list)))
-  end
+  in_chunks(list, function(...) redis.call('LPUSH', band, ...) end)
 end
 return out

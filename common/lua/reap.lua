@@ -15,8 +15,8 @@ for _, tag in ipairs(lapsed) do
     redis.call('RPUSH', KEYS[band_of(tag)], message)
     local id = id_of(message)
     if id then
-      redis.call('HSET', JOB .. id, 'state', 'queued')
-      redis.call('HDEL', JOB .. id, 'tag')
+      local rec = leased_record(id, lane, tag)
+      if rec.tag == tag then requeue_record(id, rec) end
     end
     reaped = reaped + 1
   end

@@ -14,13 +14,9 @@ for serial = tonumber(ARGV[3]), 1, -1 do
       redis.call('RPUSH', KEYS[band], message)
       local id = id_of(message)
       if id then
-        local job = JOB .. id
-        redis.call('HSET', job, 'state', 'queued')
-        redis.call('HDEL', job, 'tag')
-        -- A suspect's attempt is only counted when it starts.
-        if redis.call('HEXISTS', job, 'deliveries') == 0 then
-          redis.call('HINCRBY', job, 'attempts', -1)
-        end
+        local rec = leased_record(id, lane, tag)
+        -- A suspect has attempts written down, and keeps them.
+        if rec.tag == tag then requeue_record(id, rec, true) end
       end
       reclaimed = reclaimed + 1
     end

@@ -10,11 +10,11 @@ for i = #ARGV - 2, 2, -3 do
     redis.call('HDEL', KEYS[5], tag)
     redis.call('ZREM', KEYS[6], tag)
     redis.call('RPUSH', KEYS[band_of(tag)], unwrap(stored, lane))
-    redis.call('HSET', JOB .. id, 'state', 'queued')
-    redis.call('HDEL', JOB .. id, 'tag')
+    local rec = leased_record(id, lane, tag)
     -- A suspect's attempt is counted when it starts; what it had was a delivery.
-    local counted = ARGV[i + 2] == '1' and 'attempts' or 'deliveries'
-    redis.call('HINCRBY', JOB .. id, counted, -1)
+    local uncount = ARGV[i + 2] == '1'
+    if not uncount then rec.deliveries = math.max(rec.deliveries - 1, 0) end
+    requeue_record(id, rec, uncount)
     released = released + 1
   end
 end

@@ -1,7 +1,7 @@
 -- Lease up to N waiting jobs of one lane to one worker.
 -- KEYS: the lane's. ARGV: lane, n, lease_ms, tag prefix (fresh for this call), worker,
 --   result_ttl, dead_max_count, max_deliveries, share of lower bands, which of them begins (0-2)
--- Returns {left waiting, server time in ms, tag, attempts, message, tag, attempts, message, ...}.
+-- Returns {left waiting, server time in ms, then per job: tag, attempts, created_ms, message}.
 -- Set aside on the way: settled jobs, duplicates of a live lease, jobs past their
 -- deadline, and bytes that are no message (parked as they are).
 
@@ -14,75 +14,96 @@ local share, turn = tonumber(ARGV[9]), tonumber(ARGV[10])
 local now = now_ms()
 local stamp = string.format('%d', now)
 local due = string.format('%.3f', (now + lease_ms) / 1000) -- seconds, as kombu keeps them
-local out, unacked, scores = { 0, now }, {}, {}
+local fresh = '^q ' .. string.gsub(lane, '%W', '%%%0') .. ' (%d+)$'
+local leased = 'r ' .. lane .. ' '
+local leased_by = ' ' .. stamp .. ' ' .. worker .. ' '
+local out, records, unacked, scores = { 0, now }, {}, {}, {}
 local serial = 0
 local leased_now = {} -- ids; their leases are written at the end, in one go
 
-local function lease(id, message, band, attempts, known_lane)
+local function next_tag(band)
   serial = serial + 1
-  local tag = tag_of(prefix, serial, band)
-  local job = JOB .. id
-  if attempts == 0 then
-    redis.call('HSET', job, 'state', 'running', 'tag', tag, 'started_ms', stamp,
-      'worker', worker, 'attempts', '1')
-    attempts = 1
-  else
-    -- A suspect: its attempt is counted when it starts, alone (start.lua).
-    redis.call('HSET', job, 'state', 'running', 'tag', tag, 'started_ms', stamp,
-      'worker', worker)
-    attempts = attempts + 1
-  end
-  if known_lane ~= lane then redis.call('HSET', job, 'lane', lane) end
+  return tag_of(prefix, serial, band)
+end
+
+local function lease(id, message, tag, attempts, created, record)
   leased_now[id] = true
+  records[#records + 1] = JOB .. id
+  records[#records + 1] = record
   unacked[#unacked + 1] = tag
   unacked[#unacked + 1] = wrap(message, lane)
   scores[#scores + 1] = due
   scores[#scores + 1] = tag
-  out[#out + 1] = tag
-  out[#out + 1] = attempts
-  out[#out + 1] = message
+  local at = #out
+  out[at + 1] = tag
+  out[at + 2] = attempts
+  out[at + 3] = created
+  out[at + 4] = message
 end
 
-local function take(message, band)
-  local id = id_of(message)
-  if not id then
-    serial = serial + 1
-    bury(KEYS, 'unreadable-' .. prefix .. serial, lane, band, message, 'unreadable',
-      'not a Celery message', 0, worker, now, keep)
+-- A job that is not in its first and simplest state.
+local function take_other(id, message, text, band)
+  local rec = parse_record(text)
+  if not rec then
+    -- No record: sent by another Celery client, or long done and met a second time.
+    if redis.call('EXISTS', META .. id) == 1 then return end
+    rec = blank_record(lane)
+  elseif rec.state == 'x' then
+    redis.call('EXPIRE', JOB .. id, ttl)
     return
+  elseif rec.state == 'r' then
+    if redis.call('HEXISTS', 'lf:lane:' .. rec.lane .. ':unacked', rec.tag) == 1 then return end
+    rec.attempts = math.max(rec.attempts, 1)
   end
-  local job = JOB .. id
-  local rec = redis.call('HMGET', job, 'state', 'attempts', 'deadline_ms', 'tag', 'lane')
-  if TERMINAL[rec[1]] then
-    if redis.call('TTL', job) == -1 then redis.call('EXPIRE', job, ttl) end
-    return
-  end
-  if leased_now[id] then return end
-  if rec[4] and rec[5]
-      and redis.call('HEXISTS', 'lf:lane:' .. rec[5] .. ':unacked', rec[4]) == 1 then return end
-  local attempts = tonumber(rec[2] or 0)
-  if rec[3] and tonumber(rec[3]) <= now then
+  if rec.deadline > 0 and rec.deadline <= now then
     local text = 'the deadline passed before the job could start'
-    settle(id, 'expired', 'deadline', text,
-      celery_meta(id, 'REVOKED', 'TaskRevokedError', 'expired', 'celery.exceptions'), now, ttl)
+    settle(id, ending(id, rec, 'expired', 'deadline', text, now), ttl)
     redis.call('HINCRBY', KEYS[10], 'expired', 1)
     return
   end
-  if attempts > 0 and redis.call('HINCRBY', job, 'deliveries', 1) > max_deliveries then
-    local text = 'delivered ' .. max_deliveries .. ' times without being able to start'
-    bury(KEYS, id, lane, band, message, 'attempts_exhausted', text, attempts, worker, now, keep)
-    settle(id, 'failed', 'attempts_exhausted', text,
-      celery_meta(id, 'FAILURE', 'AttemptsExhausted', text, 'lanefleet'), now, ttl, true)
-    return
+  if rec.attempts > 0 then
+    rec.deliveries = rec.deliveries + 1
+    if rec.deliveries > max_deliveries then
+      local text = 'delivered ' .. max_deliveries .. ' times without being able to start'
+      bury(KEYS, id, lane, band, message, 'attempts_exhausted', text, rec.attempts, worker, now,
+        keep)
+      settle(id, ending(id, rec, 'failed', 'attempts_exhausted', text, now), ttl, true)
+      return
+    end
   end
-  lease(id, message, band, attempts, rec[5])
+  rec.state, rec.lane, rec.tag = 'r', lane, next_tag(band)
+  rec.started, rec.worker = stamp, worker
+  -- A suspect's attempt is counted when it starts, alone (start.lua).
+  lease(id, message, rec.tag, rec.attempts + 1, rec.created, record_text(rec))
 end
 
 local function pop(band, count)
   if count <= 0 then return 0 end
   local messages = redis.call('RPOP', KEYS[band], count)
   if not messages then return 0 end
-  for _, message in ipairs(messages) do take(message, band) end
+  local ids, keys, texts = {}, {}, {}
+  for i, message in ipairs(messages) do
+    ids[i] = id_of(message) or false
+    keys[i] = JOB .. (ids[i] or '')
+  end
+  in_chunks(keys, function(...)
+    for _, text in ipairs(redis.call('MGET', ...)) do texts[#texts + 1] = text end
+  end)
+  for i, message in ipairs(messages) do
+    local id, text = ids[i], texts[i]
+    local created = text and string.match(text, fresh)
+    if not id then
+      bury(KEYS, 'unreadable-' .. next_tag(band), lane, band, message, 'unreadable',
+        'not a Celery message', 0, worker, now, keep)
+    elseif leased_now[id] then
+      -- Sent twice, and both are here.
+    elseif created then
+      local tag = next_tag(band)
+      lease(id, message, tag, 1, created, leased .. created .. ' 0 0 0 ' .. tag .. leased_by)
+    else
+      take_other(id, message, text, band)
+    end
+  end
   return #messages
 end
 
@@ -105,13 +126,9 @@ for i = 0, 2 do
 end
 for band = 2, 4 do left = left - pop(band, left) end
 
-if #scores > 0 then
-  for first = 1, #unacked, 1000 do
-    local last = math.min(first + 999, #unacked)
-    redis.call('HSET', KEYS[5], unpack(unacked, first, last))
-    redis.call('ZADD', KEYS[6], unpack(scores, first, last))
-  end
-end
+in_chunks(records, function(...) redis.call('MSET', ...) end)
+in_chunks(unacked, function(...) redis.call('HSET', KEYS[5], ...) end)
+in_chunks(scores, function(...) redis.call('ZADD', KEYS[6], ...) end)
 out[1] = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[2])
   + redis.call('LLEN', KEYS[3]) + redis.call('LLEN', KEYS[4])
 return out

@@ -14,13 +14,12 @@ for i = 2, #ARGV, 5 do
     redis.call('ZREM', KEYS[6], tag)
     if string.sub(due, 1, 1) == '+' then due = now + string.sub(due, 2) end
     redis.call('ZADD', KEYS[7], due, band_of(tag) .. ':' .. unwrap(stored, lane))
-    redis.call('HSET', JOB .. id, 'state', 'queued', 'due_ms', due)
-    redis.call('HDEL', JOB .. id, 'tag')
+    local rec = leased_record(id, lane, tag)
     if ARGV[i + 3] ~= '' then
-      redis.call('HSET', JOB .. id, 'last_error', ARGV[i + 3])
+      rec.error = ARGV[i + 3]
       redis.call('HINCRBY', KEYS[10], 'retried', 1)
     end
-    if ARGV[i + 4] == '1' then redis.call('HINCRBY', JOB .. id, 'attempts', -1) end
+    requeue_record(id, rec, ARGV[i + 4] == '1')
     parked = parked + 1
   end
 end

@@ -3,11 +3,18 @@
 --   1-4 bands (0, 3, 6, 9)  5 unacked  6 index  7 delayed  8 dead  9 letters  10 stats
 
 local JOB, META, BLOB = 'lf:job:', 'celery-task-meta-', 'lf:blob:'
-local TERMINAL = { succeeded = true, failed = true, canceled = true, expired = true }
 
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- Call with the list's items, so many at a time as the Lua stack holds.
+local CHUNK = 1000
+local function in_chunks(list, call)
+  for first = 1, #list, CHUNK do
+    call(unpack(list, first, math.min(first + CHUNK - 1, #list)))
+  end
 end
 
 -- The job's id as Celery reads it: our own messages begin with it, others are parsed.
@@ -19,6 +26,53 @@ local function id_of(message)
   local headers = readable and type(call) == 'table' and call.headers
   id = type(headers) == 'table' and headers.id
   if type(id) == 'string' and string.find(id, '^[^"\\%c]+$') then return id end
+end
+
+-- A live job's record is one string of words, so that one call reads or writes many:
+--   state lane created_ms [deadline_ms attempts deliveries tag started_ms worker error ...]
+-- state is q (waiting), r (leased) or x (settled, though its message still waits).
+-- A fresh job has the first three words only; 0 and - stand for nothing. Its first attempt
+-- is implied by r, and is written down when the lease ends without a result.
+local function parse_record(text)
+  local state, lane, created, deadline, attempts, deliveries, tag, started, worker, err =
+    string.match(text or '', '^(%l) (%S+) (%d+) ?(%d*) ?(%d*) ?(%d*) ?(%S*) ?(%d*) ?(%S*) ?(.*)$')
+  if not state then return nil end
+  return {
+    state = state, lane = lane, created = created, deadline = tonumber(deadline) or 0,
+    attempts = tonumber(attempts) or 0, deliveries = tonumber(deliveries) or 0, tag = tag,
+    started = tonumber(started) or 0, worker = worker, error = err,
+  }
+end
+
+local function blank_record(lane)
+  return {
+    state = 'q', lane = lane, created = '0', deadline = 0, attempts = 0, deliveries = 0,
+    tag = '-', started = 0, worker = '-', error = '',
+  }
+end
+
+-- The record of a job that is leased under this tag, or would be had it not got lost.
+local function leased_record(id, lane, tag)
+  local rec = parse_record(redis.call('GET', JOB .. id))
+  if not rec then
+    rec = blank_record(lane)
+    rec.tag = tag
+  end
+  return rec
+end
+
+local function record_text(rec)
+  return table.concat({
+    rec.state, rec.lane, rec.created, rec.deadline, rec.attempts, rec.deliveries, rec.tag,
+    rec.started, rec.worker, rec.error,
+  }, ' ')
+end
+
+-- Write that a job waits again. An attempt that began counts, unless it is taken back.
+local function requeue_record(id, rec, uncount)
+  rec.state, rec.tag, rec.started, rec.worker = 'q', '-', 0, '-'
+  if rec.attempts == 0 and not uncount then rec.attempts = 1 end
+  redis.call('SET', JOB .. id, record_text(rec))
 end
 
 -- The stored form that a stock kombu consumer's restore_visible can put back.
@@ -40,21 +94,33 @@ local function band_of(tag)
   return tonumber(string.sub(tag, -1))
 end
 
-local function celery_meta(id, status, exc_type, message, module)
+-- The result of a job that a script ends, as Celery stores it, and what is known of the job.
+local function ending(id, rec, state, reason, text, now)
+  local status, exc_type, module, message = 'FAILURE', 'AttemptsExhausted', 'lanefleet', text
+  if state ~= 'failed' then
+    status, exc_type, module = 'REVOKED', 'TaskRevokedError', 'celery.exceptions'
+    message = state == 'expired' and 'expired' or 'revoked'
+  elseif reason == 'unreadable' then
+    exc_type = 'UnreadableMessage'
+  end
+  local about = {
+    state = state, lane = rec.lane, finished_ms = now, reason = reason, error = text,
+    attempts = math.max(rec.attempts, rec.state == 'r' and 1 or 0),
+  }
+  if rec.created ~= '0' then about.created_ms = tonumber(rec.created) end
+  if rec.started > 0 then about.started_ms, about.worker = rec.started, rec.worker end
   return '{"status":"' .. status .. '","result":{"exc_type":"' .. exc_type
     .. '","exc_message":[' .. cjson.encode(message) .. '],"exc_module":"' .. module
-    .. '"},"traceback":null,"children":[],"date_done":null,"task_id":"' .. id .. '"}'
+    .. '"},"traceback":null,"children":[],"date_done":null,"task_id":"' .. id
+    .. '","lanefleet":' .. cjson.encode(about) .. '}'
 end
 
--- Write a terminal state, the result and its notification, and free the input, unless
--- the job is on the dead list, from where it may come back.
-local function settle(id, state, reason, message, meta, now, ttl, buried)
-  local job = JOB .. id
-  redis.call('HSET', job, 'state', state, 'finished_ms', now, 'reason', reason, 'error', message)
-  redis.call('HDEL', job, 'tag')
-  redis.call('EXPIRE', job, ttl)
-  redis.call('SET', META .. id, meta, 'EX', ttl)
+-- Publish how a job ended. Its record goes, and its input unless the job is on the
+-- dead list, from where it may come back.
+local function settle(id, meta, ttl, buried)
+  redis.call('DEL', JOB .. id)
   if not buried then redis.call('DEL', BLOB .. id) end
+  redis.call('SET', META .. id, meta, 'EX', ttl)
   redis.call('PUBLISH', META .. id, meta)
 end
 

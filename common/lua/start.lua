@@ -5,17 +5,19 @@
 local lane, tag, id, max_attempts = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local stored = redis.call('HGET', KEYS[5], tag)
 if not stored then return 0 end
-local attempts = redis.call('HINCRBY', JOB .. id, 'attempts', 1)
-if attempts <= max_attempts then return attempts end
+local rec = leased_record(id, lane, tag)
+if rec.attempts < max_attempts then
+  rec.attempts = rec.attempts + 1
+  redis.call('SET', JOB .. id, record_text(rec))
+  return rec.attempts
+end
 
-redis.call('HINCRBY', JOB .. id, 'attempts', -1)
 redis.call('HDEL', KEYS[5], tag)
 redis.call('ZREM', KEYS[6], tag)
 local now = now_ms()
-local last = redis.call('HGET', JOB .. id, 'last_error') or 'its worker died each time'
+local last = rec.error ~= '' and rec.error or 'its worker died each time'
 local text = 'gave up after ' .. max_attempts .. ' attempts: ' .. last
 bury(KEYS, id, lane, band_of(tag), unwrap(stored, lane), 'attempts_exhausted', text, max_attempts,
   ARGV[7], now, tonumber(ARGV[6]))
-settle(id, 'failed', 'attempts_exhausted', text,
-  celery_meta(id, 'FAILURE', 'AttemptsExhausted', text, 'lanefleet'), now, ARGV[5], true)
+settle(id, ending(id, rec, 'failed', 'attempts_exhausted', text, now), ARGV[5], true)
 return -1

@@ -23,7 +23,7 @@ def run(arena: Arena) -> Table:
     if arena.quick:
         depths = [500, 2_000]
     counts = [1, 10, 50] if not arena.quick else [1, 5]
-    timed = arena.size(10_000, 500)
+    timed = arena.size(20_000, 500)
     worker = LaneWorkers(arena.stack(LANEFLEET_EVENTS="off"))
     turns = {
         f"{depth:,} queued": lambda depth=depth: _first_of(worker, depth, timed) for depth in depths

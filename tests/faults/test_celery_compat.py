@@ -165,11 +165,12 @@ def test_a_reservation_whose_answer_was_lost_is_handed_back(stack: Stack) -> Non
     scripts = leases._scripts
 
     class Deaf(Scripts):
-        def run(self, name, keys, args):  # type: ignore[no-untyped-def]
-            reply = super().run(name, keys, args)
+        def send(self, name, keys, args):  # type: ignore[no-untyped-def]
+            sent = super().send(name, keys, args)
             if name == "reserve":
+                sent.result()
                 raise ConnectionResetError("the answer got lost")
-            return reply
+            return sent
 
     leases._scripts = Deaf(stack.redis)
     with pytest.raises(ConnectionResetError):

@@ -33,7 +33,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from common.broker import build_message, enqueue_args
 from common.connect import connect
-from common.job import Job
+from common.job import Job, JobRecord
 from common.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
 from common.redis_server import RedisServer
 from common.scripts import Scripts
@@ -299,16 +299,16 @@ class LeaseMachine(RuleBasedStateMachine):
         reply: list[Any] = []
         scripts = self.workers[worker]._scripts
 
-        def run(name: str, *arguments: Any) -> Any:
-            answer = Scripts.run(scripts, name, *arguments)
+        def send(name: str, *arguments: Any) -> Any:
+            sent = Scripts.send(scripts, name, *arguments)
             if name != "reserve":
-                return answer
-            reply.extend(answer[2:])
+                return sent
+            reply.extend(sent.result()[2:])
             raise RedisConnectionError("the answer got lost")
 
-        with mock.patch.object(scripts, "run", run), pytest.raises(RedisConnectionError):
+        with mock.patch.object(scripts, "send", send), pytest.raises(RedisConnectionError):
             self.workers[worker].reserve(wanted, TTL_SECONDS)
-        leases = [Lease(*reply[first : first + 3]) for first in range(0, len(reply), 3)]
+        leases = [Lease(*reply[first : first + 4]) for first in range(0, len(reply), 4)]
         self._hold(worker, leases, expected)
         self.unanswered[worker] = [lease.tag for lease in leases]
 
@@ -370,17 +370,17 @@ class LeaseMachine(RuleBasedStateMachine):
         state = "failed" if fails else "succeeded"
         outcomes, fenced = [], []
         for position, (tag, job) in enumerate(chosen):
-            meta = b'{"status":"ANY","by":"%d"}' % next(self.serial)
-            outcomes.append(
-                Outcome(tag, job.id, state, meta, "bad" if fails else "", "text", job.blob)
-            )
+            status = b"FAILURE" if fails else b"SUCCESS"
+            meta = b'{"status":"%s","by":"%d"}' % (status, next(self.serial))
+            kind = ("f" if fails else "") + ("b" if job.blob else "")
+            outcomes.append(Outcome(tag, job.id, meta, kind))
             if tag in self.model.leases:
                 self.model.settle(self.model.drop(tag), state, meta)
                 self.model.stats[state] += 1
             else:
                 fenced.append(position)
                 self.model.stats["fenced"] += 1
-        assert self.workers[0].finish(outcomes, TTL_SECONDS, len(chosen), 1.25) == fenced
+        assert self.workers[0].finish(outcomes, TTL_SECONDS) == fenced
 
     @while_leased
     @rule(numbers=picks)
@@ -494,7 +494,9 @@ class LeaseMachine(RuleBasedStateMachine):
         held_here = [held for held in self.model.leases.values() if held.worker == worker]
         for job in [held.job for held in held_here if held.suspect]:
             job.deliveries = MAX_DELIVERIES - short_of_limit
-            self.client.hset(job_key(job.id), "deliveries", job.deliveries)
+            words = self.client.get(job_key(job.id)).split(b" ")  # type: ignore[union-attr]
+            words[5] = b"%d" % job.deliveries
+            self.client.set(job_key(job.id), b" ".join(words))
         self.let_a_worker_die(worker)
         self.reserve(worker, 8)
 
@@ -523,7 +525,7 @@ class LeaseMachine(RuleBasedStateMachine):
         pipe.mget([meta_key(job.id) for job in jobs] + ["-"])
         pipe.mget([blob_key(job.id) for job in jobs] + ["-"])
         for job in jobs:
-            pipe.hgetall(job_key(job.id))
+            pipe.get(job_key(job.id))
             pipe.ttl(job_key(job.id))
             pipe.ttl(meta_key(job.id))
         replies = iter(pipe.execute())
@@ -583,31 +585,34 @@ class LeaseMachine(RuleBasedStateMachine):
         job: Known,
         meta: bytes | None,
         blob: bytes | None,
-        record: dict[bytes, bytes],
+        record: bytes | None,
         ttl: int,
         meta_ttl: int,
     ) -> None:
         assert (blob is not None) == job.blob, job
-        assert bool(record) == job.recorded, job
-        if not record:
+        known = JobRecord.read(job.id, record, meta)
+        assert bool(known) == job.recorded, job
+        if not known:
             return
-        assert record[b"state"].decode() == job.state, job
-        assert int(record.get(b"attempts", 0)) == job.attempts, job
-        assert int(record.get(b"deliveries", 0)) == job.deliveries, job
-        assert record[b"lane"].decode() == LANE
         if not job.terminal:
-            held = self.model.leases.get(record.get(b"tag", b""))
+            words = (record or b"").split(b" ") + [b"0"] * 7
+            assert (known.state, known.attempts, known.lane) == (job.state, job.attempts, LANE), job
+            assert int(words[5]) == job.deliveries, job
+            held = self.model.leases.get(words[6])
             assert (held is not None and held.job is job) == (job.state == "running"), job
-            assert (b"tag" in record) == (job.state == "running"), job
             assert (ttl, meta) == (-1, None), job
             return
         assert TTL_SECONDS - 1000 < meta_ttl <= TTL_SECONDS
-        if not self._still_listed(job):
-            assert TTL_SECONDS - 1000 < ttl <= TTL_SECONDS, job
+        if job.state != "canceled":
+            assert record is None, job
+        elif record is not None:
+            assert record.startswith(b"x "), job
+            assert (ttl == -1) == self._still_listed(job), job
         if isinstance(job.settled_as, bytes):
             assert meta == job.settled_as
         else:
             result = json.loads(meta or b"")
+            assert (known.state, known.lane, bool(known.reason)) == (job.state, LANE, True)
             assert (result["status"], result["result"]["exc_type"]) == job.settled_as
             assert result["task_id"] == job.id
 

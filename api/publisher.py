@@ -1,0 +1,109 @@
+"""Publish jobs from the event loop, many to a round trip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from common.broker import enqueue_args, positions
+from common.errors import LaneFull
+from common.job import Job
+from common.scripts import Args, AsyncScripts
+
+_RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
+_JOBS_PER_TRIP = 500
+_BLOB_BYTES_PER_TRIP = 8 * 1024 * 1024
+_TRIPS = 2
+"""Round trips under way at a time."""
+
+
+class Publisher:
+    """Publishes from an event loop, in batches that form by themselves.
+
+    While as many trips are out as may be, what arrives waits for the next
+    one to leave: the busier the loop, the more jobs share a trip's cost.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, max_backlog: int) -> None:
+        self._scripts = AsyncScripts(client)
+        self._max_backlog = max_backlog
+        self._waiting: list[tuple[Job, asyncio.Future[int]]] = []
+        self._called = False
+        self._trips: set[asyncio.Task[None]] = set()
+
+    async def publish(self, job: Job) -> int:
+        """Publish one job; returns the backlog ahead of it, or raises LaneFull."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[int] = loop.create_future()
+        self._waiting.append((job, future))
+        if not self._called and len(self._trips) < _TRIPS:
+            self._called = True
+            loop.call_soon(self._depart)
+        return await future
+
+    async def publish_all(self, jobs: Sequence[Job]) -> list[int | LaneFull]:
+        """Publish these in one round trip; per job the backlog ahead of it, or LaneFull."""
+        return positions(jobs, await self._enqueue(jobs))
+
+    async def _enqueue(self, jobs: Sequence[Job]) -> Sequence[int]:
+        """Publish; a lost connection is tried again, as the script takes an id only once."""
+        args: Args = enqueue_args(jobs, self._max_backlog)
+        for pause in _RETRY_PAUSES_SECONDS:
+            try:
+                reply: Sequence[int] = await self._scripts.run("enqueue", (), args)
+            except (RedisConnectionError, RedisTimeoutError, ReadOnlyError):
+                await asyncio.sleep(pause)
+            else:
+                return reply
+        last: Sequence[int] = await self._scripts.run("enqueue", (), args)
+        return last
+
+    def _depart(self) -> None:
+        """Send what waits, as far as trips are free; the end of one calls again."""
+        self._called = False
+        while self._waiting and len(self._trips) < _TRIPS:
+            aboard = next(_parts([job for job, _ in self._waiting]))
+            passengers = self._waiting[: len(aboard)]
+            self._waiting = self._waiting[len(aboard) :]
+            trip = asyncio.get_running_loop().create_task(self._travel(aboard, passengers))
+            self._trips.add(trip)
+            trip.add_done_callback(self._arrived)
+
+    def _arrived(self, trip: asyncio.Task[None]) -> None:
+        self._trips.discard(trip)
+        if self._waiting and not self._called:
+            self._depart()
+
+    async def _travel(
+        self, jobs: Sequence[Job], passengers: list[tuple[Job, asyncio.Future[int]]]
+    ) -> None:
+        try:
+            outcomes = await self.publish_all(jobs)
+        except Exception as exc:  # noqa: BLE001 - every waiter must hear of it
+            for _, future in passengers:
+                if not future.done():
+                    future.set_exception(exc)
+            return
+        for (_, future), outcome in zip(passengers, outcomes, strict=True):
+            if future.done():
+                continue
+            if isinstance(outcome, LaneFull):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+
+def _parts(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """Cut into what one script call should carry, by count and by size of the large inputs."""
+    first, size = 0, 0
+    for index, job in enumerate(jobs):
+        size += len(job.blob or b"")
+        if index - first >= _JOBS_PER_TRIP or (size > _BLOB_BYTES_PER_TRIP and index > first):
+            yield jobs[first:index]
+            first, size = index, len(job.blob or b"")
+    yield jobs[first:]
