@@ -17,12 +17,21 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from worker.pipeline import TASK_NAME, Execution, describe
+from worker.pipeline import Execution, describe
 
 if TYPE_CHECKING:
     from worker.engine import Engine
 
 log = structlog.get_logger(__name__)
+
+_EVENTS_A_JOB = 3
+_BEGINNING = (
+    '{"uuid":%%s,"root_id":%%s,"timestamp":%%.6f,"clock":%%d,"retries":%%d,'
+    '"type":"task-received","name":"infer","args":"()","kwargs":"{\'model\': \'%(lane)s\'}",'
+    '"parent_id":null,"eta":null,"expires":null,%(common)s},'
+    '{"uuid":%%s,"timestamp":%%.6f,"clock":%%d,"type":"task-started",%(common)s}'
+)
+_SUCCEEDED = '"type":"task-succeeded","runtime":%.6f,"result":"<%d bytes>"}'
 
 
 class EventSender:
@@ -32,34 +41,36 @@ class EventSender:
         self._engine = engine
         self._consumer = consumer
         self._lock = threading.Lock()
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[str] = []
         self._window_began = 0.0
         self._in_window = 0
         self.hub: Any = None
-        self.sent_jobs = 0
-        self.skipped_jobs = 0
 
     def info(self) -> dict[str, Any]:
         """How many jobs' events were sent, and how many were left out by sampling."""
         return {
             "enabled": self._dispatcher() is not None,
-            "jobs_sent": self.sent_jobs,
-            "jobs_sampled_out": self.skipped_jobs,
+            "jobs_sent": self._engine.event_jobs_sent,
+            "jobs_sampled_out": self._engine.event_jobs_sampled_out,
             "max_jobs_per_second": self._engine.settings.events_per_second,
         }
 
     def offer(self, lane: str, executions: Sequence[Execution]) -> None:
         """Called by the finisher after publishing; returns at once when nobody watches."""
-        if self.hub is None or self._dispatcher() is None:
+        dispatcher = self._dispatcher()
+        if self.hub is None or dispatcher is None:
             return
         taken = executions[: self._allowance(len(executions))]
-        self.skipped_jobs += len(executions) - len(taken)
-        self.sent_jobs += len(taken)
-        events = [event for one in taken for event in self._events_of(lane, one)]
-        if not events:
+        self._engine.event_jobs_sampled_out += len(executions) - len(taken)
+        self._engine.event_jobs_sent += len(taken)
+        if not taken:
             return
+        count = _EVENTS_A_JOB * len(taken)
+        clock = dispatcher.clock.forward()
+        dispatcher.clock.adjust(clock + count - 2)  # which adds one: the last of ours
+        text = self._events_of(lane, taken, clock)
         with self._lock:
-            self._waiting += events
+            self._waiting.append(text)
         self.hub.call_soon(self._send)
 
     def _allowance(self, wanted: int) -> int:
@@ -80,79 +91,62 @@ class EventSender:
         watched = not dispatcher.groups or "task" in dispatcher.groups
         return dispatcher if watched else None
 
-    def _events_of(self, lane: str, execution: Execution) -> list[dict[str, Any]]:
-        unix_offset = time.time() - time.monotonic()
-        common = {
-            "uuid": execution.job_id,
-            "hostname": self._engine.worker,
-            "pid": os.getpid(),
-            "utcoffset": time.timezone // 3600,
-            "clock": 0,
-        }
-        received = {
-            **common,
-            "type": "task-received",
-            "timestamp": execution.arrived + unix_offset,
-            "name": TASK_NAME,
-            "args": "()",
-            "kwargs": f"{{'model': '{lane}'}}",
-            "root_id": execution.job_id,
-            "parent_id": None,
-            "retries": execution.attempt - 1,
-            "eta": None,
-            "expires": None,
-        }
-        started = {
-            **common,
-            "type": "task-started",
-            "timestamp": (execution.started or execution.arrived) + unix_offset,
-        }
-        return [received, started, {**common, **self._ending(execution)}]
+    def _events_of(self, lane: str, executions: Sequence[Execution], clock: int) -> str:
+        """The events as JSON, comma-separated; formatted, as their objects would cost 10 us."""
+        common = orjson.dumps(
+            {
+                "hostname": self._engine.worker,
+                "pid": os.getpid(),
+                "utcoffset": time.timezone // 3600,
+            }
+        ).decode()[1:-1]
+        beginning = _BEGINNING % {"lane": lane, "common": common.replace("%", "%%")}
+        now, steady = time.time(), time.monotonic()
+        offset = now - steady
+        parts = []
+        for one in executions:
+            uuid = orjson.dumps(one.job_id).decode()
+            arrived, started = one.arrived + offset, (one.started or one.arrived) + offset
+            if one.settled == "succeeded":
+                ending = _SUCCEEDED % (now - started, len(one.meta))
+            else:
+                ending = orjson.dumps(self._ending(one)).decode()[1:]
+            parts.append(
+                beginning % (uuid, uuid, arrived, clock, one.attempt - 1, uuid, started, clock + 1)
+            )
+            parts.append(
+                f'{{"uuid":{uuid},"timestamp":{now:.6f},"clock":{clock + 2},{common},{ending}'
+            )
+            clock += _EVENTS_A_JOB
+        return ",".join(parts)
 
     @staticmethod
     def _ending(execution: Execution) -> dict[str, Any]:
-        now = time.time()
-        if execution.settled == "succeeded":
-            runtime = time.monotonic() - (execution.started or execution.arrived)
-            return {
-                "type": "task-succeeded",
-                "timestamp": now,
-                "runtime": runtime,
-                "result": f"<{len(execution.meta)} bytes>",
-            }
         if execution.settled in ("canceled", "expired"):
             return {
                 "type": "task-revoked",
-                "timestamp": now,
                 "terminated": False,
                 "signum": None,
                 "expired": execution.settled == "expired",
             }
+        exception = describe(execution) if execution.error else ""
         if execution.settled == "parked":
             return {
                 "type": "task-retried",
-                "timestamp": now,
-                "exception": describe(execution) if execution.error else "not due yet",
+                "exception": exception or "not due yet",
                 "traceback": "",
             }
-        return {
-            "type": "task-failed",
-            "timestamp": now,
-            "exception": describe(execution) if execution.error else "",
-            "traceback": "",
-        }
+        return {"type": "task-failed", "exception": exception, "traceback": ""}
 
     def _send(self) -> None:
         """On the loop's thread: everything that waits goes out in one message."""
         with self._lock:
-            events, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, []
         dispatcher = self._dispatcher()
-        if not events or dispatcher is None:
+        if not waiting or dispatcher is None:
             return
-        for event in events:
-            event["clock"] = dispatcher.clock.forward()
         # Encoded here: Celery's own way spends most of an event on its JSON encoder.
-        body = orjson.dumps(events).decode()
+        body = f"[{','.join(waiting)}]"
         with dispatcher.mutex:
             if dispatcher.producer is not None:
                 dispatcher.producer.publish(

@@ -45,11 +45,18 @@ class EngineCollector(Collector):
             held.add_metric([lane.name], len(lane.in_hand))
             for size, count in lane.sizes.copy().items():
                 batches.add_metric([lane.name, str(size)], count)
+        events = CounterMetricFamily(
+            "lanefleet_worker_event_jobs",
+            "Jobs by whether their Celery events were sent; above a set rate they are sampled.",
+            labels=["sent"],
+        )
+        events.add_metric(["yes"], engine.event_jobs_sent)
+        events.add_metric(["no"], engine.event_jobs_sampled_out)
         silence = GaugeMetricFamily(
             "lanefleet_worker_redis_silence_seconds", "Seconds since Redis last answered."
         )
         silence.add_metric([], time.monotonic() - engine.last_round_trip)
-        yield from (jobs, fenced, batches, held, silence)
+        yield from (jobs, fenced, batches, held, events, silence)
 
 
 class HealthServer:
