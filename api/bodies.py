@@ -13,6 +13,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 
 from api.problems import Problem, validation_problem
 from api.schemas import JobRequest
@@ -25,12 +26,17 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        more = message.get("more_body", False)
+        size += len(chunks[-1])
         if size > max_bytes:
             raise too_large(max_bytes)
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def too_large(max_bytes: int) -> Problem:
@@ -69,8 +75,10 @@ async def multipart_job(request: Request, max_bytes: int) -> tuple[JobRequest, b
     async def replay() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
+    # Starlette raises an error of its own kind where it finds an application in the scope.
+    scope = {name: value for name, value in request.scope.items() if name != "app"}
     try:
-        form = await Request(request.scope, replay).form(max_files=1, max_fields=10)
+        form = await Request(scope, replay).form(max_files=1, max_fields=10)
     except MultiPartException as exc:
         raise Problem(400, "invalid_multipart", str(exc)) from exc
     upload = form.get("file")

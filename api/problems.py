@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 TYPE_BASE = "https://lanefleet.dev/problems/"
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_SECONDS = "5"
+UNEXPECTED_STATUS = 500
 
 
 class Problem(Exception):
@@ -68,54 +69,60 @@ def from_fleet_error(exc: FleetError) -> Problem:
     return Problem(422, exc.code, str(exc))
 
 
+def response_for(exc: Exception) -> JSONResponse:
+    """What the client is told of this error; of an unexpected one no more than that it was."""
+    return _problem_for(exc).response()
+
+
+def _problem_for(exc: Exception) -> Problem:
+    match exc:
+        case Problem():
+            return exc
+        case FleetError():
+            return from_fleet_error(exc)
+        case RequestValidationError():
+            return validation_problem(list(exc.errors()))
+        case HTTPException():
+            return _from_http(exc)
+        case RedisError():
+            return _from_redis(exc)
+        case _:
+            log.error("request_failed", exc_info=exc)
+            detail = "something went wrong on our side"
+            return Problem(UNEXPECTED_STATUS, "internal_error", detail)
+
+
+def _from_http(exc: HTTPException) -> Problem:
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    code = codes.get(exc.status_code, "http_error")
+    headers = dict(exc.headers) if exc.headers else None
+    return Problem(exc.status_code, code, str(exc.detail), headers=headers)
+
+
+def _from_redis(exc: RedisError) -> Problem:
+    log.warning("redis_failed", error=str(exc), exc_type=type(exc).__name__)
+    full = "OOM" in str(exc)
+    detail = (
+        "the queue's memory is full; workers are draining it, try again shortly"
+        if full
+        else "the queue cannot be reached; whether the job was taken is unknown"
+    )
+    return Problem(
+        429 if full else 503,
+        "queue_full" if full else "queue_unavailable",
+        detail,
+        headers={"Retry-After": _RETRY_AFTER_SECONDS},
+    )
+
+
 def install(app: FastAPI) -> None:
     """Turn every error that leaves a route into a problem document."""
 
-    async def on_problem(_request: Request, exc: Exception) -> JSONResponse:
-        assert isinstance(exc, Problem)
-        return exc.response()
+    async def handle(_request: Request, exc: Exception) -> JSONResponse:
+        return response_for(exc)
 
-    async def on_fleet_error(_request: Request, exc: Exception) -> JSONResponse:
-        assert isinstance(exc, FleetError)
-        return from_fleet_error(exc).response()
-
-    async def on_validation(_request: Request, exc: Exception) -> JSONResponse:
-        assert isinstance(exc, RequestValidationError)
-        return validation_problem(list(exc.errors())).response()
-
-    async def on_http(_request: Request, exc: Exception) -> JSONResponse:
-        assert isinstance(exc, HTTPException)
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        code = codes.get(exc.status_code, "http_error")
-        problem = Problem(exc.status_code, code, str(exc.detail))
-        problem.headers = dict(exc.headers) if exc.headers else None
-        return problem.response()
-
-    async def on_redis(_request: Request, exc: Exception) -> JSONResponse:
-        log.warning("redis_failed", error=str(exc), exc_type=type(exc).__name__)
-        full = "OOM" in str(exc)
-        detail = (
-            "the queue's memory is full; workers are draining it, try again shortly"
-            if full
-            else "the queue cannot be reached; whether the job was taken is unknown"
-        )
-        return Problem(
-            429 if full else 503,
-            "queue_full" if full else "queue_unavailable",
-            detail,
-            headers={"Retry-After": _RETRY_AFTER_SECONDS},
-        ).response()
-
-    async def on_anything(_request: Request, exc: Exception) -> JSONResponse:
-        log.error("request_failed", exc_info=exc)
-        return Problem(500, "internal_error", "something went wrong on our side").response()
-
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(FleetError, on_fleet_error)
-    app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(RedisError, on_redis)
-    app.add_exception_handler(Exception, on_anything)
+    for kind in (Problem, FleetError, RequestValidationError, HTTPException, RedisError, Exception):
+        app.add_exception_handler(kind, handle)
 
 
 def validation_problem(errors: list[Any]) -> Problem:

@@ -8,6 +8,7 @@ it looks at the answer cannot lock itself out.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -28,6 +29,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _NDJSON = "application/x-ndjson"
 _JOBS_PER_TRIP = 500
+_BYTES_PER_TRIP = 8 * 1024 * 1024
+_TRIPS = 2
 
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -85,16 +88,29 @@ async def _answers(request: Request, services: Services) -> AsyncIterator[bytes]
 
 
 class _Intake:
-    """Cuts the body into lines, publishes them by the hundred, answers each."""
+    """Cuts the body into lines, publishes them by the hundred, answers each.
+
+    While some are on their way to Redis the next are read and checked; when
+    as many trips are out as may be, reading waits, so memory stays bounded.
+    """
 
     def __init__(self, services: Services, queue: asyncio.Queue[bytes | None]) -> None:
         self._services = services
         self._queue = queue
         self._line = 0
         self._jobs: list[tuple[int, Job]] = []
+        self._bytes = 0
+        self._trips: deque[asyncio.Task[None]] = deque()
 
     async def run(self, request: Request) -> None:
         """Until the body ends."""
+        try:
+            await self._read(request)
+            await self._depart()
+        finally:
+            await asyncio.gather(*self._trips)
+
+    async def _read(self, request: Request) -> None:
         limit = self._services.settings.max_body_bytes
         rest = b""
         async for chunk in request.stream():
@@ -102,14 +118,21 @@ class _Intake:
             if len(rest) > limit:
                 self._line += 1
                 self._refuse(413, "body_too_large", f"a line is longer than {limit} bytes")
-                break
+                return
             for line in lines:
                 self._take(line, limit)
-                if len(self._jobs) >= _JOBS_PER_TRIP:
-                    await self._publish()
-        else:
-            self._take(rest, limit)
-        await self._publish()
+                if len(self._jobs) >= _JOBS_PER_TRIP or self._bytes >= _BYTES_PER_TRIP:
+                    await self._depart()
+        self._take(rest, limit)
+
+    async def _depart(self) -> None:
+        """Send what was read on its way; where no trip is free, wait for the oldest."""
+        if not self._jobs:
+            return
+        if len(self._trips) == _TRIPS:
+            await self._trips.popleft()
+        taken, self._jobs, self._bytes = self._jobs, [], 0
+        self._trips.append(asyncio.create_task(self._publish(taken)))
 
     def _take(self, line: bytes, limit: int) -> None:
         self._line += 1
@@ -122,6 +145,7 @@ class _Intake:
             document = orjson.loads(line)
             request = JobRequest.model_validate(document)
             self._jobs.append((self._line, self._services.submitter.prepare(request)))
+            self._bytes += len(line)
         except orjson.JSONDecodeError as exc:
             self._refuse(400, "invalid_json", f"the line is not valid JSON ({exc})")
         except ValidationError as exc:
@@ -131,10 +155,7 @@ class _Intake:
             problem = from_fleet_error(exc)
             self._refuse(problem.status, problem.code, problem.detail)
 
-    async def _publish(self) -> None:
-        if not self._jobs:
-            return
-        taken, self._jobs = self._jobs, []
+    async def _publish(self, taken: list[tuple[int, Job]]) -> None:
         try:
             outcomes = await self._services.submitter.publish_all([job for _, job in taken])
         except RedisError as exc:

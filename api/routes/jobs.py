@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from api.bodies import job_request, multipart_job, parse_json, read_body
 from api.deps import Services, ServicesDep
 from api.preferences import wait_preference
 from api.problems import Problem
-from api.schemas import JobRequest, JobView
+from api.schemas import JobRequest, JobView, queued_json, view_json
 from common.job import JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -99,14 +98,19 @@ _REQUEST_BODY: dict[str, Any] = {
 )
 async def submit_job(request: Request, services: ServicesDep) -> Response:
     """Queue one job. With `Prefer: wait=n`, answer 200 with the result when it is done in time."""
+    return await take_job(request, services)
+
+
+async def take_job(request: Request, services: Services) -> Response:
+    """What `POST /v1/jobs` does; the hot route calls it too."""
     record = await _take(request, services)
     seconds = wait_preference(request.headers.get("prefer"), services.settings.max_wait_seconds)
     headers = {"Location": f"/v1/jobs/{record.id}"}
-    if seconds is not None:
-        headers["Preference-Applied"] = f"wait={seconds:g}"
-        record = await services.waiter.wait(record.id, seconds) or record
-    status = 200 if record.state.terminal else 202
-    return _answer(record, status, headers)
+    if seconds is None:
+        return _json(queued_json(record), 202, headers)
+    headers["Preference-Applied"] = f"wait={seconds:g}"
+    record = await services.waiter.wait(record.id, seconds) or record
+    return _json(view_json(record), 200 if record.state.terminal else 202, headers)
 
 
 @router.get("/{job_id}", response_model=JobView, responses=_problems(s404="No such job."))
@@ -125,7 +129,7 @@ async def get_job(
         record = await services.store.get(job_id)
     if record is None:
         raise _unknown(job_id)
-    return _answer(record, 200)
+    return _json(view_json(record))
 
 
 @router.post("/{job_id}/cancel", response_model=JobView, responses=_problems(s404="No such job."))
@@ -136,7 +140,7 @@ async def cancel_job(job_id: JobId, services: ServicesDep) -> Response:
     record = await services.store.get(job_id)
     if record is None:
         raise _unknown(job_id)
-    return _answer(record, 200)
+    return _json(view_json(record))
 
 
 async def _take(request: Request, services: Services) -> JobRecord:
@@ -156,9 +160,8 @@ async def _take(request: Request, services: Services) -> JobRecord:
     )
 
 
-def _answer(record: JobRecord, status: int, headers: dict[str, str] | None = None) -> Response:
-    view = JobView.of(record)
-    return JSONResponse(view.model_dump(mode="json", exclude_none=True), status, headers=headers)
+def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, media_type="application/json")
 
 
 def _unknown(job_id: str) -> Problem:

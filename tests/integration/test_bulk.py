@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import httpx
 
-from tests.support import Stack, wait_until
+from tests.support import Stack, running_redis, wait_until
 
 
 def test_bulk_answers_every_line_and_takes_what_is_right(stack: Stack) -> None:
@@ -55,3 +56,32 @@ def test_bulk_stops_at_a_full_lane_and_says_so(stack: Stack) -> None:
     assert {one["error"]["status"] for one in found if "error" in one} == {429}
     single = httpx.post(f"{api.url}/v1/jobs", json={"model": "echo", "input": 1})
     assert (single.status_code, single.headers["retry-after"]) == (429, "5")
+
+
+def test_bulk_answers_every_line_also_when_redis_is_away(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as server:
+        stack = Stack(server.url, tmp_path)
+        try:
+            api = stack.api("echo")
+            server.stop()
+            line = b'{"model": "echo", "input": 1}\n'
+            answer = httpx.post(f"{api.url}/v1/jobs/bulk", content=line * 1_200, timeout=30)
+        finally:
+            stack.close()
+    found = [json.loads(one) for one in answer.text.splitlines()]
+    assert sorted(one["line"] for one in found) == list(range(1, 1_201))
+    assert {one["error"]["status"] for one in found} == {503}
+
+
+def test_large_inputs_travel_in_bulk_a_few_at_a_time(stack: Stack) -> None:
+    api = stack.api("minilm")
+    line = json.dumps({"model": "minilm", "input": "x" * 3_000_000}).encode() + b"\n"
+    before = script_calls(stack)
+    answer = httpx.post(f"{api.url}/v1/jobs/bulk", content=line * 12, timeout=30)
+    assert sum("id" in json.loads(one) for one in answer.text.splitlines()) == 12
+    assert stack.redis.llen("minilm") == 12
+    assert script_calls(stack) - before == 4, "three of 3 MB at a time"
+
+
+def script_calls(stack: Stack) -> int:
+    return int(stack.redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
