@@ -26,29 +26,27 @@ class Submitter:
         self._catalog = catalog
         self._publisher = publisher
 
-    async def submit(self, request: JobRequest) -> JobRecord:
-        """Take one job from JSON.
+    def prepare(self, request: JobRequest) -> Job:
+        """Check one job from JSON; raises UnknownModel, InvalidInput or UnsupportedMedia."""
+        spec = self._catalog[request.model]
+        value, blob = check_input(spec.input, request.input, self._settings.inline_input_bytes)
+        return self._job(request, value, blob)
 
-        Raises UnknownModel, InvalidInput, UnsupportedMedia or LaneFull; then
-        nothing was queued.
-        """
-        return await self._publish(self.prepare(request))
-
-    async def submit_file(self, request: JobRequest, payload: bytes) -> JobRecord:
-        """Take one job whose input is a file's bytes; errors as for `submit`."""
+    def prepare_file(self, request: JobRequest, payload: bytes) -> Job:
+        """Check one job whose input is a file's bytes; raises as `prepare` does."""
         spec = self._catalog[request.model]
         inline = self._settings.inline_input_bytes
         if spec.input == "image":
             value, blob = check_image(payload, inline)
         else:
             value, blob = check_input(spec.input, _text_of(payload), inline)
-        return await self._publish(self._job(request, value, blob))
-
-    def prepare(self, request: JobRequest) -> Job:
-        """Check one job from JSON without publishing it; errors as for `submit`, less LaneFull."""
-        spec = self._catalog[request.model]
-        value, blob = check_input(spec.input, request.input, self._settings.inline_input_bytes)
         return self._job(request, value, blob)
+
+    async def publish(self, job: Job) -> JobRecord:
+        """Publish a prepared job; raises LaneFull, and then nothing was queued."""
+        await self._publisher.publish(job)
+        now_ms = int(time.time() * 1000)
+        return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
 
     async def publish_all(self, jobs: Sequence[Job]) -> list[int | LaneFull]:
         """Publish prepared jobs in one round trip; per job the backlog ahead, or LaneFull."""
@@ -66,11 +64,6 @@ class Submitter:
             deadline_ms=_after(now_ms, deadline),
             blob=blob,
         )
-
-    async def _publish(self, job: Job) -> JobRecord:
-        await self._publisher.publish(job)
-        now_ms = int(time.time() * 1000)
-        return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
 
 
 def _after(now_ms: int, seconds: float | None) -> int | None:

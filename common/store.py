@@ -133,6 +133,8 @@ class ResultWaiter:
         self._store = store
         self._waiters: dict[str, set[asyncio.Future[JobRecord | None]]] = defaultdict(set)
         self._confirmed: dict[str, asyncio.Event] = {}
+        self._leaving: set[str] = set()
+        self._departure: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._listener: asyncio.Task[None] | None = None
 
@@ -186,8 +188,7 @@ class ResultWaiter:
             self._waiters[job_id].discard(future)
             if not self._waiters[job_id]:
                 del self._waiters[job_id]
-                self._confirmed.pop(job_id, None)
-                await self._send("UNSUBSCRIBE", meta_key(job_id))
+                self._leave(job_id)
 
     def _listen_for(self, job_id: str) -> asyncio.Future[JobRecord | None]:
         future: asyncio.Future[JobRecord | None] = asyncio.get_running_loop().create_future()
@@ -198,6 +199,23 @@ class ResultWaiter:
         if job_id not in self._confirmed:
             self._confirmed[job_id] = asyncio.Event()
             await self._send("SUBSCRIBE", meta_key(job_id))
+
+    def _leave(self, job_id: str) -> None:
+        """Unsubscribe in the next turn: nobody's answer waits for it, and many leave together."""
+        self._leaving.add(job_id)
+        if self._departure is None:
+            self._departure = asyncio.create_task(self._unsubscribe())
+
+    async def _unsubscribe(self) -> None:
+        await asyncio.sleep(0)
+        while self._leaving:
+            leaving, self._leaving = self._leaving, set()
+            gone = [job_id for job_id in leaving if job_id not in self._waiters]
+            for job_id in gone:
+                self._confirmed.pop(job_id, None)
+            if gone:
+                await self._send("UNSUBSCRIBE", *map(meta_key, gone))
+        self._departure = None
 
     async def _confirm(self, job_id: str, seconds: float) -> None:
         try:

@@ -11,7 +11,7 @@ from api.deps import Services, ServicesDep
 from api.preferences import wait_preference
 from api.problems import Problem
 from api.schemas import JobRequest, JobView, queued_json, view_json
-from common.job import JobRecord
+from common.job import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -103,13 +103,16 @@ async def submit_job(request: Request, services: ServicesDep) -> Response:
 
 async def take_job(request: Request, services: Services) -> Response:
     """What `POST /v1/jobs` does; the hot route calls it too."""
-    record = await _take(request, services)
+    job = await _prepare(request, services)
     seconds = wait_preference(request.headers.get("prefer"), services.settings.max_wait_seconds)
-    headers = {"Location": f"/v1/jobs/{record.id}"}
+    headers = {"Location": f"/v1/jobs/{job.id}"}
+    publishing = services.submitter.publish(job)
     if seconds is None:
-        return _json(queued_json(record), 202, headers)
+        return _json(queued_json(await publishing), 202, headers)
     headers["Preference-Applied"] = f"wait={seconds:g}"
-    record = await services.waiter.wait(record.id, seconds) or record
+    record = await services.waiter.wait(job.id, seconds, begin=publishing)
+    if record is None:
+        raise _unknown(job.id)
     return _json(view_json(record), 200 if record.state.terminal else 202, headers)
 
 
@@ -143,15 +146,15 @@ async def cancel_job(job_id: JobId, services: ServicesDep) -> Response:
     return _json(view_json(record))
 
 
-async def _take(request: Request, services: Services) -> JobRecord:
+async def _prepare(request: Request, services: Services) -> Job:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     limit = services.settings.max_body_bytes
     if content_type == "application/json" or content_type.endswith("+json"):
         document = parse_json(await read_body(request, limit))
-        return await services.submitter.submit(job_request(document))
+        return services.submitter.prepare(job_request(document))
     if content_type == "multipart/form-data":
         job, payload = await multipart_job(request, limit)
-        return await services.submitter.submit_file(job, payload)
+        return services.submitter.prepare_file(job, payload)
     raise Problem(
         415,
         "unsupported_content_type",
