@@ -17,7 +17,7 @@ local due = string.format('%.3f', (now + lease_ms) / 1000) -- seconds, as kombu 
 local fresh = '^q ' .. string.gsub(lane, '%W', '%%%0') .. ' (%d+)$'
 local leased = 'r ' .. lane .. ' '
 local leased_by = ' ' .. stamp .. ' ' .. worker .. ' '
-local out, records, unacked, scores = { 0, now }, {}, {}, {}
+local out, records, unacked, tags, scores = { 0, now }, {}, {}, {}, {}
 local serial = 0
 local leased_now = {} -- ids; their leases are written at the end, in one go
 
@@ -32,8 +32,7 @@ local function lease(id, message, tag, attempts, created, record)
   records[#records + 1] = record
   unacked[#unacked + 1] = tag
   unacked[#unacked + 1] = wrap(message, lane)
-  scores[#scores + 1] = due
-  scores[#scores + 1] = tag
+  tags[#tags + 1] = tag
   local at = #out
   out[at + 1] = tag
   out[at + 2] = attempts
@@ -126,6 +125,12 @@ for i = 0, 2 do
 end
 for band = 2, 4 do left = left - pop(band, left) end
 
+-- Last tag first: a short zset is a list that is searched from its beginning, and all
+-- have one score, so in this order each finds its place at once (15 us a lease otherwise).
+for i = #tags, 1, -1 do
+  scores[#scores + 1] = due
+  scores[#scores + 1] = tags[i]
+end
 in_chunks(records, function(...) redis.call('MSET', ...) end)
 in_chunks(unacked, function(...) redis.call('HSET', KEYS[5], ...) end)
 in_chunks(scores, function(...) redis.call('ZADD', KEYS[6], ...) end)
