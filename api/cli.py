@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -22,7 +23,7 @@ from api.dead_cli import dead
 from api.fleet import Fleet, FleetFailed, free_port, project_root
 from api.options import DEFAULT_URL, JsonFlag, UrlOption
 from common.errors import ConfigurationError, FleetError
-from common.settings import Settings, load_settings
+from common.settings import ENV_PREFIX, Settings, load_settings
 
 app = typer.Typer(
     help="Run ML models behind a queue.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -59,6 +60,9 @@ def up(
     port: Annotated[int | None, typer.Option(help="The API's port; 0 picks a free one.")] = None,
     flower_port: Annotated[int, typer.Option(help="Flower's port; 0 picks a free one.")] = 5555,
     flower: Annotated[bool, typer.Option(help="Run Flower as well.")] = True,
+    devices: Annotated[
+        str | None, typer.Option(help="The workers' devices, as in `lanefleet worker`.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run Redis, the API, the workers and Flower here, until Ctrl-C."""
@@ -73,6 +77,8 @@ def up(
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     environment = {} if as_json else {"LANEFLEET_LOG_FORMAT": "console"}
+    if devices is not None:
+        environment["LANEFLEET_DEVICES"] = devices
     on_line = _relay_json if as_json else relay
     with Fleet(settings, api_port, flower_at, on_line, environment) as fleet:
         _announce(fleet, as_json)
@@ -103,6 +109,28 @@ def _announce(fleet: Fleet, as_json: bool) -> None:
     for name in ("api", "docs", "flower"):
         if where[name]:
             out.print(f"  {name:<7} {where[name]}")
+
+
+@app.command()
+def worker(
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, cuda, 0,1 or UUIDs for GPUs, mps, cpu, or cpu:2 for two CPU processes; "
+            "see `python -m worker --help`."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Celery node name.")] = None,
+) -> None:
+    """Run workers on this machine, one process per device, until Ctrl-C."""
+    command = [sys.executable, "-m", "worker"]
+    if devices is not None:
+        command += ["--devices", devices]
+    if name is not None:
+        command += ["--name", name]
+    catalog = str(settings_for_checkout().catalog)
+    # In our place, so that signals and the exit status need no relay.
+    os.execve(command[0], command, {**os.environ, f"{ENV_PREFIX}CATALOG": catalog})  # noqa: S606
 
 
 @app.command()

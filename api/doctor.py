@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import redis
-from pydantic import SecretStr
+from pydantic import AliasChoices, SecretStr
 
 from common.catalog import load_catalog
 from common.connect import connect
@@ -154,14 +154,18 @@ def _redis(settings: Settings) -> dict[str, Any]:
 
 def _settings_table(settings: Settings) -> list[dict[str, str]]:
     rows = []
-    for name in type(settings).model_fields:
+    for name, about in type(settings).model_fields.items():
         value = getattr(settings, name)
         variable = f"{ENV_PREFIX}{name.upper()}"
+        alias = about.validation_alias
+        read = alias.choices if isinstance(alias, AliasChoices) else [variable]
         rows.append(
             {
                 "name": variable,
                 "value": "********" if isinstance(value, SecretStr) else str(value),
-                "source": "environment" if os.environ.get(variable) else "default",
+                "source": "environment"
+                if any(os.environ.get(str(one)) for one in read)
+                else "default",
             }
         )
     return rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common.errors import ConfigurationError
@@ -21,7 +21,11 @@ class Settings(BaseSettings):
     """Everything an operator may set; the environment name is LANEFLEET_ + the field's."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        populate_by_name=True,
     )
 
     # Where things are
@@ -80,13 +84,58 @@ class Settings(BaseSettings):
     )
 
     # Worker
-    use_gpu: bool = Field(True, description="false keeps every model on the CPU.")
+    devices: str = Field(
+        "auto",
+        min_length=1,
+        description="Devices to run one worker process on each, as `worker --devices` takes them.",
+    )
+    use_gpu: bool = Field(
+        True,
+        validation_alias=AliasChoices(f"{ENV_PREFIX}USE_GPU", "USE_GPU"),
+        description="false keeps every model on the CPU; a plain USE_GPU is read as well.",
+    )
+    cpu_affinity: bool = Field(
+        True, description="Whether a GPU's process stays on the cores of the GPU's NUMA node."
+    )
+    gpu_memory_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory torch may take in one process; 1 is no cap.",
+    )
+    allow_tf32: bool = Field(
+        True,
+        description="Lets fp32 models round to TF32 on GPUs that have it, for speed: about three "
+        "digits stay exact. torch by itself does so for convolutions only.",
+    )
+    cudnn_benchmark: bool = Field(
+        False,
+        description="Lets cuDNN time its algorithms for each new input shape: faster for pictures, "
+        "but each batch size is slow the first time.",
+    )
     decode_threads: int = Field(2, ge=0, le=64, description="Threads that decode inputs.")
+    decode_timeout_seconds: float = Field(
+        30.0, gt=0, description="Longest one input may take to decode before its job fails."
+    )
     torch_threads: int = Field(
-        0, ge=0, description="Threads torch and ONNX Runtime may use; 0 is the cores we may run on."
+        0,
+        ge=0,
+        description="Threads torch and ONNX Runtime may use per process; 0 shares out the cores.",
     )
     max_look_ahead: int = Field(
-        4, ge=1, le=64, description="Batches reserved ahead of the running one when a lane is deep."
+        8, ge=1, le=64, description="Batches reserved ahead of the running one when a lane is deep."
+    )
+    model_memory_mb: float = Field(
+        0.0,
+        ge=0,
+        description="Memory for models in one process; the least recently used leave for others. "
+        "0 is no limit: all stay.",
+    )
+    batches_per_turn: int = Field(
+        16, ge=1, description="Full batches a lane may run before another lane that waits."
+    )
+    turn_seconds: float = Field(
+        2.0, gt=0, description="Longest such a turn, whatever the batches take."
     )
     events: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -153,5 +202,5 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as exc:
         first = exc.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        where = f"{ENV_PREFIX}{field.upper()}" if field else "settings"
+        where = f"{ENV_PREFIX}{field.upper().removeprefix(ENV_PREFIX)}" if field else "settings"
         raise ConfigurationError(f"{where}: {first['msg']}") from exc

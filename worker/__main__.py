@@ -1,4 +1,9 @@
-"""`python -m worker`: serve the catalog's lanes, one process per device."""
+"""`python -m worker`: serve the catalog's lanes, one process per device.
+
+With several devices this process only watches over the others: it starts one
+again that dies, passes signals on, and ends with an error when one cannot live.
+With one device it is the worker itself, and whoever started it watches over it.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +12,50 @@ import sys
 
 from common.errors import ConfigurationError
 from common.log import configure_logging
-from common.settings import load_settings
+from common.settings import Settings, load_settings
+from worker.devices import DEVICES_HELP, enter, plan
+from worker.gpus import look_around
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line, then run until SIGTERM; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    parser.add_argument("--device", help="cpu, mps or cuda:N; default: one process per device")
+    parser = argparse.ArgumentParser(
+        prog="python -m worker",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--devices", help=f"{DEVICES_HELP} Default: LANEFLEET_DEVICES, which is auto unless set."
+    )
     parser.add_argument("--name", help="Celery node name; default: <device>-<pid>@<host>")
+    parser.add_argument("--placed-on", metavar="DEVICE", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     try:
-        settings = load_settings()
+        settings = load_settings(**({} if args.devices is None else {"devices": args.devices}))
         configure_logging(settings, "worker")
-        from worker.launcher import count_gpus, plan_devices, run_fleet, run_worker
-
-        devices = [args.device] if args.device else plan_devices(settings, count_gpus())
-        if len(devices) == 1:
-            return run_worker(settings, devices[0], args.name)
-        return run_fleet(devices)
+        if args.placed_on:  # by the process that watches over us; our environment is set
+            return _serve(settings, args.placed_on, args.name)
+        return _place_and_serve(settings, args.name)
     except ConfigurationError as exc:
         print(f"lanefleet worker: {exc}", file=sys.stderr)  # noqa: T201 - the one line a person needs
         return 2
+
+
+def _place_and_serve(settings: Settings, name: str | None) -> int:
+    placements = plan(settings, look_around())
+    if len(placements) == 1:
+        enter(placements[0])
+        return _serve(settings, placements[0].device, name)
+    from worker.supervisor import run_fleet
+
+    return run_fleet(settings, placements, name)
+
+
+def _serve(settings: Settings, device: str, name: str | None) -> int:
+    # The process that only watches over others does without Celery and the engine.
+    from worker.launcher import run_worker
+
+    return run_worker(settings, device, name)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ picture gets the same boxes.
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,11 @@ from numpy.typing import NDArray
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
+from worker.devices import math_threads
 from worker.models.base import Json
 from worker.models.images import (
     MAX_PIXELS,
+    example_jpeg,
     letterbox,
     load_rgb,
     normalise,
@@ -92,7 +93,7 @@ class TextDetect:
             )
         self._max_pixels = int(spec.options.get("max_pixels", MAX_PIXELS))
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = int(spec.options.get("threads") or _usable_cores())
+        settings.intra_op_num_threads = int(spec.options.get("threads") or math_threads())
         self._session = onnxruntime.InferenceSession(
             str(find_weights(spec.weights)),
             settings,
@@ -141,6 +142,10 @@ class TextDetect:
             "height": page.height,
         }
 
+    def example(self) -> bytes:
+        """A small picture, to warm up with."""
+        return example_jpeg()
+
 
 def canvas_for(width: int, height: int, long_side: int) -> tuple[int, int]:
     """The flattest canvas, as width and height, that holds the picture at full length."""
@@ -167,13 +172,6 @@ def _read_thresholds(params: Mapping[str, Any]) -> Thresholds:
         unclip_ratio=read_number(params, "unclip_ratio", usual.unclip_ratio, 0.0, 5.0),
         max_boxes=read_integer(params, "max_boxes", usual.max_boxes, 1, usual.max_boxes),
     )
-
-
-def _usable_cores() -> int:
-    # A container's share, where the system can tell; the whole machine elsewhere.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _providers(device: str, available: Sequence[str]) -> list[Any]:

@@ -1,0 +1,208 @@
+"""What this computer lets us use: GPUs, cores and a container's share of them.
+
+Asked of NVML and the kernel's files, never of torch: the process that starts
+the workers must not import it, and `CUDA_VISIBLE_DEVICES` must be settled
+before anybody does.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from common.errors import ConfigurationError
+
+log = structlog.get_logger(__name__)
+
+CUDA_ORDER = "PCI_BUS_ID"
+"""The order in which NVML and nvidia-smi number GPUs; CUDA's own is fastest first."""
+CUDA_TOKEN = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
+"""One entry of CUDA_VISIBLE_DEVICES that CUDA understands."""
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_PCI = Path("/sys/bus/pci/devices")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU, or one MIG slice of it, as CUDA_VISIBLE_DEVICES would name it."""
+
+    token: str
+    index: int | None = None
+    """Its number in nvidia-smi; a slice has that of its GPU."""
+    uuid: str = ""
+    near: frozenset[int] = frozenset()
+    """The cores of its NUMA node; empty where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this computer lets us use."""
+
+    gpus: tuple[Gpu, ...]
+    cores: frozenset[int]
+    quota: int | None = None
+    """Whole cores' worth of time that a container's limit grants; None is all of them."""
+    has_mps: bool = False
+
+
+def look_around(
+    environment: Mapping[str, str] = os.environ,
+    load_nvml: Callable[[], Any] = lambda: import_module("pynvml"),
+    driver: Path = _DRIVER,
+    pci: Path = _PCI,
+) -> Machine:
+    """Ask the system, without torch."""
+    numbered_as_nvml = (environment.get("CUDA_DEVICE_ORDER") or CUDA_ORDER) == CUDA_ORDER
+    found = find_gpus(load_nvml, driver, pci if numbered_as_nvml else None)
+    return Machine(
+        gpus=tuple(visible_gpus(found, environment.get("CUDA_VISIBLE_DEVICES"))),
+        cores=usable_cores(),
+        quota=cpu_quota(),
+        has_mps=sys.platform == "darwin" and platform.machine() == "arm64",
+    )
+
+
+def find_gpus(load_nvml: Callable[[], Any], driver: Path, pci: Path | None) -> list[Gpu]:
+    """Every GPU the driver shows, in the order of nvidia-smi; none without a driver.
+
+    A container that was given a GPU for computing only has no NVML, so the
+    driver's own files are the second source.
+    """
+    try:
+        nvml = load_nvml()
+        nvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - no library, no driver or no permission
+        return list(_gpus_of_driver(driver, pci))
+    try:
+        return [
+            gpu
+            for index in range(int(nvml.nvmlDeviceGetCount()))
+            for gpu in _gpus_of_nvml(nvml, index, pci)
+        ]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _gpus_of_nvml(nvml: Any, index: int, pci: Path | None) -> list[Gpu]:
+    """One GPU, or its MIG slices; nothing when it has fallen off the bus."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        near = near_cores(_text(nvml.nvmlDeviceGetPciInfo(handle).busId), pci)
+        uuids = _mig_slices(nvml, handle)
+        if uuids is None:
+            return [Gpu(str(index), index, _text(nvml.nvmlDeviceGetUUID(handle)), near)]
+    except nvml.NVMLError as exc:
+        log.warning("gpu_unreadable", gpu=index, error=str(exc))
+        return []
+    if not uuids:
+        log.warning("gpu_without_slices", gpu=index, remedy="nvidia-smi mig -cgi ... -C")
+    return [Gpu(uuid, index, uuid, near) for uuid in uuids]
+
+
+def _mig_slices(nvml: Any, handle: Any) -> list[str] | None:
+    """The UUIDs of a GPU's slices; None when it is not cut into slices."""
+    try:
+        if not nvml.nvmlDeviceGetMigMode(handle)[0]:
+            return None
+    except nvml.NVMLError:  # GPUs without MIG do not know the question
+        return None
+    uuids = []
+    for index in range(int(nvml.nvmlDeviceGetMaxMigDeviceCount(handle))):
+        with suppress(nvml.NVMLError):  # a place where no slice is
+            piece = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            uuids.append(_text(nvml.nvmlDeviceGetUUID(piece)))
+    return uuids
+
+
+def _gpus_of_driver(driver: Path, pci: Path | None) -> Iterator[Gpu]:
+    with suppress(OSError):
+        for index, folder in enumerate(sorted(driver.iterdir())):
+            facts = (folder / "information").read_text(encoding="utf-8", errors="replace")
+            uuid = re.search(r"^GPU UUID:\s*(\S+)", facts, re.MULTILINE)
+            yield Gpu(str(index), index, uuid[1] if uuid else "", near_cores(folder.name, pci))
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def near_cores(bus_id: str, pci: Path | None) -> frozenset[int]:
+    """The cores on a PCI device's NUMA node; empty where the system does not say."""
+    domain, _, rest = bus_id.lower().partition(":")
+    if pci is None or not rest:
+        return frozenset()
+    # NVML writes the domain with eight digits, sysfs with four.
+    try:
+        folder = pci / f"{int(domain, 16):04x}:{rest}"
+        return parse_cores((folder / "local_cpulist").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return frozenset()
+
+
+def parse_cores(text: str) -> frozenset[int]:
+    """`0-3,8` as the kernel writes it. Raises ValueError for anything else."""
+    cores: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        cores.update(range(int(first), int(last or first) + 1))
+    return frozenset(cores)
+
+
+def visible_gpus(found: Sequence[Gpu], listed: str | None) -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves us, in its order; None leaves all.
+
+    Its entries are kept as they are. Where the driver shows us nothing to
+    compare them with, they are believed. Raises ConfigurationError.
+    """
+    if listed is None:
+        return list(found)
+    gpus = []
+    for token in (part.strip() for part in listed.split(",")):
+        if not CUDA_TOKEN.fullmatch(token):
+            break  # CUDA, too, hides an invalid entry and all that follow
+        gpus.append(_recognise(token, found))
+    return gpus
+
+
+def _recognise(token: str, found: Sequence[Gpu]) -> Gpu:
+    if not token.isdigit():
+        known = next((gpu for gpu in found if gpu.uuid.startswith(token)), None)
+        return replace(known, token=token) if known else Gpu(token, uuid=token)
+    known = next((gpu for gpu in found if gpu.index == int(token)), None)
+    if found and known is None:
+        raise ConfigurationError(
+            f"CUDA_VISIBLE_DEVICES names GPU {token}, but the driver shows no such GPU; "
+            "correct it, or unset it to use all"
+        )
+    return replace(known, token=token) if known else Gpu(token, int(token))
+
+
+def usable_cores() -> frozenset[int]:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def cpu_quota(cgroup: Path = _CGROUP) -> int | None:
+    """Whole cores that a container's CPU limit grants (cgroup v2); None without a limit.
+
+    With more threads than that, the kernel stops all of them for part of every
+    tenth of a second.
+    """
+    try:
+        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+        return None if quota == "max" else max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return None
