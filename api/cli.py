@@ -21,6 +21,7 @@ from rich.table import Table
 from api.client import TERMINAL, ApiError, Client
 from api.dead_cli import dead
 from api.fleet import Fleet, FleetFailed, free_port, project_root
+from api.models_cli import models
 from api.options import DEFAULT_URL, JsonFlag, UrlOption
 from common.errors import ConfigurationError, FleetError
 from common.settings import ENV_PREFIX, Settings, load_settings
@@ -29,6 +30,7 @@ app = typer.Typer(
     help="Run ML models behind a queue.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(dead, name="dead")
+app.add_typer(models, name="models")
 out = Console()
 err = Console(stderr=True)
 

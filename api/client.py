@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -77,6 +78,16 @@ class Client:
         """The models of this fleet."""
         listed: list[dict[str, Any]] = self._call("GET", "/v1/models", None)["models"]
         return listed
+
+    def ask_of_model(self, name: str, action: Literal["load", "unload", "warm"]) -> int:
+        """Load, unload or warm up a model in every worker; returns how many heard it."""
+        answer = self._call("POST", f"/v1/models/{quote(name)}/{action}", None)
+        return int(answer["workers"])
+
+    def move_alias(self, alias: str, model: str) -> int:
+        """Point an alias at another model; returns how many workers heard it."""
+        path = f"/v1/models/{quote(alias)}/alias"
+        return int(self._call("PUT", path, None, json={"model": model})["workers"])
 
     def lanes(self) -> dict[str, dict[str, int]]:
         """The state of every lane."""

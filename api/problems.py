@@ -21,6 +21,32 @@ _RETRY_AFTER_SECONDS = "5"
 UNEXPECTED_STATUS = 500
 
 
+_PROBLEM: dict[str, Any] = {
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                },
+                "required": ["type", "title", "status", "detail"],
+            }
+        }
+    }
+}
+
+
+def responses(**by_status: str) -> dict[int | str, dict[str, Any]]:
+    """Problem documents by status, as `s404="No such model."`, for OpenAPI."""
+    return {
+        status.removeprefix("s"): {"description": text, **_PROBLEM}
+        for status, text in by_status.items()
+    }
+
+
 class Problem(Exception):
     """An HTTP error with its problem document."""
 

@@ -68,6 +68,7 @@ class JobView(BaseModel):
     batch_size: int | None = Field(None, description="Jobs that ran in the same batch.")
     infer_ms: float | None = Field(None, description="How long that batch ran on the device.")
     worker: str | None = None
+    version: str | None = Field(None, description="Version of the model that ran it.")
     result: Any = None
     error: JobFailure | None = None
     links: Links
@@ -89,6 +90,7 @@ class JobView(BaseModel):
             batch_size=record.batch_size,
             infer_ms=record.infer_ms,
             worker=record.worker,
+            version=record.version,
             result=record.result,
             error=failure,
             links=Links(self=f"/v1/jobs/{record.id}", cancel=f"/v1/jobs/{record.id}/cancel"),
@@ -115,31 +117,56 @@ def queued_json(record: JobRecord) -> bytes:
 
 
 class ModelView(BaseModel):
-    """A model as clients see it."""
+    """A model, or an alias and the model it points at, as clients see it."""
 
     name: str
+    alias_of: str | None = Field(None, description="The model that this alias points at now.")
     input: str
     description: str
     version: str
     weights: str
     precision: str
     max_batch: int
-    loaded_by: list[str] = Field(description="Workers that have it in memory now.")
+    loaded_by: list[str] = Field(description="Workers that have it in memory now, warmed up.")
     errors: dict[str, str] = Field(description="Workers that could not load it, and why.")
 
     @classmethod
-    def of(cls, spec: ModelSpec, workers: list[dict[str, Any]]) -> ModelView:
+    def of(cls, name: str, spec: ModelSpec, workers: list[dict[str, Any]]) -> ModelView:
         """The view of a catalog entry and what the live workers say of it."""
         lanes = {
-            report["worker"]: report["lanes"][spec.name]
-            for report in workers
-            if spec.name in report["lanes"]
+            report["worker"]: report["lanes"][name] for report in workers if name in report["lanes"]
         }
         return cls(
-            **{name: getattr(spec, name) for name in cls.model_fields if hasattr(spec, name)},
-            loaded_by=[worker for worker, lane in lanes.items() if lane["loaded"]],
+            name=name,
+            alias_of=spec.name if spec.name != name else None,
+            input=spec.input,
+            description=spec.description,
+            version=spec.version,
+            weights=spec.weights,
+            precision=spec.precision,
+            max_batch=spec.max_batch,
+            loaded_by=[
+                worker
+                for worker, lane in lanes.items()
+                if lane["loaded"] and lane["model"] == spec.name
+            ],
             errors={worker: lane["error"] for worker, lane in lanes.items() if lane["error"]},
         )
+
+
+class AliasTarget(BaseModel):
+    """Where an alias should point."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(description="A model of the catalog.", examples=["minilm@2"])
+
+
+class Told(BaseModel):
+    """What became of a request to the workers."""
+
+    model: str
+    workers: int = Field(description="Workers that heard it; what they do of it, /v1/models says.")
 
 
 class ModelList(BaseModel):

@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from common.errors import ConfigurationError, UnknownModel
 
 InputKind = Literal["text", "image", "json"]
 
-NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9._-]{0,31})?$")
 BUILTIN_HANDLERS: Mapping[str, str] = {
     "echo": "worker.models.echo:Echo",
     "minilm": "worker.models.minilm:MiniLM",
@@ -48,7 +55,23 @@ class ModelSpec(BaseModel):
     max_cost: float | None = Field(
         None, gt=0, description="Most padded cost (tokens, pixels) in one batch."
     )
+    target_latency_ms: float | None = Field(
+        None, gt=0, description="Cut batches so that their oldest job is done within this."
+    )
+    run_identical_once: bool = Field(
+        True, description="Whether identical inputs in one batch are run once."
+    )
     weight: float = Field(1.0, gt=0, description="Share of the device against other lanes.")
+    load: Literal["eager", "lazy"] = Field(
+        "eager", description="When a worker loads it: at its start, or with the first job."
+    )
+    pin: bool = Field(False, description="Never unloaded to make room for another model.")
+    memory_mb: float | None = Field(
+        None, gt=0, description="What it takes once loaded; unset is measured at the first load."
+    )
+    warm_up: Any = Field(
+        None, description="An input to run before it counts as ready; unset is the handler's own."
+    )
     result_ttl_seconds: int | None = Field(
         None, ge=1, description="How long results are kept; unset is the fleet's."
     )
@@ -61,7 +84,8 @@ class ModelSpec(BaseModel):
     def _name_is_a_queue_name(cls, name: str) -> str:
         if not NAME_PATTERN.match(name):
             raise ValueError(
-                "a model's name is 1-64 of a-z 0-9 . _ - and starts with a letter or digit"
+                "a model's name is 1-64 of a-z 0-9 . _ - and starts with a letter or digit; "
+                "`@version` may follow"
             )
         return name
 
@@ -75,6 +99,15 @@ class ModelSpec(BaseModel):
             )
         return handler
 
+    @model_validator(mode="after")
+    def _name_and_version_agree(self) -> ModelSpec:
+        _, _, version = self.name.partition("@")
+        if version and "version" in self.model_fields_set and self.version != version:
+            raise ValueError(f"the name says version {version!r}, `version` says {self.version!r}")
+        if version:
+            object.__setattr__(self, "version", version)
+        return self
+
     @property
     def handler_path(self) -> str:
         """The handler as `module:Class`."""
@@ -82,32 +115,43 @@ class ModelSpec(BaseModel):
 
 
 class Catalog(Mapping[str, ModelSpec]):
-    """The models by name; asking for another raises UnknownModel with the names there are."""
+    """The models by the names that jobs may give: their own, or an alias that points to one.
 
-    def __init__(self, specs: Mapping[str, ModelSpec]) -> None:
-        self._specs = dict(specs)
+    Each name is a lane. Asking for another raises UnknownModel with the names there are.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelSpec],
+        aliases: Mapping[str, str] | None = None,
+        served: tuple[str, ...] = (),
+    ) -> None:
+        self.models = dict(models)
+        """Every model that could be loaded, whether or not it has a lane here."""
+        self.aliases = dict(aliases or {})
+        """Where each alias points at first; operators move them while the fleet runs."""
+        self._served = served or (*self.models, *self.aliases)
 
     def __getitem__(self, name: str) -> ModelSpec:
-        try:
-            return self._specs[name]
-        except KeyError:
-            known = ", ".join(sorted(self._specs))
-            raise UnknownModel(
-                f"there is no model {str(name)[:80]!r}; this fleet serves: {known}"
-            ) from None
+        if name not in self._served:
+            known = ", ".join(sorted(self._served))
+            raise UnknownModel(f"there is no model {str(name)[:80]!r}; this fleet serves: {known}")
+        return self.models[self.aliases.get(name, name)]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._specs
+        return name in self._served
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._specs)
+        return iter(self._served)
 
     def __len__(self) -> int:
-        return len(self._specs)
+        return len(self._served)
 
     def subset(self, names: tuple[str, ...]) -> Catalog:
-        """Only these models; an empty tuple is all of them."""
-        return Catalog({name: self[name] for name in names}) if names else self
+        """Serving only these; an empty tuple is all of them."""
+        for name in names:
+            self[name]
+        return Catalog(self.models, self.aliases, names) if names else self
 
 
 def load_catalog(path: Path) -> Catalog:
@@ -126,7 +170,25 @@ def load_catalog(path: Path) -> Catalog:
     models = document.get("models") if isinstance(document, dict) else None
     if not isinstance(models, dict) or not models:
         raise ConfigurationError(f"{path}: expected a top-level `models:` with a name each")
-    return Catalog({str(name): _parse_spec(path, str(name), body) for name, body in models.items()})
+    specs = {str(name): _parse_spec(path, str(name), body) for name, body in models.items()}
+    return Catalog(specs, _parse_aliases(path, document.get("aliases") or {}, specs))
+
+
+def _parse_aliases(path: Path, aliases: object, specs: Mapping[str, ModelSpec]) -> dict[str, str]:
+    if not isinstance(aliases, dict):
+        raise ConfigurationError(f"{path}: `aliases:` must map a name to a model's name")
+    for alias, target in aliases.items():
+        if not NAME_PATTERN.match(str(alias)) or alias in specs:
+            raise ConfigurationError(
+                f"{path}: aliases.{alias}: choose a name that no model has, such as one without "
+                "its @version"
+            )
+        if target not in specs:
+            raise ConfigurationError(
+                f"{path}: aliases.{alias}: there is no model {target!r}; "
+                f"choose from {', '.join(sorted(specs))}"
+            )
+    return {str(alias): str(target) for alias, target in aliases.items()}
 
 
 def _parse_spec(path: Path, name: str, body: object) -> ModelSpec:

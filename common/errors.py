@@ -6,6 +6,7 @@ FleetError
 ├── InvalidInput              the job's own fault; never retried
 │   ├── UnknownModel          the catalog has no such model
 │   └── UnsupportedMedia      an image format nobody here can read
+├── DecodeTimedOut            its input took too long to decode; never retried
 ├── UnreadableMessage         not a job; parked on the dead list as it is
 ├── InferenceFailed           the model raised; retried alone, then dead
 │   └── DeviceOutOfMemory     the batch did not fit; a smaller one may
@@ -22,6 +23,7 @@ from typing import ClassVar
 __all__ = (
     "AttemptsExhausted",
     "ConfigurationError",
+    "DecodeTimedOut",
     "DeviceOutOfMemory",
     "FleetError",
     "InferenceFailed",
@@ -73,6 +75,12 @@ class UnsupportedMedia(InvalidInput):
     """The bytes are not an image in a format that the fleet reads."""
 
     code = "unsupported_media"
+
+
+class DecodeTimedOut(FleetError):
+    """An input that could not be decoded in time. Fails the job; it is not tried again."""
+
+    code = "decode_timeout"
 
 
 class UnreadableMessage(FleetError):

@@ -94,6 +94,8 @@ class JobRecord:
     finished_ms: int | None = None
     attempts: int = 0
     worker: str | None = None
+    version: str | None = None
+    """Of the model that ran it, which an alias may point away from by now."""
     batch_size: int | None = None
     infer_ms: float | None = None
     reason: str | None = None
@@ -136,6 +138,7 @@ class JobRecord:
             finished_ms=about.get("finished_ms"),
             attempts=about.get("attempts", 0),
             worker=about.get("worker"),
+            version=about.get("version"),
             batch_size=about.get("batch_size"),
             infer_ms=about.get("infer_ms"),
             reason=about.get("reason"),

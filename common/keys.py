@@ -12,6 +12,7 @@
 | `lf:job:<id>`                | string | the record of a job that is not settled (lua/shared.lua) | max_backlog |
 | `celery-task-meta-<id>`      | string | the result, as Celery stores it, and what became of the job | result_ttl |
 | `lf:blob:<id>`               | string | a large input, freed with the job     | its job                |
+| `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
 
 The band keys and the result key are Celery's own names, so that any Celery
@@ -34,6 +35,9 @@ BLOB_PREFIX = "lf:blob:"
 WORKER_PREFIX = "lf:worker:"
 LANE_PREFIX = "lf:lane:"
 WORKER_TTL_SECONDS = 15
+ALIASES = "lf:aliases"
+CONTROL_CHANNEL = "lf:control"
+"""What operators ask of the workers' models: `load minilm@2`, `aliases`."""
 
 
 def band_of(priority: int) -> int:

@@ -20,7 +20,15 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from common.job import JobRecord
-from common.keys import META_PREFIX, WORKER_PREFIX, LaneKeys, job_key, meta_key
+from common.keys import (
+    ALIASES,
+    CONTROL_CHANNEL,
+    META_PREFIX,
+    WORKER_PREFIX,
+    LaneKeys,
+    job_key,
+    meta_key,
+)
 from common.scripts import AsyncScripts
 
 log = structlog.get_logger(__name__)
@@ -123,6 +131,20 @@ class JobStore:
         if not keys:
             return []
         return [orjson.loads(report) for report in await self._client.mget(keys) if report]
+
+    async def tell_workers(self, command: str) -> int:
+        """Ask something of the workers' models; returns how many of them heard it."""
+        return int(await self._client.publish(CONTROL_CHANNEL, command))
+
+    async def aliases(self) -> dict[str, str]:
+        """Where operators moved aliases to."""
+        moved = cast("dict[bytes, bytes]", await self._client.hgetall(ALIASES))
+        return {alias.decode(): model.decode() for alias, model in moved.items()}
+
+    async def move_alias(self, alias: str, model: str) -> int:
+        """Point an alias at a model; returns how many workers heard it at once."""
+        await self._client.hset(ALIASES, alias, model)
+        return await self.tell_workers("aliases")
 
 
 class ResultWaiter:

@@ -25,6 +25,8 @@ class Recorder:
     def decode(self, value: Any, params: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
         if params.get("bad"):
             raise ValueError("this input cannot be decoded")
+        if params.get("hang"):
+            threading.Event().wait(60)
         return value, params
 
     def cost(self, item: Any) -> float:
@@ -51,4 +53,31 @@ class Recorder:
     def encode(self, output: Any) -> Any:
         if output == "nan":
             return float("nan")
+        return output
+
+
+class Paced:
+    """Takes `load_ms` to load and `batch_ms` for any batch; answers its version and the input."""
+
+    def load(self, spec: ModelSpec, device: str) -> None:
+        self._version, self._options = spec.version, spec.options
+        time.sleep(spec.options.get("load_ms", 0) / 1000)
+        self._cold = True
+
+    def example(self) -> Any:
+        return "example"
+
+    def decode(self, value: Any, params: Mapping[str, Any]) -> tuple[str, Any]:
+        return self._version, value
+
+    def cost(self, item: Any) -> float:
+        return 1.0
+
+    def infer(self, items: Sequence[tuple[str, Any]]) -> list[Any]:
+        cold, self._cold = self._cold, False
+        time.sleep(self._options.get("cold_ms" if cold else "batch_ms", 0) / 1000)
+        assert {version for version, _ in items} == {self._version}, "decoded for another model"
+        return [{"version": self._version, "value": value} for _, value in items]
+
+    def encode(self, output: Any) -> Any:
         return output

@@ -14,13 +14,13 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from common.keys import WORKER_TTL_SECONDS, worker_key
+from common.keys import ALIASES, WORKER_TTL_SECONDS, worker_key
 from worker.lane import Lane
 from worker.lease import LaneLeases
 
@@ -140,7 +140,22 @@ class Reaper(_Caretaker):
         if now >= self._reap_at:
             self._reap_at = now + _REAP_SECONDS
             self._reap()
+            self._engine.look_at_aliases.set()
+        if self._engine.look_at_aliases.is_set():
+            self.look_at_aliases()
         self._report()  # last: a full server refuses it, but never the sweep
+
+    def look_at_aliases(self) -> None:
+        """Where operators moved the catalog's aliases; may raise RedisError."""
+        engine = self._engine
+        engine.look_at_aliases.clear()
+        if not engine.catalog.aliases:
+            return
+        moved = cast("dict[bytes, bytes]", self._client.hgetall(ALIASES))
+        targets = {alias.decode(): target.decode() for alias, target in moved.items()}
+        with engine.changed:
+            engine.models.move_aliases({**engine.catalog.aliases, **targets})
+            engine.changed.notify_all()
 
     def _reap(self) -> None:
         for name, leases in self._leases.items():
@@ -152,24 +167,35 @@ class Reaper(_Caretaker):
 
     def _report(self) -> None:
         engine = self._engine
+        models = engine.models.residency.models
         report = {
             "worker": engine.worker,
             "pid": os.getpid(),
             "device": engine.device,
             "started_at": engine.started_at,
             "on_the_bus": engine.on_the_bus,
-            "loading": engine.runner.loading,
+            "loading": engine.models.loading,
             "finished": engine.finisher.finished,
             "fenced": engine.finisher.fenced,
+            "switches": engine.turns.switches,
             "lanes": {
                 lane.name: {
                     "loaded": lane.handler is not None,
-                    "error": lane.load_error,
+                    "error": None if lane.handler else models[lane.spec.name].error,
+                    "model": lane.spec.name,
                     "in_hand": len(lane.in_hand),
                     "max_batch": lane.limits.max_batch,
                     "batches": {str(size): n for size, n in sorted(lane.sizes.copy().items())},
                 }
                 for lane in engine.lanes.values()
+            },
+            "models": {
+                name: {
+                    "memory_mb": round(one.size_mb, 1),
+                    "load_seconds": round(one.load_seconds, 2),
+                }
+                for name, one in models.items()
+                if one.handler is not None
             },
         }
         self._client.set(worker_key(engine.worker), json.dumps(report), ex=WORKER_TTL_SECONDS)

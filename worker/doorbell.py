@@ -20,6 +20,8 @@ from redis import Redis
 from redis.connection import Connection
 from redis.exceptions import RedisError, ResponseError
 
+from common.keys import CONTROL_CHANNEL
+
 log = structlog.get_logger(__name__)
 
 _CHANNEL = "__redis__:invalidate"
@@ -40,12 +42,14 @@ class Doorbell:
         bands: Mapping[str, tuple[str, ...]],
         on_ring: Callable[[str | None], None],
         on_canceled: Callable[[str, bytes], None],
+        on_control: Callable[[bytes], None],
     ) -> None:
         self._connect = connect
         self._bands = bands
         self._lane_of = {key.encode(): lane for lane, keys in bands.items() for key in keys}
         self._on_ring = on_ring
         self._on_canceled = on_canceled
+        self._on_control = on_control
         self._reader = self._new_connection()
         self._redirect_to: int | None = None
         self._tracking_to: int | None = None
@@ -139,9 +143,10 @@ class Doorbell:
         connection.connect()
         connection.send_command("CLIENT", "ID")
         client_id = int(connection.read_response())
-        connection.send_command("SUBSCRIBE", _CHANNEL, CANCELED)
-        connection.read_response()
-        connection.read_response()
+        channels = (_CHANNEL, CANCELED, CONTROL_CHANNEL)
+        connection.send_command("SUBSCRIBE", *channels)
+        for _ in channels:
+            connection.read_response()
         return client_id
 
     def _hear(self, message: object) -> None:
@@ -150,6 +155,9 @@ class Doorbell:
         if message[1] == CANCELED.encode():
             lane, _, tag = message[2].partition(b" ")
             self._on_canceled(lane.decode(), tag)
+            return
+        if message[1] == CONTROL_CHANNEL.encode():
+            self._on_control(message[2])
             return
         keys = message[2]
         lanes = {self._lane_of.get(key) for key in keys} if isinstance(keys, list) else {None}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from redis.exceptions import RedisError
@@ -25,15 +24,17 @@ from common.connect import connect
 from common.keys import LaneKeys
 from common.scripts import Scripts
 from common.settings import Settings
-from worker import pipeline
 from worker.caretaker import Reaper, Renewer
+from worker.decoders import Decoders
 from worker.doorbell import Doorbell
 from worker.finisher import Finisher
 from worker.health import HealthServer
 from worker.lane import Lane
 from worker.lease import Reservation
+from worker.model_host import Errand, ModelHost
 from worker.pipeline import Execution
 from worker.runner import Runner
+from worker.turns import Candidate, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,9 @@ _MAX_UNPUBLISHED = 4
 """Batches that may wait for the finisher; with more, memory would grow without a bound."""
 _INLINE_DECODE_SECONDS = 50e-6
 """Decoding that is cheaper than this per job is not worth handing to another thread."""
+
+
+Work = tuple[Lane, list[Execution]] | Errand
 
 
 class Engine:
@@ -65,6 +69,8 @@ class Engine:
         self.started_at = time.time()
         self.on_the_bus = False
         """Whether Celery's remote control reaches this worker."""
+        self.look_at_aliases = threading.Event()
+        """Set when aliases may have moved; the reaper looks."""
         self.event_jobs_sent = 0
         self.event_jobs_sampled_out = 0
         self.last_round_trip = time.monotonic()
@@ -72,22 +78,26 @@ class Engine:
         self.stopping = threading.Event()
         client = connect(redis_url, settings)
         self.client = client
-        self.lanes = {name: Lane(spec, client, worker, settings) for name, spec in catalog.items()}
+        self.catalog = catalog
+        self.lanes = {
+            name: Lane(name, spec, client, worker, settings) for name, spec in catalog.items()
+        }
         self.doorbell = Doorbell(
             lambda: connect(redis_url, settings),
             {name: LaneKeys.of(name).bands for name in self.lanes},
             self._on_ring,
             self._on_canceled,
+            self._on_control,
         )
         self.finisher = Finisher(self)
+        self.turns = Turns(settings.batches_per_turn, settings.turn_seconds)
         self.runner = Runner(self)
+        self.models = ModelHost(self)
         self.renewer = Renewer(self, connect(redis_url, settings))
         self.reaper = Reaper(self, connect(redis_url, settings))
         self.health = HealthServer(self) if settings.worker_health_port else None
-        self._decoders = (
-            ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
-            if settings.decode_threads
-            else None
+        self.decoders = Decoders(
+            settings.decode_threads, settings.decode_timeout_seconds, self._on_decoded
         )
         self._feeder = threading.Thread(target=self._feed, name="feeder", daemon=True)
         self._turn = 0
@@ -104,6 +114,7 @@ class Engine:
         self.runner.start()
         self.renewer.start()
         self.reaper.start()
+        self.decoders.start()
         self._feeder.start()
         if self.health:
             self.health.start()
@@ -127,8 +138,7 @@ class Engine:
         self.reaper.stop()
         if self.health:
             self.health.stop()
-        if self._decoders:
-            self._decoders.shutdown(wait=False, cancel_futures=True)
+        self.decoders.stop()
         self._release_unstarted()
         log.info("engine_stopped", in_hand=sum(len(lane.in_hand) for lane in self.lanes.values()))
 
@@ -141,38 +151,55 @@ class Engine:
         """Note a successful round trip to Redis."""
         self.last_round_trip = time.monotonic()
 
-    def take_batch(self) -> tuple[Lane, list[Execution]] | None:
-        """Block until a batch should run; None when it is time to stop."""
+    def take_work(self) -> Work | None:
+        """Block until the device has something to do; None when it is time to stop.
+
+        Either a batch of a lane, or an errand: a model to load or unload.
+        """
         with self.changed:
             while not self.stopping.is_set():
-                if self.finisher.pending >= _MAX_UNPUBLISHED:
+                if errand := self.models.next_errand():
+                    return errand
+                if self.finisher.pending < _MAX_UNPUBLISHED:
+                    now = time.monotonic()
+                    if work := self._next_batch(now):
+                        return work
+                    self.changed.wait(self._seconds_until_ready(now))
+                else:
                     self.changed.wait()
-                    continue
-                now = time.monotonic()
-                for lane in self._lanes_by_age(now):
-                    batch = lane.take_batch(now)
-                    if batch:
-                        lane.waiting -= len(batch)
-                        self.runner.current = {one.tag for one in batch}
-                        self.changed.notify_all()
-                        return lane, batch
-                self.changed.wait(self._seconds_until_ready(now))
         return None
+
+    def _next_batch(self, now: float) -> Work | None:
+        """A batch of the lane whose turn it is; or the errand of opening that lane."""
+        candidates = [one for lane in self.lanes.values() if (one := self._candidate(lane, now))]
+        for name in self.turns.order(candidates, now):
+            lane = self.lanes[name]
+            if lane.handler is None:
+                self.models.open(lane.spec.name)
+                return self.models.next_errand()
+            batch = lane.take_batch(now)
+            if batch:
+                lane.waiting -= len(batch)
+                self.runner.current = {one.tag for one in batch}
+                self.turns.took(name, now)
+                self.changed.notify_all()
+                return lane, batch
+        return None
+
+    def _candidate(self, lane: Lane, now: float) -> Candidate | None:
+        oldest = lane.oldest()
+        if oldest is not None:
+            return Candidate(lane.name, now - oldest, lane.spec.weight, lane.is_full())
+        if lane.wanted_since is None or not self.models.may_open(lane.spec.name, now):
+            return None
+        cost = self.models.load_seconds(lane.spec.name)
+        return Candidate(lane.name, now - lane.wanted_since, lane.spec.weight, switch_seconds=cost)
 
     def settle(self, lane: Lane, executions: Sequence[Execution]) -> None:
         """These left our hands: published, handed back or lost."""
         with self.changed:
             lane.forget(executions)
             self.changed.notify_all()
-
-    def _lanes_by_age(self, now: float) -> list[Lane]:
-        """Lanes with work; first the one whose oldest job has waited longest, by weight."""
-        ages = [
-            ((now - oldest) * lane.spec.weight, lane)
-            for lane in self.lanes.values()
-            if (oldest := lane.oldest()) is not None
-        ]
-        return [lane for _, lane in sorted(ages, key=lambda pair: -pair[0])]
 
     def _seconds_until_ready(self, now: float) -> float | None:
         """How long the device may sleep until a batch is due whatever comes; None is for ever."""
@@ -181,7 +208,10 @@ class Engine:
             for lane in self.lanes.values()
             if (ready_at := lane.batcher.ready_at()) is not None
         ]
-        return max(0.0, min(due) - now) if due else None
+        wait = max(0.0, min(due) - now) if due else None
+        if any(lane.wanted_since is not None for lane in self.lanes.values()):
+            return _LOOK_AGAIN_SECONDS if wait is None else min(wait, _LOOK_AGAIN_SECONDS)
+        return wait
 
     def _notify(self) -> None:
         with self.changed:
@@ -201,10 +231,16 @@ class Engine:
             if execution is not None and execution.settled is None and not execution.started:
                 execution.settled = "lost"
 
+    def _on_control(self, command: bytes) -> None:
+        """An operator asks something of the models: see ModelHost."""
+        with self.changed:
+            self.models.on_command(command)
+            self.changed.notify_all()
+
     # -- the feeder -------------------------------------------------------
 
     def _feed(self) -> None:
-        while not self.stopping.is_set():
+        while not self.stopping.is_set() and threading.current_thread() is self._feeder:
             try:
                 self._feed_once()
             except RedisError as exc:
@@ -213,8 +249,9 @@ class Engine:
             except Exception:
                 log.exception("feeder_failed")
                 self.stopping.wait(_REDIS_PAUSE_SECONDS)
-        self._receive_last()
-        self._release_unstarted()
+        if threading.current_thread() is self._feeder:
+            self._receive_last()
+            self._release_unstarted()
 
     def _feed_once(self) -> None:
         if self._asked is not None:
@@ -225,7 +262,7 @@ class Engine:
             unarmed = (
                 []
                 if lane
-                else [name for name, idle in self.lanes.items() if idle.room() and not idle.armed]
+                else [name for name, one in self.lanes.items() if one.listens() and not one.armed]
             )
         if lane is not None:
             self._ask(lane)
@@ -235,10 +272,11 @@ class Engine:
             self.touch()
             with self.changed:
                 for name in unarmed:
-                    self.lanes[name].armed = name not in working
-                    self.lanes[name].ready |= name in working
-            if working:
-                return
+                    self.lanes[name].found(name in working)
+                if any(self.lanes[name].room() for name in working):
+                    return
+                if working:
+                    self.changed.notify_all()  # a model is wanted
         self._wait_for_change()
 
     def _ask(self, lane: Lane) -> None:
@@ -346,41 +384,32 @@ class Engine:
         return [one for one in executions if one.settled is None]
 
     def _decode(self, lane: Lane, executions: list[Execution]) -> None:
-        if self._decoders is None or lane.decode_seconds < _INLINE_DECODE_SECONDS:
-            self._decode_chunk(lane, executions)
+        pooled = self.settings.decode_threads and lane.decode_seconds >= _INLINE_DECODE_SECONDS
+        if not pooled:
+            self.decoders.run(lane, executions, self._replace_feeder)
             return
         with self.changed:
             lane.decoding += len(executions)
-        size = max(1, -(-len(executions) // self.settings.decode_threads))
-        for first in range(0, len(executions), size):
-            self._decoders.submit(self._decode_pooled, lane, executions[first : first + size])
+        self.decoders.put(lane, executions)
 
-    def _decode_pooled(self, lane: Lane, executions: list[Execution]) -> None:
-        try:
-            self._decode_chunk(lane, executions)
-        finally:
-            with self.changed:
-                lane.decoding -= len(executions)
-                self.changed.notify_all()
-
-    def _decode_chunk(self, lane: Lane, executions: list[Execution]) -> None:
-        handler = lane.handler
-        if handler is None:  # unloaded since; the leases lapse or are handed back
-            return
-        began = time.monotonic()
-        for execution in executions:
-            pipeline.decode(execution, lane.spec, handler)
-        lane.decode_seconds = (time.monotonic() - began) / len(executions)
+    def _on_decoded(self, lane: Lane, executions: Sequence[Execution], pooled: bool) -> None:
         failed = [one for one in executions if one.settled is not None]
         now = time.monotonic()
         with self.changed:
             lane.waiting -= len(failed)
+            if pooled:
+                lane.decoding -= len(executions)
             for execution in executions:
                 if execution.settled is None:
-                    lane.batcher.add(execution, execution.cost, now)
+                    lane.add(execution, now)
             self.changed.notify_all()
         if failed:
             self.finisher.put(lane, failed)
+
+    def _replace_feeder(self) -> None:
+        """The feeder is lost in a decode; another goes on where it was."""
+        self._feeder = threading.Thread(target=self._feed, name="feeder", daemon=True)
+        self._feeder.start()
 
     # -- shutdown ---------------------------------------------------------
 

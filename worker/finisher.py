@@ -90,10 +90,10 @@ class Finisher:
 
     def _publish(self, finished: Finished) -> None:
         lane, executions = finished.lane, finished.executions
-        handler = lane.handler
         server_time = lane.server_time()
         stamp = Stamp(
             lane.name,
+            executions[0].version or lane.spec.version,
             self._engine.worker,
             len(executions),
             finished.infer_ms,
@@ -102,8 +102,7 @@ class Finisher:
         for execution in executions:
             if execution.deadline is not None and execution.deadline <= server_time:
                 execution.settled = execution.settled or "expired"
-            if handler is not None:
-                pipeline.encode(execution, handler, stamp)
+            pipeline.encode(execution, stamp)
         results = [one for one in executions if one.settled in ("succeeded", "failed")]
         dead = [one for one in results if isinstance(one.error, AttemptsExhausted)]
         if dead:

@@ -104,6 +104,6 @@ class HealthServer:
         report = {
             "status": "ok" if alive else "no answer from Redis",
             "redis_silence_seconds": round(silence, 3),
-            "loading": self._engine.runner.loading,
+            "loading": self._engine.models.loading,
         }
         return (200 if alive else 503), "application/json", json.dumps(report).encode()

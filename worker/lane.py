@@ -16,21 +16,28 @@ from redis import Redis
 from common.catalog import ModelSpec
 from common.keys import blob_key
 from common.settings import Settings
+from worker.batch_time import BatchTime
 from worker.batcher import Batcher, BatchLimits
 from worker.lease import LaneLeases, Reservation
 from worker.models.base import Model
 from worker.pipeline import Execution, parse
 
+_FIRST_BAND = ord("1")
+"""A tag ends in the number, 1 to 4, of the band that its message came from."""
+
 
 class Lane:
     """State of one lane. Fields are guarded by the engine's lock; I/O happens outside it."""
 
-    def __init__(self, spec: ModelSpec, client: Redis, worker: str, settings: Settings) -> None:
+    def __init__(
+        self, name: str, spec: ModelSpec, client: Redis, worker: str, settings: Settings
+    ) -> None:
+        self.name = name
         self.spec = spec
-        self.name = spec.name
+        """The model that serves it; another one after an alias was moved."""
         self.result_ttl = spec.result_ttl_seconds or settings.result_ttl_seconds
-        self.leases = LaneLeases(client, spec.name, worker, settings)
-        self.limits = BatchLimits(spec.max_batch, spec.max_wait_ms, spec.max_cost)
+        self.leases = LaneLeases(client, name, worker, settings)
+        self.limits = _limits(spec)
         self.batcher: Batcher[Execution] = Batcher(self.limits)
         self.suspects: deque[Execution] = deque()
         self.in_hand: dict[bytes, Execution] = {}
@@ -39,7 +46,11 @@ class Lane:
         self.decoding = 0
         """How many of them are in the decode pool."""
         self.handler: Model | None = None
-        self.load_error: str | None = None
+        """Set while the model is in memory."""
+        self.closing = False
+        """Whether its model is about to leave: what is in hand still runs, nothing more comes."""
+        self.wanted_since: float | None = None
+        """Since when we know of work for a model that is not in memory."""
         self.ready = True
         """Whether the lane may have work in Redis."""
         self.armed = False
@@ -64,12 +75,28 @@ class Lane:
         One batch ahead of the running one, two where feeding takes longer than running,
         a window of several where the lane is deep.
         """
-        if self.handler is None:
+        if self.handler is None or self.closing:
             return 0
         batches = 2 if self.feed_seconds > self.run_seconds else 1
         if self.backlog > 4 * self._look_ahead * self.limits.max_batch:
             batches = self._look_ahead
         return max(0, batches * self.limits.max_batch - self.waiting)
+
+    def listens(self) -> bool:
+        """Whether work in Redis is news to us: there is room for it, or its model is not here."""
+        return self.handler is None or self.room() > 0
+
+    def found(self, work: bool) -> None:
+        """Looked at, the lane has work or has none; from now on the doorbell tells of changes."""
+        if self.handler is not None:
+            self.ready |= work
+            self.armed = not work
+            return
+        self.armed = True
+        if not work:
+            self.wanted_since = None
+        elif self.wanted_since is None:
+            self.wanted_since = time.monotonic()
 
     def ask(self, wanted: int) -> None:
         """Start to lease up to `wanted` jobs; `receive` must follow."""
@@ -89,6 +116,8 @@ class Lane:
         executions = [parse(lease, self.name, now) for lease in reservation.leases]
         for execution in executions:
             execution.reserved_ms = reservation.server_ms
+            if not self.spec.run_identical_once:
+                execution.key = None
         return executions
 
     def fetch_blobs(self, executions: Sequence[Execution]) -> None:
@@ -109,6 +138,32 @@ class Lane:
         known = [arrival for arrival in arrivals if arrival is not None]
         return min(known) if known else None
 
+    def serve(self, spec: ModelSpec, handler: Model | None) -> None:
+        """From now on this model runs what arrives, or none does."""
+        if spec is not self.spec:
+            self.spec = spec
+            self.limits = self.batcher.limits = _limits(spec)
+            self.batcher.time = BatchTime()
+        self.handler, self.closing, self.wanted_since = handler, False, None
+        self.ready, self.armed = handler is not None, False
+
+    def add(self, execution: Execution, now: float) -> None:
+        """Let a decoded job wait for its batch."""
+        expires = execution.expires_at or execution.deadline
+        self.batcher.add(
+            execution,
+            execution.cost,
+            now,
+            group=id(execution.handler),
+            priority=execution.tag[-1] - _FIRST_BAND,
+            deadline=None if expires is None else expires - self.clock_ahead,
+            key=execution.key,
+        )
+
+    def is_full(self) -> bool:
+        """Whether a batch waits that could not be larger."""
+        return len(self.batcher) >= self.limits.max_batch
+
     def take_batch(self, now: float) -> list[Execution]:
         """What an idle device should run: a suspect alone, else a batch.
 
@@ -128,3 +183,7 @@ class Lane:
         """These are settled, or no longer ours."""
         for execution in executions:
             self.in_hand.pop(execution.tag, None)
+
+
+def _limits(spec: ModelSpec) -> BatchLimits:
+    return BatchLimits(spec.max_batch, spec.max_wait_ms, spec.max_cost, spec.target_latency_ms)

@@ -44,6 +44,11 @@ class Execution:
     arrived: float
     value: Any = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = field(default=None, init=False)
+    """Equal for equal inputs; None where each must run."""
+    handler: Model | None = field(default=None, init=False)
+    """Who decoded it, and must run it: an alias may point elsewhere by then."""
+    version: str = field(default="", init=False)
     reserved_ms: int = field(default=0, init=False)
     """When it was reserved, Unix milliseconds of the Redis server."""
     has_blob: bool = field(default=False, init=False)
@@ -119,6 +124,8 @@ def _read_call(
     execution.value, execution.params = kwargs["input"], params
     if execution.value == BLOB_REFERENCE:
         execution.has_blob = True
+    else:
+        execution.key = message["body"]
 
 
 def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
@@ -164,8 +171,11 @@ def decode(execution: Execution, spec: ModelSpec, handler: Model) -> None:
         return
     try:
         value = materialize(spec.input, execution.value, execution.blob)
+        execution.handler, execution.version = handler, spec.version
         execution.item = handler.decode(value, execution.params)
-        execution.cost = handler.cost(execution.item)
+        execution.cost = cost = handler.cost(execution.item)
+        if not 0 <= cost < math.inf:
+            raise InferenceFailed(f"the model says that this input costs {cost}")
     except Exception as exc:  # noqa: BLE001 - whatever a handler raises is this job's error
         execution.fail("decode", exc)
     execution.value = execution.blob = None
@@ -183,15 +193,30 @@ def infer(executions: Sequence[Execution], handler: Model) -> None:
         execution.item = None
 
 
+def share_outputs(runs: Sequence[Sequence[Execution]]) -> None:
+    """Give what the first of each run got to the others, whose input is the same."""
+    for first, *others in runs:
+        for execution in others:
+            execution.output = first.output
+            execution.item = None
+
+
 class Stamp:
     """What the results of one batch have in common, as bytes of JSON."""
 
     def __init__(
-        self, lane: str, worker: str, batch_size: int, infer_ms: float, finished_ms: int
+        self,
+        lane: str,
+        version: str,
+        worker: str,
+        batch_size: int,
+        infer_ms: float,
+        finished_ms: int,
     ) -> None:
         self.date_done = datetime.now(UTC).isoformat()
         self.about: dict[str, Any] = {
             "lane": lane,
+            "version": version,
             "worker": worker,
             "batch_size": batch_size,
             "infer_ms": round(infer_ms, 3),
@@ -206,9 +231,10 @@ class Stamp:
         ).strip(b"{}")
 
 
-def encode(execution: Execution, handler: Model, stamp: Stamp) -> None:
+def encode(execution: Execution, stamp: Stamp) -> None:
     """Turn the output into the result as Celery stores it, or the failure likewise."""
-    if execution.settled is None:
+    handler = execution.handler
+    if execution.settled is None and handler is not None:
         try:
             result = dump_result(handler.encode(execution.output))
         except Exception as exc:  # noqa: BLE001 - whatever a handler raises is this job's error

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
-from common.errors import AttemptsExhausted, ConfigurationError, JobExpired
+from common.errors import AttemptsExhausted, JobExpired
 from worker import pipeline
+from worker.batcher import Batch
 from worker.lane import Lane
-from worker.models import load_handler
+from worker.model_host import Errand
 from worker.pipeline import Execution
 from worker.retry import decide
 
@@ -34,7 +35,6 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self.current: set[bytes] = set()
         """Tags of the batch on the device; guarded by the engine's lock."""
-        self.loading: str | None = None
 
     def start(self) -> None:
         """Begin to load models, then to run batches."""
@@ -45,45 +45,35 @@ class Runner:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        self._load_all()
-        while (taken := self._engine.take_batch()) is not None:
-            lane, batch = taken
-            began = time.monotonic()
-            try:
-                self._run_batch(lane, batch)
-            except Exception:
-                log.exception("batch_lost_to_a_fault_of_ours", lane=lane.name, size=len(batch))
-                self._engine.settle(lane, batch)  # the leases lapse, others take over
-            lane.run_seconds += (time.monotonic() - began - lane.run_seconds) / 4
-            with self._engine.changed:
-                self.current = set()
+        try:
+            self._engine.reaper.look_at_aliases()
+        except RedisError as exc:
+            log.warning("aliases_unread", error=str(exc))  # the reaper looks again
+        with self._engine.changed:
+            self._engine.models.begin()
+        while (work := self._engine.take_work()) is not None:
+            if isinstance(work, tuple):
+                self._run_turn(*work)
+            else:
+                self._run_errand(work)
 
-    def _load_all(self) -> None:
-        for lane in self._engine.lanes.values():
-            if self._engine.stopping.is_set():
-                return
-            self.loading = lane.name
-            self._load(lane)
-        self.loading = None
-
-    def _load(self, lane: Lane) -> None:
+    def _run_turn(self, lane: Lane, batch: list[Execution]) -> None:
         began = time.monotonic()
         try:
-            handler = load_handler(lane.spec)
-            handler.load(lane.spec, self._engine.device)
-        except ConfigurationError as exc:
-            lane.load_error = str(exc)
-            log.error("model_unavailable", model=lane.name, error=str(exc))
-            return
-        except Exception as exc:
-            lane.load_error = f"{type(exc).__name__}: {exc}"
-            log.exception("model_unavailable", model=lane.name)
-            return
-        seconds = round(time.monotonic() - began, 2)
-        log.info("model_loaded", model=lane.name, seconds=seconds, device=self._engine.device)
+            self._run_batch(lane, batch)
+        except Exception:
+            log.exception("batch_lost_to_a_fault_of_ours", lane=lane.name, size=len(batch))
+            self._engine.settle(lane, batch)  # the leases lapse, others take over
+        lane.run_seconds += (time.monotonic() - began - lane.run_seconds) / 4
         with self._engine.changed:
-            lane.handler = handler
-            self._engine.changed.notify_all()
+            self.current = set()
+
+    @staticmethod
+    def _run_errand(errand: Errand) -> None:
+        try:
+            errand()
+        except Exception:
+            log.exception("errand_failed")
 
     def _run_batch(self, lane: Lane, batch: list[Execution]) -> None:
         runnable = self._still_wanted(lane, batch)
@@ -115,8 +105,11 @@ class Runner:
                 execution.settled = "expired"
                 execution.error = JobExpired("the deadline passed before the job could start")
         unwanted = [one for one in batch if one.settled is not None]
-        if unwanted:
-            self._engine.finisher.put(lane, unwanted)
+        if not unwanted:
+            return batch
+        self._engine.finisher.put(lane, unwanted)
+        if isinstance(batch, Batch):
+            return batch.only(lambda one: one.settled is None, lambda one: one.cost)
         return [one for one in batch if one.settled is None]
 
     def _start_suspect(self, lane: Lane, suspect: Execution) -> list[Execution]:
@@ -133,28 +126,34 @@ class Runner:
             self._engine.settle(lane, [suspect])
             return []
         suspect.attempt = number
-        handler = lane.handler
-        if handler is not None:
-            pipeline.decode(suspect, lane.spec, handler)
+        self._engine.decoders.run_one(lane, suspect)
         if suspect.settled is not None:
             self._engine.finisher.put(lane, [suspect])
             return []
         return [suspect]
 
     def _infer(self, lane: Lane, batch: list[Execution]) -> None:
-        handler = lane.handler
+        handler = batch[0].handler
         if handler is None:
             return
+        runs = batch.runs() if isinstance(batch, Batch) else [[one] for one in batch]
         began = time.monotonic()
         for execution in batch:
             execution.started = began
         try:
-            pipeline.infer(batch, handler)
+            pipeline.infer([run[0] for run in runs], handler)
         except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
             self._judge(lane, batch, exc)
             return
+        if len(runs) < len(batch):
+            pipeline.share_outputs(runs)
+        seconds = time.monotonic() - began
         lane.sizes[len(batch)] = lane.sizes.get(len(batch), 0) + 1
-        self._engine.finisher.put(lane, batch, (time.monotonic() - began) * 1000)
+        if isinstance(batch, Batch):
+            with self._engine.changed:
+                lane.batcher.observe(batch.padded_cost, seconds)
+        self._engine.models.residency.touch(lane.spec.name)
+        self._engine.finisher.put(lane, batch, seconds * 1000)
 
     def _judge(self, lane: Lane, batch: list[Execution], error: BaseException) -> None:
         settings = self._engine.settings

@@ -9,38 +9,13 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from api.bodies import job_request, multipart_job, parse_json, read_body
 from api.deps import Services, ServicesDep
 from api.preferences import wait_preference
-from api.problems import Problem
+from api.problems import Problem, responses
 from api.schemas import JobRequest, JobView, queued_json, view_json
 from common.job import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="The job's id.")]
-
-_PROBLEM: dict[str, Any] = {
-    "content": {
-        "application/problem+json": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "type": {"type": "string"},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "detail": {"type": "string"},
-                },
-                "required": ["type", "title", "status", "detail"],
-            }
-        }
-    }
-}
-
-
-def _problems(**by_status: str) -> dict[int | str, dict[str, Any]]:
-    return {
-        status.removeprefix("s"): {"description": text, **_PROBLEM}
-        for status, text in by_status.items()
-    }
-
 
 _REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
@@ -85,7 +60,7 @@ _REQUEST_BODY: dict[str, Any] = {
     openapi_extra=_REQUEST_BODY,
     responses={
         200: {"model": JobView, "description": "Done within the time given by `Prefer: wait=n`."},
-        **_problems(
+        **responses(
             s400="Not JSON.",
             s404="No such model.",
             s413="The body is too large.",
@@ -116,7 +91,7 @@ async def take_job(request: Request, services: Services) -> Response:
     return _json(view_json(record), 200 if record.state.terminal else 202, headers)
 
 
-@router.get("/{job_id}", response_model=JobView, responses=_problems(s404="No such job."))
+@router.get("/{job_id}", response_model=JobView, responses=responses(s404="No such job."))
 async def get_job(
     job_id: JobId,
     services: ServicesDep,
@@ -135,7 +110,7 @@ async def get_job(
     return _json(view_json(record))
 
 
-@router.post("/{job_id}/cancel", response_model=JobView, responses=_problems(s404="No such job."))
+@router.post("/{job_id}/cancel", response_model=JobView, responses=responses(s404="No such job."))
 async def cancel_job(job_id: JobId, services: ServicesDep) -> Response:
     """Cancel a job: queued, it never runs; running, it never publishes. Repeatable."""
     if await services.store.cancel(job_id) is None:

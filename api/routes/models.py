@@ -1,29 +1,67 @@
-"""Which models this fleet serves, and the state of their lanes."""
+"""Which models this fleet serves, where they are loaded, and moving them about."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 
-from api.deps import ServicesDep
-from api.schemas import ModelList, ModelView
+from api.deps import Services, ServicesDep
+from api.problems import Problem, responses
+from api.schemas import AliasTarget, ModelList, ModelView, Told
+from common.catalog import ModelSpec
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
 @router.get("/models")
 async def list_models(services: ServicesDep) -> ModelList:
-    """Every model of the catalog and which workers have it loaded."""
-    workers = await services.store.workers()
-    return ModelList(models=[ModelView.of(spec, workers) for spec in services.catalog.values()])
+    """Every name a job may give, and which workers have its model in memory."""
+    workers, moved = await services.store.workers(), await services.store.aliases()
+    names = services.catalog
+    return ModelList(
+        models=[ModelView.of(name, _spec(services, name, moved), workers) for name in names]
+    )
 
 
-@router.get("/models/{name}")
+@router.get("/models/{name}", responses=responses(s404="No such model."))
 async def get_model(name: str, services: ServicesDep) -> ModelView:
     """One model."""
-    spec = services.catalog[name]
-    return ModelView.of(spec, await services.store.workers())
+    spec = _spec(services, name, await services.store.aliases())
+    return ModelView.of(name, spec, await services.store.workers())
+
+
+@router.post("/models/{name}/{action}", status_code=202, responses=responses(s404="No such model."))
+async def ask_of_model(
+    name: str, action: Literal["load", "unload", "warm"], services: ServicesDep
+) -> Told:
+    """Ask every worker to load a model now, to let it go, or to run its warm-up.
+
+    A model that was let go is loaded again by the next job for it.
+    """
+    spec = _spec(services, name, await services.store.aliases())
+    told = await services.store.tell_workers(f"{action} {spec.name}")
+    return Told(model=spec.name, workers=told)
+
+
+@router.put(
+    "/models/{name}/alias",
+    responses=responses(s404="No such alias or model.", s422="Not an alias, or of another input."),
+)
+async def move_alias(name: str, target: AliasTarget, services: ServicesDep) -> Told:
+    """Point an alias at another model, without a job failing.
+
+    Each worker loads the new model beside the old one and hands over when it is warm.
+    """
+    old = services.catalog[name]
+    new = services.catalog.models.get(target.model) or services.catalog[target.model]
+    if name not in services.catalog.aliases:
+        detail = f"{name!r} is a model; only an alias of the catalog can be moved"
+        raise Problem(422, "not_an_alias", detail)
+    if new.input != old.input:
+        detail = f"{new.name!r} takes {new.input}, {name!r} takes {old.input}"
+        raise Problem(422, "other_input", detail)
+    return Told(model=new.name, workers=await services.store.move_alias(name, new.name))
 
 
 @router.get("/lanes")
@@ -36,3 +74,10 @@ async def list_lanes(services: ServicesDep) -> dict[str, dict[str, int]]:
 async def list_workers(services: ServicesDep) -> list[dict[str, Any]]:
     """What each live worker says of itself: device, models, batches by size."""
     return await services.store.workers()
+
+
+def _spec(services: Services, name: str, moved: dict[str, str]) -> ModelSpec:
+    spec = services.catalog[name]
+    if name in services.catalog.aliases:
+        spec = services.catalog.models.get(moved.get(name, ""), spec)
+    return spec

@@ -101,7 +101,9 @@ def write_catalog(folder: Path, names: tuple[str, ...]) -> Path:
     """A catalog of echo models by these names, else as the shipped one's."""
     path = folder / "models.yaml"
     entries = "".join(
-        f"  {name}:\n    handler: echo\n    input: json\n    max_batch: 256\n" for name in names
+        f"  {name}:\n    handler: echo\n    input: json\n    max_batch: 256\n"
+        "    run_identical_once: false\n"
+        for name in names
     )
     path.write_text("models:\n" + entries)
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from common.job import Job
 from tests.faults.support import LANE, RecordedLane, await_settled
 from tests.support import Stack, wait_until
@@ -74,3 +76,27 @@ def test_a_failed_attempt_is_retried_later_and_alone(stack: Stack) -> None:
     assert record is not None
     assert (record.attempts, record.reason) == (2, "attempts_exhausted")
     assert lane.batch_sizes()[-1] == 1
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_input_that_hangs_in_decode_fails_alone(stack: Stack, threads: int) -> None:
+    """Also where the reserving thread decodes by itself."""
+    RecordedLane.on(
+        stack,
+        LANEFLEET_DECODE_TIMEOUT_SECONDS="1",
+        LANEFLEET_DECODE_THREADS=str(threads),
+    )
+    worker = stack.worker(LANE)
+    jobs = [Job(LANE, f"n{n}") for n in range(32)]
+    jobs[5] = Job(LANE, "hangs", {"hang": True})
+    jobs[20] = Job(LANE, "hangs too", {"hang": True})
+    jobs[21] = Job(LANE, "corrupt", {"bad": True})
+    ids = stack.publish(jobs)
+    await_settled(stack, ids, 20)
+    assert stack.states(ids) == {"succeeded": 29, "failed": 3}
+    reasons = [one.reason for job_id in ids if (one := stack.record(job_id)) and one.reason]
+    assert reasons == ["decode_timeout", "decode_timeout", "decode_failed"]
+    more = stack.publish([Job(LANE, f"m{n}") for n in range(32)])
+    await_settled(stack, more, 10)
+    assert stack.states(more) == {"succeeded": 32}, "the worker goes on"
+    assert worker.stop() == 0

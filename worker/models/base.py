@@ -1,8 +1,13 @@
 """The Model protocol: what a handler must do to be served.
 
-Five verbs, called in this order. `load` runs once, on the device thread;
-`decode`, `cost` and `encode` may run on any thread and must not touch the
-device; `infer` runs only on the device thread and gets one batch.
+Five verbs, called in this order. `load` runs once, on a thread of its own and
+before all others, while other models go on; `decode`, `cost` and `encode` may run
+on any thread and must not touch the device; `infer` runs only on the device thread
+and gets one batch.
+
+Two more, for those who have them: `example()` returns an input as `decode` takes it,
+with which the model is warmed up before it counts as ready (the catalog's `warm_up`
+goes before it); `unload()` frees what dropping the object would not.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ __all__ = (
     "MAX_PIXELS",
     "centre_crop",
     "decode_rgb",
+    "example_jpeg",
     "letterbox",
     "load_rgb",
     "normalise",
@@ -172,3 +173,12 @@ def normalise(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> ND
         np.multiply(pixels[:, :, channel], gain, out=planes[channel])
         planes[channel] -= np.float32(mean[channel] / std[channel])
     return planes
+
+
+def example_jpeg(width: int = 320, height: int = 240) -> bytes:
+    """A small JPEG of soft colours, to warm a model up with."""
+    ramp = Image.linear_gradient("L").resize((width, height))
+    picture = Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.ROTATE_180), ramp))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG")
+    return buffer.getvalue()
