@@ -116,11 +116,14 @@ class Decoders:
         if handler is None:  # cannot be: a model leaves only when nothing of it is in hand
             log.error("decoded_without_a_model", lane=lane.name, jobs=len(chunk.executions))
             return
-        began = time.monotonic()
+        began = now = time.monotonic()
         desk.position, desk.began, desk.chunk = 0, began, chunk
         for position, execution in enumerate(chunk.executions):
-            desk.position, desk.began = position, time.monotonic()
+            desk.position, desk.began = position, now
             pipeline.decode(execution, spec, handler)
+            now = time.monotonic()
+            if now - desk.began < self._limit / 2:
+                continue  # nobody can have given us up
             with desk.lock:
                 if desk.given_up:
                     return

@@ -400,7 +400,7 @@ class Engine:
             if pooled:
                 lane.decoding -= len(executions)
             for execution in executions:
-                if execution.settled is None:
+                if not failed or execution.settled is None:
                     lane.add(execution, now)
             self.changed.notify_all()
         if failed:
