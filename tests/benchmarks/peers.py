@@ -148,6 +148,11 @@ class WatchedLaneWorkers(LaneWorkers):
         self.monitor = arena.peer("event-consumer", stack.redis_url)
         super().__init__(stack, LANEFLEET_EVENTS="on", LANEFLEET_EVENTS_PER_SECOND="10000000")
 
+    def warm_up(self) -> None:
+        """As others, once the monitor listens."""
+        wait_for(lambda: self.redis.pubsub_numpat() >= 1, 30, "the monitor")
+        super().warm_up()
+
     def drain(self, jobs: int) -> Sample:
         """As others; then checks that the monitor heard of each job."""
         self._jobs = jobs
