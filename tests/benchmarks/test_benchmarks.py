@@ -32,6 +32,7 @@ def arena(one_arena: Arena) -> Iterator[Arena]:
     one_arena.close()
 
 
+@pytest.mark.timeout(300)  # efficiency loads torch in five processes
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_and_fills_its_table(arena: Arena, name: str) -> None:
     table = import_module(f"tests.benchmarks.{name}").run(arena)

@@ -4,8 +4,8 @@ With `weights: random` the network is built from its configuration alone, so
 that the fleet can be tried without a download; every result then says so.
 
 Each batch norm is folded into its convolution, and pictures are kept with
-their channels last, as the kernels want them: together 1.8-2 times as fast
-on one Xeon core.
+their channels last, as the kernels want them: from JPEG to labels that took
+0.77-0.93 of the CPU time on one Xeon core.
 """
 
 from __future__ import annotations
