@@ -122,8 +122,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Threads torch and ONNX Runtime may use per process; 0 shares out the cores.",
     )
-    max_look_ahead: int = Field(
-        8, ge=1, le=64, description="Batches reserved ahead of the running one when a lane is deep."
+    look_ahead_jobs: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Jobs held ready when a lane is deep, so that like can be put beside like; "
+        "at least a batch.",
     )
     model_memory_mb: float = Field(
         0.0,

@@ -67,7 +67,7 @@ class Lane:
         """How long, of late, a batch has the device."""
         self.sizes: dict[int, int] = {}
         self._client = client
-        self._look_ahead = settings.max_look_ahead
+        self._look_ahead = settings.look_ahead_jobs
 
     def room(self) -> int:
         """How many jobs to reserve now.
@@ -77,10 +77,12 @@ class Lane:
         """
         if self.handler is None or self.closing:
             return 0
-        batches = 2 if self.feed_seconds > self.run_seconds else 1
-        if self.backlog > 4 * self._look_ahead * self.limits.max_batch:
-            batches = self._look_ahead
-        return max(0, batches * self.limits.max_batch - self.waiting)
+        jobs = self.limits.max_batch
+        if self.feed_seconds > self.run_seconds:
+            jobs *= 2
+        if self.backlog > 4 * self._look_ahead:
+            jobs = max(jobs, self._look_ahead)
+        return max(0, jobs - self.waiting)
 
     def listens(self) -> bool:
         """Whether work in Redis is news to us: there is room for it, or its model is not here."""
