@@ -113,8 +113,11 @@ class Decoders:
 
     def _work(self, desk: _Desk, chunk: _Chunk) -> None:
         lane, spec, handler = chunk.lane, chunk.lane.spec, chunk.lane.handler
-        if handler is None:  # cannot be: a model leaves only when nothing of it is in hand
+        if handler is None:  # should not be: then the leases lapse, and others take over
             log.error("decoded_without_a_model", lane=lane.name, jobs=len(chunk.executions))
+            for execution in chunk.executions:
+                execution.settled = "lost"
+            self._hand_over(chunk, chunk.executions)
             return
         began = now = time.monotonic()
         desk.position, desk.began, desk.chunk = 0, began, chunk

@@ -258,7 +258,7 @@ class Engine:
             self._take_asked()
             return
         with self.changed:
-            lane = self._hungry_lane()
+            lane = self._next_to_ask()
             unarmed = (
                 []
                 if lane
@@ -281,15 +281,24 @@ class Engine:
 
     def _ask(self, lane: Lane) -> None:
         """Start to reserve, a batch at a time, so that parsing one overlaps reserving the next."""
-        lane.ask(min(lane.room(), lane.limits.max_batch))
+        try:
+            lane.ask(min(lane.room(), lane.limits.max_batch))
+        except BaseException:
+            lane.asking = False
+            raise
         self._asked = lane
 
     def _receive(self) -> tuple[Lane, Reservation]:
         lane, self._asked = self._asked, None
         assert lane is not None
-        reservation = lane.receive()
+        try:
+            reservation = lane.receive()
+        except BaseException:
+            lane.asking = False
+            raise
         self.touch()
         with self.changed:
+            lane.asking = False
             lane.ready, lane.armed = lane.backlog > 0, False
             lane.waiting += len(reservation.leases)
         return lane, reservation
@@ -299,7 +308,7 @@ class Engine:
         asked_at = lane.asked_at
         try:
             with self.changed:
-                following = self._hungry_lane()
+                following = self._next_to_ask()
             if following is not None:
                 self._ask(following)
         finally:
@@ -326,6 +335,13 @@ class Engine:
             if not self.changed.wait(seconds):
                 for lane in self.lanes.values():
                     lane.armed = False
+
+    def _next_to_ask(self) -> Lane | None:
+        """The hungry lane, marked under the lock: its model must not leave meanwhile."""
+        lane = self._hungry_lane()
+        if lane is not None:
+            lane.asking = True
+        return lane
 
     def _hungry_lane(self) -> Lane | None:
         """The next lane, in turn, that has room and may have work."""

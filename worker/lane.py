@@ -60,6 +60,8 @@ class Lane:
         """Add it to the steady clock for the Redis server's time, in Unix seconds."""
         self.decode_seconds = 1.0
         """What decoding one input last took."""
+        self.asking = False
+        """Whether a reservation is on its way."""
         self.asked_at = 0.0
         self.feed_seconds = 0.0
         """What it takes, of late, from asking for a batch until it is parsed."""

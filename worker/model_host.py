@@ -53,6 +53,8 @@ class ModelHost:
         self._errands: deque[Errand] = deque()
         self._wanted: deque[str] = deque()
         """Models to bring in, one after the other."""
+        self._eager: deque[str] = deque()
+        """The same at the start: only while nobody must leave for it."""
         self._opening: str | None = None
         """The one whose room is being made."""
         self._leaving: list[str] = []
@@ -64,12 +66,12 @@ class ModelHost:
     def begin(self) -> None:
         """At the start: bring in what is not lazy, in the catalog's order, while it fits."""
         for lane in self._engine.lanes.values():
-            if lane.spec.load == "eager" and lane.spec.name not in self._wanted:
-                self._wanted.append(lane.spec.name)
+            if lane.spec.load == "eager" and lane.spec.name not in self._eager:
+                self._eager.append(lane.spec.name)
 
     def may_open(self, model: str, now: float) -> bool:
         """Whether trying to load it makes sense now."""
-        if self._opening is not None or self.loading is not None or self._wanted:
+        if self._opening is not None or self.loading is not None or self._wanted or self._eager:
             return False
         if not self.residency.may_load(model, now):
             return False
@@ -113,6 +115,10 @@ class ModelHost:
             return lambda: self._unload(leaving)
         while self._opening is None and self.loading is None and self._wanted:
             self.open(self._wanted.popleft())
+        while self._opening is None and self.loading is None and self._eager:
+            model = self._eager.popleft()
+            if not self.residency.victims(model):
+                self.open(model)
         if self._opening is not None and self.loading is None and not self._leaving:
             self.loading, self._opening = self._opening, None
             threading.Thread(
@@ -189,11 +195,11 @@ class ModelHost:
     def _warm_up(self, model: str, handler: Model) -> bool:
         spec = self.residency.models[model].spec
         example = spec.warm_up
-        if example is None and (make := getattr(handler, "example", None)):
-            example = make()
-        if example is None:
-            return True
         try:
+            if example is None and (make := getattr(handler, "example", None)):
+                example = make()
+            if example is None:
+                return True
             warm_up(handler, example, 1 if self._engine.device == "cpu" else spec.max_batch)
         except Exception as exc:  # noqa: BLE001 - whatever a handler raises keeps it out
             self.residency.refuse(model, f"its warm-up failed: {type(exc).__name__}: {exc}")
@@ -221,7 +227,8 @@ class ModelHost:
     def _is_busy(self, model: str) -> bool:
         """Whether anything is in hand that this model must still run."""
         handler = self.residency.handler(model)
-        return any(lane.in_hand or lane.waiting for lane in self._lanes_of(model)) or any(
+        lanes = self._lanes_of(model)
+        return any(lane.in_hand or lane.waiting or lane.asking for lane in lanes) or any(
             one.handler is handler
             for lane in self._engine.lanes.values()
             for one in lane.in_hand.values()
