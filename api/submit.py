@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from api.auth import Principal
 from api.publisher import Publisher
 from api.schemas import JobRequest
 from common.catalog import Catalog
@@ -26,13 +27,13 @@ class Submitter:
         self._catalog = catalog
         self._publisher = publisher
 
-    def prepare(self, request: JobRequest) -> Job:
+    def prepare(self, request: JobRequest, principal: Principal) -> Job:
         """Check one job from JSON; raises UnknownModel, InvalidInput or UnsupportedMedia."""
         spec = self._catalog[request.model]
         value, blob = check_input(spec.input, request.input, self._settings.inline_input_bytes)
-        return self._job(request, value, blob)
+        return self._job(request, principal, value, blob)
 
-    def prepare_file(self, request: JobRequest, payload: bytes) -> Job:
+    def prepare_file(self, request: JobRequest, payload: bytes, principal: Principal) -> Job:
         """Check one job whose input is a file's bytes; raises as `prepare` does."""
         spec = self._catalog[request.model]
         inline = self._settings.inline_input_bytes
@@ -40,7 +41,7 @@ class Submitter:
             value, blob = check_image(payload, inline)
         else:
             value, blob = check_input(spec.input, _text_of(payload), inline)
-        return self._job(request, value, blob)
+        return self._job(request, principal, value, blob)
 
     async def publish(self, job: Job) -> JobRecord:
         """Publish a prepared job; raises LaneFull, and then nothing was queued."""
@@ -52,7 +53,9 @@ class Submitter:
         """Publish prepared jobs in one round trip; per job the backlog ahead, or LaneFull."""
         return await self._publisher.publish_all(jobs)
 
-    def _job(self, request: JobRequest, value: Any, blob: bytes | None) -> Job:
+    def _job(
+        self, request: JobRequest, principal: Principal, value: Any, blob: bytes | None
+    ) -> Job:
         now_ms = int(time.time() * 1000)
         deadline = request.deadline or self._settings.default_deadline_seconds
         return Job(
@@ -63,6 +66,7 @@ class Submitter:
             start_by_ms=_after(now_ms, request.start_within),
             deadline_ms=_after(now_ms, deadline),
             blob=blob,
+            tenant=principal.tenant,
         )
 
 

@@ -74,6 +74,8 @@ class Job:
     """Unix time in milliseconds after which the job must not publish a result either."""
     blob: bytes | None = None
     """A large input that travels beside the message."""
+    tenant: str = ""
+    """Whose job it is; empty where no API key was asked for, and for Celery's own clients."""
 
     @property
     def expires_ms(self) -> int | None:

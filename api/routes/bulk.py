@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
+from api.auth import Principal, PrincipalDep
 from api.deps import Services, ServicesDep
 from api.problems import Problem, from_fleet_error, validation_problem
 from api.schemas import JobRequest
@@ -64,17 +65,19 @@ class _Duplex(Response):
         200: {"description": "One line per job: its id, or its error.", "content": {_NDJSON: {}}}
     },
 )
-async def submit_bulk(request: Request, services: ServicesDep) -> Response:
+async def submit_bulk(request: Request, services: ServicesDep, principal: PrincipalDep) -> Response:
     """Queue many jobs. Each answer line has `line`, counted from 1, and `id` or `error`."""
-    return _Duplex(_answers(request, services))
+    return _Duplex(_answers(request, services, principal))
 
 
-async def _answers(request: Request, services: Services) -> AsyncIterator[bytes]:
+async def _answers(
+    request: Request, services: Services, principal: Principal
+) -> AsyncIterator[bytes]:
     queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     async def take_all() -> None:
         try:
-            await _Intake(services, queue).run(request)
+            await _Intake(services, queue, principal).run(request)
         finally:
             queue.put_nowait(None)
 
@@ -94,8 +97,11 @@ class _Intake:
     as many trips are out as may be, reading waits, so memory stays bounded.
     """
 
-    def __init__(self, services: Services, queue: asyncio.Queue[bytes | None]) -> None:
+    def __init__(
+        self, services: Services, queue: asyncio.Queue[bytes | None], principal: Principal
+    ) -> None:
         self._services = services
+        self._principal = principal
         self._queue = queue
         self._line = 0
         self._jobs: list[tuple[int, Job]] = []
@@ -144,7 +150,8 @@ class _Intake:
         try:
             document = orjson.loads(line)
             request = JobRequest.model_validate(document)
-            self._jobs.append((self._line, self._services.submitter.prepare(request)))
+            job = self._services.submitter.prepare(request, self._principal)
+            self._jobs.append((self._line, job))
             self._bytes += len(line)
         except orjson.JSONDecodeError as exc:
             self._refuse(400, "invalid_json", f"the line is not valid JSON ({exc})")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from api.auth import Principal, principal_of
 from api.bodies import job_request, multipart_job, parse_json, read_body
 from api.deps import Services, ServicesDep
 from api.preferences import wait_preference
@@ -78,7 +79,8 @@ async def submit_job(request: Request, services: ServicesDep) -> Response:
 
 async def take_job(request: Request, services: Services) -> Response:
     """What `POST /v1/jobs` does; the hot route calls it too."""
-    job = await _prepare(request, services)
+    principal = await principal_of(request)
+    job = await _prepare(request, services, principal)
     seconds = wait_preference(request.headers.get("prefer"), services.settings.max_wait_seconds)
     headers = {"Location": f"/v1/jobs/{job.id}"}
     publishing = services.submitter.publish(job)
@@ -121,15 +123,15 @@ async def cancel_job(job_id: JobId, services: ServicesDep) -> Response:
     return _json(view_json(record))
 
 
-async def _prepare(request: Request, services: Services) -> Job:
+async def _prepare(request: Request, services: Services, principal: Principal) -> Job:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     limit = services.settings.max_body_bytes
     if content_type == "application/json" or content_type.endswith("+json"):
         document = parse_json(await read_body(request, limit))
-        return services.submitter.prepare(job_request(document))
+        return services.submitter.prepare(job_request(document), principal)
     if content_type == "multipart/form-data":
         job, payload = await multipart_job(request, limit)
-        return services.submitter.prepare_file(job, payload)
+        return services.submitter.prepare_file(job, payload, principal)
     raise Problem(
         415,
         "unsupported_content_type",
