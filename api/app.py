@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from api.deps import Services
+from api.drain import DrainSampler
 from api.publisher import Publisher
 from api.routes import bulk, dead, health, jobs, models
 from api.submit import Submitter
@@ -63,9 +64,12 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
         store = JobStore(client, settings.result_ttl_seconds)
         waiter = ResultWaiter(client, store)
         submitter = Submitter(settings, catalog, Publisher(client, settings.max_backlog))
-        app.state.services = Services(settings, catalog, store, waiter, submitter)
+        drain = DrainSampler(client, list(catalog), settings.max_backlog)
+        app.state.services = Services(settings, catalog, store, waiter, submitter, drain)
         waiter.start()
+        await drain.start()
         yield
+        await drain.stop()
         await waiter.stop()
         await client.aclose()
 

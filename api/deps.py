@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.drain import DrainSampler
 from api.submit import Submitter
 from common.catalog import Catalog
 from common.settings import Settings
@@ -22,6 +23,7 @@ class Services:
     store: JobStore
     waiter: ResultWaiter
     submitter: Submitter
+    drain: DrainSampler
 
 
 async def _services(request: Request) -> Services:  # a plain def would go to the thread pool

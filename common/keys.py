@@ -14,6 +14,7 @@
 | `lf:blob:<id>`               | string | a large input, freed with the job     | its job                |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
+| `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
 
 The band keys and the result key are Celery's own names, so that any Celery
 client can produce and consume. A lane has its own `unacked` pair, so that a
@@ -35,6 +36,8 @@ BLOB_PREFIX = "lf:blob:"
 WORKER_PREFIX = "lf:worker:"
 LANE_PREFIX = "lf:lane:"
 WORKER_TTL_SECONDS = 15
+WORKERS = "lf:workers"
+"""The names of live workers, and of some who died within the last minute."""
 ALIASES = "lf:aliases"
 CONTROL_CHANNEL = "lf:control"
 """What operators ask of the workers' models: `load minilm@2`, `aliases`."""

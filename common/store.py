@@ -24,10 +24,11 @@ from common.keys import (
     ALIASES,
     CONTROL_CHANNEL,
     META_PREFIX,
-    WORKER_PREFIX,
+    WORKERS,
     LaneKeys,
     job_key,
     meta_key,
+    worker_key,
 )
 from common.scripts import AsyncScripts
 
@@ -127,10 +128,11 @@ class JobStore:
 
     async def workers(self) -> list[dict[str, Any]]:
         """What each live worker last said of itself."""
-        keys = [key async for key in self._client.scan_iter(f"{WORKER_PREFIX}*", count=500)]
-        if not keys:
+        names = cast("list[bytes]", await self._client.zrange(WORKERS, 0, -1))
+        if not names:
             return []
-        return [orjson.loads(report) for report in await self._client.mget(keys) if report]
+        reports = await self._client.mget([worker_key(name.decode()) for name in names])
+        return [orjson.loads(report) for report in reports if report]
 
     async def tell_workers(self, command: str) -> int:
         """Ask something of the workers' models; returns how many of them heard it."""

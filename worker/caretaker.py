@@ -8,6 +8,7 @@ each lease by the server's clock.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -20,7 +21,8 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from common.keys import ALIASES, WORKER_TTL_SECONDS, worker_key
+from common.keys import ALIASES, WORKER_TTL_SECONDS, WORKERS, worker_key
+from common.scripts import Scripts
 from worker.lane import Lane
 from worker.lease import LaneLeases
 
@@ -123,7 +125,15 @@ class Reaper(_Caretaker):
 
     def __init__(self, engine: Engine, client: Redis) -> None:
         super().__init__(engine, client, "reaper")
+        self._scripts = Scripts(client)
+        self._report_keys = (worker_key(engine.worker), WORKERS)
         self._reap_at = 0.0
+
+    def stop(self) -> None:
+        """End, and take leave, so that nobody counts on us until our report lapses."""
+        super().stop()
+        with contextlib.suppress(RedisError):
+            self._scripts.run("report", self._report_keys, (self._engine.worker,))
 
     def interval(self) -> float:
         """Half a second, jittered so that workers do not sweep in step; less for a due job."""
@@ -143,7 +153,7 @@ class Reaper(_Caretaker):
             self._engine.look_at_aliases.set()
         if self._engine.look_at_aliases.is_set():
             self.look_at_aliases()
-        self._report()  # last: a full server refuses it, but never the sweep
+        self._report()
 
     def look_at_aliases(self) -> None:
         """Where operators moved the catalog's aliases; may raise RedisError."""
@@ -185,6 +195,7 @@ class Reaper(_Caretaker):
                     "model": lane.spec.name,
                     "in_hand": len(lane.in_hand),
                     "max_batch": lane.limits.max_batch,
+                    "batch_seconds": round(lane.batcher.time.typical, 6),
                     "batches": {str(size): n for size, n in sorted(lane.sizes.copy().items())},
                 }
                 for lane in engine.lanes.values()
@@ -198,5 +209,6 @@ class Reaper(_Caretaker):
                 if one.handler is not None
             },
         }
-        self._client.set(worker_key(engine.worker), json.dumps(report), ex=WORKER_TTL_SECONDS)
+        args = (engine.worker, json.dumps(report), WORKER_TTL_SECONDS)
+        self._scripts.run("report", self._report_keys, args)
         engine.touch()
