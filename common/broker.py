@@ -19,7 +19,7 @@ from redis import Redis
 
 from common.errors import LaneFull
 from common.job import Job
-from common.keys import band_key
+from common.keys import BANDS, band_key, band_of, flight_name
 from common.redis_server import resolve_redis_url
 from common.scripts import Scripts
 from common.settings import Settings, load_settings
@@ -104,6 +104,7 @@ def build_message(job: Job) -> bytes:
             root,
             job_id,
             _limits(job),
+            _ticket(job),
             properties,
             job_id,
             before_body,
@@ -124,6 +125,21 @@ def _limits(job: Job) -> bytes:
     return limits
 
 
+def _ticket(job: Job) -> bytes:
+    """The header that tells a worker where it may keep the result."""
+    ticket = job.cache
+    return b"" if ticket is None else f',"cache":"{ticket.digest} {ticket.weights}"'.encode()
+
+
+def _seat(job: Job) -> str:
+    """How the job takes part in an identical one's run; empty where it does not."""
+    ticket = job.cache
+    if ticket is None or not ticket.look:
+        return ""
+    band = BANDS.index(band_of(job.priority)) + 1
+    return f"{band} {job.deadline_ms or 0} {flight_name(job.model, ticket.digest)}"
+
+
 def enqueue_args(jobs: Iterable[Job], max_backlog: int) -> list[str | bytes | int | float]:
     """The arguments of the enqueue script for these jobs."""
     args: list[str | bytes | int | float] = [max_backlog]
@@ -136,6 +152,7 @@ def enqueue_args(jobs: Iterable[Job], max_backlog: int) -> list[str | bytes | in
             build_message(job),
             "" if expires_ms is None else expires_ms,
             job.blob or b"",
+            "" if job.cache is None else _seat(job),
         )
     return args
 

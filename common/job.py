@@ -59,6 +59,22 @@ def new_job_id() -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheTicket:
+    """Where a job's result may be kept, and with whom its run may be shared."""
+
+    digest: str
+    """Of all that the result depends on (common/cache.py)."""
+    model: str
+    """The model that serves the lane, as far as is known."""
+    weights: str
+    """What was known of its weights; a worker that has others does not keep the result."""
+    look: bool = True
+    """Whether a kept result, or an identical job's run, will do."""
+    max_age_seconds: int | None = None
+    """How old a kept result may be."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One inference request, before it is published."""
 
@@ -76,6 +92,8 @@ class Job:
     """A large input that travels beside the message."""
     tenant: str = ""
     """Whose job it is; empty where no API key was asked for, and for Celery's own clients."""
+    cache: CacheTicket | None = None
+    """None where its result is neither kept nor shared."""
 
     @property
     def expires_ms(self) -> int | None:
@@ -103,6 +121,12 @@ class JobRecord:
     reason: str | None = None
     error: str | None = None
     result: Any = None
+    cached: bool = False
+    """Whether the result was kept from an earlier job."""
+    age_seconds: int | None = None
+    """How old it was then."""
+    shared: bool = False
+    """Whether an identical job that was under way ran for this one."""
 
     @classmethod
     def read(cls, job_id: str, record: bytes | None, meta: bytes | None) -> JobRecord | None:
@@ -146,6 +170,9 @@ class JobRecord:
             reason=about.get("reason"),
             error=about.get("error"),
             result=meta.get("result") if state is JobState.SUCCEEDED else None,
+            cached=about.get("cached", False),
+            age_seconds=about.get("age"),
+            shared=about.get("shared", False),
         )
 
 
@@ -160,6 +187,7 @@ _LETTERS: Mapping[str, JobState] = {
     "q": JobState.QUEUED,
     "r": JobState.RUNNING,
     "x": JobState.CANCELED,
+    "w": JobState.QUEUED,
 }
 _CELERY_STATES: Mapping[str, str] = {
     "PENDING": "queued",

@@ -12,6 +12,12 @@
 | `lf:job:<id>`                | string | the record of a job that is not settled (lua/shared.lua) | max_backlog |
 | `celery-task-meta-<id>`      | string | the result, as Celery stores it, and what became of the job | result_ttl |
 | `lf:blob:<id>`               | string | a large input, freed with the job     | its job                |
+| `lf:flight:<lane>:<digest>`  | string | the job that identical ones follow (lua/flight.lua) | 1 hour |
+| `lf:followers:<id>`          | hash   | follower -> its message; of the job that runs for them | its job; 2,000 fields |
+| `lf:lane:<lane>:followers`   | zset   | follower -> when it expires, ms       | max_backlog            |
+| `lf:fingerprints`            | hash   | lane -> the model that serves it, and a digest of its weights | the catalog's names |
+| `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
+| `lf:cache:<model>:<digest>`  | string | a result that may be used again; in the cache's Redis | cache_seconds |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
 | `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
@@ -39,6 +45,9 @@ WORKER_TTL_SECONDS = 15
 WORKERS = "lf:workers"
 """The names of live workers, and of some who died within the last minute."""
 ALIASES = "lf:aliases"
+FINGERPRINTS = "lf:fingerprints"
+CACHE_EPOCHS = "lf:cache-epochs"
+CACHE_PREFIX = "lf:cache:"
 CONTROL_CHANNEL = "lf:control"
 """What operators ask of the workers' models: `load minilm@2`, `aliases`."""
 
@@ -66,6 +75,8 @@ class LaneKeys:
     dead: str
     letters: str
     stats: str
+    followers: str
+    """Not among those that every script takes."""
 
     @classmethod
     def of(cls, lane: str) -> LaneKeys:
@@ -79,6 +90,7 @@ class LaneKeys:
             dead=f"{prefix}dead",
             letters=f"{prefix}letters",
             stats=f"{prefix}stats",
+            followers=f"{prefix}followers",
         )
 
     def as_list(self) -> list[str]:
@@ -107,6 +119,16 @@ def meta_key(job_id: str) -> str:
 def blob_key(job_id: str) -> str:
     """The job's large input."""
     return BLOB_PREFIX + job_id
+
+
+def flight_name(lane: str, digest: str) -> str:
+    """What identical jobs of one lane share a run under."""
+    return f"{lane}:{digest}"
+
+
+def cache_key(model: str, digest: str) -> str:
+    """A result that may be used again."""
+    return f"{CACHE_PREFIX}{model}:{digest}"
 
 
 def worker_key(name: str) -> str:

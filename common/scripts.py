@@ -47,11 +47,11 @@ def _read(name: str) -> str:
 
 
 def script_text(name: str, *, server_major: int) -> str:
-    """The whole script as the server takes it: header, shared part, transition."""
+    """The whole script as the server takes it: header, shared parts, transition."""
     header = ""
     if name not in REFUSED_WHEN_FULL:
         header = _FLAGGED if server_major >= 7 else _WRITE_FIRST
-    return header + _read("shared") + _read(name)
+    return header + _read("shared") + _read("flight") + _read(name)
 
 
 def _major(info: dict[str, Any]) -> int:

@@ -169,7 +169,8 @@ class Reaper(_Caretaker):
 
     def _reap(self) -> None:
         for name, leases in self._leases.items():
-            reaped, _, next_due_ms = leases.reap()
+            ttl = self._engine.lanes[name].result_ttl
+            reaped, _, next_due_ms = leases.reap(result_ttl=ttl)
             if reaped:
                 log.warning("leases_reaped", lane=name, jobs=reaped)
             if 0 <= next_due_ms < _REAP_SECONDS * 1000:

@@ -49,7 +49,8 @@ class Outcome(NamedTuple):
     meta: bytes
     """The result as Celery stores it: JSON."""
     kind: str = ""
-    """`f` when it failed, then `b` when an input lies beside the message."""
+    """`f` when it failed, `i` when the input was at fault, `b` when an input lies beside the
+    message; then `:` and the flight that it may lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +192,11 @@ class LaneLeases:
             )
         return int(self._scripts.run("bury", self._keys, args))
 
-    def reap(self, limit: int = 200) -> tuple[int, int, int]:
-        """Return lapsed leases and due delayed jobs to the lane.
+    def reap(self, limit: int = 200, result_ttl: int | None = None) -> tuple[int, int, int]:
+        """Return lapsed leases and due delayed jobs to the lane; look after followers.
 
         Returns (reaped, promoted, ms until the next delayed job is due or -1).
         """
-        reaped, promoted, next_due = self._scripts.run("reap", self._keys, (self._lane, limit))
+        ttl = result_ttl or self._settings.result_ttl_seconds
+        reaped, promoted, next_due = self._scripts.run("reap", self._keys, (self._lane, limit, ttl))
         return int(reaped), int(promoted), int(next_due)

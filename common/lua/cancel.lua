@@ -21,10 +21,12 @@ if rec.state == 'r' then
   redis.call('ZREM', 'lf:lane:' .. rec.lane .. ':index', rec.tag)
   redis.call('PUBLISH', 'lf:canceled', rec.lane .. ' ' .. rec.tag)
 end
+local waits = rec.state == 'q'
+if rec.state == 'w' then waits = leave(id, rec) end
 local text = state == 'expired' and 'the deadline passed' or 'canceled by request'
 local reason = state == 'expired' and 'deadline' or 'canceled'
 settle(id, ending(id, rec, state, reason, text, now_ms()), ttl)
-if rec.state == 'q' then
+if waits then
   -- Its message still waits: the record stays until reserve has met it.
   redis.call('SET', JOB .. id, 'x ' .. rec.lane .. ' ' .. rec.created)
 end

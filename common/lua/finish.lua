@@ -1,6 +1,7 @@
 -- Publish N results and give up their leases; a job whose lease is gone is fenced.
 -- KEYS: the lane's. ARGV: result_ttl, then per job: tag, id, meta,
---   '' where it succeeded or 'f', then 'b' where an input lies beside it
+--   '' where it succeeded or 'f', then 'i' where the input was at fault, 'b' where an input
+--   lies beside it, and ':' and the flight's name where it may lead others
 -- Returns the numbers (from 0) of the jobs that were fenced.
 
 local ttl = ARGV[1]
@@ -18,8 +19,14 @@ for i = 2, #ARGV, 4 do
     redis.call('SET', result, meta, 'EX', ttl)
     redis.call('PUBLISH', result, meta)
     if kind ~= '' then
-      if string.find(kind, 'f', 1, true) then failed = failed + 1 end
-      if string.find(kind, 'b', 1, true) then gone[#gone + 1] = BLOB .. id end
+      local flags, flight = string.match(kind, '^(%l*):?(.*)$')
+      local outcome = 'succeeded'
+      if string.find(flags, 'f', 1, true) then
+        failed = failed + 1
+        outcome = string.find(flags, 'i', 1, true) and 'failed'
+      end
+      if string.find(flags, 'b', 1, true) then gone[#gone + 1] = BLOB .. id end
+      if flight ~= '' then land(id, ttl, meta, outcome, flight) end
     end
   end
 end

@@ -1,5 +1,6 @@
--- Return lapsed leases to the front of their lane, and due delayed jobs to it.
--- KEYS: the lane's. ARGV: lane, limit
+-- Return lapsed leases to the front of their lane, and due delayed jobs to it; expire
+-- followers that are due, and free those whose leader is gone.
+-- KEYS: the lane's. ARGV: lane, limit, result_ttl
 -- Only the server's clock decides. Returns {reaped, promoted, ms until the next is due or -1}.
 
 local lane, limit = ARGV[1], tonumber(ARGV[2])
@@ -29,5 +30,6 @@ for i = #due, 1, -1 do
   redis.call('ZREM', KEYS[7], member)
   redis.call('RPUSH', KEYS[tonumber(string.sub(member, 1, 1))], string.sub(member, 3))
 end
+look_after_followers(lane, limit, ARGV[3], now)
 local head = redis.call('ZRANGE', KEYS[7], 0, 0, 'WITHSCORES')
 return { reaped, #due, head[2] and math.max(0, head[2] - now) or -1 }

@@ -50,6 +50,9 @@ local function take_other(id, message, text, band)
   elseif rec.state == 'x' then
     redis.call('EXPIRE', JOB .. id, ttl)
     return
+  elseif rec.state == 'w' then
+    if keep_message(id, rec, message) then return end
+    rec = blank_record(lane)
   elseif rec.state == 'r' then
     if redis.call('HEXISTS', 'lf:lane:' .. rec.lane .. ':unacked', rec.tag) == 1 then return end
     rec.attempts = math.max(rec.attempts, 1)

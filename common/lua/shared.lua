@@ -3,6 +3,7 @@
 --   1-4 bands (0, 3, 6, 9)  5 unacked  6 index  7 delayed  8 dead  9 letters  10 stats
 
 local JOB, META, BLOB = 'lf:job:', 'celery-task-meta-', 'lf:blob:'
+local land -- flight.lua
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -30,7 +31,8 @@ end
 
 -- A live job's record is one string of words, so that one call reads or writes many:
 --   state lane created_ms [deadline_ms attempts deliveries tag started_ms worker error ...]
--- state is q (waiting), r (leased) or x (settled, though its message still waits).
+-- state is q (waiting), r (leased), x (settled, though its message still waits) or w (an
+-- identical job runs for it: flight.lua).
 -- A fresh job has the first three words only; 0 and - stand for nothing. Its first attempt
 -- is implied by r, and is written down when the lease ends without a result.
 local function parse_record(text)
@@ -116,8 +118,9 @@ local function ending(id, rec, state, reason, text, now)
 end
 
 -- Publish how a job ended. Its record goes, and its input unless the job is on the
--- dead list, from where it may come back.
-local function settle(id, meta, ttl, buried)
+-- dead list, from where it may come back. outcome: see land in flight.lua.
+local function settle(id, meta, ttl, buried, outcome)
+  land(id, ttl, meta, outcome, nil, buried)
   redis.call('DEL', JOB .. id)
   if not buried then redis.call('DEL', BLOB .. id) end
   redis.call('SET', META .. id, meta, 'EX', ttl)
