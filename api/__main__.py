@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
-import gc
+import os
 import signal
+import socket
 import sys
-
-import uvicorn
+from collections.abc import Sequence
 
 from common.errors import ConfigurationError
 from common.log import configure_logging
-from common.settings import load_settings
-
-_GRACEFUL_SECONDS = 30
+from common.settings import Settings, load_settings
 
 
-def main() -> int:
-    """Run until SIGTERM; returns the exit status."""
-    from api.app import create_app
-    from api.hot import HotSubmit
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run until SIGTERM; returns the exit status.
+
+    The supervisor of several processes passes `LISTENER NOTICE`: the descriptors of the
+    socket to serve and of a pipe that is told when this process begins to drain.
+    """
+    from api.context import add_request
     from common.redis_server import obtain_redis
 
     try:
         settings = load_settings()
-        configure_logging(settings, "api")
+        configure_logging(settings, "api", add_request)
         redis = obtain_redis(settings)
     except ConfigurationError as exc:
         print(f"lanefleet api: {exc}", file=sys.stderr)  # noqa: T201 - the one line a person needs
         return 2
     try:
-        app = HotSubmit(create_app(settings, redis.url))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=_GRACEFUL_SECONDS,
-            )
-        )
-        # uvicorn raises a caught signal again once it has shut down; left to the
-        # default handler that would end us with an error status.
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda _signum, _frame: None)
-        gc.collect()
-        gc.freeze()  # what was imported stays; walking it again and again cost bulk 6 %
-        server.run()
+        if arguments:
+            listener, notice = map(int, arguments)
+            _serve(settings, redis.url, [socket.socket(fileno=listener)], notice)
+        elif settings.api_workers > 1 or settings.max_requests:
+            from api.supervisor import supervise
+
+            return supervise(settings, redis.url)
+        else:
+            _serve(settings, redis.url)
     except ConfigurationError as exc:
         print(f"lanefleet api: {exc}", file=sys.stderr)  # noqa: T201 - as above
         return 2
@@ -56,5 +47,24 @@ def main() -> int:
     return 0
 
 
+def _serve(
+    settings: Settings,
+    redis_url: str,
+    sockets: list[socket.socket] | None = None,
+    notice: int | None = None,
+) -> None:
+    from api.server import serve
+
+    def tell() -> None:
+        if notice is not None:
+            os.write(notice, b"draining\n")
+
+    # uvicorn raises a caught signal again once it has shut down; left to the
+    # default handler that would end us with an error status.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda _signum, _frame: None)
+    serve(settings, redis_url, sockets, tell)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-import structlog
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from api import problems
+from api import docs, problems
+from api.cors import allow_origins
 from api.deps import Services
+from api.door import Door
 from api.drain import DrainSampler
+from api.hot import HotSubmit
 from api.publisher import Publisher
 from api.routes import bulk, dead, health, jobs, models
 from api.submit import Submitter
@@ -22,8 +23,6 @@ from common.catalog import load_catalog
 from common.connect import connect_async
 from common.settings import Settings
 from common.store import JobStore, ResultWaiter
-
-log = structlog.get_logger(__name__)
 
 _DESCRIPTION = """
 Runs ML models behind a queue. Submit a job, then poll, wait or ask for it to be waited for:
@@ -33,29 +32,25 @@ Runs ML models behind a queue. Submit a job, then poll, wait or ask for it to be
 """
 
 
-class ProcessTime:
-    """Adds `X-Process-Time`, in seconds, to every response."""
+class Front:
+    """The whole front: `app` is what a server serves, `draining` tells it to let go."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-
-        async def timed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                seconds = f"{time.perf_counter() - began:.6f}".encode()
-                message["headers"] = [*message["headers"], (b"x-process-time", seconds)]
-            await send(message)
-
-        await self._app(scope, receive, timed)
+    def __init__(self, settings: Settings, redis_url: str) -> None:
+        self.draining = asyncio.Event()
+        inner: ASGIApp = HotSubmit(create_app(settings, redis_url, self.draining))
+        if settings.cors_origins:
+            inner = allow_origins(inner, settings.cors_origins)
+        self.app: ASGIApp = Door(inner, settings)
 
 
-def create_app(settings: Settings, redis_url: str) -> FastAPI:
-    """The application over this Redis. Raises ConfigurationError for a bad catalog."""
+def create_app(
+    settings: Settings, redis_url: str, draining: asyncio.Event | None = None
+) -> FastAPI:
+    """The application over this Redis; once `draining` is set it lets go of whoever waits.
+
+    Raises ConfigurationError for a bad catalog.
+    """
+    told = draining or asyncio.Event()
     catalog = load_catalog(settings.catalog).subset(settings.models)
 
     @asynccontextmanager
@@ -65,10 +60,12 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
         waiter = ResultWaiter(client, store)
         submitter = Submitter(settings, catalog, Publisher(client, settings.max_backlog))
         drain = DrainSampler(client, list(catalog), settings.max_backlog)
-        app.state.services = Services(settings, catalog, store, waiter, submitter, drain)
+        app.state.services = Services(settings, catalog, store, waiter, submitter, drain, told)
         waiter.start()
         await drain.start()
+        letting_go = asyncio.create_task(_let_go_when_told(told, waiter))
         yield
+        letting_go.cancel()
         await drain.stop()
         await waiter.stop()
         await client.aclose()
@@ -78,6 +75,7 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
         version=version("lanefleet"),
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     problems.install(app)
@@ -86,10 +84,11 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
     app.include_router(models.router)
     app.include_router(dead.router)
     app.include_router(health.router)
-    app.add_middleware(ProcessTime)
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
+    docs.install(app)
 
     return app
+
+
+async def _let_go_when_told(told: asyncio.Event, waiter: ResultWaiter) -> None:
+    await told.wait()
+    waiter.drain()

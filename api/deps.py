@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -24,6 +25,8 @@ class Services:
     waiter: ResultWaiter
     submitter: Submitter
     drain: DrainSampler
+    draining: asyncio.Event
+    """Set when the process is to end: whoever waits or streams is let go."""
 
 
 async def _services(request: Request) -> Services:  # a plain def would go to the thread pool

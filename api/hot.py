@@ -9,9 +9,7 @@ takes what is not recognised here, a path behind an unusual mount say.
 
 from __future__ import annotations
 
-import time
-
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from starlette.types import Receive, Scope, Send
 
 from api.problems import UNEXPECTED_STATUS, response_for
@@ -30,21 +28,15 @@ class HotSubmit:
         if not _is_submit(scope):
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        scope["lanefleet.route"] = _PATH
         try:
             response = await take_job(Request(scope, receive), self._app.state.services)
         except Exception as exc:
             response = response_for(exc)
             if response.status_code == UNEXPECTED_STATUS:
-                await _timed(response, began)(scope, receive, send)
+                await response(scope, receive, send)
                 raise  # the server logs it, and closes the connection
-        await _timed(response, began)(scope, receive, send)
-
-
-def _timed(response: Response, began: float) -> Response:
-    seconds = b"%.6f" % (time.perf_counter() - began)
-    response.raw_headers.append((b"x-process-time", seconds))
-    return response
+        await response(scope, receive, send)
 
 
 def _is_submit(scope: Scope) -> bool:

@@ -10,7 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from api.context import CURRENT
 from common.errors import FleetError, LaneFull, UnknownModel, UnsupportedMedia
 
 log = structlog.get_logger(__name__)
@@ -31,6 +33,7 @@ _PROBLEM: dict[str, Any] = {
                     "title": {"type": "string"},
                     "status": {"type": "integer"},
                     "detail": {"type": "string"},
+                    "request_id": {"type": "string"},
                 },
                 "required": ["type", "title", "status", "detail"],
             }
@@ -77,10 +80,11 @@ class Problem(Exception):
         }
 
     def response(self) -> JSONResponse:
-        """The document as it is sent."""
-        return JSONResponse(
-            self.document(), self.status, headers=self.headers, media_type=MEDIA_TYPE
-        )
+        """The document as it is sent; it names the request that it answers."""
+        document = self.document()
+        if request := CURRENT.get():
+            document["request_id"] = request.request_id
+        return JSONResponse(document, self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
 def from_fleet_error(exc: FleetError) -> Problem:
@@ -112,6 +116,8 @@ def _problem_for(exc: Exception) -> Problem:
             return _from_http(exc)
         case RedisError():
             return _from_redis(exc)
+        case ClientDisconnect():
+            return Problem(400, "client_left", "the body ended early")
         case _:
             log.error("request_failed", exc_info=exc)
             detail = "something went wrong on our side"
@@ -119,7 +125,7 @@ def _problem_for(exc: Exception) -> Problem:
 
 
 def _from_http(exc: HTTPException) -> Problem:
-    codes = {404: "not_found", 405: "method_not_allowed"}
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
     code = codes.get(exc.status_code, "http_error")
     headers = dict(exc.headers) if exc.headers else None
     return Problem(exc.status_code, code, str(exc.detail), headers=headers)
@@ -147,7 +153,15 @@ def install(app: FastAPI) -> None:
     async def handle(_request: Request, exc: Exception) -> JSONResponse:
         return response_for(exc)
 
-    for kind in (Problem, FleetError, RequestValidationError, HTTPException, RedisError, Exception):
+    for kind in (
+        Problem,
+        FleetError,
+        RequestValidationError,
+        HTTPException,
+        RedisError,
+        ClientDisconnect,
+        Exception,
+    ):
         app.add_exception_handler(kind, handle)
 
 

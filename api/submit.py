@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.auth import Principal
+from api.context import current_traceparent
 from api.publisher import Publisher
 from api.schemas import JobRequest
 from common.catalog import Catalog
@@ -67,6 +68,7 @@ class Submitter:
             deadline_ms=_after(now_ms, deadline),
             blob=blob,
             tenant=principal.tenant,
+            traceparent=current_traceparent(),
         )
 
 

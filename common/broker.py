@@ -118,8 +118,10 @@ def _limits(job: Job) -> bytes:
     """The headers for a job that must start or end in time, after the root id's quotation mark."""
     expires_ms = job.expires_ms
     if expires_ms is None:
-        return b'"'
-    limits = b'","expires":' + orjson.dumps(datetime.fromtimestamp(expires_ms / 1000, UTC))
+        return _trace(job)
+    limits = (
+        _trace(job) + b',"expires":' + orjson.dumps(datetime.fromtimestamp(expires_ms / 1000, UTC))
+    )
     if job.deadline_ms is not None:
         limits += b',"deadline_ms":%d' % job.deadline_ms
     return limits
@@ -138,6 +140,11 @@ def _seat(job: Job) -> str:
         return ""
     band = BANDS.index(band_of(job.priority)) + 1
     return f"{band} {job.deadline_ms or 0} {flight_name(job.model, ticket.digest)}"
+
+
+def _trace(job: Job) -> bytes:
+    """The root id's quotation mark, and the header that OpenTelemetry's Celery side reads."""
+    return b'","traceparent":"%b"' % job.traceparent.encode() if job.traceparent else b'"'
 
 
 def enqueue_args(jobs: Iterable[Job], max_backlog: int) -> list[str | bytes | int | float]:

@@ -94,6 +94,8 @@ class Job:
     """Whose job it is; empty where no API key was asked for, and for Celery's own clients."""
     cache: CacheTicket | None = None
     """None where its result is neither kept nor shared."""
+    traceparent: str = ""
+    """The W3C trace that the job belongs to, valid; or empty."""
 
     @property
     def expires_ms(self) -> int | None:

@@ -7,12 +7,16 @@ import sys
 from typing import Any
 
 import structlog
+from structlog.typing import Processor
 
 from common.settings import Settings
 
 
-def configure_logging(settings: Settings, role: str) -> None:
-    """Send structlog and the standard library's loggers through one renderer."""
+def configure_logging(settings: Settings, role: str, *also: Processor) -> None:
+    """Send structlog and the standard library's loggers through one renderer.
+
+    also adds facts of the moment to each event, such as the request it belongs to.
+    """
     console = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()
     )
@@ -23,6 +27,7 @@ def configure_logging(settings: Settings, role: str) -> None:
     )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        *also,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

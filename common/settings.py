@@ -9,12 +9,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common.errors import ConfigurationError
 
 ENV_PREFIX = "LANEFLEET_"
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(part for part in map(str.strip, value.split(",")) if part)
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -40,7 +56,7 @@ class Settings(BaseSettings):
         description="Folder for the embedded Redis' data and small state files.",
     )
     catalog: Path = Field(Path("deploy/models.yaml"), description="The catalog file.")
-    models: Annotated[tuple[str, ...], NoDecode] = Field(
+    models: CommaSeparated = Field(
         (), description="Catalog names this process serves, comma-separated; empty is all."
     )
 
@@ -58,6 +74,104 @@ class Settings(BaseSettings):
     )
     max_backlog: int = Field(
         1_000_000, ge=1, description="Jobs one lane may hold before the API answers 429."
+    )
+
+    # The HTTP server; docs/server.md has the reasons
+    api_workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="API processes that share the port, each started again when it ends; where "
+        "containers are scaled, leave it at 1 and scale those.",
+    )
+    max_requests: int = Field(
+        0,
+        ge=0,
+        description="Requests after which an API process is replaced by a fresh one; 0 is never.",
+    )
+    max_requests_jitter: int | None = Field(
+        None,
+        ge=0,
+        description="At most so many more, drawn per process, so that not all are replaced at "
+        "once; unset is a tenth.",
+    )
+    drain_seconds: int = Field(
+        30, ge=1, le=3600, description="Longest that requests under way may take after SIGTERM."
+    )
+    accept_backlog: int = Field(
+        2048, ge=1, description="Connections the kernel holds until the process accepts them."
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="Open connections per process; above it idle ones are closed, and where none "
+        "is idle the newest is answered 503.",
+    )
+    max_concurrent_requests: int = Field(
+        2048,
+        ge=1,
+        description="Requests under way per process, waiting ones too; above it the answer is 503. "
+        "/health, /ready and /metrics are always answered.",
+    )
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        description="How long an idle connection stays open; longer than a proxy in front keeps "
+        "its own, or it will at times send a request into a closed one.",
+    )
+    header_timeout_seconds: float = Field(
+        10.0, gt=0, description="Longest the head of a request may take to arrive."
+    )
+    max_header_bytes: int = Field(
+        32_768, ge=1024, description="Largest head of a request, its first line included."
+    )
+    max_header_count: int = Field(100, ge=10, description="Most header fields in a request.")
+    body_timeout_seconds: float = Field(
+        20.0,
+        gt=0,
+        description="A body must bring body_bytes_per_second on average over each span of this.",
+    )
+    body_bytes_per_second: int = Field(
+        500,
+        ge=0,
+        description="Slowest a body may arrive. One whose answer has begun, as in bulk, only has "
+        "to bring a byte per span.",
+    )
+    send_timeout_seconds: float = Field(
+        30.0, gt=0, description="Longest a client may take none of an answer that waits for it."
+    )
+    max_body_memory_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1024,
+        description="Memory per process for bodies that arrive in pieces; above it more are "
+        "answered 503.",
+    )
+    max_json_values: int = Field(
+        500_000,
+        ge=100,
+        description="Most commas, braces and brackets in a JSON body: each may stand for a value "
+        "of 70 bytes in memory.",
+    )
+    slow_request_seconds: float = Field(
+        1.0,
+        ge=0,
+        description="A request that takes longer is logged, less the time it chose to wait; "
+        "0 is off.",
+    )
+    allowed_hosts: CommaSeparated = Field(
+        (),
+        description="Names that the Host header may give, as api.example.com or *.example.com, "
+        "comma-separated; * is any. Empty is any, but on loopback only this machine's own.",
+    )
+    cors_origins: CommaSeparated = Field(
+        (),
+        description="Origins whose pages may call the API, as https://app.example.com, "
+        "comma-separated; * is any, empty is none.",
+    )
+    trusted_proxies: CommaSeparated = Field(
+        (),
+        description="Addresses or networks whose X-Forwarded-For and -Proto are believed, "
+        "comma-separated; empty is none.",
     )
 
     # Jobs
@@ -170,14 +284,6 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is printed."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split_models(cls, values: object) -> object:
-        if isinstance(values, dict) and isinstance(values.get("models"), str):
-            names = (name.strip() for name in values["models"].split(","))
-            return {**values, "models": tuple(name for name in names if name)}
-        return values
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

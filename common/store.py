@@ -161,6 +161,7 @@ class ResultWaiter:
         self._departure: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._listener: asyncio.Task[None] | None = None
+        self._draining = False
 
     @property
     def waiting(self) -> int:
@@ -176,6 +177,11 @@ class ResultWaiter:
         if self._listener:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
+        self._wake_all()
+
+    def drain(self) -> None:
+        """Let everybody go who waits, now and from now on, with the record as it stands."""
+        self._draining = True
         self._wake_all()
 
     async def wait(
@@ -205,7 +211,7 @@ class ResultWaiter:
                     future = self._listen_for(job_id)
                 record = await self._store.get(job_id)
                 left = deadline - loop.time()
-                if record is None or record.state.terminal or left <= 0:
+                if record is None or record.state.terminal or left <= 0 or self._draining:
                     return record
                 await asyncio.wait({future}, timeout=left)
         finally:

@@ -114,8 +114,10 @@ class EventSender:
             parts.append(
                 beginning % (uuid, uuid, arrived, clock, one.attempt - 1, uuid, started, clock + 1)
             )
+            traced = f'"traceparent":"{one.traceparent}",' if one.traceparent else ""
             parts.append(
-                f'{{"uuid":{uuid},"timestamp":{now:.6f},"clock":{clock + 2},{common},{ending}'
+                f'{{"uuid":{uuid},"timestamp":{now:.6f},"clock":{clock + 2},{common},'
+                f"{traced}{ending}"
             )
             clock += _EVENTS_A_JOB
         return ",".join(parts)

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from common.errors import AttemptsExhausted
 from common.scripts import Scripts
+from common.trace import trace_id
 from worker import pipeline
 from worker.lane import Lane
 from worker.lease import DeadLetter, Outcome
@@ -120,6 +121,15 @@ class Finisher:
         for execution in executions:
             if execution.settled in ("canceled", "expired"):
                 self._cancel(lane, execution)
+            if execution.traceparent:
+                log.info(
+                    "job_settled",
+                    job_id=execution.job_id,
+                    lane=lane.name,
+                    attempt=execution.attempt,
+                    outcome=execution.settled,
+                    trace_id=trace_id(execution.traceparent),
+                )
 
     def _finish(self, lane: Lane, results: list[Execution]) -> None:
         outcomes = [_outcome(execution) for execution in results]

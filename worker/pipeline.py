@@ -20,6 +20,7 @@ import orjson
 from common.catalog import ModelSpec
 from common.errors import FleetError, InferenceFailed, InvalidInput, UnreadableMessage
 from common.inputs import BLOB_REFERENCE, materialize
+from common.trace import read_traceparent
 from worker.lease import Lease
 from worker.models.base import Model
 
@@ -60,6 +61,8 @@ class Execution:
     eta: float | None = field(default=None, init=False)
     """Unix seconds before which the job must not run."""
     started: float = field(default=0.0, init=False)
+    traceparent: str = field(default="", init=False)
+    """The W3C trace that it belongs to; empty for most."""
     item: Any = field(default=None, init=False)
     cost: float = field(default=1.0, init=False)
     output: Any = field(default=None, init=False)
@@ -129,6 +132,8 @@ def _read_call(
 
 
 def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
+    if "traceparent" in headers:
+        execution.traceparent = read_traceparent(headers["traceparent"])
     if (eta := headers.get("eta")) is not None:
         execution.eta = _timestamp(eta)
     if (expires := headers.get("expires")) is not None:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from api.auth import Principal, principal_of
 from api.bodies import job_request, multipart_job, parse_json, read_body
+from api.context import waiting_by_choice
 from api.deps import Services, ServicesDep
 from api.preferences import wait_preference
 from api.problems import Problem, responses
@@ -87,7 +88,8 @@ async def take_job(request: Request, services: Services) -> Response:
     if seconds is None:
         return _json(queued_json(await publishing), 202, headers)
     headers["Preference-Applied"] = f"wait={seconds:g}"
-    record = await services.waiter.wait(job.id, seconds, begin=publishing)
+    with waiting_by_choice():
+        record = await services.waiter.wait(job.id, seconds, begin=publishing)
     if record is None:
         raise _unknown(job.id)
     return _json(view_json(record), 200 if record.state.terminal else 202, headers)
@@ -104,7 +106,8 @@ async def get_job(
     """Look at a job; with `wait`, hold the answer until it is settled or the time is over."""
     seconds = min(wait, services.settings.max_wait_seconds)
     if seconds:
-        record = await services.waiter.wait(job_id, seconds)
+        with waiting_by_choice():
+            record = await services.waiter.wait(job_id, seconds)
     else:
         record = await services.store.get(job_id)
     if record is None:

@@ -13,7 +13,6 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -148,7 +147,7 @@ def seen(answer: httpx.Response) -> dict[str, Any]:
     headers = [
         (name, re.sub(r"[0-9a-f-]{36}", "ID", value))
         for name, value in answer.headers.multi_items()
-        if name not in ("x-process-time", "x-layers")
+        if name != "x-layers"
     ]
     body = re.sub(r'"created_at":"[^"]+"', '"created_at":"NOW"', body)
     return {"status": answer.status_code, "body": body, "headers": headers}
@@ -164,7 +163,6 @@ async def compare(app: FastAPI, cases: list[Case], root_path: str = "") -> set[i
         for case in cases:
             expected, found = await asyncio.gather(ask_plain(case), ask_hot(case))
             assert seen(found) == seen(expected), case.name
-            assert "x-process-time" in found.headers, case.name
             assert "x-layers" in expected.headers, case.name
             assert ("x-layers" not in found.headers) == case.hot, case.name
             statuses.add(found.status_code)
@@ -257,9 +255,8 @@ def test_a_client_that_leaves_early_queues_nothing(stack: Stack) -> None:
         headers = [(b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": "/v1/jobs", "headers": headers}
         async with serving(stack.redis_url) as app:
-            with pytest.raises(ClientDisconnect):
-                await HotSubmit(app)(scope, receive, send)
+            await HotSubmit(app)(scope, receive, send)
 
     asyncio.run(run())
-    assert sent[0]["status"] == 500
+    assert sent[0]["status"] == 400  # nobody reads it, and nothing is logged
     assert not stack.redis.exists("echo")

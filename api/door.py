@@ -1,0 +1,123 @@
+"""What holds for every request, whichever way it takes inside.
+
+The hot route goes past FastAPI's middlewares, so what all answers share is done
+here, in one layer around both: the request's id and trace, the Host check, the
+bound on requests under way, the time it took. Written as one function on purpose:
+each layer of its own would cost every request another coroutine per message.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.context import CURRENT, BodyBudget, RequestContext, request_id_of
+from api.hosts import AllowedHosts
+from api.problems import Problem
+from common.settings import Settings
+from common.trace import read_traceparent
+
+log = structlog.get_logger(__name__)
+
+_READ = frozenset((b"host", b"x-request-id", b"traceparent", b"content-encoding"))
+_ALWAYS_ANSWERED = frozenset(("/health", "/ready", "/metrics"))
+
+
+class Door:
+    """The application, with what holds for every request around it."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._hosts = AllowedHosts(settings.allowed_hosts, settings.host)
+        self._budget = BodyBudget(settings.max_body_memory_bytes)
+        self._most = settings.max_concurrent_requests
+        self._slow_seconds = settings.slow_request_seconds or float("inf")
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = perf_counter()
+        seen: dict[bytes, bytes] = {}
+        hosts = 0
+        for name, value in scope["headers"]:
+            if name in _READ:
+                hosts += name == b"host"
+                seen[name] = value
+        traceparent = read_traceparent(seen.get(b"traceparent"))
+        request = RequestContext(
+            request_id_of(seen.get(b"x-request-id")), traceparent, self._budget
+        )
+        CURRENT.set(request)
+        status = 0
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                nonlocal status
+                status = message["status"]
+                message["headers"] = headers = [
+                    *message["headers"],
+                    (b"x-request-id", request.request_id.encode()),
+                    (b"x-process-time", b"%.6f" % (perf_counter() - began)),
+                ]
+                if traceparent:
+                    headers.append((b"traceparent", traceparent.encode()))
+            await send(message)
+
+        self._under_way += 1
+        try:
+            refusal = self._refusal(scope, seen, hosts)
+            if refusal is None:
+                await self._app(scope, receive, answer)
+            else:
+                await refusal.response()(scope, receive, answer)
+        finally:
+            self._under_way -= 1
+            self._budget.left += request.held_bytes
+            seconds = perf_counter() - began - request.waited_seconds
+            if seconds > self._slow_seconds:
+                _log_slow(scope, status, seconds, request)
+
+    def _refusal(self, scope: Scope, seen: dict[bytes, bytes], hosts: int) -> Problem | None:
+        host = seen.get(b"host")
+        if hosts != 1 and (hosts or scope["http_version"] == "1.1"):
+            return Problem(400, "bad_request", "send exactly one Host header")
+        if host is not None and host not in self._hosts:
+            return Problem(
+                421,
+                "misdirected_request",
+                "this API does not answer to that Host; LANEFLEET_ALLOWED_HOSTS says to which",
+            )
+        if self._under_way > self._most and scope["path"] not in _ALWAYS_ANSWERED:
+            return Problem(
+                503,
+                "too_many_requests_under_way",
+                f"this process answers {self._most} requests already; try again shortly",
+                headers={"Retry-After": "1"},
+            )
+        if seen.get(b"content-encoding", b"identity").lower() != b"identity":
+            return Problem(
+                415,
+                "unsupported_content_encoding",
+                "bodies are taken as they are; send it without Content-Encoding",
+                headers={"Accept-Encoding": "identity"},
+            )
+        return None
+
+
+def _log_slow(scope: Scope, status: int, seconds: float, request: RequestContext) -> None:
+    """Of a slow request: its route's template, never what it carried."""
+    route = scope.get("route")
+    log.warning(
+        "slow_request",
+        method=scope["method"],
+        route=getattr(route, "path", None) or scope.get("lanefleet.route", "(none)"),
+        status=status,
+        ms=round(seconds * 1000, 1),
+        waited_ms=round(request.waited_seconds * 1000, 1),
+        body_bytes=Headers(scope=scope).get("content-length"),
+    )

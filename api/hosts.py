@@ -1,0 +1,62 @@
+"""Which names the Host header may give.
+
+No link of ours is built from it: they are absolute paths. What it guards is an
+API on loopback, which asks for no key: a web page whose name its owner points
+at 127.0.0.1 could otherwise have the browser of whoever visits it send jobs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+
+_REMEMBERED = 64
+_HOST = re.compile(rb"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
+_LOOPBACK_NAMES = ("localhost", "*.localhost")
+
+
+class AllowedHosts:
+    """Judges Host headers, and remembers the last good ones."""
+
+    def __init__(self, names: Sequence[str], listening_on: str) -> None:
+        local = not names and is_loopback(listening_on)
+        self._addresses = local
+        self._any = "*" in names or not (names or local)
+        patterns = [*_LOOPBACK_NAMES, listening_on] if local else names
+        self._exact = {name.lower() for name in patterns if not name.startswith("*.")}
+        self._suffixes = tuple(name[1:].lower() for name in patterns if name.startswith("*."))
+        self._good: set[bytes] = set()
+
+    def __contains__(self, header: bytes) -> bool:
+        if header in self._good:
+            return True
+        good = self._judge(header)
+        if good and len(self._good) < _REMEMBERED:
+            self._good.add(header)
+        return good
+
+    def _judge(self, header: bytes) -> bool:
+        found = _HOST.fullmatch(header)
+        if found is None:
+            return False
+        name = found.group(1).decode().lower().strip("[]")
+        if self._any or name in self._exact or name.endswith(self._suffixes or ("\0",)):
+            return True
+        return self._addresses and _is_address(name)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is a name or address of loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
