@@ -21,7 +21,8 @@ or past the anchor's deadline or latency target by the learned batch time
 (which no longer bind once the anchor alone would miss them: full batches catch
 up soonest). And nobody who takes the padding over half of what one more batch
 costs, learned likewise: with 64 sentences of 3-60 words in flight, a simulated
-CPU then did 1.03-1.5 times as much as with full batches.
+CPU then did 1.03-1.5 times as much as with full batches. Where the limits say
+that nothing is padded, a batch costs what its items do and none of this binds.
 
 Items of one group with the same key count once and are meant to run once.
 """
@@ -48,18 +49,21 @@ _PASSED_OVER = 7
 class Batch(list[T]):
     """Items that run together, oldest first; those with one key stand side by side."""
 
-    __slots__ = ("_runs", "padded_cost")
+    __slots__ = ("_pads", "_runs", "padded_cost")
 
     def __init__(
         self,
         items: list[T] | tuple[T, ...] = (),
         padded_cost: float = 0.0,
         runs: list[list[T]] | None = None,
+        *,
+        pads: bool = True,
     ) -> None:
         super().__init__(items)
         self.padded_cost = padded_cost
-        """Its costliest item times its runs, in the unit of `cost`."""
+        """Its costliest item times its runs, or their sum where nothing is padded."""
         self._runs = runs
+        self._pads = pads
 
     def runs(self) -> list[list[T]]:
         """One list for each input that must run: the items that share its output."""
@@ -68,8 +72,9 @@ class Batch(list[T]):
     def only(self, kept: Callable[[T], bool], cost: Callable[[T], float]) -> Batch[T]:
         """The same without some of its items."""
         runs = [left for run in self.runs() if (left := [item for item in run if kept(item)])]
-        padded = max((cost(run[0]) for run in runs), default=0.0) * len(runs)
-        return Batch([item for run in runs for item in run], padded, runs)
+        costs = [cost(run[0]) for run in runs]
+        padded = max(costs, default=0.0) * len(runs) if self._pads else sum(costs)
+        return Batch([item for run in runs for item in run], padded, runs, pads=self._pads)
 
 
 class Batcher(Generic[T]):
@@ -233,9 +238,7 @@ class Batcher(Generic[T]):
     def _take(self, anchor: Entry[T], oldest: Entry[T], now: float) -> Batch[T]:
         home = anchor.group
         home.remove(anchor)
-        draft = Draft(
-            anchor, self.limits.max_batch, self._max_padded(anchor, now), self.time.overhead
-        )
+        draft = Draft(anchor, self.limits, self._max_padded(anchor, now), self.time.overhead)
         for band in (home.bands[anchor.band], *home.bands):
             draft.fill_from(band)
         for entry in draft.entries:
@@ -253,11 +256,11 @@ class Batcher(Generic[T]):
 
     def _batch(self, draft: Draft[T]) -> Batch[T]:
         entries = sorted(draft.entries, key=SERIAL)
-        padded_cost = draft.top * len(entries)
+        padded_cost, pads = draft.padded_cost, self.limits.pads
         if any(entry.sharers for entry in entries):
             runs = [entry.items() for entry in entries]
-            batch = Batch([item for run in runs for item in run], padded_cost, runs)
+            batch = Batch([item for run in runs for item in run], padded_cost, runs, pads=pads)
         else:
-            batch = Batch([entry.item for entry in entries], padded_cost)
+            batch = Batch([entry.item for entry in entries], padded_cost, pads=pads)
         self._held -= len(batch)
         return batch

@@ -148,6 +148,7 @@ class Lane:
             self.spec = spec
             self.limits = self.batcher.limits = _limits(spec)
             self.batcher.time = BatchTime()
+        self.limits.pads = getattr(handler, "pads", True)
         self.handler, self.closing, self.wanted_since = handler, False, None
         self.ready, self.armed = handler is not None, False
 

@@ -27,6 +27,8 @@ class BatchLimits:
     max_cost: float | None = None
     target_latency_ms: float | None = None
     """From an item's arrival to the end of its batch, as far as its length can help."""
+    pads: bool = True
+    """Whether each item of a batch costs what the largest does; else only what it is."""
 
 
 @dataclass(eq=False)
@@ -85,13 +87,18 @@ class Draft(Generic[T]):
     """A batch in the making, grown around its anchor."""
 
     def __init__(
-        self, anchor: Entry[T], max_batch: int, max_padded: float, overhead: float | None
+        self, anchor: Entry[T], limits: BatchLimits, max_padded: float, overhead: float | None
     ) -> None:
         self.entries = [anchor]
         self.top = self.total = self._near = anchor.cost
-        self._max_batch, self._max_padded = max_batch, max_padded
+        self._max_batch, self._max_padded, self._pads = limits.max_batch, max_padded, limits.pads
         self._max_waste = _PADDING_PER_OVERHEAD * (overhead or 0.0)
         self._max_share = _UNLEARNED_PADDING if overhead is None else _LEAST_PADDING
+
+    @property
+    def padded_cost(self) -> float:
+        """What the batch costs the device, in the unit of `cost`."""
+        return self.top * len(self.entries) if self._pads else self.total
 
     def fill_from(self, band: list[Entry[T]]) -> None:
         """Move over who is nearest in cost, while all limits hold."""
@@ -122,14 +129,16 @@ class Draft(Generic[T]):
         same = band[-1].cost == near
         end = len(band) if same else bisect_right(band, near, lo=gap, key=_COST)
         count = min(end - gap, room)
-        if self.top != near or near * (len(self.entries) + count) > self._max_padded:
+        padded = near * (len(self.entries) + count) if self._pads else self.total + near * count
+        if (self._pads and self.top != near) or padded > self._max_padded:
             return 0  # They are looked at one by one.
         self.total += near * count
         return count
 
     def _admits(self, cost: float, count: int) -> bool:
         top = cost if cost > self.top else self.top
-        padded, total = top * count, self.total + cost
+        total = self.total + cost
+        padded = top * count if self._pads else total
         waste = padded - total
         if padded > self._max_padded or (
             waste > self._max_waste and waste > self._max_share * total

@@ -81,6 +81,17 @@ def test_one_item_above_the_cost_cap_still_runs_alone() -> None:
     assert batcher.next_batch(0.0, device_idle=True) == [1]
 
 
+def test_what_is_not_padded_costs_its_sum_and_leaves_in_full_batches() -> None:
+    limits = BatchLimits(4, 5.0, max_cost=100.0, pads=False)
+    batcher: Batcher[str] = Batcher(limits)
+    for name, cost in (("a", 1.0), ("b", 90.0), ("c", 8.0), ("d", 2.0)):
+        batcher.add(name, cost, now=0.0)
+    batch = batcher.next_batch(0.0, device_idle=True)
+    assert sorted(batch) == ["a", "c", "d"]  # with b it would cost 101
+    assert batch.padded_cost == 11.0
+    assert batch.only(lambda name: name != "c", lambda name: 2.0).padded_cost == 4.0
+
+
 def test_unlike_items_are_not_padded_beyond_what_another_batch_costs() -> None:
     batcher = taught(make(max_batch=32), base=0.005, rate=0.0001)  # a batch costs as much as 50
     for item in range(32):

@@ -7,7 +7,9 @@ and gets one batch.
 
 Two more, for those who have them: `example()` returns an input as `decode` takes it,
 with which the model is warmed up before it counts as ready (the catalog's `warm_up`
-goes before it); `unload()` frees what dropping the object would not.
+goes before it); `unload()` frees what dropping the object would not. And one word,
+`pads = False`, for those whose batches cost what their items cost together, because
+nothing in them is padded to the largest.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Model(Protocol):
         """Say what the item adds to a batch: tokens, pixels, or 1.
 
         Items of like cost are put together, and a batch's padded cost
-        (largest cost times count) stays under the spec's `max_cost`.
+        (largest cost times count; their sum where nothing is padded) stays
+        under the spec's `max_cost`.
         """
 
     def infer(self, items: Sequence[Any]) -> Sequence[Any]:

@@ -54,6 +54,9 @@ class Embedding:
 class MiniLM:
     """Embeds one text a job."""
 
+    pads = False
+    """Tokens are packed, see `bert.py`."""
+
     def __init__(self) -> None:
         self._tokenizer: Any = None
         self._network: Bert | None = None
