@@ -23,6 +23,7 @@ from api.dead_cli import dead
 from api.fleet import Fleet, FleetFailed, free_port, project_root
 from api.models_cli import models
 from api.options import DEFAULT_URL, JsonFlag, UrlOption
+from api.stages_cli import stages
 from common.errors import ConfigurationError, FleetError
 from common.settings import ENV_PREFIX, Settings, load_settings
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(dead, name="dead")
 app.add_typer(models, name="models")
+app.command()(stages)
 out = Console()
 err = Console(stderr=True)
 

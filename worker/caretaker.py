@@ -179,6 +179,8 @@ class Reaper(_Caretaker):
     def _report(self) -> None:
         engine = self._engine
         models = engine.models.residency.models
+        now = time.monotonic()
+        engine.device_time.mark(now)
         report = {
             "worker": engine.worker,
             "pid": os.getpid(),
@@ -189,6 +191,7 @@ class Reaper(_Caretaker):
             "finished": engine.finisher.finished,
             "fenced": engine.finisher.fenced,
             "switches": engine.turns.switches,
+            "device_time": engine.device_time.report(now),
             "lanes": {
                 lane.name: {
                     "loaded": lane.handler is not None,
@@ -198,6 +201,7 @@ class Reaper(_Caretaker):
                     "max_batch": lane.limits.max_batch,
                     "batch_seconds": round(lane.batcher.time.typical, 6),
                     "batches": {str(size): n for size, n in sorted(lane.sizes.copy().items())},
+                    **lane.stages.report(),
                 }
                 for lane in engine.lanes.values()
             },

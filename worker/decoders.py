@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import NamedTuple
 
 import structlog
 
@@ -33,6 +34,21 @@ class _Chunk:
     executions: Sequence[Execution]
     pooled: bool
     done: threading.Event | None = None
+    began: float = 0.0
+    busy_before: float = 0.0
+
+
+class Decoded(NamedTuple):
+    """What was decoded in one go, or has failed."""
+
+    lane: Lane
+    executions: Sequence[Execution]
+    pooled: bool
+    """Whether the pool did it."""
+    began: float
+    """When it began, on the steady clock."""
+    busy_before: float
+    """The device's busy seconds by then."""
 
 
 @dataclass(eq=False, slots=True)
@@ -54,11 +70,13 @@ class Decoders:
         self,
         threads: int,
         limit_seconds: float,
-        deliver: Callable[[Lane, Sequence[Execution], bool], None],
+        deliver: Callable[[Decoded], None],
+        busy_at: Callable[[float], float],
     ) -> None:
-        """deliver gets what was decoded or has failed, and whether the pool did it."""
+        """busy_at says for how long the device has been busy until a moment."""
         self._limit = limit_seconds
         self._deliver = deliver
+        self._busy_at = busy_at
         self._threads = threads
         self._queue: SimpleQueue[_Chunk | None] = SimpleQueue()
         self._desks: set[_Desk] = set()
@@ -119,7 +137,8 @@ class Decoders:
                 execution.settled = "lost"
             self._hand_over(chunk, chunk.executions)
             return
-        began = now = time.monotonic()
+        began = chunk.began = now = time.monotonic()
+        chunk.busy_before = self._busy_at(now)
         desk.position, desk.began, desk.chunk = 0, began, chunk
         for position, execution in enumerate(chunk.executions):
             desk.position, desk.began = position, now
@@ -141,7 +160,8 @@ class Decoders:
         if chunk.done is not None:
             chunk.done.set()
         else:
-            self._deliver(chunk.lane, executions, chunk.pooled)
+            decoded = Decoded(chunk.lane, executions, chunk.pooled, chunk.began, chunk.busy_before)
+            self._deliver(decoded)
 
     def _watch(self) -> None:
         while not self._stopping.wait(min(1.0, self._limit / _LOOKS_A_LIMIT)):

@@ -25,7 +25,7 @@ from common.keys import LaneKeys
 from common.scripts import Scripts
 from common.settings import Settings
 from worker.caretaker import Reaper, Renewer
-from worker.decoders import Decoders
+from worker.decoders import Decoded, Decoders
 from worker.doorbell import Doorbell
 from worker.finisher import Finisher
 from worker.health import HealthServer
@@ -34,6 +34,7 @@ from worker.lease import Reservation
 from worker.model_host import Errand, ModelHost
 from worker.pipeline import Execution
 from worker.runner import Runner
+from worker.stages import DeviceTime, Idle, Passage
 from worker.turns import Candidate, Turns
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ class Engine:
         self.event_jobs_sent = 0
         self.event_jobs_sampled_out = 0
         self.last_round_trip = time.monotonic()
+        self.device_time = DeviceTime(self.last_round_trip)
         self.changed = threading.Condition()
         self.stopping = threading.Event()
         client = connect(redis_url, settings)
@@ -97,7 +99,10 @@ class Engine:
         self.reaper = Reaper(self, connect(redis_url, settings))
         self.health = HealthServer(self) if settings.worker_health_port else None
         self.decoders = Decoders(
-            settings.decode_threads, settings.decode_timeout_seconds, self._on_decoded
+            settings.decode_threads,
+            settings.decode_timeout_seconds,
+            self._on_decoded,
+            self.device_time.busy_at,
         )
         self._feeder = threading.Thread(target=self._feed, name="feeder", daemon=True)
         self._turn = 0
@@ -160,14 +165,32 @@ class Engine:
             while not self.stopping.is_set():
                 if errand := self.models.next_errand():
                     return errand
-                if self.finisher.pending < _MAX_UNPUBLISHED:
-                    now = time.monotonic()
-                    if work := self._next_batch(now):
-                        return work
-                    self.changed.wait(self._seconds_until_ready(now))
+                now = time.monotonic()
+                if self.finisher.pending >= _MAX_UNPUBLISHED:
+                    self._idle("publishing", now, None)
+                elif work := self._next_batch(now):
+                    return work
                 else:
-                    self.changed.wait()
+                    self._idle(self._why_idle(), now, self._seconds_until_ready(now))
         return None
+
+    def _idle(self, cause: Idle, now: float, seconds: float | None) -> None:
+        self.device_time.wait(cause, now)
+        self.changed.wait(seconds)
+        self.device_time.resume(time.monotonic())
+
+    def _why_idle(self) -> Idle:
+        """Why there is no batch to run, when none was found."""
+        lanes = self.lanes.values()
+        if any(len(lane.batcher) for lane in lanes):
+            return "company"
+        if any(lane.waiting for lane in lanes):
+            return "decoding"
+        if self.models.is_bringing_in():
+            return "loading"
+        if any(lane.asking or (lane.ready and lane.room()) for lane in lanes):
+            return "reserving"
+        return "no_work"
 
     def _next_batch(self, now: float) -> Work | None:
         """A batch of the lane whose turn it is; or the errand of opening that lane."""
@@ -408,16 +431,21 @@ class Engine:
             lane.decoding += len(executions)
         self.decoders.put(lane, executions)
 
-    def _on_decoded(self, lane: Lane, executions: Sequence[Execution], pooled: bool) -> None:
+    def _on_decoded(self, decoded: Decoded) -> None:
+        lane, executions = decoded.lane, decoded.executions
         failed = [one for one in executions if one.settled is not None]
         now = time.monotonic()
+        passage = Passage(executions[0].arrived, decoded.began, now, len(executions))
+        beside = self.device_time.busy_at(now) - decoded.busy_before
         with self.changed:
             lane.waiting -= len(failed)
-            if pooled:
+            if decoded.pooled:
                 lane.decoding -= len(executions)
             for execution in executions:
                 if not failed or execution.settled is None:
+                    execution.passage = passage
                     lane.add(execution, now)
+            lane.stages.decoded(passage, len(executions), beside)
             self.changed.notify_all()
         if failed:
             self.finisher.put(lane, failed)

@@ -40,6 +40,7 @@ class Finished:
     lane: Lane
     executions: Sequence[Execution]
     infer_ms: float
+    put_at: float
 
 
 class Finisher:
@@ -70,7 +71,7 @@ class Finisher:
         """Queue these for publishing."""
         with self._engine.changed:
             self.pending += 1
-        self._queue.put(Finished(lane, executions, infer_ms))
+        self._queue.put(Finished(lane, executions, infer_ms, time.monotonic()))
 
     def flush(self) -> None:
         """Wait until everything put so far is published, or the engine stops."""
@@ -89,9 +90,10 @@ class Finisher:
                 self.pending -= 1
             self._engine.settle(finished.lane, finished.executions)
 
-    def _publish(self, finished: Finished) -> None:
+    def _encode(self, finished: Finished) -> None:
         lane, executions = finished.lane, finished.executions
-        server_time = lane.server_time()
+        began = time.monotonic()
+        server_time = began + lane.clock_ahead
         stamp = Stamp(
             lane.name,
             executions[0].version or lane.spec.version,
@@ -104,6 +106,13 @@ class Finisher:
             if execution.deadline is not None and execution.deadline <= server_time:
                 execution.settled = execution.settled or "expired"
             pipeline.encode(execution, stamp)
+        if finished.infer_ms:
+            lane.stages.stages["publish"].observe(began - finished.put_at)
+            lane.stages.stages["encode"].observe(time.monotonic() - began)
+
+    def _publish(self, finished: Finished) -> None:
+        self._encode(finished)
+        lane, executions = finished.lane, finished.executions
         results = [one for one in executions if one.settled in ("succeeded", "failed")]
         dead = [one for one in results if isinstance(one.error, AttemptsExhausted)]
         if dead:
@@ -138,7 +147,9 @@ class Finisher:
         def publish() -> None:
             fenced[:] = lane.leases.finish(outcomes, lane.result_ttl)
 
+        began = time.monotonic()
         self._until_done(lane, publish)
+        lane.stages.stages["finish"].observe(time.monotonic() - began)
         self.finished += len(results) - len(fenced)
         if fenced:
             self.fenced += len(fenced)

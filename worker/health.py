@@ -18,6 +18,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from worker.stage_metrics import StageCollector
+
 if TYPE_CHECKING:
     from worker.engine import Engine
 
@@ -66,6 +68,7 @@ class HealthServer:
         self._engine = engine
         self._registry = CollectorRegistry()
         self._registry.register(EngineCollector(engine))
+        self._registry.register(StageCollector(engine))
         server = self
 
         class Handler(BaseHTTPRequestHandler):

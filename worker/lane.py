@@ -21,6 +21,7 @@ from worker.batcher import Batcher, BatchLimits
 from worker.lease import LaneLeases, Reservation
 from worker.models.base import Model
 from worker.pipeline import Execution, parse
+from worker.stages import LaneStages
 
 _FIRST_BAND = ord("1")
 """A tag ends in the number, 1 to 4, of the band that its message came from."""
@@ -68,6 +69,7 @@ class Lane:
         self.run_seconds = 0.0
         """How long, of late, a batch has the device."""
         self.sizes: dict[int, int] = {}
+        self.stages = LaneStages()
         self._client = client
         self._look_ahead = settings.look_ahead_jobs
 
@@ -122,6 +124,7 @@ class Lane:
             execution.reserved_ms = reservation.server_ms
             if not self.spec.run_identical_once:
                 execution.key = None
+        self.stages.reserved(executions, reservation.server_ms)
         return executions
 
     def fetch_blobs(self, executions: Sequence[Execution]) -> None:

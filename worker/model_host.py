@@ -69,6 +69,10 @@ class ModelHost:
             if lane.spec.load == "eager" and lane.spec.name not in self._eager:
                 self._eager.append(lane.spec.name)
 
+    def is_bringing_in(self) -> bool:
+        """Whether a model is being loaded, or is about to be."""
+        return self._opening is not None or self.loading is not None or bool(self._wanted)
+
     def may_open(self, model: str, now: float) -> bool:
         """Whether trying to load it makes sense now."""
         if self._opening is not None or self.loading is not None or self._wanted or self._eager:

@@ -23,6 +23,7 @@ from common.inputs import BLOB_REFERENCE, materialize
 from common.trace import read_traceparent
 from worker.lease import Lease
 from worker.models.base import Model
+from worker.stages import Passage
 
 Step = Literal["parse", "decode", "infer", "encode"]
 Settled = Literal["succeeded", "failed", "expired", "canceled", "unreadable", "parked", "lost"]
@@ -60,6 +61,8 @@ class Execution:
     """Unix seconds after which no result may be published."""
     eta: float | None = field(default=None, init=False)
     """Unix seconds before which the job must not run."""
+    passage: Passage | None = field(default=None, init=False)
+    """When it was decoded, and with whom."""
     started: float = field(default=0.0, init=False)
     traceparent: str = field(default="", init=False)
     """The W3C trace that it belongs to; empty for most."""

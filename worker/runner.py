@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_COST = attrgetter("cost")
+
 
 class Runner:
     """Runs batches one after the other until the engine stops."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._device_time = engine.device_time
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self.current: set[bytes] = set()
         """Tags of the batch on the device; guarded by the engine's lock."""
@@ -59,6 +63,7 @@ class Runner:
 
     def _run_turn(self, lane: Lane, batch: list[Execution]) -> None:
         began = time.monotonic()
+        self._device_time.took(lane.stages.taken(batch, began, self._device_time.free_since))
         try:
             self._run_batch(lane, batch)
         except Exception:
@@ -68,12 +73,13 @@ class Runner:
         with self._engine.changed:
             self.current = set()
 
-    @staticmethod
-    def _run_errand(errand: Errand) -> None:
+    def _run_errand(self, errand: Errand) -> None:
+        self._engine.device_time.wait("loading", time.monotonic())
         try:
             errand()
         except Exception:
             log.exception("errand_failed")
+        self._engine.device_time.resume(time.monotonic())
 
     def _run_batch(self, lane: Lane, batch: list[Execution]) -> None:
         runnable = self._still_wanted(lane, batch)
@@ -140,20 +146,37 @@ class Runner:
         began = time.monotonic()
         for execution in batch:
             execution.started = began
+        self._device_time.start(began)
         try:
             pipeline.infer([run[0] for run in runs], handler)
         except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
+            self._device_time.end(time.monotonic())
             self._judge(lane, batch, exc)
             return
+        ended = time.monotonic()
+        self._device_time.end(ended)
         if len(runs) < len(batch):
             pipeline.share_outputs(runs)
-        seconds = time.monotonic() - began
+        seconds = ended - began
         lane.sizes[len(batch)] = lane.sizes.get(len(batch), 0) + 1
         if isinstance(batch, Batch):
             with self._engine.changed:
                 lane.batcher.observe(batch.padded_cost, seconds)
+        self._count(lane, batch, runs, seconds)
         self._engine.models.residency.touch(lane.spec.name)
         self._engine.finisher.put(lane, batch, seconds * 1000)
+
+    @staticmethod
+    def _count(
+        lane: Lane, batch: list[Execution], runs: list[list[Execution]], seconds: float
+    ) -> None:
+        cost = (
+            sum(map(_COST, batch)) if len(runs) == len(batch) else sum(one[0].cost for one in runs)
+        )
+        padded = batch.padded_cost if isinstance(batch, Batch) else cost
+        caps = lane.limits
+        share = max(len(runs) / caps.max_batch, padded / caps.max_cost if caps.max_cost else 0.0)
+        lane.stages.ran(len(batch), min(1.0, share), cost, padded, seconds)
 
     def _judge(self, lane: Lane, batch: list[Execution], error: BaseException) -> None:
         settings = self._engine.settings

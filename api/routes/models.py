@@ -72,7 +72,10 @@ async def list_lanes(services: ServicesDep) -> dict[str, dict[str, int]]:
 
 @router.get("/workers")
 async def list_workers(services: ServicesDep) -> list[dict[str, Any]]:
-    """What each live worker says of itself: device, models, batches by size."""
+    """What each live worker says of itself: device, models, batches by size, time by stage.
+
+    Seconds and counts are since the worker's start; `lanefleet stages` explains them.
+    """
     return await services.store.workers()
 
 

@@ -105,7 +105,7 @@ def test_the_curl_commands_of_the_readme_run_as_printed(up: Up) -> None:
 def test_the_lanefleet_commands_of_the_readme_run_as_printed(up: Up) -> None:
     (block,) = [block for block in blocks("sh") if "lanefleet submit" in block]
     for line in block.splitlines():
-        command = [*LANEFLEET, *shlex.split(line)[1:]]
+        command = [*LANEFLEET, *shlex.split(line, comments=True)[1:]]
         answer = subprocess.run(
             command,
             cwd=ROOT,
