@@ -16,9 +16,11 @@ from api.deps import Services
 from api.door import Door
 from api.drain import DrainSampler
 from api.hot import HotSubmit
+from api.large_inputs import LargeInputs
 from api.publisher import Publisher
 from api.routes import bulk, dead, health, jobs, models
 from api.submit import Submitter
+from common.blobs import open_blobs
 from common.catalog import load_catalog
 from common.connect import connect_async
 from common.settings import Settings
@@ -52,13 +54,16 @@ def create_app(
     """
     told = draining or asyncio.Event()
     catalog = load_catalog(settings.catalog).subset(settings.models)
+    blobs = open_blobs(settings.blob_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         client = connect_async(redis_url, settings)
         store = JobStore(client, settings.result_ttl_seconds)
         waiter = ResultWaiter(client, store)
-        submitter = Submitter(settings, catalog, Publisher(client, settings.max_backlog))
+        large_inputs = LargeInputs(blobs, settings.redis_input_bytes)
+        publisher = Publisher(client, settings.max_backlog, large_inputs)
+        submitter = Submitter(settings, catalog, publisher)
         drain = DrainSampler(client, list(catalog), settings.max_backlog)
         app.state.services = Services(settings, catalog, store, waiter, submitter, drain, told)
         waiter.start()

@@ -47,7 +47,7 @@ def too_large(max_bytes: int) -> Problem:
 
 
 def parse_json(body: bytes) -> Any:
-    """The body as JSON; raises a 400 problem that says where it breaks."""
+    """The text as JSON; raises a 400 problem that says where it breaks."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -90,3 +90,37 @@ async def multipart_job(request: Request, max_bytes: int) -> tuple[JobRequest, b
     if "params" in document:
         document["params"] = parse_json(document["params"].encode())
     return job_request({**document, "input": None}), await upload.read()
+
+
+RAW_TYPES = ("application/octet-stream", "text/plain")
+RAW_BODIES: dict[str, Any] = {
+    media_type: {"schema": {"type": "string", "format": "binary"}}
+    for media_type in ("image/*", *RAW_TYPES)
+}
+"""For OpenAPI: a body that is the input's own bytes."""
+_RAW_FIELDS = ("model", "params", "priority", "deadline", "start_within")
+RAW_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": f"`{name}` of a job whose body is the input's own bytes"
+        + (", as a JSON object." if name == "params" else "."),
+    }
+    for name in _RAW_FIELDS
+]
+
+
+def is_raw(content_type: str) -> bool:
+    """Whether a body of this type is the input itself; what it really is, its bytes say."""
+    return content_type.startswith("image/") or content_type in RAW_TYPES
+
+
+async def raw_job(request: Request, max_bytes: int) -> tuple[JobRequest, bytes]:
+    """The query parameters as a job, and the body as its input."""
+    document: dict[str, Any] = dict(request.query_params)
+    if "params" in document:
+        document["params"] = parse_json(document["params"].encode())
+    job = job_request({**document, "input": None})
+    return job, await read_body(request, max_bytes)

@@ -13,7 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.context import CURRENT
-from common.errors import FleetError, LaneFull, UnknownModel, UnsupportedMedia
+from common.errors import (
+    FleetError,
+    InputStoreUnavailable,
+    LaneFull,
+    UnknownModel,
+    UnsupportedMedia,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +102,9 @@ def from_fleet_error(exc: FleetError) -> Problem:
     if isinstance(exc, LaneFull):
         headers = {"Retry-After": _RETRY_AFTER_SECONDS}
         return Problem(429, exc.code, str(exc), headers=headers)
+    if isinstance(exc, InputStoreUnavailable):
+        headers = {"Retry-After": _RETRY_AFTER_SECONDS}
+        return Problem(503, exc.code, str(exc), headers=headers)
     return Problem(422, exc.code, str(exc))
 
 

@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from api.large_inputs import LargeInputs
 from common.broker import enqueue_args, positions
 from common.errors import LaneFull
 from common.job import Job
@@ -29,7 +30,13 @@ class Publisher:
     one to leave: the busier the loop, the more jobs share a trip's cost.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, max_backlog: int) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        max_backlog: int,
+        large_inputs: LargeInputs | None = None,
+    ) -> None:
+        self._large_inputs = large_inputs or LargeInputs(None, 0)
         self._scripts = AsyncScripts(client)
         self._max_backlog = max_backlog
         self._waiting: list[tuple[Job, asyncio.Future[int]]] = []
@@ -37,7 +44,23 @@ class Publisher:
         self._trips: set[asyncio.Task[None]] = set()
 
     async def publish(self, job: Job) -> int:
-        """Publish one job; returns the backlog ahead of it, or raises LaneFull."""
+        """Publish one job; returns the backlog ahead of it, or raises LaneFull.
+
+        Raises InputStoreUnavailable where its input could not be put where it belongs.
+        """
+        if self._large_inputs.concern(job):
+            return await self._publish_large(job)
+        return await self._board(job)
+
+    async def _publish_large(self, job: Job) -> int:
+        job = await self._large_inputs.put_aside(job)
+        try:
+            return await self._board(job)
+        except LaneFull:
+            await self._large_inputs.drop([job])
+            raise
+
+    async def _board(self, job: Job) -> int:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[int] = loop.create_future()
         self._waiting.append((job, future))
@@ -48,7 +71,14 @@ class Publisher:
 
     async def publish_all(self, jobs: Sequence[Job]) -> list[int | LaneFull]:
         """Publish these in one round trip; per job the backlog ahead of it, or LaneFull."""
-        return positions(jobs, await self._enqueue(jobs))
+        jobs = await self._large_inputs.put_all_aside(jobs)
+        outcomes = positions(jobs, await self._enqueue(jobs))
+        refused = [
+            job for job, one in zip(jobs, outcomes, strict=True) if isinstance(one, LaneFull)
+        ]
+        if refused:
+            await self._large_inputs.drop(refused)
+        return outcomes
 
     async def _enqueue(self, jobs: Sequence[Job]) -> Sequence[int]:
         """Publish; a lost connection is tried again, as the script takes an id only once."""
@@ -83,7 +113,7 @@ class Publisher:
         self, jobs: Sequence[Job], passengers: list[tuple[Job, asyncio.Future[int]]]
     ) -> None:
         try:
-            outcomes = await self.publish_all(jobs)
+            outcomes = positions(jobs, await self._enqueue(jobs))
         except Exception as exc:  # noqa: BLE001 - every waiter must hear of it
             for _, future in passengers:
                 if not future.done():

@@ -14,16 +14,31 @@ from common.job import JobRecord, JobState
 MAX_DEADLINE_SECONDS = 7 * 86_400
 
 
+MISSING: Any = object()
+"""In place of an `input` that was not sent; null is an input like another."""
+
+
+def _input_or_url(schema: dict[str, Any]) -> None:
+    schema["oneOf"] = [{"required": ["input"]}, {"required": ["input_url"]}]
+
+
 class JobRequest(BaseModel):
     """A job as JSON."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_input_or_url)
 
     model: str = Field(description="A name from /v1/models.", examples=["minilm"])
     input: Any = Field(
+        default_factory=lambda: MISSING,
         description='A string for text models, {"image": "<base64>"} for image models, '
         "any JSON for others.",
         examples=["The quick brown fox."],
+    )
+    input_url: str | None = Field(
+        None,
+        description="Instead of `input`: an http(s) URL from which a worker fetches it. No "
+        "redirects, no user name, and only the public internet unless the operator allows more.",
+        examples=["https://example.com/photo.jpg"],
     )
     params: dict[str, Any] = Field(default_factory=dict, description="What the model itself takes.")
     priority: int = Field(0, ge=0, le=9, description="0 is served first, 9 last.")

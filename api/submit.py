@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from api.auth import Principal
 from api.context import current_traceparent
 from api.publisher import Publisher
-from api.schemas import JobRequest
+from api.schemas import MISSING, JobRequest
 from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull
-from common.inputs import check_image, check_input
+from common.inputs import check_image, check_input, check_input_url
 from common.job import Job, JobRecord, JobState
 from common.settings import Settings
 
@@ -28,10 +29,16 @@ class Submitter:
         self._catalog = catalog
         self._publisher = publisher
 
-    def prepare(self, request: JobRequest, principal: Principal) -> Job:
-        """Check one job from JSON; raises UnknownModel, InvalidInput or UnsupportedMedia."""
+    def prepare(self, request: JobRequest, principal: Principal, sent_bytes: int = 0) -> Job:
+        """Check one job from so many bytes of JSON.
+
+        Raises UnknownModel, InvalidInput, UnsupportedMedia or InputUrlRefused.
+        """
         spec = self._catalog[request.model]
-        value, blob = check_input(spec.input, request.input, self._settings.inline_input_bytes)
+        if request.input is MISSING or request.input_url is not None:
+            return replace(self._job(request, principal, None, None), input_url=_input_url(request))
+        inline = self._settings.inline_input_bytes
+        value, blob = check_input(spec.input, request.input, inline, sent_bytes)
         return self._job(request, principal, value, blob)
 
     def prepare_file(self, request: JobRequest, payload: bytes, principal: Principal) -> Job:
@@ -70,6 +77,14 @@ class Submitter:
             tenant=principal.tenant,
             traceparent=current_traceparent(),
         )
+
+
+def _input_url(request: JobRequest) -> str:
+    if request.input_url is None:
+        raise InvalidInput("send `input`, or `input_url` to have it fetched")
+    if request.input is not MISSING:
+        raise InvalidInput("send either `input` or `input_url`, not both")
+    return check_input_url(request.input_url)
 
 
 def _after(now_ms: int, seconds: float | None) -> int | None:

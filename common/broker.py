@@ -95,7 +95,10 @@ def _template(lane: str, priority: int) -> tuple[bytes, bytes, bytes, bytes]:
 def build_message(job: Job) -> bytes:
     """The job as a Celery protocol-2 message, ready to be pushed. About 1 us per KB."""
     head, root, properties, before_body = _template(job.model, job.priority)
-    call = orjson.dumps({"model": job.model, "input": job.input, "params": job.params})
+    if job.input_url is None:
+        call = orjson.dumps({"model": job.model, "input": job.input, "params": job.params})
+    else:
+        call = orjson.dumps({"model": job.model, "input_url": job.input_url, "params": job.params})
     job_id = job.id.encode()
     return b"".join(
         (

@@ -5,7 +5,12 @@ FleetError
 │   └── RedisUnavailable      no Redis can be found or started
 ├── InvalidInput              the job's own fault; never retried
 │   ├── UnknownModel          the catalog has no such model
-│   └── UnsupportedMedia      an image format nobody here can read
+│   ├── UnsupportedMedia      an image format nobody here can read
+│   ├── InputTooLarge         more bytes or pixels than allowed
+│   └── UrlRefused            a URL that this fleet does not connect to
+│       └── InputUrlRefused   the same, of an input
+├── InputUrlFailed            no input came from its URL; its server was asked again
+├── InputStoreUnavailable     where large inputs lie cannot be reached; try later
 ├── DecodeTimedOut            its input took too long to decode; never retried
 ├── UnreadableMessage         not a job; parked on the dead list as it is
 ├── InferenceFailed           the model raised; retried alone, then dead
@@ -27,6 +32,10 @@ __all__ = (
     "DeviceOutOfMemory",
     "FleetError",
     "InferenceFailed",
+    "InputStoreUnavailable",
+    "InputTooLarge",
+    "InputUrlFailed",
+    "InputUrlRefused",
     "InvalidInput",
     "JobCanceled",
     "JobExpired",
@@ -35,6 +44,7 @@ __all__ = (
     "UnknownModel",
     "UnreadableMessage",
     "UnsupportedMedia",
+    "UrlRefused",
 )
 
 
@@ -75,6 +85,37 @@ class UnsupportedMedia(InvalidInput):
     """The bytes are not an image in a format that the fleet reads."""
 
     code = "unsupported_media"
+
+
+class InputTooLarge(InvalidInput):
+    """The input has more bytes or pixels than the fleet takes."""
+
+    code = "input_too_large"
+
+
+class UrlRefused(InvalidInput):
+    """A URL whose form or whose address is none that the fleet connects to."""
+
+    code = "url_refused"
+
+
+class InputUrlRefused(UrlRefused):
+    """The URL of an input whose form or whose address is none that the fleet connects to."""
+
+    code = "input_url_refused"
+
+
+class InputUrlFailed(FleetError):
+    """No input came from its URL, also when it was asked for again where that could help."""
+
+    code = "input_url_failed"
+
+
+class InputStoreUnavailable(FleetError):
+    """Where large inputs are kept did not answer."""
+
+    code = "input_store_unavailable"
+    retryable = True
 
 
 class DecodeTimedOut(FleetError):

@@ -3,7 +3,8 @@
 Both sides need it: the front refuses what can be seen to be wrong before
 anything is queued, the worker turns what arrived into what `decode` takes.
 An image travels as base64 in the message, or, when large, as raw bytes under
-the job's blob key with a reference in the message.
+the job's blob key with a reference in the message. What a worker fetched from
+a URL is treated as such bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import binascii
 from base64 import b64decode, b64encode
 from typing import Any
 
+import orjson
+
+from common.addresses import parse_target
 from common.catalog import InputKind
-from common.errors import InvalidInput, UnsupportedMedia
+from common.errors import InputUrlRefused, InvalidInput, UnsupportedMedia, UrlRefused
 
 BLOB_REFERENCE = {"$blob": True}
 """Stands in the message for an input that lies under the job's blob key."""
@@ -37,9 +41,12 @@ def sniff_image(payload: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC if payload.startswith(magic)), None)
 
 
-def check_input(kind: InputKind, value: Any, inline_bytes: int) -> tuple[Any, bytes | None]:
+def check_input(
+    kind: InputKind, value: Any, inline_bytes: int, sent_bytes: int = 0
+) -> tuple[Any, bytes | None]:
     """Check an input from JSON; returns what goes into the message, and the blob or None.
 
+    sent_bytes is the length of what it came in: JSON in something short need not be measured.
     Raises InvalidInput or UnsupportedMedia with what to send instead.
     """
     if kind == "image":
@@ -51,7 +58,20 @@ def check_input(kind: InputKind, value: Any, inline_bytes: int) -> tuple[Any, by
             )
         payload = value.encode("utf-8", "surrogatepass")
         return (BLOB_REFERENCE, payload) if len(payload) > inline_bytes else (value, None)
+    if sent_bytes > inline_bytes and len(payload := orjson.dumps(value)) > inline_bytes:
+        return BLOB_REFERENCE, payload
+    if value == BLOB_REFERENCE:
+        raise InvalidInput(f"an input cannot be {BLOB_REFERENCE}, which means something here")
     return value, None
+
+
+def check_input_url(url: str) -> str:
+    """Check the form of an input's URL; raises InputUrlRefused with what to send instead."""
+    try:
+        parse_target(url)
+    except UrlRefused as exc:
+        raise InputUrlRefused(f"`input_url`: {exc}") from None
+    return url
 
 
 def check_image(payload: bytes, inline_bytes: int) -> tuple[Any, bytes | None]:
@@ -77,7 +97,7 @@ def materialize(kind: InputKind, value: Any, blob: bytes | None) -> Any:
     if value == BLOB_REFERENCE:
         if blob is None:
             raise InvalidInput("the input was sent by reference but is no longer stored")
-        return blob.decode("utf-8", "surrogatepass") if kind == "text" else blob
+        return _read_blob(kind, blob)
     if kind == "image":
         return _image_bytes(value)
     if kind == "text" and not isinstance(value, str):
@@ -85,6 +105,17 @@ def materialize(kind: InputKind, value: Any, blob: bytes | None) -> Any:
             f"this model takes text: input must be a string, not {_json_type(value)}"
         )
     return value
+
+
+def _read_blob(kind: InputKind, blob: bytes) -> Any:
+    if kind == "image":
+        return blob
+    try:
+        return blob.decode("utf-8", "surrogatepass") if kind == "text" else orjson.loads(blob)
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(f"this model takes text, and the input is not UTF-8: {exc}") from exc
+    except orjson.JSONDecodeError as exc:
+        raise InvalidInput(f"this model takes JSON, and the input is none: {exc}") from exc
 
 
 def _image_bytes(value: Any) -> bytes:

@@ -96,6 +96,11 @@ class Job:
     """None where its result is neither kept nor shared."""
     traceparent: str = ""
     """The W3C trace that the job belongs to, valid; or empty."""
+    input_url: str | None = None
+    """Where a worker fetches the input from; then `input` is None and means nothing.
+
+    Never cached nor shared: what lies there may change.
+    """
 
     @property
     def expires_ms(self) -> int | None:

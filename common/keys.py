@@ -11,13 +11,14 @@
 | `lf:lane:<lane>:stats`       | hash   | counters since the lane began         | fixed fields           |
 | `lf:job:<id>`                | string | the record of a job that is not settled (lua/shared.lua) | max_backlog |
 | `celery-task-meta-<id>`      | string | the result, as Celery stores it, and what became of the job | result_ttl |
-| `lf:blob:<id>`               | string | a large input, freed with the job     | its job                |
+| `lf:blob:<id>`               | string | a large input, or the mark that it lies in LANEFLEET_BLOB_URL (blobs.py); freed with the job | its job |
 | `lf:flight:<lane>:<digest>`  | string | the job that identical ones follow (lua/flight.lua) | 1 hour |
 | `lf:followers:<id>`          | hash   | follower -> its message; of the job that runs for them | its job; 2,000 fields |
 | `lf:lane:<lane>:followers`   | zset   | follower -> when it expires, ms       | max_backlog            |
 | `lf:fingerprints`            | hash   | lane -> the model that serves it, and a digest of its weights | the catalog's names |
 | `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
 | `lf:cache:<model>:<digest>`  | string | a result that may be used again; in the cache's Redis | cache_seconds |
+| `lf:blob-sweep`              | string | who looks for inputs without a job now | blob_sweep_seconds    |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
 | `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
@@ -41,6 +42,7 @@ META_PREFIX = "celery-task-meta-"
 BLOB_PREFIX = "lf:blob:"
 WORKER_PREFIX = "lf:worker:"
 LANE_PREFIX = "lf:lane:"
+BLOB_SWEEP = "lf:blob-sweep"
 WORKER_TTL_SECONDS = 15
 WORKERS = "lf:workers"
 """The names of live workers, and of some who died within the last minute."""

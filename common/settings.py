@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from common.addresses import Network, parse_networks
 from common.errors import ConfigurationError
 
 ENV_PREFIX = "LANEFLEET_"
@@ -31,6 +32,8 @@ def _split(value: object) -> object:
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Ports = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(parse_networks)]
 
 
 class Settings(BaseSettings):
@@ -71,6 +74,16 @@ class Settings(BaseSettings):
     )
     inline_input_bytes: int = Field(
         65_536, ge=0, description="Inputs above this size go by reference, not in the message."
+    )
+    blob_url: str | None = Field(
+        None,
+        description="Where large inputs lie: file:///a/shared/folder or s3://bucket/prefix, which "
+        "no other fleet uses; unset keeps them in Redis.",
+    )
+    redis_input_bytes: int = Field(
+        1024 * 1024,
+        ge=0,
+        description="Inputs above this size go to LANEFLEET_BLOB_URL, where that is set.",
     )
     max_backlog: int = Field(
         1_000_000, ge=1, description="Jobs one lane may hold before the API answers 429."
@@ -230,6 +243,35 @@ class Settings(BaseSettings):
     decode_threads: int = Field(2, ge=0, le=64, description="Threads that decode inputs.")
     decode_timeout_seconds: float = Field(
         30.0, gt=0, description="Longest one input may take to decode before its job fails."
+    )
+    fetch_allow: Networks = Field(
+        (),
+        description="Networks beyond the public internet, as 10.1.0.0/16,fd00:1::/64, that "
+        "input_url may lead to, at any port.",
+    )
+    fetch_ports: Ports = Field(
+        (80, 443), description="Ports that input_url may lead to on the public internet."
+    )
+    fetch_max_bytes: int = Field(
+        32 * 1024 * 1024, ge=1024, description="Largest input fetched from a URL, decompressed."
+    )
+    fetch_seconds: float = Field(
+        15.0, gt=0, le=600, description="Longest an input may take to fetch, all tries together."
+    )
+    fetch_tries: int = Field(
+        3, ge=1, le=10, description="Times a server that fails or is not reached is asked."
+    )
+    fetch_concurrency: int = Field(
+        64, ge=1, le=1024, description="Inputs that one worker process fetches at a time."
+    )
+    blob_sweep_seconds: float = Field(
+        300.0, gt=0, description="How often inputs that no job needs are looked for."
+    )
+    blob_orphan_seconds: float = Field(
+        900.0,
+        ge=1,
+        description="Age from which an input that no job needs is removed; longer than a submit "
+        "may take.",
     )
     torch_threads: int = Field(
         0,

@@ -1,13 +1,15 @@
-"""Two caretakers of leases, each a thread with a connection of its own.
+"""Caretakers, each a thread with a connection of its own.
 
 The renewer extends what is in our hands, whatever the other threads are
 stuck in. The reaper returns what somebody else's dead hands hold; every
 worker runs one, jittered and without a mutex, because the script rechecks
-each lease by the server's clock.
+each lease by the server's clock. The sweeper removes large inputs whose job
+is over from where they are kept outside of Redis.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -21,7 +23,16 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from common.keys import ALIASES, WORKER_TTL_SECONDS, WORKERS, worker_key
+from common.blobs import Blobs
+from common.errors import InputStoreUnavailable
+from common.keys import (
+    ALIASES,
+    BLOB_SWEEP,
+    WORKER_TTL_SECONDS,
+    WORKERS,
+    blob_key,
+    worker_key,
+)
 from common.scripts import Scripts
 from worker.lane import Lane
 from worker.lease import LaneLeases
@@ -217,3 +228,47 @@ class Reaper(_Caretaker):
         args = (engine.worker, json.dumps(report), WORKER_TTL_SECONDS)
         self._scripts.run("report", self._report_keys, args)
         engine.touch()
+
+
+class Sweeper(_Caretaker):
+    """Removes inputs that lie outside of Redis and that no job needs any more.
+
+    Whatever settles a job deletes its blob key, under which the mark of such an input lies, so
+    an input without the mark is nobody's. It must have an age, as it is written before the mark
+    is. One worker of the fleet looks, the others leave it to that one.
+    """
+
+    def __init__(self, engine: Engine, client: Redis, blobs: Blobs) -> None:
+        super().__init__(engine, client, "sweeper")
+        self._blobs = blobs
+
+    def interval(self) -> float:
+        """As set, jittered so that not all workers ask at once whose turn it is."""
+        seconds = self._engine.settings.blob_sweep_seconds
+        return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+
+    def on_trouble(self) -> None:
+        """The next round is soon enough."""
+
+    def run_once(self) -> None:
+        """Look through the store, unless another worker does; may raise RedisError."""
+        holds = max(1, int(self._engine.settings.blob_sweep_seconds * 0.7))
+        if not self._client.set(BLOB_SWEEP, self._engine.worker, nx=True, ex=holds):
+            return
+        try:
+            removed = asyncio.run(self._sweep())
+        except InputStoreUnavailable:
+            return  # said where it was raised
+        if removed:
+            log.info("inputs_swept", inputs=removed)
+
+    async def _sweep(self) -> int:
+        removed = 0
+        async for page in self._blobs.older_than(self._engine.settings.blob_orphan_seconds):
+            if not page or self._stopping.is_set():
+                continue
+            marks = cast("list[bytes | None]", self._client.mget(map(blob_key, page)))
+            orphans = [one for one, mark in zip(page, marks, strict=True) if mark is None]
+            await self._blobs.delete(orphans)
+            removed += len(orphans)
+        return removed

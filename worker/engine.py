@@ -1,10 +1,11 @@
 """The threads that take jobs from lease to result.
 
 1. feeder: reserves what the lanes want and hands it to the decoders
-2. decoders: turn inputs into items (in the feeder itself when there are none)
-3. runner: the one thread that owns the device (worker/runner.py)
-4. finisher: encodes and publishes, one script a batch (worker/finisher.py)
-5. renewer and reaper: leases (worker/caretaker.py)
+2. fetcher: gets inputs that are neither in the message nor in Redis (worker/fetcher.py)
+3. decoders: turn inputs into items (in the feeder itself when there are none)
+4. runner: the one thread that owns the device (worker/runner.py)
+5. finisher: encodes and publishes, one script a batch (worker/finisher.py)
+6. renewer, reaper and sweeper: leases, and inputs that no job needs (worker/caretaker.py)
 
 They meet in `Engine`, behind one lock and condition. Nobody does network I/O
 while holding it.
@@ -19,14 +20,16 @@ from collections.abc import Callable, Sequence
 import structlog
 from redis.exceptions import RedisError
 
+from common.blobs import Blobs
 from common.catalog import Catalog
 from common.connect import connect
 from common.keys import LaneKeys
 from common.scripts import Scripts
 from common.settings import Settings
-from worker.caretaker import Reaper, Renewer
+from worker.caretaker import Reaper, Renewer, Sweeper
 from worker.decoders import Decoded, Decoders
 from worker.doorbell import Doorbell
+from worker.fetcher import Fetcher
 from worker.finisher import Finisher
 from worker.health import HealthServer
 from worker.lane import Lane
@@ -62,6 +65,7 @@ class Engine:
         worker: str,
         device: str,
         is_revoked: Callable[[str], bool] = lambda _job_id: False,
+        blobs: Blobs | None = None,
     ) -> None:
         self.settings = settings
         self.worker = worker
@@ -97,6 +101,7 @@ class Engine:
         self.models = ModelHost(self)
         self.renewer = Renewer(self, connect(redis_url, settings))
         self.reaper = Reaper(self, connect(redis_url, settings))
+        self.sweeper = Sweeper(self, connect(redis_url, settings), blobs) if blobs else None
         self.health = HealthServer(self) if settings.worker_health_port else None
         self.decoders = Decoders(
             settings.decode_threads,
@@ -104,6 +109,8 @@ class Engine:
             self._on_decoded,
             self.device_time.busy_at,
         )
+        self.fetcher = Fetcher(settings, blobs, self._on_fetched)
+        self._fetched: list[tuple[Lane, Execution]] = []
         self._feeder = threading.Thread(target=self._feed, name="feeder", daemon=True)
         self._turn = 0
         self._asked: Lane | None = None
@@ -119,7 +126,10 @@ class Engine:
         self.runner.start()
         self.renewer.start()
         self.reaper.start()
+        if self.sweeper:
+            self.sweeper.start()
         self.decoders.start()
+        self.fetcher.start()
         self._feeder.start()
         if self.health:
             self.health.start()
@@ -141,9 +151,12 @@ class Engine:
         self.doorbell.stop()
         self.renewer.stop()
         self.reaper.stop()
+        if self.sweeper:
+            self.sweeper.stop()
         if self.health:
             self.health.stop()
         self.decoders.stop()
+        self.fetcher.stop()
         self._release_unstarted()
         log.info("engine_stopped", in_hand=sum(len(lane.in_hand) for lane in self.lanes.values()))
 
@@ -184,7 +197,7 @@ class Engine:
         lanes = self.lanes.values()
         if any(len(lane.batcher) for lane in lanes):
             return "company"
-        if any(lane.waiting for lane in lanes):
+        if any(lane.waiting or lane.fetching for lane in lanes):
             return "decoding"
         if self.models.is_bringing_in():
             return "loading"
@@ -277,6 +290,8 @@ class Engine:
             self._release_unstarted()
 
     def _feed_once(self) -> None:
+        if self._fetched:
+            self._take_fetched()
         if self._asked is not None:
             self._take_asked()
             return
@@ -352,7 +367,7 @@ class Engine:
 
     def _wait_for_change(self) -> None:
         with self.changed:
-            if self.stopping.is_set() or self._hungry_lane() is not None:
+            if self.stopping.is_set() or self._fetched or self._hungry_lane() is not None:
                 return
             seconds = _LOOK_AGAIN_SECONDS if self.doorbell.rings else _POLL_SECONDS
             if not self.changed.wait(seconds):
@@ -389,6 +404,39 @@ class Engine:
         waiting = [one for one in executions if one.settled is None]
         waiting = self._set_aside_early(lane, waiting)
         self._fetch_blobs(lane, [one for one in waiting if one.has_blob])
+        self._pass_on(lane, self._send_for_inputs(lane, waiting))
+
+    def _send_for_inputs(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
+        """Have the inputs fetched that are elsewhere; returns the others."""
+        away = [one for one in executions if one.input_url is not None or one.stored]
+        if not away:
+            return executions
+        with self.changed:
+            lane.waiting -= len(away)
+            lane.fetching += len(away)
+        self.fetcher.put(lane, away)
+        return [one for one in executions if one.input_url is None and not one.stored]
+
+    def _on_fetched(self, lane: Lane, execution: Execution) -> None:
+        """Its input is here, or it failed; the feeder hands it on."""
+        failed = execution.settled is not None
+        with self.changed:
+            lane.fetching -= 1
+            if not failed:
+                lane.waiting += 1
+                self._fetched.append((lane, execution))
+            self.changed.notify_all()
+        if failed:
+            self.finisher.put(lane, [execution])
+
+    def _take_fetched(self) -> None:
+        with self.changed:
+            fetched, self._fetched = self._fetched, []
+        for lane in {lane.name: lane for lane, _ in fetched}.values():
+            self._pass_on(lane, [one for its, one in fetched if its is lane])
+
+    def _pass_on(self, lane: Lane, waiting: list[Execution]) -> None:
+        """What has its input goes to the decoders; a suspect is decoded when it runs, alone."""
         suspects = [one for one in waiting if one.suspect]
         if suspects:
             with self.changed:

@@ -143,13 +143,18 @@ class Finisher:
     def _finish(self, lane: Lane, results: list[Execution]) -> None:
         outcomes = [_outcome(execution) for execution in results]
         fenced: list[int] = []
+        stored: list[str] = []
 
         def publish() -> None:
             fenced[:] = lane.leases.finish(outcomes, lane.result_ttl)
+            stored[:] = [one.job_id for one in results if one.stored]
 
         began = time.monotonic()
         self._until_done(lane, publish)
         lane.stages.stages["finish"].observe(time.monotonic() - began)
+        if stored:
+            lost = {results[index].job_id for index in fenced}
+            self._engine.fetcher.discard([one for one in stored if one not in lost])
         self.finished += len(results) - len(fenced)
         if fenced:
             self.fenced += len(fenced)

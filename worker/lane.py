@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from redis import Redis
 
+from common.blobs import STORED
 from common.catalog import ModelSpec
 from common.keys import blob_key
 from common.settings import Settings
@@ -46,6 +47,8 @@ class Lane:
         """Jobs that were reserved and are not yet in a running batch."""
         self.decoding = 0
         """How many of them are in the decode pool."""
+        self.fetching = 0
+        """Jobs whose input is on its way from elsewhere; not among those that wait."""
         self.handler: Model | None = None
         """Set while the model is in memory."""
         self.closing = False
@@ -72,6 +75,7 @@ class Lane:
         self.stages = LaneStages()
         self._client = client
         self._look_ahead = settings.look_ahead_jobs
+        self._max_fetching = settings.fetch_concurrency
 
     def room(self) -> int:
         """How many jobs to reserve now.
@@ -79,7 +83,7 @@ class Lane:
         One batch ahead of the running one, two where feeding takes longer than running,
         a window of several where the lane is deep.
         """
-        if self.handler is None or self.closing:
+        if self.handler is None or self.closing or self.fetching >= self._max_fetching:
             return 0
         jobs = self.limits.max_batch
         if self.feed_seconds > self.run_seconds:
@@ -131,6 +135,7 @@ class Lane:
         """Get the inputs that lie beside the messages of these."""
         blobs = self._client.mget([blob_key(execution.job_id) for execution in executions])
         for execution, blob in zip(executions, blobs, strict=True):
+            execution.stored = blob == STORED
             execution.blob = bytes(blob) if isinstance(blob, bytes) else None
 
     def server_time(self) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from celery.apps.worker import Worker
 from celery.platforms import SecurityWarning
 
+from common.blobs import Blobs, open_blobs
 from common.broker import create_app
 from common.catalog import Catalog, load_catalog
 from common.redis_server import obtain_redis
@@ -28,10 +29,11 @@ def run_worker(settings: Settings, device: str, name: str | None = None) -> int:
     # 5 ms for giving up the interpreter lock would dominate latency.
     sys.setswitchinterval(0.001)
     catalog = load_catalog(settings.catalog).subset(settings.models)
+    blobs = open_blobs(settings.blob_url)
     redis = obtain_redis(settings)
     try:
         inner, node = name_inside(device), name or default_name(device)
-        return _run_celery(settings, catalog, redis.url, inner, node)
+        return _run_celery(settings, catalog, redis.url, inner, node, blobs)
     finally:
         redis.stop()
 
@@ -42,7 +44,12 @@ def default_name(device: str) -> str:
 
 
 def _run_celery(
-    settings: Settings, catalog: Catalog, redis_url: str, device: str, name: str
+    settings: Settings,
+    catalog: Catalog,
+    redis_url: str,
+    device: str,
+    name: str,
+    blobs: Blobs | None,
 ) -> int:
     app = create_app(redis_url, settings)
     # The lanes take the messages; Celery's own consumer must not pop any.
@@ -52,7 +59,13 @@ def _run_celery(
         from celery.worker import state
 
         return Engine(
-            settings, catalog, redis_url, hostname, device, is_revoked=state.revoked.__contains__
+            settings,
+            catalog,
+            redis_url,
+            hostname,
+            device,
+            is_revoked=state.revoked.__contains__,
+            blobs=blobs,
         )
 
     install(app, engine)

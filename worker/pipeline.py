@@ -55,6 +55,9 @@ class Execution:
     """When it was reserved, Unix milliseconds of the Redis server."""
     has_blob: bool = field(default=False, init=False)
     blob: bytes | None = field(default=None, init=False)
+    stored: bool = field(default=False, init=False)
+    """Whether the input lies in LANEFLEET_BLOB_URL."""
+    input_url: str | None = field(default=None, init=False)
     expires_at: float | None = field(default=None, init=False)
     """Unix seconds after which the job must not run."""
     deadline: float | None = field(default=None, init=False)
@@ -122,16 +125,27 @@ def _read_call(
     model = kwargs.get("model", lane)
     if model != lane:
         raise InvalidInput(f"the job names model {str(model)[:80]!r} but was sent to lane {lane!r}")
-    if "input" not in kwargs:
-        raise InvalidInput("the call has no `input`; send kwargs={'model': ..., 'input': ...}")
     params = kwargs.get("params") or {}
     if not isinstance(params, dict):
         raise InvalidInput("`params` must be an object")
-    execution.value, execution.params = kwargs["input"], params
+    execution.params = params
+    if "input" not in kwargs:
+        execution.input_url = _read_url(kwargs)
+        return
+    execution.value = kwargs["input"]
     if execution.value == BLOB_REFERENCE:
         execution.has_blob = True
     else:
         execution.key = message["body"]
+
+
+def _read_url(kwargs: dict[str, Any]) -> str:
+    url = kwargs.get("input_url")
+    if not isinstance(url, str):
+        raise InvalidInput(
+            "the call has no `input`; send kwargs={'model': ..., 'input': ...}, or `input_url`"
+        )
+    return url
 
 
 def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:

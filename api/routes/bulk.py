@@ -23,7 +23,7 @@ from api.auth import Principal, PrincipalDep
 from api.deps import Services, ServicesDep
 from api.problems import Problem, from_fleet_error, validation_problem
 from api.schemas import JobRequest
-from common.errors import FleetError, LaneFull
+from common.errors import FleetError, InputStoreUnavailable, LaneFull
 from common.job import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -150,7 +150,7 @@ class _Intake:
         try:
             document = orjson.loads(line)
             request = JobRequest.model_validate(document)
-            job = self._services.submitter.prepare(request, self._principal)
+            job = self._services.submitter.prepare(request, self._principal, len(line))
             self._jobs.append((self._line, job))
             self._bytes += len(line)
         except orjson.JSONDecodeError as exc:
@@ -165,6 +165,10 @@ class _Intake:
     async def _publish(self, taken: list[tuple[int, Job]]) -> None:
         try:
             outcomes = await self._services.submitter.publish_all([job for _, job in taken])
+        except InputStoreUnavailable as exc:
+            for line, _ in taken:
+                self._answer(line, 503, exc.code, str(exc))
+            return
         except RedisError as exc:
             full = "OOM" in str(exc)
             status, code = (429, "queue_full") if full else (503, "queue_unavailable")

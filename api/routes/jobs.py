@@ -7,7 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from api.auth import Principal, principal_of
-from api.bodies import job_request, multipart_job, parse_json, read_body
+from api.bodies import (
+    RAW_BODIES,
+    RAW_PARAMETERS,
+    is_raw,
+    job_request,
+    multipart_job,
+    parse_json,
+    raw_job,
+    read_body,
+)
 from api.context import waiting_by_choice
 from api.deps import Services, ServicesDep
 from api.preferences import wait_preference
@@ -50,8 +59,10 @@ _REQUEST_BODY: dict[str, Any] = {
                     },
                 }
             },
+            **RAW_BODIES,
         },
-    }
+    },
+    "parameters": RAW_PARAMETERS,
 }
 
 
@@ -130,17 +141,21 @@ async def _prepare(request: Request, services: Services, principal: Principal) -
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     limit = services.settings.max_body_bytes
     if content_type == "application/json" or content_type.endswith("+json"):
-        document = parse_json(await read_body(request, limit))
-        return services.submitter.prepare(job_request(document), principal)
+        body = await read_body(request, limit)
+        return services.submitter.prepare(job_request(parse_json(body)), principal, len(body))
     if content_type == "multipart/form-data":
         job, payload = await multipart_job(request, limit)
-        return services.submitter.prepare_file(job, payload, principal)
-    raise Problem(
-        415,
-        "unsupported_content_type",
-        f"content type {content_type or '(none)'!r} is not taken; "
-        "send application/json or multipart/form-data",
-    )
+    elif is_raw(content_type):
+        job, payload = await raw_job(request, limit)
+    else:
+        raise Problem(
+            415,
+            "unsupported_content_type",
+            f"content type {content_type or '(none)'!r} is not taken; send application/json, "
+            "multipart/form-data, or a file's bytes as image/*, text/plain or "
+            "application/octet-stream",
+        )
+    return services.submitter.prepare_file(job, payload, principal)
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
