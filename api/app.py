@@ -17,10 +17,12 @@ from api.door import Door
 from api.drain import DrainSampler
 from api.hot import HotSubmit
 from api.large_inputs import LargeInputs
+from api.idempotency import Claims
 from api.publisher import Publisher
-from api.routes import bulk, dead, health, jobs, models
+from api.routes import bulk, dead, health, jobs, models, results
 from api.submit import Submitter
 from common.blobs import open_blobs
+from api.watching import Watching
 from common.catalog import load_catalog
 from common.connect import connect_async
 from common.settings import Settings
@@ -65,7 +67,17 @@ def create_app(
         publisher = Publisher(client, settings.max_backlog, large_inputs)
         submitter = Submitter(settings, catalog, publisher)
         drain = DrainSampler(client, list(catalog), settings.max_backlog)
-        app.state.services = Services(settings, catalog, store, waiter, submitter, drain, told)
+        app.state.services = Services(
+            settings,
+            catalog,
+            store,
+            waiter,
+            submitter,
+            drain,
+            told,
+            Claims(client, settings),
+            Watching(store, waiter, settings.event_poll_seconds),
+        )
         waiter.start()
         await drain.start()
         letting_go = asyncio.create_task(_let_go_when_told(told, waiter))
@@ -86,6 +98,7 @@ def create_app(
     problems.install(app)
     app.include_router(bulk.router)
     app.include_router(jobs.router)
+    app.include_router(results.router)
     app.include_router(models.router)
     app.include_router(dead.router)
     app.include_router(health.router)

@@ -9,7 +9,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.drain import DrainSampler
+from api.idempotency import Claims
 from api.submit import Submitter
+from api.watching import Watching
 from common.catalog import Catalog
 from common.settings import Settings
 from common.store import JobStore, ResultWaiter
@@ -27,6 +29,8 @@ class Services:
     drain: DrainSampler
     draining: asyncio.Event
     """Set when the process is to end: whoever waits or streams is let go."""
+    claims: Claims
+    watching: Watching
 
 
 async def _services(request: Request) -> Services:  # a plain def would go to the thread pool

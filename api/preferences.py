@@ -1,13 +1,75 @@
-"""The `Prefer` header of RFC 7240, as far as this API honours it: `wait=n`."""
+"""What a request's headers ask of its answer: `Prefer` (RFC 7240) and `Idempotency-Key`.
+
+Both are read in one walk over the raw headers, because every submit passes
+here and most carry neither. A preference that is unknown or makes no sense
+is ignored, as the RFC demands; the answer names those that were honoured.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+(?:\.\d+)?)\"?")
+VARY = "Prefer"
+
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_PREFERENCE = re.compile(
+    r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(\"(?:[^\"\\]|\\.)*\"|[^\s;\"]*)\s*)?(?:;|$)"
+)
+_SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 
 
-def wait_preference(header: str | None, longest: float) -> float | None:
-    """Seconds the client is ready to wait, at most `longest`; None when it did not say."""
-    found = _WAIT.search(header or "")
-    return min(float(found.group(1)), longest) if found else None
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The headers of a submit that change its answer, as they came; None where absent."""
+
+    prefer: str | None = None
+    idempotency_key: str | None = None
+
+
+_NOTHING = Asked()
+
+
+def asked_of(raw_headers: Iterable[tuple[bytes, bytes]]) -> Asked:
+    """Pick the two out; a field sent twice counts as one list, in order."""
+    prefer: list[str] = []
+    key: list[str] = []
+    for name, value in raw_headers:
+        if name == b"prefer":
+            prefer.append(value.decode("latin-1"))
+        elif name == b"idempotency-key":
+            key.append(value.decode("latin-1"))
+    if not prefer and not key:
+        return _NOTHING
+    return Asked(", ".join(prefer) or None, ", ".join(key) if key else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """The preferences that this API honours."""
+
+    wait_seconds: float | None = None
+    """How long the client is ready to wait, at most what the fleet allows; None: it did not say."""
+    respond_async: bool = False
+
+    @classmethod
+    def of(cls, header: str | None, longest_seconds: float) -> Preferences:
+        """Read the header; of a preference given twice the first counts."""
+        found: dict[str, str] = {}
+        for element in _ELEMENT.findall(header or ""):
+            if match := _PREFERENCE.match(element):
+                name, value = match.group(1).lower(), match.group(2) or ""
+                found.setdefault(name, value.strip('"'))
+        wait = found.get("wait", "")
+        return cls(
+            min(float(wait), longest_seconds) if _SECONDS.fullmatch(wait) else None,
+            found.get("respond-async") == "",
+        )
+
+    def applied(self, *, settled: bool) -> str:
+        """The value of `Preference-Applied`, '' for none; a settled job was not answered async."""
+        parts = ["respond-async"] if self.respond_async and not settled else []
+        if self.wait_seconds is not None:
+            parts.append(f"wait={self.wait_seconds:g}")
+        return ", ".join(parts)

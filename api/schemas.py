@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.links import job_links, open_links
 from common.catalog import ModelSpec
 from common.job import JobRecord, JobState
 
@@ -57,10 +59,13 @@ class JobRequest(BaseModel):
 
 
 class Links(BaseModel):
-    """Where to go next."""
+    """Where to go next; a link that is absent would not work now."""
 
     self: str
-    cancel: str
+    result: str
+    events: str
+    cancel: str | None = None
+    retry: str | None = None
 
 
 class JobFailure(BaseModel):
@@ -68,6 +73,16 @@ class JobFailure(BaseModel):
 
     reason: str = Field(description="Stable and machine-readable.")
     message: str = Field(description="One sentence for people.")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a waiting job stands in its lane."""
+
+    ahead: int
+    """Jobs that will be served before it, about."""
+    start_ms: int | None
+    """When it should start, Unix ms; None while the lane's pace is not known."""
 
 
 class JobView(BaseModel):
@@ -80,6 +95,12 @@ class JobView(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempts: int = 0
+    queue_position: int | None = Field(
+        None, description="While queued: about how many jobs will be served before it."
+    )
+    estimated_start_at: datetime | None = Field(
+        None, description="While queued: when it should start at the pace of the last seconds."
+    )
     batch_size: int | None = Field(None, description="Jobs that ran in the same batch.")
     infer_ms: float | None = Field(None, description="How long that batch ran on the device.")
     worker: str | None = None
@@ -89,7 +110,7 @@ class JobView(BaseModel):
     links: Links
 
     @classmethod
-    def of(cls, record: JobRecord) -> JobView:
+    def of(cls, record: JobRecord, place: Place | None = None) -> JobView:
         """The view of a record."""
         failure = None
         if record.reason:
@@ -102,31 +123,32 @@ class JobView(BaseModel):
             started_at=_moment(record.started_ms),
             finished_at=_moment(record.finished_ms),
             attempts=record.attempts,
+            queue_position=place.ahead if place else None,
+            estimated_start_at=_moment(place.start_ms) if place else None,
             batch_size=record.batch_size,
             infer_ms=record.infer_ms,
             worker=record.worker,
             version=record.version,
             result=record.result,
             error=failure,
-            links=Links(self=f"/v1/jobs/{record.id}", cancel=f"/v1/jobs/{record.id}/cancel"),
+            links=Links(**job_links(record.id, record.state, record.reason)),
         )
 
 
-def view_json(record: JobRecord) -> bytes:
+def view_json(record: JobRecord, place: Place | None = None) -> bytes:
     """The view of a record as JSON, less what is not known of it."""
-    return JobView.of(record).model_dump_json(exclude_none=True).encode()
+    return JobView.of(record, place).model_dump_json(exclude_none=True).encode()
 
 
 def queued_json(record: JobRecord) -> bytes:
     """The same for a job queued just now, whose few fields need no 17 us of pydantic."""
-    path = f"/v1/jobs/{record.id}"
     view = {
         "id": record.id,
         "model": record.lane,
         "state": record.state,
         "created_at": _moment(record.created_ms),
         "attempts": record.attempts,
-        "links": {"self": path, "cancel": f"{path}/cancel"},
+        "links": open_links(record.id),
     }
     return orjson.dumps(view, option=orjson.OPT_UTC_Z)
 

@@ -19,6 +19,7 @@
 | `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
 | `lf:cache:<model>:<digest>`  | string | a result that may be used again; in the cache's Redis | cache_seconds |
 | `lf:blob-sweep`              | string | who looks for inputs without a job now | blob_sweep_seconds    |
+| `lf:idempotency:<tenant>:<h>` | string | the claim of an Idempotency-Key (h: its SHA-256): fingerprint, job id | idempotency_ttl |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
 | `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
@@ -131,6 +132,11 @@ def flight_name(lane: str, digest: str) -> str:
 def cache_key(model: str, digest: str) -> str:
     """A result that may be used again."""
     return f"{CACHE_PREFIX}{model}:{digest}"
+
+
+def idempotency_key(tenant: str, digest: str) -> str:
+    """The claim of one tenant's Idempotency-Key, named by the key's digest."""
+    return f"lf:idempotency:{tenant}:{digest}"
 
 
 def worker_key(name: str) -> str:

@@ -18,7 +18,7 @@ import redis.asyncio
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-REFUSED_WHEN_FULL = frozenset({"enqueue"})
+REFUSED_WHEN_FULL = frozenset({"enqueue", "claim"})
 """Scripts that take new work in; the others must run so that a full server drains."""
 
 # On Redis 6.2 the memory check is skipped once a script has written, and DEL is

@@ -72,6 +72,24 @@ class Settings(BaseSettings):
     max_wait_seconds: float = Field(
         60.0, ge=0, le=600, description="Longest a request may wait for its job."
     )
+    max_event_streams: int = Field(
+        5_000, ge=0, description="Event streams one API process holds open; above it 503."
+    )
+    event_stream_seconds: float = Field(
+        900.0, gt=0, description="Longest an event stream stays open; its client connects again."
+    )
+    event_heartbeat_seconds: float = Field(
+        15.0, gt=0, description="How often a silent event stream shows that it is alive."
+    )
+    event_poll_seconds: float = Field(
+        0.5, gt=0, description="How often watched jobs are looked at for having begun to run."
+    )
+    idempotency_ttl_seconds: int = Field(
+        86_400,
+        ge=1,
+        description="How long an Idempotency-Key stands for its job; never longer than a result "
+        "is kept (result_ttl_seconds).",
+    )
     inline_input_bytes: int = Field(
         65_536, ge=0, description="Inputs above this size go by reference, not in the message."
     )

@@ -30,6 +30,7 @@ from common.keys import (
     meta_key,
     worker_key,
 )
+from common.reads import RecordReads
 from common.scripts import AsyncScripts
 
 log = structlog.get_logger(__name__)
@@ -47,13 +48,20 @@ class JobStore:
     def __init__(self, client: redis.asyncio.Redis, result_ttl_seconds: int) -> None:
         self._client = client
         self._scripts = AsyncScripts(client)
+        self._reads = RecordReads(client)
         self._result_ttl = result_ttl_seconds
 
     async def get(self, job_id: str) -> JobRecord | None:
         """The job as it stands, or None when nobody knows it (any more)."""
-        found = await self._client.mget(job_key(job_id), meta_key(job_id))
-        record, meta = cast("list[bytes | None]", found)
-        return JobRecord.read(job_id, record, meta)
+        return await self._reads.get(job_id)
+
+    async def live_records(self, ids: Sequence[str]) -> list[bytes | None]:
+        """The records of jobs that are not settled, as they are stored; None for others."""
+        found: list[bytes | None] = []
+        for first in range(0, len(ids), _IDS_PER_CALL):
+            keys = [job_key(job_id) for job_id in ids[first : first + _IDS_PER_CALL]]
+            found += cast("list[bytes | None]", await self._client.mget(keys))
+        return found
 
     async def cancel(self, job_id: str) -> str | None:
         """Cancel; returns the state afterwards, None when nobody knows the job."""

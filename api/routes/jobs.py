@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from api.auth import Principal, principal_of
+from api.auth import Principal, PrincipalDep, principal_of
 from api.bodies import (
     RAW_BODIES,
     RAW_PARAMETERS,
@@ -19,14 +20,20 @@ from api.bodies import (
 )
 from api.context import waiting_by_choice
 from api.deps import Services, ServicesDep
-from api.preferences import wait_preference
+from api.idempotency import REPLAYED, key_of, read_ahead
+from api.links import job_path
+from api.lookup import JobId, find_job, json_response, show_job, unknown_job
+from api.preferences import VARY, Asked, Preferences, asked_of
 from api.problems import Problem, responses
-from api.schemas import JobRequest, JobView, queued_json, view_json
-from common.job import Job
+from api.schemas import JobRequest, JobView, queued_json
+from common.job import Job, JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="The job's id.")]
+_NOT_KEPT = (
+    "the job is {state} and its input is no longer stored, only that of dead jobs is; "
+    "submit it again"
+)
 
 _REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
@@ -92,49 +99,129 @@ async def submit_job(request: Request, services: ServicesDep) -> Response:
 async def take_job(request: Request, services: Services) -> Response:
     """What `POST /v1/jobs` does; the hot route calls it too."""
     principal = await principal_of(request)
-    job = await _prepare(request, services, principal)
-    seconds = wait_preference(request.headers.get("prefer"), services.settings.max_wait_seconds)
-    headers = {"Location": f"/v1/jobs/{job.id}"}
+    asked = asked_of(request.scope["headers"])
+    if asked.idempotency_key is not None:
+        return await _take_once(request, services, principal, asked)
+    return await _publish(await _prepare(request, services, principal), services, asked)
+
+
+async def _take_once(
+    request: Request, services: Services, principal: Principal, asked: Asked
+) -> Response:
+    """Take a job under its Idempotency-Key, or answer with the one taken before."""
+    key = key_of(asked.idempotency_key or "")
+    request, fingerprint = await read_ahead(request, services.settings.max_body_bytes)
+    job = await _prepare(request, services, principal)  # what is refused claims nothing
+    claim = await services.claims.claim(principal.tenant, key, fingerprint, job.id)
+    record = await services.store.get(claim.job_id) if claim.replayed else None
+    if record is None:  # new; or on its way; or its taker died just before it could publish
+        response = await _publish(replace(job, id=claim.job_id), services, asked)
+    else:
+        response = await _follow(record, services, asked)
+    if claim.replayed:
+        response.headers[REPLAYED] = "true"
+    return response
+
+
+async def _publish(job: Job, services: Services, asked: Asked) -> Response:
     publishing = services.submitter.publish(job)
-    if seconds is None:
-        return _json(queued_json(await publishing), 202, headers)
-    headers["Preference-Applied"] = f"wait={seconds:g}"
+    if asked.prefer is None:
+        return json_response(queued_json(await publishing), 202, _headers(job.id))
+    preferences = Preferences.of(asked.prefer, services.settings.max_wait_seconds)
+    if preferences.wait_seconds is None:
+        headers = _headers(job.id, preferences)
+        return json_response(queued_json(await publishing), 202, headers)
     with waiting_by_choice():
-        record = await services.waiter.wait(job.id, seconds, begin=publishing)
+        record = await services.waiter.wait(job.id, preferences.wait_seconds, begin=publishing)
     if record is None:
-        raise _unknown(job.id)
-    return _json(view_json(record), 200 if record.state.terminal else 202, headers)
+        raise unknown_job(job.id)
+    return await _taken(record, services, preferences)
+
+
+async def _follow(record: JobRecord, services: Services, asked: Asked) -> Response:
+    """The answer to a repeated submit: of the same form as the first, of the job as it is now."""
+    preferences = Preferences.of(asked.prefer, services.settings.max_wait_seconds)
+    if preferences.wait_seconds and not record.state.terminal:
+        with waiting_by_choice():
+            record = await services.waiter.wait(record.id, preferences.wait_seconds) or record
+    return await _taken(record, services, preferences)
+
+
+async def _taken(record: JobRecord, services: Services, preferences: Preferences) -> Response:
+    settled = record.state.terminal and preferences.wait_seconds is not None
+    headers = _headers(record.id, preferences, settled=settled)
+    return await show_job(services, record, 200 if settled else 202, headers)
+
+
+def _headers(
+    job_id: str, preferences: Preferences | None = None, *, settled: bool = False
+) -> dict[str, str]:
+    headers = {"Location": job_path(job_id), "Vary": VARY}
+    if preferences and (applied := preferences.applied(settled=settled)):
+        headers["Preference-Applied"] = applied
+    return headers
 
 
 @router.get("/{job_id}", response_model=JobView, responses=responses(s404="No such job."))
 async def get_job(
+    request: Request,
     job_id: JobId,
     services: ServicesDep,
+    principal: PrincipalDep,
     wait: Annotated[
-        float, Query(ge=0, description="Seconds to wait for the job to be settled.")
-    ] = 0.0,
+        float | None, Query(ge=0, description="Seconds to wait for the job to be settled.")
+    ] = None,
 ) -> Response:
-    """Look at a job; with `wait`, hold the answer until it is settled or the time is over."""
-    seconds = min(wait, services.settings.max_wait_seconds)
-    if seconds:
-        with waiting_by_choice():
-            record = await services.waiter.wait(job_id, seconds)
-    else:
-        record = await services.store.get(job_id)
-    if record is None:
-        raise _unknown(job_id)
-    return _json(view_json(record))
+    """Look at a job; with `wait`, hold the answer until it is settled or the time is over.
+
+    `Prefer: wait=n` means the same as `wait` in the query.
+    """
+    longest = services.settings.max_wait_seconds
+    if wait is not None:
+        return await show_job(
+            services, await find_job(services, principal, job_id, min(wait, longest))
+        )
+    preferences = Preferences.of(request.headers.get("prefer"), longest)
+    record = await find_job(services, principal, job_id, preferences.wait_seconds or 0.0)
+    headers = {"Vary": VARY}
+    if applied := preferences.applied(settled=True):
+        headers["Preference-Applied"] = applied
+    return await show_job(services, record, 200, headers)
 
 
 @router.post("/{job_id}/cancel", response_model=JobView, responses=responses(s404="No such job."))
-async def cancel_job(job_id: JobId, services: ServicesDep) -> Response:
+async def cancel_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
     """Cancel a job: queued, it never runs; running, it never publishes. Repeatable."""
+    await find_job(services, principal, job_id)
     if await services.store.cancel(job_id) is None:
-        raise _unknown(job_id)
-    record = await services.store.get(job_id)
-    if record is None:
-        raise _unknown(job_id)
-    return _json(view_json(record))
+        raise unknown_job(job_id)
+    return await show_job(services, await find_job(services, principal, job_id))
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    response_model=JobView,
+    responses=responses(
+        s404="No such job.", s409="It is not on the dead list: nothing to retry, or no input left."
+    ),
+)
+async def retry_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
+    """Give a dead job a new life: back into its lane, same id, no attempts counted.
+
+    Only a job on the dead list still has its input. Everything else that is settled has
+    given it up, and is submitted again as a new job.
+    """
+    record = await find_job(services, principal, job_id)
+    if not record.state.terminal:
+        raise Problem(
+            409, "job_not_settled", f"the job is {record.state}; only a dead one is retried"
+        )
+    if not await services.store.retry_dead(record.lane, [job_id]):
+        raise Problem(409, "input_not_kept", _NOT_KEPT.format(state=record.state))
+    return await show_job(
+        services, await find_job(services, principal, job_id), 202, _headers(job_id)
+    )
 
 
 async def _prepare(request: Request, services: Services, principal: Principal) -> Job:
@@ -156,13 +243,3 @@ async def _prepare(request: Request, services: Services, principal: Principal) -
             "application/octet-stream",
         )
     return services.submitter.prepare_file(job, payload, principal)
-
-
-def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, headers, media_type="application/json")
-
-
-def _unknown(job_id: str) -> Problem:
-    return Problem(
-        404, "unknown_job", f"there is no job {job_id!r}; results are kept for a limited time"
-    )

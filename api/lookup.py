@@ -1,0 +1,59 @@
+"""Find the job that a path names, and show it: what all routes of one job share.
+
+That a job is unknown, gone or somebody else's is one answer, given here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path, Response
+
+from api.auth import Principal
+from api.context import waiting_by_choice
+from api.deps import Services
+from api.problems import Problem
+from api.schemas import view_json
+from common.job import JobRecord
+
+JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="The job's id.")]
+
+
+async def find_job(
+    services: Services,
+    principal: Principal,  # noqa: ARG001 - a record does not tell its tenant yet
+    job_id: str,
+    wait_seconds: float = 0.0,
+) -> JobRecord:
+    """The principal's job, settled or as it stands after the wait; raises a 404 problem."""
+    record = await services.store.get(job_id)
+    if record is None:  # and at once: a wait for somebody else's job would tell that there is one
+        raise unknown_job(job_id)
+    if wait_seconds > 0 and not record.state.terminal:
+        with waiting_by_choice():
+            record = await services.waiter.wait(job_id, wait_seconds) or record
+    return record
+
+
+def unknown_job(job_id: str) -> Problem:
+    """The 404 for an id that nobody knows (any more)."""
+    return Problem(
+        404, "unknown_job", f"there is no job {job_id!r}; results are kept for a limited time"
+    )
+
+
+def json_response(
+    body: bytes, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """JSON that is already text."""
+    return Response(body, status, headers, media_type="application/json")
+
+
+async def show_job(
+    services: Services,  # noqa: ARG001 - the place in the queue will need them
+    record: JobRecord,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """The view of a job as a response."""
+    return json_response(view_json(record), status, headers)
