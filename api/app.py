@@ -16,13 +16,15 @@ from api.deps import Services
 from api.door import Door
 from api.drain import DrainSampler
 from api.hot import HotSubmit
-from api.large_inputs import LargeInputs
 from api.idempotency import Claims
+from api.large_inputs import LargeInputs
+from api.listing import Listing
+from api.places import Places
 from api.publisher import Publisher
-from api.routes import bulk, dead, health, jobs, models, results
+from api.routes import bulk, dead, health, job_list, jobs, models, results
 from api.submit import Submitter
-from common.blobs import open_blobs
 from api.watching import Watching
+from common.blobs import open_blobs
 from common.catalog import load_catalog
 from common.connect import connect_async
 from common.settings import Settings
@@ -77,6 +79,8 @@ def create_app(
             told,
             Claims(client, settings),
             Watching(store, waiter, settings.event_poll_seconds),
+            Places(client, drain.per_second),
+            Listing(client),
         )
         waiter.start()
         await drain.start()
@@ -98,6 +102,7 @@ def create_app(
     problems.install(app)
     app.include_router(bulk.router)
     app.include_router(jobs.router)
+    app.include_router(job_list.router)
     app.include_router(results.router)
     app.include_router(models.router)
     app.include_router(dead.router)

@@ -10,6 +10,8 @@ from fastapi import Depends, Request
 
 from api.drain import DrainSampler
 from api.idempotency import Claims
+from api.listing import Listing
+from api.places import Places
 from api.submit import Submitter
 from api.watching import Watching
 from common.catalog import Catalog
@@ -31,6 +33,8 @@ class Services:
     """Set when the process is to end: whoever waits or streams is let go."""
     claims: Claims
     watching: Watching
+    places: Places
+    listing: Listing
 
 
 async def _services(request: Request) -> Services:  # a plain def would go to the thread pool

@@ -50,10 +50,11 @@ def json_response(
 
 
 async def show_job(
-    services: Services,  # noqa: ARG001 - the place in the queue will need them
+    services: Services,
     record: JobRecord,
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """The view of a job as a response."""
-    return json_response(view_json(record), status, headers)
+    """The view of a job as a response, with its place while it waits."""
+    place = await services.places.of(record)
+    return json_response(view_json(record, place), status, headers)

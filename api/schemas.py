@@ -135,6 +135,20 @@ class JobView(BaseModel):
         )
 
 
+class ListLinks(BaseModel):
+    """Where the list goes on."""
+
+    next: str | None = None
+
+
+class JobList(BaseModel):
+    """One page of jobs."""
+
+    jobs: list[JobView]
+    next_cursor: str | None = Field(None, description="Absent on the last page.")
+    links: ListLinks
+
+
 def view_json(record: JobRecord, place: Place | None = None) -> bytes:
     """The view of a record as JSON, less what is not known of it."""
     return JobView.of(record, place).model_dump_json(exclude_none=True).encode()

@@ -20,6 +20,8 @@
 | `lf:cache:<model>:<digest>`  | string | a result that may be used again; in the cache's Redis | cache_seconds |
 | `lf:blob-sweep`              | string | who looks for inputs without a job now | blob_sweep_seconds    |
 | `lf:idempotency:<tenant>:<h>` | string | the claim of an Idempotency-Key (h: its SHA-256): fingerprint, job id | idempotency_ttl |
+| `lf:jobs:<tenant>`           | stream | which jobs were taken in, for the list of them (lua/listing.lua) | list_max_count |
+| `lf:jobs:<tenant>:count`     | string | how many these were since the first   | one number             |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
 | `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |

@@ -1,67 +1,67 @@
-"""Read job records from the event loop, many to a round trip.
+"""Ask Redis from the event loop for what many want to know, many to a round trip.
 
 A thousand clients that poll, or that look again after a lost connection, ask
 within one turn of the loop. Each on its own would take a connection and a
-round trip; together they take one MGET.
+round trip; together they take a few.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
 
-import redis.asyncio
-
-from common.job import JobRecord
-from common.keys import job_key, meta_key
-
-_IDS_PER_TRIP = 64
-"""Few enough that a trip stays small where results are large."""
+T = TypeVar("T")
 
 
-class RecordReads:
-    """Looks jobs up; those asked for in one turn of the loop share their trips."""
+class SharedTrips(Generic[T]):
+    """Answers by key; those asked for in one turn of the loop share their trips.
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._client = client
-        self._asked: dict[str, asyncio.Future[JobRecord | None]] = {}
+    `ask` gets keys, each once, and returns an answer for each: its value, or the exception
+    that whoever asked for it is to get.
+    """
+
+    def __init__(
+        self, ask: Callable[[Sequence[str]], Awaitable[Sequence[T | Exception]]], most: int
+    ) -> None:
+        self._ask = ask
+        self._most = most
+        self._wanted: dict[str, asyncio.Future[T]] = {}
         self._trips: set[asyncio.Task[None]] = set()
 
-    async def get(self, job_id: str) -> JobRecord | None:
-        """The job as it stands, or None when nobody knows it (any more)."""
-        future = self._asked.get(job_id)
+    async def get(self, key: str) -> T:
+        """The answer for this key; raises what asking raised."""
+        future = self._wanted.get(key)
         if future is None:
             loop = asyncio.get_running_loop()
-            if not self._asked:
+            if not self._wanted:
                 loop.call_soon(self._depart)
-            future = self._asked[job_id] = loop.create_future()
+            future = self._wanted[key] = loop.create_future()
             future.add_done_callback(_seen)
         return await asyncio.shield(future)  # one caller that leaves must not take the others along
 
     def _depart(self) -> None:
-        asked, self._asked = list(self._asked.items()), {}
-        for first in range(0, len(asked), _IDS_PER_TRIP):
-            trip = asyncio.create_task(self._travel(asked[first : first + _IDS_PER_TRIP]))
+        wanted, self._wanted = list(self._wanted.items()), {}
+        for first in range(0, len(wanted), self._most):
+            trip = asyncio.create_task(self._travel(wanted[first : first + self._most]))
             self._trips.add(trip)
             trip.add_done_callback(self._trips.discard)
 
-    async def _travel(self, asked: Sequence[tuple[str, asyncio.Future[JobRecord | None]]]) -> None:
-        keys = [key(job_id) for job_id, _ in asked for key in (job_key, meta_key)]
+    async def _travel(self, wanted: Sequence[tuple[str, asyncio.Future[T]]]) -> None:
         try:
-            found = cast("list[bytes | None]", await self._client.mget(keys))
+            answers = await self._ask([key for key, _ in wanted])
         except BaseException as exc:  # noqa: BLE001 - every caller must hear of it
-            for _, future in asked:
+            for _, future in wanted:
                 future.set_exception(exc)
             return
-        for (job_id, future), record, meta in zip(asked, found[::2], found[1::2], strict=True):
-            try:
-                future.set_result(JobRecord.read(job_id, record, meta))
-            except Exception as exc:  # noqa: BLE001 - what one key holds is no other's concern
-                future.set_exception(exc)
+        for (_, future), answer in zip(wanted, answers, strict=True):
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
 
 
-def _seen(future: asyncio.Future[JobRecord | None]) -> None:
+def _seen(future: asyncio.Future[T]) -> None:
     """An error that nobody waits for any more is no news."""
     if not future.cancelled():
         future.exception()

@@ -26,6 +26,9 @@ REFUSED_WHEN_FULL = frozenset({"enqueue", "claim"})
 _FLAGGED = "#!lua flags=allow-oom\n"
 _WRITE_FIRST = "redis.call('DEL', 'lf:none')\n"
 
+_PARTS = ("shared", "flight")
+_MORE_PARTS = {"enqueue": ("listing",), "list": ("listing",)}
+
 Args = Sequence[str | bytes | int | float]
 
 
@@ -51,7 +54,8 @@ def script_text(name: str, *, server_major: int) -> str:
     header = ""
     if name not in REFUSED_WHEN_FULL:
         header = _FLAGGED if server_major >= 7 else _WRITE_FIRST
-    return header + _read("shared") + _read("flight") + _read(name)
+    parts = [*_PARTS, *_MORE_PARTS.get(name, ()), name]
+    return header + "".join(map(_read, parts))
 
 
 def _major(info: dict[str, Any]) -> int:

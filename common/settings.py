@@ -84,6 +84,11 @@ class Settings(BaseSettings):
     event_poll_seconds: float = Field(
         0.5, gt=0, description="How often watched jobs are looked at for having begun to run."
     )
+    list_max_count: int = Field(
+        100_000,
+        ge=1,
+        description="Newest jobs of each tenant that GET /v1/jobs can list, about; 60 bytes each.",
+    )
     idempotency_ttl_seconds: int = Field(
         86_400,
         ge=1,

@@ -30,7 +30,7 @@ from common.keys import (
     meta_key,
     worker_key,
 )
-from common.reads import RecordReads
+from common.reads import SharedTrips
 from common.scripts import AsyncScripts
 
 log = structlog.get_logger(__name__)
@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 _RECONNECT_SECONDS = 0.5
 _PING_SECONDS = 10.0
 _IDS_PER_CALL = 500
+_RECORDS_PER_TRIP = 64
+"""Few enough that a trip stays small where results are large."""
 _LOOK_AFTER_SECONDS = 0.02
 """After this long a waiter looks at the record too, in case it was deaf for a moment."""
 
@@ -48,12 +50,18 @@ class JobStore:
     def __init__(self, client: redis.asyncio.Redis, result_ttl_seconds: int) -> None:
         self._client = client
         self._scripts = AsyncScripts(client)
-        self._reads = RecordReads(client)
+        self._reads = SharedTrips(self._read, _RECORDS_PER_TRIP)
         self._result_ttl = result_ttl_seconds
 
     async def get(self, job_id: str) -> JobRecord | None:
         """The job as it stands, or None when nobody knows it (any more)."""
         return await self._reads.get(job_id)
+
+    async def _read(self, ids: Sequence[str]) -> Sequence[JobRecord | Exception | None]:
+        keys = [key(job_id) for job_id in ids for key in (job_key, meta_key)]
+        found = cast("list[bytes | None]", await self._client.mget(keys))
+        pairs = zip(ids, found[::2], found[1::2], strict=True)
+        return [_record_or_error(job_id, record, meta) for job_id, record, meta in pairs]
 
     async def live_records(self, ids: Sequence[str]) -> list[bytes | None]:
         """The records of jobs that are not settled, as they are stored; None for others."""
@@ -155,6 +163,16 @@ class JobStore:
         """Point an alias at a model; returns how many workers heard it at once."""
         await self._client.hset(ALIASES, alias, model)
         return await self.tell_workers("aliases")
+
+
+def _record_or_error(
+    job_id: str, record: bytes | None, meta: bytes | None
+) -> JobRecord | Exception | None:
+    """What one key holds that cannot be read is no other job's concern."""
+    try:
+        return JobRecord.read(job_id, record, meta)
+    except Exception as exc:  # noqa: BLE001 - raised to whoever asked for this one
+        return exc
 
 
 class ResultWaiter:

@@ -73,13 +73,31 @@ _REQUEST_BODY: dict[str, Any] = {
 }
 
 
+_LINKS = {
+    name: {"operationId": operation, "parameters": {"job_id": "$response.body#/id"}}
+    for name, operation in {
+        "look": "get_job",
+        "result": "get_job_result",
+        "events": "get_job_events",
+        "cancel": "cancel_job",
+        "retry": "retry_job",
+    }.items()
+}
+"""What can be done with the job of an answer, for tools that read the OpenAPI document."""
+
+
 @router.post(
     "",
     status_code=202,
     response_model=JobView,
     openapi_extra=_REQUEST_BODY,
     responses={
-        200: {"model": JobView, "description": "Done within the time given by `Prefer: wait=n`."},
+        200: {
+            "model": JobView,
+            "description": "Done within the time given by `Prefer: wait=n`.",
+            "links": _LINKS,
+        },
+        202: {"links": _LINKS},
         **responses(
             s400="Not JSON.",
             s404="No such model.",
@@ -162,7 +180,12 @@ def _headers(
     return headers
 
 
-@router.get("/{job_id}", response_model=JobView, responses=responses(s404="No such job."))
+@router.get(
+    "/{job_id}",
+    operation_id="get_job",
+    response_model=JobView,
+    responses=responses(s404="No such job."),
+)
 async def get_job(
     request: Request,
     job_id: JobId,
@@ -189,7 +212,12 @@ async def get_job(
     return await show_job(services, record, 200, headers)
 
 
-@router.post("/{job_id}/cancel", response_model=JobView, responses=responses(s404="No such job."))
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancel_job",
+    response_model=JobView,
+    responses=responses(s404="No such job."),
+)
 async def cancel_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
     """Cancel a job: queued, it never runs; running, it never publishes. Repeatable."""
     await find_job(services, principal, job_id)
@@ -200,6 +228,7 @@ async def cancel_job(job_id: JobId, services: ServicesDep, principal: PrincipalD
 
 @router.post(
     "/{job_id}/retry",
+    operation_id="retry_job",
     status_code=202,
     response_model=JobView,
     responses=responses(

@@ -15,7 +15,7 @@ from starlette.types import Send
 from api.auth import PrincipalDep
 from api.context import waiting_by_choice
 from api.deps import Services, ServicesDep
-from api.events import HEARTBEAT, news
+from api.events import HEARTBEAT, history, news
 from api.links import job_path
 from api.lookup import JobId, find_job, json_response, show_job
 from api.problems import Problem, responses
@@ -25,6 +25,8 @@ from common.job import JobRecord, JobState
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _POLL_AGAIN_SECONDS = "1"
+_MOVES_SECONDS = 5.0
+"""How often a stream looks whether its job has moved up."""
 _ENDINGS = {
     JobState.FAILED: (422, "job_failed", "the job failed"),
     JobState.CANCELED: (410, "job_canceled", "the job was canceled"),
@@ -45,6 +47,7 @@ class _EventStream(StreamingResponse):
 
 @router.get(
     "/{job_id}/result",
+    operation_id="get_job_result",
     responses={
         200: {"description": "The result, and nothing but the result.", "model": Any},
         202: {"description": "Not settled yet; the job as it stands.", "model": JobView},
@@ -83,6 +86,7 @@ def _ending(record: JobRecord) -> Problem:
 
 @router.get(
     "/{job_id}/events",
+    operation_id="get_job_events",
     response_class=_EventStream,
     responses={
         200: {
@@ -120,21 +124,27 @@ async def get_events(
 
 
 async def _follow(services: Services, job_id: str, last_id: str | None) -> AsyncIterator[bytes]:
-    """The events after `last_id`, as they come; heartbeats where none do."""
-    settings = services.settings
+    """The events after `last_id`, as they come; heartbeats where none do.
+
+    `queued` comes again, under its id, when the job has moved up.
+    """
+    settings, told_place = services.settings, None
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + settings.event_stream_seconds
     yield b"retry: 1000\n\n"
     async with services.watching.watch(job_id) as watch:
         record = await services.store.get(job_id)
         while record is not None:
-            for event in news(record, last_id):
-                yield event.encode()
-                last_id = event.id
+            place = await services.places.of(record)
+            moved = place is not None and place.ahead != told_place
+            fresh = news(record, last_id)
+            for event in fresh or (history(record)[-1:] if moved else []):
+                yield event.encode(place)
+                last_id, told_place = event.id, place.ahead if place else None
             if record.state.terminal or services.draining.is_set() or loop.time() >= ends_at:
                 return
             with waiting_by_choice():
-                changed = await watch.next(settings.event_heartbeat_seconds)
+                changed = await watch.next(min(settings.event_heartbeat_seconds, _MOVES_SECONDS))
             if watch.gone:
                 return
             if changed is None:

@@ -114,6 +114,7 @@ for i = 2, #ARGV, WORDS do
     backlog[lane] = depth + 1
     out[#out + 1] = depth
     known[job] = true
+    list_job('', lane, ARGV[i + 2])
     local record = 'q ' .. lane .. ' ' .. now
     if ARGV[i + 4] ~= '' then record = record .. ' ' .. ARGV[i + 4] end
     if ARGV[i + 6] == '' then
@@ -130,4 +131,5 @@ in_chunks(records, function(...) redis.call('MSET', ...) end)
 for band, list in pairs(pushes) do
   in_chunks(list, function(...) redis.call('LPUSH', band, ...) end)
 end
+write_lists(now, 100000)
 return out

@@ -24,6 +24,10 @@ class FaultyProxy:
         self.resets = 0
         self.resets_left = 0
         self.largest_offset = 20_000
+        self.last_words = b""
+        """Once a client has sent these, nothing passes any more, and `silenced` is set."""
+        self.last_words_arrive = False
+        self.silenced = threading.Event()
         self._blackhole = threading.Event()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -61,6 +65,11 @@ class FaultyProxy:
         budget = self._random.randrange(1, self.largest_offset)
         with contextlib.suppress(OSError):
             while chunk := source.recv(65536):
+                if self.last_words and self.last_words in chunk:
+                    if self.last_words_arrive:
+                        target.sendall(chunk)
+                    self._blackhole.set()
+                    self.silenced.set()
                 if self._blackhole.is_set():
                     continue  # swallowed: the stream is broken from here on
                 if self.resets_left and len(chunk) >= budget:

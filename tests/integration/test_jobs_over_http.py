@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ import pytest
 
 from common.redis_server import RedisServer
 from tests.balancer import balancing
+from tests.faults.proxy import FaultyProxy
 from tests.support import ApiProcess, Process, Stack, wait_until
 
 CATALOG = """
@@ -235,18 +237,67 @@ def test_fifty_at_once_over_two_replicas_make_one_job(pair: Pair) -> None:
     assert replayed == {"true": 49, None: 1}
 
 
-def test_a_claim_without_its_job_is_made_good_by_the_next_request(pair: Pair) -> None:
-    """What a process leaves that dies between the claim and the queue."""
-    sent = pair.submit(pair.one, "closed", "half", Idempotency_Key="half").json()
-    with pair.stack.redis as client:
-        client.delete(f"lf:job:{sent['id']}")
-        newest = client.lpop("closed")
-        assert sent["id"].encode() in newest
-        depth = client.llen("closed")
-        again = pair.submit(pair.two, "closed", "half", Idempotency_Key="half")
-        once_more = pair.submit(pair.one, "closed", "half", Idempotency_Key="half")
-        assert client.llen("closed") == depth + 1
-    assert again.json()["id"] == once_more.json()["id"] == sent["id"]
+@pytest.mark.parametrize("queued", [False, True])
+def test_an_api_killed_in_the_middle_neither_loses_nor_doubles(pair: Pair, queued: bool) -> None:
+    """Killed after the claim: before the queue heard of the job, or before the API heard back."""
+    key = f"killed-{queued}"
+    proxy = FaultyProxy(pair.stack.redis_url)
+    doomed = pair.stack.api("echo,closed,odd", LANEFLEET_REDIS_URL=proxy.url)
+    proxy.last_words, proxy.last_words_arrive = b'"task":"infer"', queued
+    depth = pair.stack.redis.llen("closed")
+
+    def send() -> None:
+        with pytest.raises(httpx.HTTPError):
+            pair.submit(doomed, "closed", "half", Idempotency_Key=key)
+
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send)
+        assert proxy.silenced.wait(10)
+        doomed.process.kill()
+        sent.result()
+    proxy.close()
+    (claim,) = pair.stack.redis.keys("lf:idempotency::" + sha256(key.encode()).hexdigest())
+    claimed_id = pair.stack.redis.get(claim).decode().split()[1]
+    assert pair.stack.redis.llen("closed") - depth == queued
+    again = pair.submit(pair.two, "closed", "half", Idempotency_Key=key)
+    once_more = pair.submit(pair.one, "closed", "half", Idempotency_Key=key)
+    assert pair.stack.redis.llen("closed") - depth == 1
+    assert again.json()["id"] == once_more.json()["id"] == claimed_id
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+def test_jobs_are_listed_page_by_page_whatever_the_replica(pair: Pair) -> None:
+    model = "closed"
+    sent = [pair.submit((pair.one, pair.two)[n % 2], model, n).json()["id"] for n in range(12)]
+    seen: list[str] = []
+    url = f"/v1/jobs?model={model}&state=queued&limit=5"
+    turn = 0
+    while url and len(seen) < 12:
+        page = httpx.get((pair.two, pair.one)[turn % 2].url + url).json()
+        seen += [job["id"] for job in page["jobs"]]
+        pair.submit(pair.one, model, "later")
+        url, turn = page["links"].get("next"), turn + 1
+    assert seen[:12] == sent[::-1]
+    assert turn == 3
+    narrow = {"limit": 0, "state": "done", "created_after": "yesterday", "cursor": "x"}
+    for name, value in narrow.items():
+        answer = httpx.get(f"{pair.one.url}/v1/jobs", params={name: value})
+        assert (answer.status_code, name in answer.json()["detail"]) == (422, True), name
+
+
+def test_a_queued_job_shows_its_place(pair: Pair) -> None:
+    first, second = (pair.submit(pair.one, "closed", n).json() for n in range(2))
+    ahead = [
+        httpx.get(pair.two.url + job["links"]["self"]).json()["queue_position"]
+        for job in (first, second)
+    ]
+    assert ahead == [pair.stack.redis.llen("closed") - 2, pair.stack.redis.llen("closed") - 1]
+    with Stream(pair.two.url, second["id"]) as stream:
+        event = stream.next()
+        assert event is not None
+        assert event.job["queue_position"] == ahead[1]
+    done = pair.submit(pair.one, "echo", "x", Prefer="wait=10").json()
+    assert "queue_position" not in done
 
 
 def test_events_tell_a_life_from_the_queue_to_the_result(pair: Pair) -> None:

@@ -1,0 +1,60 @@
+"""The list of one's jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime
+
+from api.auth import PrincipalDep
+from api.deps import ServicesDep
+from api.listing import JobFilter
+from api.lookup import json_response
+from api.problems import responses
+from api.schemas import JobList, JobView, ListLinks
+from common.job import JobState
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.get(
+    "",
+    response_model=JobList,
+    responses=responses(s422="A filter or the cursor makes no sense; the message says which."),
+)
+async def list_jobs(
+    request: Request,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    model: Annotated[str, Query(max_length=200, description="Only jobs of this model.")] = "",
+    state: Annotated[JobState | None, Query(description="Only jobs in this state now.")] = None,
+    created_after: Annotated[
+        AwareDatetime | None, Query(description="Only jobs queued then or later (RFC 3339).")
+    ] = None,
+    created_before: Annotated[
+        AwareDatetime | None, Query(description="Only jobs queued then or earlier (RFC 3339).")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Most jobs in one page.")] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=64, description="`next_cursor` of the page before.")
+    ] = None,
+) -> Response:
+    """Your jobs, newest first, without their results.
+
+    A page may be shorter than `limit`, even empty; as long as there is a `next_cursor`, there
+    may be more. Jobs sent by plain Celery clients are not listed.
+    """
+    wanted = JobFilter(model, state, created_after, created_before)
+    page = await services.listing.page(principal.tenant, wanted, limit, cursor)
+    following = None
+    if page.next_cursor:
+        asked = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
+        following = f"/v1/jobs?{urlencode([*asked, ('cursor', page.next_cursor)])}"
+    listed = JobList(
+        jobs=[JobView.of(record) for record in page.records],
+        next_cursor=page.next_cursor,
+        links=ListLinks(next=following),
+    )
+    return json_response(listed.model_dump_json(exclude_none=True).encode())

@@ -1,0 +1,95 @@
+-- A page of a tenant's jobs, newest first. Writes nothing.
+-- KEYS: none by name. ARGV: tenant, number below which to begin or 0, limit, how many jobs to
+--   look at, lane or '', state or '', created_after_ms or 0, created_before_ms or 0
+-- Returns the number below which the next page begins, 0 where there is none, then per job:
+-- id, record or '', and what its result says of it, without the result, or ''.
+-- Jobs that nobody knows any more are left out. See listing.lua for the index.
+
+local tenant, below, limit, looks = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local lane, state = ARGV[5], ARGV[6]
+local after, before = tonumber(ARGV[7]), tonumber(ARGV[8])
+local key, out = JOBS .. tenant, { 0 }
+local STATES = { q = 'queued', w = 'queued', r = 'running' }
+local TAIL, ENTRIES = 2048, 10
+
+local function number(value) return string.format('%d', value) end
+
+local function number_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
+
+local function created_of(entry) return tonumber(string.match(entry[2][2], '^%d+')) end
+
+-- The number below which all that were created in time are; few others are there.
+local function skip_to(moment)
+  local low, high = 0, tonumber(redis.call('GET', key .. ':count') or 0)
+  while low < high do
+    local middle = math.ceil((low + high) / 2)
+    local found = redis.call('XREVRANGE', key, number(middle), '-', 'COUNT', 1)[1]
+    if not found or created_of(found) <= moment then low = middle else high = number_of(found) - 1 end
+  end
+  return low + 1
+end
+
+-- What is known of a job: its state, its record, and its result less the result itself.
+local function look(id)
+  local meta = redis.call('GETRANGE', META .. id, -TAIL, -1)
+  if meta == '' then
+    local record = redis.call('GET', JOB .. id)
+    return record and STATES[string.sub(record, 1, 1)], record, ''
+  end
+  local about = string.match(meta, '.*("lanefleet":{.*)$')
+  meta = about and '{"status":"",' .. about or redis.call('GET', META .. id)
+  local status = string.match(meta, '"status": ?"(%u*)"')
+  local other = ({ SUCCESS = 'succeeded', FAILURE = 'failed', REVOKED = 'canceled' })[status]
+  return about and string.match(about, '"state":"(%l+)"') or other, '', meta
+end
+
+-- Take from an entry what was asked for; whether the page goes on.
+local function take(entry)
+  local at, created = number_of(entry), created_of(entry)
+  if after > 0 and created < after then return false end
+  for field = #entry[2] - 1, 1, -2 do
+    local ids, wanted = {}, lane == '' or lane == entry[2][field]
+    for id in string.gmatch(entry[2][field + 1], ' (%S+)') do ids[#ids + 1] = id end
+    for i = #ids, 1, -1 do
+      if below == 0 or at < below then
+        looks = looks - (wanted and 1 or 0.05)
+        if wanted and (before == 0 or created <= before) then
+          local found, record, meta = look(ids[i])
+          if found and (state == '' or state == found) then
+            limit = limit - 1
+            out[#out + 1], out[#out + 2], out[#out + 3] = ids[i], record, meta
+          end
+        end
+        below = at
+        if limit == 0 or looks <= 0 then
+          out[1] = at > 1 and at or 0
+          return false
+        end
+      end
+      at = at - 1
+    end
+  end
+  return true
+end
+
+local function take_all(entries)
+  for _, entry in ipairs(entries) do
+    if not take(entry) then return false end
+  end
+  return #entries > 0
+end
+
+if before > 0 then
+  local start = skip_to(before)
+  if below == 0 or start < below then below = start end
+end
+local goes_on = true
+if below > 0 then -- the page before may have ended within an entry
+  local entry = redis.call('XRANGE', key, number(below), '+', 'COUNT', 1)
+  goes_on = #entry == 0 or take_all(entry)
+end
+while goes_on do
+  local from = below > 0 and '(' .. number(below) .. '-0' or '+'
+  goes_on = take_all(redis.call('XREVRANGE', key, from, '-', 'COUNT', ENTRIES))
+end
+return out

@@ -1,0 +1,43 @@
+-- The index behind the list of jobs, part of the scripts that take jobs in.
+-- A tenant has one stream. An entry holds what one call took in, so that the index costs
+-- a call two commands however many jobs it brings. Its fields are lanes, each with
+-- '<created_ms> <id> <id> ...'; its id is the number of its last job, counted from the
+-- tenant's first. Numbers, because they bound the index in jobs and not in calls, and
+-- because a number read once as a cursor points at the same place ever after.
+
+local JOBS = 'lf:jobs:'
+local to_list = {} -- tenant -> lane -> ids
+
+local function list_job(tenant, lane, id)
+  local lanes = to_list[tenant]
+  if not lanes then
+    lanes = {}
+    to_list[tenant] = lanes
+  end
+  local ids = lanes[lane]
+  if not ids then
+    ids = {}
+    lanes[lane] = ids
+  end
+  ids[#ids + 1] = id
+end
+
+local function write_list(tenant, lanes, now, keep)
+  local key, count, fields = JOBS .. tenant, 0, {}
+  for lane, ids in pairs(lanes) do
+    count = count + #ids
+    fields[#fields + 1] = lane
+    fields[#fields + 1] = now .. ' ' .. table.concat(ids, ' ')
+  end
+  local last = redis.call('INCRBY', key .. ':count', count)
+  local oldest, number = string.format('%d', math.max(last - keep, 0)), string.format('%d-0', last)
+  local added = redis.pcall('XADD', key, 'MINID', '~', oldest, number, unpack(fields))
+  if type(added) == 'table' and added.err then -- the count got lost: begin anew
+    redis.call('DEL', key)
+    redis.call('XADD', key, number, unpack(fields))
+  end
+end
+
+local function write_lists(now, keep)
+  for tenant, lanes in pairs(to_list) do write_list(tenant, lanes, now, keep) end
+end
