@@ -7,6 +7,7 @@ server that restarted or failed over has forgotten every script.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ REFUSED_WHEN_FULL = frozenset({"enqueue", "claim"})
 # never refused; so a first, harmless write stands for the flag of Redis 7.
 _FLAGGED = "#!lua flags=allow-oom\n"
 _WRITE_FIRST = "redis.call('DEL', 'lf:none')\n"
+
+_CALLS_AT_A_TIME = 12
 
 _PARTS = ("shared", "flight")
 _MORE_PARTS = {"enqueue": ("listing",), "list": ("listing",)}
@@ -119,15 +122,23 @@ class Scripts:
 
 
 class AsyncScripts:
-    """The transitions over one asyncio client."""
+    """The transitions over one asyncio client; some at a time, the others wait their turn.
+
+    redis-py's pool refuses whoever comes when all of its 100 connections are out.
+    """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
         self._loaded: dict[str, _Loaded] = {}
         self._server_major: int | None = None
+        self._turns = asyncio.Semaphore(_CALLS_AT_A_TIME)
 
     async def run(self, name: str, keys: Sequence[str], args: Args) -> Any:
         """Run one transition; raises what redis-py raises."""
+        async with self._turns:
+            return await self._run(name, keys, args)
+
+    async def _run(self, name: str, keys: Sequence[str], args: Args) -> Any:
         script = self._loaded.get(name) or await self._load(name)
         pool = self._client.connection_pool
         connection = await pool.get_connection()

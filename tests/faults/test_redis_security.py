@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 from celery import Celery
@@ -103,6 +104,7 @@ def test_every_role_does_its_work_and_no_more(
     assert api.client.lanes()["echo"]["succeeded"] == 1
     assert api.client.cancel(api.client.submit("echo", 2, wait=10)["id"])["state"] == "succeeded"
     assert api.client.dead("echo") == []
+    assert len(httpx.get(f"{api.url}/v1/jobs").json()["jobs"]) == 2
     flower = Celery("flower", broker=url("flower"), backend=url("flower"))
     assert flower.control.inspect(timeout=5, limit=1).ping()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import threading
 import time
 from collections import Counter
@@ -328,6 +329,42 @@ def test_a_stream_that_drops_goes_on_at_the_other_replica(pair: Pair) -> None:
         heard += stream.rest()
     assert [event.name for event in heard] == ["queued", "running", "succeeded"]
     assert heard[-1].job["result"]["length"] == 1
+
+
+def test_a_replica_that_is_stopped_lets_its_streams_go(pair: Pair) -> None:
+    leaving = pair.stack.api("echo,closed,odd")
+    job = pair.submit(pair.one, "closed", "x").json()
+    with Stream(leaving.url, job["id"]) as stream:
+        first = stream.next()
+        assert first is not None
+        began = time.monotonic()
+        leaving.process.signal(signal.SIGTERM)
+        assert stream.rest() == []
+        assert leaving.process.stop() == 0
+    assert time.monotonic() - began < 10
+    with Stream(pair.two.url, job["id"], last=first.id) as stream:
+        pair.one.client.cancel(job["id"])
+        assert [event.name for event in stream.rest()] == ["canceled"]
+
+
+def test_hundreds_of_calls_at_once_wait_their_turn(pair: Pair) -> None:
+    """More than the Redis client has connections, and none that could share a trip."""
+    job = pair.submit(pair.one, "closed", "x").json()["id"]
+
+    async def run() -> Counter[int]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=pair.one.url, timeout=60, limits=limits) as client:
+            calls = [
+                client.request(
+                    *("POST", "/v1/jobs") if n % 2 else ("POST", f"/v1/jobs/{job}/cancel"),
+                    json={"model": "closed", "input": n} if n % 2 else None,
+                    headers={"Idempotency-Key": f"many-{n}"},
+                )
+                for n in range(400)
+            ]
+            return Counter(answer.status_code for answer in await asyncio.gather(*calls))
+
+    assert asyncio.run(run()) == {202: 200, 200: 200}
 
 
 def test_two_replicas_behind_a_balancer_need_no_sticky_session(pair: Pair) -> None:
