@@ -36,7 +36,8 @@ class Submitter:
         """
         spec = self._catalog[request.model]
         if request.input is MISSING or request.input_url is not None:
-            return replace(self._job(request, principal, None, None), input_url=_input_url(request))
+            job = self._job(request, principal, None, None)
+            return replace(job, input_url=_input_url(request), cache=None)
         inline = self._settings.inline_input_bytes
         value, blob = check_input(spec.input, request.input, inline, sent_bytes)
         return self._job(request, principal, value, blob)

@@ -17,6 +17,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
 from typing import Any
 
 import httpcore
@@ -126,7 +127,7 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
     async def _checked(self, host: str, port: int, seconds: float | None) -> Sequence[str]:
         try:
             async with asyncio.timeout(seconds):
-                addresses = await self._resolve(host, port)
+                addresses = [host] if _is_address(host) else await self._resolve(host, port)
         except TimeoutError as exc:
             raise httpcore.ConnectTimeout("the name was not resolved in time") from exc
         except socket.gaierror as exc:
@@ -140,6 +141,14 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         if not addresses or not all(self._rules.permit(one, port) for one in addresses):
             raise UrlRefused(_NOT_FROM_HERE)
         return addresses
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 async def machine_resolve(host: str, port: int) -> Sequence[str]:
