@@ -30,12 +30,12 @@ local function write_list(tenant, lanes, now, keep)
     fields[#fields + 1] = now .. ' ' .. table.concat(ids, ' ')
   end
   local last = redis.call('INCRBY', key .. ':count', count)
-  local oldest, number = string.format('%d', math.max(last - keep, 0)), string.format('%d-0', last)
-  local added = redis.pcall('XADD', key, 'MINID', '~', oldest, number, unpack(fields))
-  if type(added) == 'table' and added.err then -- the count got lost: begin anew
+  local added = redis.pcall('XADD', key, last .. '-0', unpack(fields))
+  if type(added) == 'table' then -- the count got lost: begin anew
     redis.call('DEL', key)
-    redis.call('XADD', key, number, unpack(fields))
+    redis.call('XADD', key, last .. '-0', unpack(fields))
   end
+  if last > keep and last % 100 < count then redis.call('XTRIM', key, 'MINID', '~', last - keep) end
 end
 
 local function write_lists(now, keep)
