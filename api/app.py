@@ -15,18 +15,20 @@ from api.cors import allow_origins
 from api.deps import Services
 from api.door import Door
 from api.drain import DrainSampler
+from api.fingerprints import Fingerprints
 from api.hot import HotSubmit
 from api.idempotency import Claims
 from api.large_inputs import LargeInputs
 from api.listing import Listing
 from api.places import Places
 from api.publisher import Publisher
+from api.result_cache import ResultCache
 from api.routes import bulk, dead, health, job_list, jobs, models, results
 from api.submit import Submitter
 from api.watching import Watching
 from common.blobs import open_blobs
 from common.catalog import load_catalog
-from common.connect import connect_async
+from common.connect import cache_url_of, connect_async
 from common.settings import Settings
 from common.store import JobStore, ResultWaiter
 
@@ -67,7 +69,15 @@ def create_app(
         waiter = ResultWaiter(client, store)
         large_inputs = LargeInputs(blobs, settings.redis_input_bytes)
         publisher = Publisher(client, settings.max_backlog, large_inputs)
-        submitter = Submitter(settings, catalog, publisher)
+        fingerprints = Fingerprints(client, catalog)
+        cache_client = connect_async(cache_url_of(settings, redis_url), settings)
+        cache = ResultCache(
+            cache_client,
+            client,
+            settings.cache_timeout_seconds,
+            lambda lane: catalog[lane].result_ttl_seconds or settings.result_ttl_seconds,
+        )
+        submitter = Submitter(settings, catalog, publisher, fingerprints, cache)
         drain = DrainSampler(client, list(catalog), settings.max_backlog)
         app.state.services = Services(
             settings,
@@ -81,14 +91,19 @@ def create_app(
             Watching(store, waiter, settings.event_poll_seconds),
             Places(client, drain.per_second),
             Listing(client),
+            fingerprints,
+            cache,
         )
         waiter.start()
         await drain.start()
+        await fingerprints.start()
         letting_go = asyncio.create_task(_let_go_when_told(told, waiter))
         yield
         letting_go.cancel()
+        await fingerprints.stop()
         await drain.stop()
         await waiter.stop()
+        await cache_client.aclose()
         await client.aclose()
 
     app = FastAPI(

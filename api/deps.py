@@ -9,9 +9,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.drain import DrainSampler
+from api.fingerprints import Fingerprints
 from api.idempotency import Claims
 from api.listing import Listing
 from api.places import Places
+from api.result_cache import ResultCache
 from api.submit import Submitter
 from api.watching import Watching
 from common.catalog import Catalog
@@ -35,6 +37,8 @@ class Services:
     watching: Watching
     places: Places
     listing: Listing
+    fingerprints: Fingerprints
+    cache: ResultCache
 
 
 async def _services(request: Request) -> Services:  # a plain def would go to the thread pool

@@ -1,7 +1,8 @@
-"""What a request's headers ask of its answer: `Prefer` (RFC 7240) and `Idempotency-Key`.
+"""What a request's headers ask of its answer: `Prefer` (RFC 7240), `Idempotency-Key`,
+`Cache-Control` (api/cache_wishes.py).
 
-Both are read in one walk over the raw headers, because every submit passes
-here and most carry neither. A preference that is unknown or makes no sense
+All are read in one walk over the raw headers, because every submit passes
+here and most carry none. A preference that is unknown or makes no sense
 is ignored, as the RFC demands; the answer names those that were honoured.
 """
 
@@ -26,23 +27,29 @@ class Asked:
 
     prefer: str | None = None
     idempotency_key: str | None = None
+    cache_control: str | None = None
 
 
 _NOTHING = Asked()
 
 
 def asked_of(raw_headers: Iterable[tuple[bytes, bytes]]) -> Asked:
-    """Pick the two out; a field sent twice counts as one list, in order."""
+    """Pick them out; a field sent twice counts as one list, in order."""
     prefer: list[str] = []
     key: list[str] = []
+    cache: list[str] = []
     for name, value in raw_headers:
         if name == b"prefer":
             prefer.append(value.decode("latin-1"))
         elif name == b"idempotency-key":
             key.append(value.decode("latin-1"))
-    if not prefer and not key:
+        elif name == b"cache-control":
+            cache.append(value.decode("latin-1"))
+    if not prefer and not key and not cache:
         return _NOTHING
-    return Asked(", ".join(prefer) or None, ", ".join(key) if key else None)
+    return Asked(
+        ", ".join(prefer) or None, ", ".join(key) if key else None, ", ".join(cache) or None
+    )
 
 
 @dataclass(frozen=True, slots=True)

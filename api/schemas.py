@@ -10,6 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.links import job_links, open_links
+from api.result_cache import Hit
 from common.catalog import ModelSpec
 from common.job import JobRecord, JobState
 
@@ -44,6 +45,10 @@ class JobRequest(BaseModel):
     )
     params: dict[str, Any] = Field(default_factory=dict, description="What the model itself takes.")
     priority: int = Field(0, ge=0, le=9, description="0 is served first, 9 last.")
+    cache: bool = Field(
+        True,
+        description="false: run it, whatever is kept for the same input, and keep nothing of it.",
+    )
     deadline: float | None = Field(
         None,
         gt=0,
@@ -105,6 +110,13 @@ class JobView(BaseModel):
     infer_ms: float | None = Field(None, description="How long that batch ran on the device.")
     worker: str | None = None
     version: str | None = Field(None, description="Version of the model that ran it.")
+    cached: bool | None = Field(
+        None, description="true where the result was kept from an earlier job."
+    )
+    age: int | None = Field(None, description="How old a kept result was, in seconds.")
+    shared: bool | None = Field(
+        None, description="true where an identical job that was under way ran for this one."
+    )
     result: Any = None
     error: JobFailure | None = None
     links: Links
@@ -129,6 +141,9 @@ class JobView(BaseModel):
             infer_ms=record.infer_ms,
             worker=record.worker,
             version=record.version,
+            cached=record.cached or None,
+            age=record.age_seconds,
+            shared=record.shared or None,
             result=record.result,
             error=failure,
             links=Links(**job_links(record.id, record.state, record.reason)),
@@ -167,6 +182,25 @@ def queued_json(record: JobRecord) -> bytes:
     return orjson.dumps(view, option=orjson.OPT_UTC_Z)
 
 
+def hit_json(hit: Hit) -> bytes:
+    """The view of a job that was answered from the cache; its result is not even parsed."""
+    moment = _moment(hit.at_ms)
+    view = {
+        "id": hit.job_id,
+        "model": hit.lane,
+        "state": JobState.SUCCEEDED,
+        "created_at": moment,
+        "finished_at": moment,
+        "attempts": 0,
+        "version": hit.entry.version,
+        "cached": True,
+        "age": hit.age_seconds,
+    }
+    links = job_links(hit.job_id, JobState.SUCCEEDED, None)
+    head = orjson.dumps(view, option=orjson.OPT_UTC_Z)[:-1]
+    return b'%b,"result":%b,"links":%b}' % (head, hit.entry.result, orjson.dumps(links))
+
+
 class ModelView(BaseModel):
     """A model, or an alias and the model it points at, as clients see it."""
 
@@ -178,6 +212,9 @@ class ModelView(BaseModel):
     weights: str
     precision: str
     max_batch: int
+    cache_seconds: int = Field(
+        description="How long a result is given again for the same input; 0 is never."
+    )
     loaded_by: list[str] = Field(description="Workers that have it in memory now, warmed up.")
     errors: dict[str, str] = Field(description="Workers that could not load it, and why.")
 
@@ -196,6 +233,7 @@ class ModelView(BaseModel):
             weights=spec.weights,
             precision=spec.precision,
             max_batch=spec.max_batch,
+            cache_seconds=spec.keeps_results_seconds,
             loaded_by=[
                 worker
                 for worker, lane in lanes.items()
@@ -211,6 +249,13 @@ class AliasTarget(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str = Field(description="A model of the catalog.", examples=["minilm@2"])
+
+
+class Purged(BaseModel):
+    """What became of a model's kept results."""
+
+    model: str
+    results: int = Field(description="How many were dropped.")
 
 
 class Told(BaseModel):

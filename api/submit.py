@@ -11,8 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from api.auth import Principal
+from api.cache_wishes import ANYTHING, NOTHING, CacheWish
 from api.context import current_traceparent
+from api.fingerprints import Fingerprints
 from api.publisher import Publisher
+from api.result_cache import Hit, ResultCache
 from api.schemas import MISSING, JobRequest
 from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull
@@ -24,25 +27,46 @@ from common.settings import Settings
 class Submitter:
     """Validates and publishes jobs."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        publisher: Publisher,
+        fingerprints: Fingerprints,
+        cache: ResultCache,
+    ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._publisher = publisher
+        self._fingerprints = fingerprints
+        self._cache = cache
 
-    def prepare(self, request: JobRequest, principal: Principal, sent_bytes: int = 0) -> Job:
+    def prepare(
+        self,
+        request: JobRequest,
+        principal: Principal,
+        sent_bytes: int = 0,
+        wish: CacheWish = ANYTHING,
+    ) -> Job:
         """Check one job from so many bytes of JSON.
 
         Raises UnknownModel, InvalidInput, UnsupportedMedia or InputUrlRefused.
         """
         spec = self._catalog[request.model]
         if request.input is MISSING or request.input_url is not None:
-            job = self._job(request, principal, None, None)
-            return replace(job, input_url=_input_url(request), cache=None)
+            job = self._job(request, principal, NOTHING, None, None)
+            return replace(job, input_url=_input_url(request))
         inline = self._settings.inline_input_bytes
         value, blob = check_input(spec.input, request.input, inline, sent_bytes)
-        return self._job(request, principal, value, blob)
+        return self._job(request, principal, wish, value, blob)
 
-    def prepare_file(self, request: JobRequest, payload: bytes, principal: Principal) -> Job:
+    def prepare_file(
+        self,
+        request: JobRequest,
+        payload: bytes,
+        principal: Principal,
+        wish: CacheWish = ANYTHING,
+    ) -> Job:
         """Check one job whose input is a file's bytes; raises as `prepare` does."""
         spec = self._catalog[request.model]
         inline = self._settings.inline_input_bytes
@@ -50,20 +74,42 @@ class Submitter:
             value, blob = check_image(payload, inline)
         else:
             value, blob = check_input(spec.input, _text_of(payload), inline)
-        return self._job(request, principal, value, blob)
+        return self._job(request, principal, wish, value, blob)
+
+    async def find(self, job: Job) -> Hit | None:
+        """The kept result for a prepared job, which then need not be published. Never raises."""
+        return None if job.cache is None else await self._cache.find(job)
 
     async def publish(self, job: Job) -> JobRecord:
+        """Find the result, or enqueue: the record is settled for the former."""
+        hit = await self.find(job)
+        return hit.record() if hit is not None else await self.enqueue(job)
+
+    async def enqueue(self, job: Job) -> JobRecord:
         """Publish a prepared job; raises LaneFull, and then nothing was queued."""
         await self._publisher.publish(job)
         now_ms = int(time.time() * 1000)
         return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
 
-    async def publish_all(self, jobs: Sequence[Job]) -> list[int | LaneFull]:
-        """Publish prepared jobs in one round trip; per job the backlog ahead, or LaneFull."""
-        return await self._publisher.publish_all(jobs)
+    async def publish_all(self, jobs: Sequence[Job]) -> list[int | LaneFull | Hit]:
+        """Publish prepared jobs in one round trip, two where some may be found in the cache.
+
+        Per job the backlog ahead of it, LaneFull, or the hit.
+        """
+        if all(job.cache is None for job in jobs):
+            return [*await self._publisher.publish_all(jobs)]
+        hits = await self._cache.find_all(jobs)
+        missed = [job for job, hit in zip(jobs, hits, strict=True) if hit is None]
+        outcomes = iter(await self._publisher.publish_all(missed) if missed else ())
+        return [next(outcomes) if hit is None else hit for hit in hits]
 
     def _job(
-        self, request: JobRequest, principal: Principal, value: Any, blob: bytes | None
+        self,
+        request: JobRequest,
+        principal: Principal,
+        wish: CacheWish,
+        value: Any,
+        blob: bytes | None,
     ) -> Job:
         now_ms = int(time.time() * 1000)
         deadline = request.deadline or self._settings.default_deadline_seconds
@@ -77,6 +123,16 @@ class Submitter:
             blob=blob,
             tenant=principal.tenant,
             traceparent=current_traceparent(),
+            cache=self._fingerprints.ticket(
+                request.model,
+                wish,
+                tenant=principal.tenant,
+                params=request.params,
+                value=value,
+                blob=blob,
+            )
+            if request.cache
+            else None,
         )
 
 

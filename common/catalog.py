@@ -26,6 +26,11 @@ from common.errors import ConfigurationError, UnknownModel
 InputKind = Literal["text", "image", "json"]
 
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9._-]{0,31})?$")
+DEFAULT_CACHE_SECONDS = 3600
+DETERMINISTIC_HANDLERS = frozenset({"minilm", "text-detect", "resnet50"})
+"""Built-in handlers whose results are kept unless the catalog says otherwise. Whether others
+answer alike each time is for those who wrote them to say."""
+
 BUILTIN_HANDLERS: Mapping[str, str] = {
     "echo": "worker.models.echo:Echo",
     "minilm": "worker.models.minilm:MiniLM",
@@ -75,6 +80,16 @@ class ModelSpec(BaseModel):
     result_ttl_seconds: int | None = Field(
         None, ge=1, description="How long results are kept; unset is the fleet's."
     )
+    cache_seconds: int | None = Field(
+        None,
+        ge=0,
+        le=30 * 86_400,
+        description="How long a result is given again for the same input; 0 is never. Unset is an "
+        "hour for the built-in models, and 0 for `echo` and handlers of your own.",
+    )
+    cache_shared: bool = Field(
+        False, description="Whether tenants share kept results and runs in flight."
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="What the handler itself takes."
     )
@@ -107,6 +122,14 @@ class ModelSpec(BaseModel):
         if version:
             object.__setattr__(self, "version", version)
         return self
+
+    @property
+    def keeps_results_seconds(self) -> int:
+        """How long results are kept; 0 where they are not."""
+        if self.cache_seconds is not None:
+            return self.cache_seconds
+        deterministic = self.handler in DETERMINISTIC_HANDLERS and self.run_identical_once
+        return DEFAULT_CACHE_SECONDS if deterministic else 0
 
     @property
     def handler_path(self) -> str:

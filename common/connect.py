@@ -27,6 +27,12 @@ from common.settings import Settings
 SENTINEL_SCHEME = "sentinel://"
 
 
+def cache_url_of(settings: Settings, queue_url: str) -> str:
+    """Where results are kept for the same input: a Redis of its own, or the queue's."""
+    own = settings.cache_redis_url
+    return own.get_secret_value() if own else queue_url
+
+
 def connect(url: str, settings: Settings) -> redis.Redis:
     """A thread-safe blocking client with its own pool; replies are bytes."""
     options = _options(settings) | {"retry": Retry(NoBackoff(), 0)}

@@ -51,6 +51,16 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None, description="Redis or Valkey to use; unset starts an embedded one."
     )
+    cache_redis_url: SecretStr | None = Field(
+        None,
+        description="Redis or Valkey to keep results in for the same input; unset is the queue's.",
+    )
+    cache_timeout_seconds: float = Field(
+        0.25,
+        gt=0,
+        le=10,
+        description="Longest a look into that cache may take before the job is run instead.",
+    )
     sentinel_master: str = Field(
         "mymaster", description="The master's name, when redis_url begins with sentinel://."
     )

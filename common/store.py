@@ -224,7 +224,9 @@ class ResultWaiter:
         try:
             await self._subscribe(job_id)
             if begin is not None:
-                await begin
+                begun = await begin
+                if isinstance(begun, JobRecord) and begun.state.terminal:
+                    return begun
                 await asyncio.wait({future}, timeout=min(seconds, _LOOK_AFTER_SECONDS))
             if not future.done():
                 await self._confirm(job_id, seconds)

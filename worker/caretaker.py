@@ -28,6 +28,7 @@ from common.errors import InputStoreUnavailable
 from common.keys import (
     ALIASES,
     BLOB_SWEEP,
+    FINGERPRINTS,
     WORKER_TTL_SECONDS,
     WORKERS,
     blob_key,
@@ -137,7 +138,7 @@ class Reaper(_Caretaker):
     def __init__(self, engine: Engine, client: Redis) -> None:
         super().__init__(engine, client, "reaper")
         self._scripts = Scripts(client)
-        self._report_keys = (worker_key(engine.worker), WORKERS)
+        self._report_keys = (worker_key(engine.worker), WORKERS, FINGERPRINTS)
         self._reap_at = 0.0
 
     def stop(self) -> None:
@@ -201,6 +202,7 @@ class Reaper(_Caretaker):
             "loading": engine.models.loading,
             "finished": engine.finisher.finished,
             "fenced": engine.finisher.fenced,
+            "cache": {"stored": engine.cache.stored, "dropped": engine.cache.dropped},
             "switches": engine.turns.switches,
             "device_time": engine.device_time.report(now),
             "lanes": {
@@ -208,6 +210,7 @@ class Reaper(_Caretaker):
                     "loaded": lane.handler is not None,
                     "error": None if lane.handler else models[lane.spec.name].error,
                     "model": lane.spec.name,
+                    "fingerprint": models[lane.spec.name].fingerprint,
                     "in_hand": len(lane.in_hand),
                     "max_batch": lane.limits.max_batch,
                     "batch_seconds": round(lane.batcher.time.typical, 6),
@@ -225,7 +228,14 @@ class Reaper(_Caretaker):
                 if one.handler is not None
             },
         }
-        args = (engine.worker, json.dumps(report), WORKER_TTL_SECONDS)
+        fingerprints = [
+            word
+            for lane in engine.lanes.values()
+            if (known := models[lane.spec.name].fingerprint)
+            for word in (lane.name, f"{lane.spec.name} {known}")
+        ]
+        name, text = engine.worker, json.dumps(report)
+        args: list[str | bytes | int | float] = [name, text, WORKER_TTL_SECONDS, *fingerprints]
         self._scripts.run("report", self._report_keys, args)
         engine.touch()
 

@@ -22,10 +22,11 @@ from redis.exceptions import RedisError
 
 from common.blobs import Blobs
 from common.catalog import Catalog
-from common.connect import connect
+from common.connect import cache_url_of, connect
 from common.keys import LaneKeys
 from common.scripts import Scripts
 from common.settings import Settings
+from worker.cache_writer import CacheWriter
 from worker.caretaker import Reaper, Renewer, Sweeper
 from worker.decoders import Decoded, Decoders
 from worker.doorbell import Doorbell
@@ -47,6 +48,7 @@ _POLL_SECONDS = 0.02
 _REDIS_PAUSE_SECONDS = 0.2
 _MAX_UNPUBLISHED = 4
 """Batches that may wait for the finisher; with more, memory would grow without a bound."""
+_CACHE_GRACE_SECONDS = 1.0
 _INLINE_DECODE_SECONDS = 50e-6
 """Decoding that is cheaper than this per job is not worth handing to another thread."""
 
@@ -95,6 +97,7 @@ class Engine:
             self._on_canceled,
             self._on_control,
         )
+        self.cache = CacheWriter(connect(cache_url_of(settings, redis_url), settings))
         self.finisher = Finisher(self)
         self.turns = Turns(settings.batches_per_turn, settings.turn_seconds)
         self.runner = Runner(self)
@@ -122,6 +125,7 @@ class Engine:
     def start(self) -> None:
         """Start every thread; models load on the device thread."""
         self.doorbell.start()
+        self.cache.start()
         self.finisher.start()
         self.runner.start()
         self.renewer.start()
@@ -148,6 +152,7 @@ class Engine:
         self._feeder.join(grace)
         self.runner.join(max(0.1, deadline - time.monotonic()))
         self.finisher.stop(max(1.0, deadline - time.monotonic()))
+        self.cache.stop(_CACHE_GRACE_SECONDS)
         self.doorbell.stop()
         self.renewer.stop()
         self.reaper.stop()

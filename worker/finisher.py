@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
-from common.errors import AttemptsExhausted
+from common.cache import Entry
+from common.errors import AttemptsExhausted, InvalidInput
+from common.keys import cache_key, flight_name
 from common.scripts import Scripts
 from common.trace import trace_id
 from worker import pipeline
+from worker.cache_writer import Kept
 from worker.lane import Lane
 from worker.lease import DeadLetter, Outcome
 from worker.pipeline import Execution, Stamp
@@ -141,7 +144,7 @@ class Finisher:
                 )
 
     def _finish(self, lane: Lane, results: list[Execution]) -> None:
-        outcomes = [_outcome(execution) for execution in results]
+        outcomes = [_outcome(execution, lane.name) for execution in results]
         fenced: list[int] = []
         stored: list[str] = []
 
@@ -159,6 +162,23 @@ class Finisher:
         if fenced:
             self.fenced += len(fenced)
             log.warning("results_fenced", lane=lane.name, jobs=len(fenced))
+        self._keep(lane, results, set(fenced))
+
+    def _keep(self, lane: Lane, results: list[Execution], fenced: set[int]) -> None:
+        """Keep what was published, where the model is the one that the front meant."""
+        kept = []
+        for position, execution in enumerate(results):
+            if not execution.result or position in fenced:
+                continue
+            model = self._engine.models.residency.loaded_as(execution.handler)
+            if model is None or model.fingerprint != execution.weights:
+                continue
+            spec, now_ms = model.spec, int(lane.server_time() * 1000)
+            entry = Entry(execution.result, now_ms, spec.version, execution.weights)
+            key = cache_key(spec.name, execution.digest)
+            kept.append(Kept(key, entry, spec.keeps_results_seconds))
+        if kept:
+            self._engine.cache.put(kept)
 
     def _cancel(self, lane: Lane, execution: Execution) -> None:
         self._until_done(
@@ -184,10 +204,14 @@ class Finisher:
                 return
 
 
-def _outcome(execution: Execution) -> Outcome:
-    kind = "f" if execution.settled == "failed" else ""
+def _outcome(execution: Execution, lane: str) -> Outcome:
+    kind = ""
+    if execution.settled == "failed":
+        kind = "fi" if isinstance(execution.error, InvalidInput) else "f"
     if execution.has_blob:
         kind += "b"
+    if execution.digest:
+        kind += f":{flight_name(lane, execution.digest)}"
     return Outcome(execution.tag, execution.job_id, execution.meta, kind)
 
 

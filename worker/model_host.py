@@ -15,13 +15,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from common.catalog import ModelSpec
+from common.errors import ConfigurationError
 from worker import pipeline
 from worker.devices import prepare
+from worker.fingerprint import FileState, Fingerprints
 from worker.lane import Lane
 from worker.models import load_handler
 from worker.models.base import Model
@@ -50,6 +53,7 @@ class ModelHost:
             self._load,
             memory_in_use(engine.device),
         )
+        self._fingerprints = Fingerprints(engine.settings.state_dir / "digests.json")
         self._errands: deque[Errand] = deque()
         self._wanted: deque[str] = deque()
         """Models to bring in, one after the other."""
@@ -164,6 +168,7 @@ class ModelHost:
     # -- on a thread of its own, while the device goes on ------------------
 
     def _bring_in(self, model: str) -> None:
+        files = self._files_of(model)
         handler = self.residency.load(model)
         with self._engine.changed:
             if handler is None:
@@ -171,6 +176,26 @@ class ModelHost:
             else:
                 self._errands.append(lambda: self._admit(model, handler))
             self._engine.changed.notify_all()
+        if handler is not None and files is not None:
+            self._take_fingerprint(model, files)
+
+    def _files_of(self, model: str) -> dict[Path, FileState] | None:
+        spec = self.residency.models[model].spec
+        if not spec.keeps_results_seconds:
+            return None
+        try:
+            return self._fingerprints.files(spec)
+        except (OSError, ConfigurationError):
+            return None  # its load says what is wrong
+
+    def _take_fingerprint(self, model: str, files: dict[Path, FileState]) -> None:
+        """After the load, which need not wait for it: until it is known nothing is kept."""
+        try:
+            found = self._fingerprints.make(self.residency.models[model].spec, files)
+        except Exception:
+            log.exception("fingerprint_failed", model=model)
+            return
+        self.residency.models[model].fingerprint = found
 
     def _load(self, spec: ModelSpec) -> Model:
         handler = load_handler(spec)

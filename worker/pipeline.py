@@ -46,6 +46,12 @@ class Execution:
     arrived: float
     value: Any = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = field(default="", init=False)
+    """Under which its result may be kept, and its run shared; empty where neither may be."""
+    weights: str = field(default="", init=False)
+    """The fingerprint that the model must have for that."""
+    result: bytes = field(default=b"", init=False)
+    """JSON, when it may be kept."""
     key: str | None = field(default=None, init=False)
     """Equal for equal inputs; None where each must run."""
     handler: Model | None = field(default=None, init=False)
@@ -155,6 +161,9 @@ def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
         execution.eta = _timestamp(eta)
     if (expires := headers.get("expires")) is not None:
         execution.expires_at = _timestamp(expires)
+    ticket = headers.get("cache")
+    if isinstance(ticket, str):
+        execution.digest, _, execution.weights = ticket.partition(" ")
     if (deadline_ms := headers.get("deadline_ms")) is not None:
         execution.deadline = float(deadline_ms) / 1000
 
@@ -263,6 +272,8 @@ def encode(execution: Execution, stamp: Stamp) -> None:
             execution.fail("encode", exc)
         else:
             execution.settled = "succeeded"
+            if execution.digest:
+                execution.result = result
             execution.meta = (
                 b'{"status":"SUCCESS","result":%b%b%b%b%d,"created_ms":%b,"started_ms":%d}}'
                 % (

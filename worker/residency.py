@@ -32,6 +32,8 @@ class Resident:
     spec: ModelSpec
     handler: Model | None = None
     error: str | None = None
+    fingerprint: str | None = None
+    """Of what is loaded, or was last; None until it is known (worker/fingerprint.py)."""
     size_mb: float = 0.0
     """What it takes once loaded; measured where the catalog does not say."""
     load_seconds: float = 1.0
@@ -68,6 +70,10 @@ class Residency:
         """The model's handler, if it is loaded."""
         return self.models[name].handler
 
+    def loaded_as(self, handler: Model | None) -> Resident | None:
+        """The model that this handler is; None once it was unloaded."""
+        return next((one for one in self.models.values() if one.handler is handler), None)
+
     def may_load(self, name: str, now: float) -> bool:
         """Whether a load is worth trying: not loaded, and not refused a moment ago."""
         model = self.models[name]
@@ -99,6 +105,7 @@ class Residency:
         It counts as being in memory only after `admit`, once it is warm.
         """
         model = self.models[name]
+        model.fingerprint = None
         before, began = self._memory_mb(), time.monotonic()
         try:
             handler = self._load(model.spec)

@@ -20,8 +20,10 @@ from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
 from api.auth import Principal, PrincipalDep
+from api.cache_wishes import ANYTHING, cache_wish
 from api.deps import Services, ServicesDep
 from api.problems import Problem, from_fleet_error, validation_problem
+from api.result_cache import Hit
 from api.schemas import JobRequest
 from common.errors import FleetError, InputStoreUnavailable, LaneFull
 from common.job import Job
@@ -104,12 +106,14 @@ class _Intake:
         self._principal = principal
         self._queue = queue
         self._line = 0
+        self._wish = ANYTHING
         self._jobs: list[tuple[int, Job]] = []
         self._bytes = 0
         self._trips: deque[asyncio.Task[None]] = deque()
 
     async def run(self, request: Request) -> None:
         """Until the body ends."""
+        self._wish = cache_wish(request.headers.get("cache-control"))
         try:
             await self._read(request)
             await self._depart()
@@ -150,7 +154,7 @@ class _Intake:
         try:
             document = orjson.loads(line)
             request = JobRequest.model_validate(document)
-            job = self._services.submitter.prepare(request, self._principal, len(line))
+            job = self._services.submitter.prepare(request, self._principal, len(line), self._wish)
             self._jobs.append((self._line, job))
             self._bytes += len(line)
         except orjson.JSONDecodeError as exc:
@@ -179,6 +183,8 @@ class _Intake:
         for (line, job), outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, LaneFull):
                 self._answer(line, 429, outcome.code, str(outcome))
+            elif isinstance(outcome, Hit):
+                accepted.append(f'{{"line":{line},"id":"{job.id}","cached":true}}\n')
             else:
                 accepted.append(f'{{"line":{line},"id":"{job.id}"}}\n')
         self._queue.put_nowait("".join(accepted).encode())

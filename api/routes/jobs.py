@@ -18,6 +18,7 @@ from api.bodies import (
     raw_job,
     read_body,
 )
+from api.cache_wishes import cache_wish
 from api.context import waiting_by_choice
 from api.deps import Services, ServicesDep
 from api.idempotency import REPLAYED, key_of, read_ahead
@@ -25,7 +26,8 @@ from api.links import job_path
 from api.lookup import JobId, find_job, json_response, show_job, unknown_job
 from api.preferences import VARY, Asked, Preferences, asked_of
 from api.problems import Problem, responses
-from api.schemas import JobRequest, JobView, queued_json
+from api.result_cache import Hit
+from api.schemas import JobRequest, JobView, hit_json, queued_json
 from common.job import Job, JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -63,6 +65,7 @@ _REQUEST_BODY: dict[str, Any] = {
                         "priority": {"type": "integer", "minimum": 0, "maximum": 9},
                         "deadline": {"type": "number"},
                         "start_within": {"type": "number"},
+                        "cache": {"type": "boolean"},
                     },
                 }
             },
@@ -94,7 +97,8 @@ _LINKS = {
     responses={
         200: {
             "model": JobView,
-            "description": "Done within the time given by `Prefer: wait=n`.",
+            "description": "Done within the time given by `Prefer: wait=n`, or at once because "
+            "the result was kept from an earlier job: then `cached` and the header `Age` say so.",
             "links": _LINKS,
         },
         202: {"links": _LINKS},
@@ -120,7 +124,7 @@ async def take_job(request: Request, services: Services) -> Response:
     asked = asked_of(request.scope["headers"])
     if asked.idempotency_key is not None:
         return await _take_once(request, services, principal, asked)
-    return await _publish(await _prepare(request, services, principal), services, asked)
+    return await _publish(await _prepare(request, services, principal, asked), services, asked)
 
 
 async def _take_once(
@@ -129,7 +133,7 @@ async def _take_once(
     """Take a job under its Idempotency-Key, or answer with the one taken before."""
     key = key_of(asked.idempotency_key or "")
     request, fingerprint = await read_ahead(request, services.settings.max_body_bytes)
-    job = await _prepare(request, services, principal)  # what is refused claims nothing
+    job = await _prepare(request, services, principal, asked)  # what is refused claims nothing
     claim = await services.claims.claim(principal.tenant, key, fingerprint, job.id)
     record = await services.store.get(claim.job_id) if claim.replayed else None
     if record is None:  # new; or on its way; or its taker died just before it could publish
@@ -142,7 +146,9 @@ async def _take_once(
 
 
 async def _publish(job: Job, services: Services, asked: Asked) -> Response:
-    publishing = services.submitter.publish(job)
+    if job.cache is not None and (hit := await services.submitter.find(job)):
+        return _found(hit, services, asked)
+    publishing = services.submitter.enqueue(job)
     if asked.prefer is None:
         return json_response(queued_json(await publishing), 202, _headers(job.id))
     preferences = Preferences.of(asked.prefer, services.settings.max_wait_seconds)
@@ -154,6 +160,14 @@ async def _publish(job: Job, services: Services, asked: Asked) -> Response:
     if record is None:
         raise unknown_job(job.id)
     return await _taken(record, services, preferences)
+
+
+def _found(hit: Hit, services: Services, asked: Asked) -> Response:
+    """The answer to a submit whose result was kept from an earlier job."""
+    preferences = Preferences.of(asked.prefer, services.settings.max_wait_seconds)
+    headers = _headers(hit.job_id, preferences, settled=True)
+    headers["Age"] = str(hit.age_seconds)
+    return json_response(hit_json(hit), 200, headers)
 
 
 async def _follow(record: JobRecord, services: Services, asked: Asked) -> Response:
@@ -253,12 +267,14 @@ async def retry_job(job_id: JobId, services: ServicesDep, principal: PrincipalDe
     )
 
 
-async def _prepare(request: Request, services: Services, principal: Principal) -> Job:
+async def _prepare(request: Request, services: Services, principal: Principal, asked: Asked) -> Job:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     limit = services.settings.max_body_bytes
+    wish = cache_wish(asked.cache_control)
     if content_type == "application/json" or content_type.endswith("+json"):
         body = await read_body(request, limit)
-        return services.submitter.prepare(job_request(parse_json(body)), principal, len(body))
+        document = job_request(parse_json(body))
+        return services.submitter.prepare(document, principal, len(body), wish)
     if content_type == "multipart/form-data":
         job, payload = await multipart_job(request, limit)
     elif is_raw(content_type):
@@ -271,4 +287,4 @@ async def _prepare(request: Request, services: Services, principal: Principal) -
             "multipart/form-data, or a file's bytes as image/*, text/plain or "
             "application/octet-stream",
         )
-    return services.submitter.prepare_file(job, payload, principal)
+    return services.submitter.prepare_file(job, payload, principal, wish)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from api.deps import Services, ServicesDep
 from api.problems import Problem, responses
-from api.schemas import AliasTarget, ModelList, ModelView, Told
+from api.schemas import AliasTarget, ModelList, ModelView, Purged, Told
 from common.catalog import ModelSpec
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -42,6 +42,14 @@ async def ask_of_model(
     spec = _spec(services, name, await services.store.aliases())
     told = await services.store.tell_workers(f"{action} {spec.name}")
     return Told(model=spec.name, workers=told)
+
+
+@router.delete("/models/{name}/cache", responses=responses(s404="No such model."))
+async def purge_cache(name: str, services: ServicesDep) -> Purged:
+    """Drop every result that is kept of a model; other API processes follow within a second."""
+    spec = _spec(services, name, await services.store.aliases())
+    await services.fingerprints.begin_epoch(spec.name)
+    return Purged(model=spec.name, results=await services.cache.purge(spec.name))
 
 
 @router.put(

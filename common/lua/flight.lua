@@ -129,7 +129,7 @@ local function share(crew, leader_started, head, middle, rest, ttl, outcome)
     end
   end
   for lane, count in pairs(counts) do
-    redis.call('HINCRBY', 'lf:lane:' .. lane .. ':stats', outcome, count)
+    -- Not among succeeded or failed: those took a place in a worker, which rates go by.
     redis.call('HINCRBY', 'lf:lane:' .. lane .. ':stats', 'shared', count)
   end
 end

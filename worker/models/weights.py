@@ -14,12 +14,14 @@ from typing import Any
 
 from common.errors import ConfigurationError
 
-__all__ = ("RANDOM", "find_weights", "quiet_loading")
+__all__ = ("RANDOM", "find_weights", "located", "quiet_loading")
 
 RANDOM = "random"
 """Weights made up on the spot: shows the plumbing, never the picture."""
 
 PACKAGE_PREFIX = "package:"
+_found: dict[str, Path] = {}
+"""What was found in this process, so that a hub is asked once."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 HUB_FILES = ("*.json", "*.txt", "*.safetensors")
 """All that is fetched from a hub: no pickles, no code."""
@@ -31,6 +33,21 @@ def find_weights(weights: str) -> Path:
     `random` and `none` name no file and are refused here: a handler that can
     do without weights asks for that before.
     """
+    _found[weights] = path = _find(weights)
+    return path
+
+
+def located(weights: str) -> Path | None:
+    """Where they are on this machine; None for those on a hub that nobody has fetched yet."""
+    if found := _found.get(weights):
+        return found
+    if weights.startswith(PACKAGE_PREFIX):
+        return _inside_package(weights.removeprefix(PACKAGE_PREFIX))
+    path = Path(weights).expanduser()
+    return path if weights not in (RANDOM, "none") and path.exists() else None
+
+
+def _find(weights: str) -> Path:
     if weights in (RANDOM, "none"):
         raise ConfigurationError(
             f"weights: {weights} is not enough for this handler; "

@@ -1,0 +1,140 @@
+"""A digest of all that decides how a loaded model answers, as far as a worker can see it.
+
+The content of the weights' files, the handler's own source file, its options
+and the catalog's name, version and precision. A file's digest is remembered
+by path, size and time of change, also across restarts: 90 MB take a third of
+a second to read and hash, and some weights are a hundred times that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import structlog
+
+from common.catalog import BUILTIN_HANDLERS, ModelSpec
+from worker.models.weights import located
+
+__all__ = ("Fingerprints",)
+
+log = structlog.get_logger(__name__)
+
+_CHUNK_BYTES = 1 << 20
+_REMEMBERED_FILES = 1_000
+_DIGEST_CHARACTERS = 32
+
+FileState = tuple[int, int]
+"""Size in bytes and time of change in nanoseconds."""
+
+
+class Fingerprints:
+    """Makes them, and remembers the digests of files in `memory`, a small JSON file."""
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        self._digests: dict[str, tuple[int, int, str]] = _read_memory(memory)
+
+    @staticmethod
+    def files(spec: ModelSpec) -> dict[Path, FileState]:
+        """The files that the model is made of, as they are now."""
+        return {path: _state(path) for path in _files_of(spec)}
+
+    def make(self, spec: ModelSpec, before: dict[Path, FileState]) -> str | None:
+        """The fingerprint of a model that was loaded since `before` was asked for.
+
+        None when one of its files has changed meanwhile, so that nobody knows which of
+        both contents was loaded. Weights from a hub may be known only now.
+        """
+        files = self.files(spec) | before
+        parts = [spec.name, spec.version, spec.precision, spec.handler_path, spec.weights]
+        parts.append(json.dumps(spec.options, sort_keys=True, default=str))
+        parts.append(_own_version() if spec.handler in BUILTIN_HANDLERS else "")
+        for path, state in sorted(files.items(), key=lambda one: _label(spec, one[0])):
+            try:
+                digest = self._digest(path, state)
+            except OSError:
+                digest = None
+            if digest is None:
+                log.warning("weights_changed_while_loading", model=spec.name, path=str(path))
+                return None
+            parts += [_label(spec, path), digest]
+        self._keep_memory()
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+
+    def _digest(self, path: Path, state: FileState) -> str | None:
+        known = self._digests.get(str(path))
+        digest = known[2] if known is not None and known[:2] == state else _hash(path)
+        if _state(path) != state:
+            return None
+        self._digests.pop(str(path), None)  # the last used stand last
+        self._digests[str(path)] = (*state, digest)
+        return digest
+
+    def _keep_memory(self) -> None:
+        last_used = dict(list(self._digests.items())[-_REMEMBERED_FILES:])
+        scratch = self._memory.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(OSError):  # without it, the next start hashes again
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(json.dumps(last_used), encoding="utf-8")
+            scratch.replace(self._memory)
+
+
+def _files_of(spec: ModelSpec) -> Iterator[Path]:
+    weights = located(spec.weights)
+    if weights is not None and weights.is_dir():
+        yield from (path for path in weights.rglob("*") if path.is_file() and _counts(path))
+    elif weights is not None:
+        yield weights
+    module = sys.modules.get(spec.handler_path.partition(":")[0])
+    if source := getattr(module, "__file__", None):
+        yield Path(source)
+
+
+def _counts(path: Path) -> bool:
+    return path.suffix not in (".pyc", ".lock")
+
+
+def _label(spec: ModelSpec, path: Path) -> str:
+    """What the file is called, wherever this machine keeps it."""
+    weights = located(spec.weights)
+    if weights is not None and path.is_relative_to(weights):
+        return path.relative_to(weights).as_posix()
+    return path.name
+
+
+def _own_version() -> str:
+    """A built-in handler is more than one file, so each release of ours begins anew."""
+    try:
+        return version("lanefleet")
+    except PackageNotFoundError:
+        return ""
+
+
+def _state(path: Path) -> FileState:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_memory(path: Path) -> dict[str, tuple[int, int, str]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(name): (int(size), int(at), str(hex_)) for name, (size, at, hex_) in found.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
