@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from api.cache_cli import cache
 from api.client import TERMINAL, ApiError, Client
 from api.dead_cli import dead
 from api.fleet import Fleet, FleetFailed, free_port, project_root
@@ -30,6 +31,7 @@ from common.settings import ENV_PREFIX, Settings, load_settings
 app = typer.Typer(
     help="Run ML models behind a queue.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+app.add_typer(cache, name="cache")
 app.add_typer(dead, name="dead")
 app.add_typer(models, name="models")
 app.command()(stages)

@@ -89,6 +89,10 @@ class Client:
         path = f"/v1/models/{quote(alias)}/alias"
         return int(self._call("PUT", path, None, json={"model": model})["workers"])
 
+    def purge_cache(self, name: str) -> int:
+        """Drop every result that is kept of a model; returns how many."""
+        return int(self._call("DELETE", f"/v1/models/{quote(name)}/cache", None)["results"])
+
     def lanes(self) -> dict[str, dict[str, int]]:
         """The state of every lane."""
         return self._call("GET", "/v1/lanes", None)
