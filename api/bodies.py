@@ -98,7 +98,7 @@ RAW_BODIES: dict[str, Any] = {
     for media_type in ("image/*", *RAW_TYPES)
 }
 """For OpenAPI: a body that is the input's own bytes."""
-_RAW_FIELDS = ("model", "params", "priority", "deadline", "start_within")
+_RAW_FIELDS = ("model", "params", "priority", "deadline", "start_within", "cache")
 RAW_PARAMETERS: list[dict[str, Any]] = [
     {
         "name": name,

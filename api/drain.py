@@ -22,6 +22,7 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
+from api import tasks
 from common.keys import BANDS, WORKERS, LaneKeys, worker_key
 
 log = structlog.get_logger(__name__)
@@ -139,9 +140,7 @@ class DrainSampler:
 
     async def stop(self) -> None:
         """End."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await tasks.end(self._task)
 
     def lane(self, name: str) -> LaneState:
         """The lane as it was at most a second ago."""

@@ -17,6 +17,7 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
+from api import tasks
 from api.cache_wishes import CacheWish
 from common.cache import digest_of
 from common.catalog import Catalog, ModelSpec
@@ -57,9 +58,7 @@ class Fingerprints:
 
     async def stop(self) -> None:
         """End."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await tasks.end(self._task)
 
     def ticket(
         self,
