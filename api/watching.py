@@ -97,6 +97,8 @@ class Watching:
                 await self._look()
             except RedisError as exc:
                 log.warning("watch_poll_failed", error=str(exc))
+            except Exception:
+                log.exception("watch_poll_failed")
         self._poller = None
 
     async def _look(self) -> None:

@@ -44,7 +44,8 @@ async def list_jobs(
     """Your jobs, newest first, without their results.
 
     A page may be shorter than `limit`, even empty; as long as there is a `next_cursor`, there
-    may be more. Jobs sent by plain Celery clients are not listed.
+    may be more. Jobs sent by plain Celery clients, or answered at once from the cache, are not
+    listed.
     """
     wanted = JobFilter(model, state, created_after, created_before)
     page = await services.listing.page(principal.tenant, wanted, limit, cursor)

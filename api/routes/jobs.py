@@ -180,7 +180,8 @@ async def _follow(record: JobRecord, services: Services, asked: Asked) -> Respon
 
 
 async def _taken(record: JobRecord, services: Services, preferences: Preferences) -> Response:
-    settled = record.state.terminal and preferences.wait_seconds is not None
+    waited = preferences.wait_seconds is not None or record.cached
+    settled = record.state.terminal and waited
     headers = _headers(record.id, preferences, settled=settled)
     return await show_job(services, record, 200 if settled else 202, headers)
 
