@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
+from api.context import CURRENT
 from api.problems import Problem, validation_problem
 from api.schemas import JobRequest
+from api.strict_json import loads_strict
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -24,19 +25,46 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise too_large(max_bytes)
-    chunks: list[bytes] = []
-    size = 0
-    more = True
-    while more:
-        message = await request.receive()
+    message = await request.receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > max_bytes:
+            raise too_large(max_bytes)
+        return body
+    pieces = bytearray()  # not a list: a byte at a time would take 42 bytes each
+    while True:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        more = message.get("more_body", False)
-        size += len(chunks[-1])
-        if size > max_bytes:
+        piece = message.get("body", b"")
+        if len(pieces) + len(piece) > max_bytes:
             raise too_large(max_bytes)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        hold_bytes(len(piece))
+        pieces += piece
+        if not message.get("more_body", False):
+            return bytes(pieces)
+        message = await request.receive()
+
+
+def hold_bytes(size: int) -> None:
+    """Count bytes of a body that comes in pieces, until its request is answered.
+
+    Raises a 503 problem when all such bodies together take as much as they may.
+    """
+    current = CURRENT.get()
+    if current is None:
+        return
+    if not current.budget.take(size):
+        detail = "too much is being uploaded at once; try again shortly"
+        raise Problem(503, "uploads_exceed_memory", detail, headers={"Retry-After": "2"})
+    current.held_bytes += size
+
+
+def release_bytes() -> None:
+    """Give back what the current request holds, where it can before it is answered."""
+    current = CURRENT.get()
+    if current is not None:
+        current.budget.left += current.held_bytes
+        current.held_bytes = 0
 
 
 def too_large(max_bytes: int) -> Problem:
@@ -49,8 +77,8 @@ def too_large(max_bytes: int) -> Problem:
 def parse_json(body: bytes) -> Any:
     """The text as JSON; raises a 400 problem that says where it breaks."""
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
+        return loads_strict(body)
+    except ValueError as exc:
         raise Problem(
             400,
             "invalid_json",

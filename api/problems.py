@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException as FastApiHTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
@@ -56,8 +57,11 @@ def responses(**by_status: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-class Problem(Exception):
-    """An HTTP error with its problem document."""
+class Problem(FastApiHTTPException):
+    """An HTTP error with its problem document.
+
+    FastAPI's kind, as any other that is raised while it reads a body becomes a 400.
+    """
 
     def __init__(
         self,
@@ -68,11 +72,9 @@ class Problem(Exception):
         headers: dict[str, str] | None = None,
         **extra: Any,
     ) -> None:
-        super().__init__(detail)
+        super().__init__(status, detail, headers)
         self.status = status
         self.code = code
-        self.detail = detail
-        self.headers = headers
         self.extra = extra
 
     def document(self) -> dict[str, Any]:

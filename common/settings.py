@@ -192,12 +192,6 @@ class Settings(BaseSettings):
         description="Memory per process for bodies that arrive in pieces; above it more are "
         "answered 503.",
     )
-    max_json_values: int = Field(
-        500_000,
-        ge=100,
-        description="Most commas, braces and brackets in a JSON body: each may stand for a value "
-        "of 70 bytes in memory.",
-    )
     slow_request_seconds: float = Field(
         1.0,
         ge=0,

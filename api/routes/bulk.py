@@ -20,11 +20,13 @@ from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
 from api.auth import Principal, PrincipalDep
+from api.bodies import hold_bytes, release_bytes
 from api.cache_wishes import ANYTHING, cache_wish
 from api.deps import Services, ServicesDep
 from api.problems import Problem, from_fleet_error, validation_problem
 from api.result_cache import Hit
 from api.schemas import JobRequest
+from api.strict_json import loads_strict
 from common.errors import FleetError, InputStoreUnavailable, LaneFull
 from common.job import Job
 
@@ -122,18 +124,34 @@ class _Intake:
 
     async def _read(self, request: Request) -> None:
         limit = self._services.settings.max_body_bytes
-        rest = b""
+        rest = bytearray()
         async for chunk in request.stream():
-            *lines, rest = (rest + chunk).split(b"\n")
+            rest += chunk
+            if b"\n" in chunk:
+                *lines, last = bytes(rest).split(b"\n")
+                rest = bytearray(last)
+                release_bytes()
+                for line in lines:
+                    self._take(line, limit)
+                    if len(self._jobs) >= _JOBS_PER_TRIP or self._bytes >= _BYTES_PER_TRIP:
+                        await self._depart()
+            elif not self._may_hold(len(chunk)):
+                return
             if len(rest) > limit:
                 self._line += 1
                 self._refuse(413, "body_too_large", f"a line is longer than {limit} bytes")
                 return
-            for line in lines:
-                self._take(line, limit)
-                if len(self._jobs) >= _JOBS_PER_TRIP or self._bytes >= _BYTES_PER_TRIP:
-                    await self._depart()
-        self._take(rest, limit)
+        self._take(bytes(rest), limit)
+
+    def _may_hold(self, size: int) -> bool:
+        """Whether there is memory for more of a line that is not yet whole."""
+        try:
+            hold_bytes(size)
+        except Problem as problem:
+            self._line += 1
+            self._refuse(problem.status, problem.code, problem.detail)
+            return False
+        return True
 
     async def _depart(self) -> None:
         """Send what was read on its way; where no trip is free, wait for the oldest."""
@@ -152,16 +170,16 @@ class _Intake:
             self._refuse(413, "body_too_large", f"the line is longer than {limit} bytes")
             return
         try:
-            document = orjson.loads(line)
+            document = loads_strict(line)
             request = JobRequest.model_validate(document)
             job = self._services.submitter.prepare(request, self._principal, len(line), self._wish)
             self._jobs.append((self._line, job))
             self._bytes += len(line)
-        except orjson.JSONDecodeError as exc:
-            self._refuse(400, "invalid_json", f"the line is not valid JSON ({exc})")
         except ValidationError as exc:
             problem = validation_problem(exc.errors(include_url=False, include_input=False))
             self._refuse(problem.status, problem.code, problem.detail)
+        except ValueError as exc:
+            self._refuse(400, "invalid_json", f"the line is not valid JSON ({exc})")
         except FleetError as exc:
             problem = from_fleet_error(exc)
             self._refuse(problem.status, problem.code, problem.detail)

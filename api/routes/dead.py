@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.deps import Services, ServicesDep
 from api.problems import Problem
+from api.strict_route import StrictRoute
 
-router = APIRouter(prefix="/v1/dead", tags=["dead letters"])
+router = APIRouter(prefix="/v1/dead", tags=["dead letters"], route_class=StrictRoute)
 
 
 class DeadSelection(BaseModel):

@@ -9,9 +9,10 @@ from fastapi import APIRouter
 from api.deps import Services, ServicesDep
 from api.problems import Problem, responses
 from api.schemas import AliasTarget, ModelList, ModelView, Purged, Told
+from api.strict_route import StrictRoute
 from common.catalog import ModelSpec
 
-router = APIRouter(prefix="/v1", tags=["models"])
+router = APIRouter(prefix="/v1", tags=["models"], route_class=StrictRoute)
 
 
 @router.get("/models")
