@@ -10,7 +10,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from api import docs, problems
+from api import docs, openapi, problems
 from api.cors import allow_origins
 from api.deps import Services
 from api.door import Door
@@ -113,6 +113,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)
     app.include_router(bulk.router)
@@ -123,6 +124,7 @@ def create_app(
     app.include_router(dead.router)
     app.include_router(health.router)
     docs.install(app)
+    openapi.install(app)
 
     return app
 

@@ -86,12 +86,15 @@ def parse_json(body: bytes) -> Any:
         ) from exc
 
 
-def job_request(document: Any) -> JobRequest:
-    """The document as a job; raises a 422 problem that names the field."""
+def job_request(document: Any, *, strict: bool = True) -> JobRequest:
+    """The document as a job; raises a 422 problem that names the field.
+
+    Strictly, a number is no string and a boolean no number; a form's fields are strings.
+    """
     if not isinstance(document, dict):
         raise Problem(422, "invalid_request", 'send an object such as {"model": ..., "input": ...}')
     try:
-        return JobRequest.model_validate(document)
+        return JobRequest.model_validate(document, strict=strict)
     except ValidationError as exc:
         raise validation_problem(exc.errors(include_url=False, include_input=False)) from exc
 
@@ -117,7 +120,7 @@ async def multipart_job(request: Request, max_bytes: int) -> tuple[JobRequest, b
     }
     if "params" in document:
         document["params"] = parse_json(document["params"].encode())
-    return job_request({**document, "input": None}), await upload.read()
+    return job_request({**document, "input": None}, strict=False), await upload.read()
 
 
 RAW_TYPES = ("application/octet-stream", "text/plain")
@@ -150,5 +153,5 @@ async def raw_job(request: Request, max_bytes: int) -> tuple[JobRequest, bytes]:
     document: dict[str, Any] = dict(request.query_params)
     if "params" in document:
         document["params"] = parse_json(document["params"].encode())
-    job = job_request({**document, "input": None})
+    job = job_request({**document, "input": None}, strict=False)
     return job, await read_body(request, max_bytes)

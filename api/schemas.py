@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.links import job_links, open_links
 from api.result_cache import Hit
@@ -25,8 +25,13 @@ def _input_or_url(schema: dict[str, Any]) -> None:
     schema["oneOf"] = [{"required": ["input"]}, {"required": ["input_url"]}]
 
 
+def _whole(value: object) -> object:
+    """JSON knows one kind of number: 1.0 is an integer there."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class JobRequest(BaseModel):
-    """A job as JSON."""
+    """A job as JSON; validate strictly, but a form's fields, which are all strings."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_input_or_url)
 
@@ -44,7 +49,9 @@ class JobRequest(BaseModel):
         examples=["https://example.com/photo.jpg"],
     )
     params: dict[str, Any] = Field(default_factory=dict, description="What the model itself takes.")
-    priority: int = Field(0, ge=0, le=9, description="0 is served first, 9 last.")
+    priority: Annotated[int, BeforeValidator(_whole)] = Field(
+        0, ge=0, le=9, description="0 is served first, 9 last."
+    )
     cache: bool = Field(
         True,
         description="false: run it, whatever is kept for the same input, and keep nothing of it.",

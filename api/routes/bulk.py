@@ -39,7 +39,7 @@ _TRIPS = 2
 
 _BODY: dict[str, Any] = {
     "requestBody": {
-        "required": True,
+        "required": False,
         "description": "One job per line, each as for `POST /v1/jobs`.",
         "content": {_NDJSON: {"schema": {"type": "string"}}},
     }
@@ -171,7 +171,7 @@ class _Intake:
             return
         try:
             document = loads_strict(line)
-            request = JobRequest.model_validate(document)
+            request = JobRequest.model_validate(document, strict=True)
             job = self._services.submitter.prepare(request, self._principal, len(line), self._wish)
             self._jobs.append((self._line, job))
             self._bytes += len(line)

@@ -6,10 +6,26 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from api.deps import Services, ServicesDep
 from api.problems import Problem
 from api.strict_route import StrictRoute
+
+
+class _DeadId(Convertor[str]):
+    """Any word but the names of what can be done with letters."""
+
+    regex = "(?!(?:retry|purge)$)[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("dead_id", _DeadId())
 
 router = APIRouter(prefix="/v1/dead", tags=["dead letters"], route_class=StrictRoute)
 
@@ -40,7 +56,7 @@ async def list_dead(
     return await services.store.dead_letters(lane, offset=offset, limit=limit)
 
 
-@router.get("/{lane}/{job_id}")
+@router.get("/{lane}/{job_id:dead_id}")
 async def show_dead(lane: str, job_id: str, services: ServicesDep) -> dict[str, Any]:
     """One dead letter with its message as it was."""
     _known(services, lane)

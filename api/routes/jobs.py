@@ -27,7 +27,7 @@ from api.lookup import JobId, find_job, json_response, show_job, unknown_job
 from api.preferences import VARY, Asked, Preferences, asked_of
 from api.problems import Problem, responses
 from api.result_cache import Hit
-from api.schemas import JobRequest, JobView, hit_json, queued_json
+from api.schemas import MAX_DEADLINE_SECONDS, JobRequest, JobView, hit_json, queued_json
 from common.job import Job, JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -37,6 +37,7 @@ _NOT_KEPT = (
     "submit it again"
 )
 
+_SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DEADLINE_SECONDS}
 _REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -58,13 +59,14 @@ _REQUEST_BODY: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["model", "file"],
+                    "additionalProperties": False,
                     "properties": {
                         "model": {"type": "string"},
                         "file": {"type": "string", "format": "binary"},
-                        "params": {"type": "string", "description": "A JSON object."},
+                        "params": {"type": "object", "description": "As JSON."},
                         "priority": {"type": "integer", "minimum": 0, "maximum": 9},
-                        "deadline": {"type": "number"},
-                        "start_within": {"type": "number"},
+                        "deadline": _SECONDS,
+                        "start_within": _SECONDS,
                         "cache": {"type": "boolean"},
                     },
                 }

@@ -5,12 +5,28 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fastapi import APIRouter
+from starlette.convertors import Convertor, register_url_convertor
 
 from api.deps import Services, ServicesDep
 from api.problems import Problem, responses
 from api.schemas import AliasTarget, ModelList, ModelView, Purged, Told
 from api.strict_route import StrictRoute
 from common.catalog import ModelSpec
+
+
+class _Action(Convertor[str]):
+    """In the path, so that other words are other paths: a POST to `alias` is a 405."""
+
+    regex = "load|unload|warm"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("model_action", _Action())
 
 router = APIRouter(prefix="/v1", tags=["models"], route_class=StrictRoute)
 
@@ -32,7 +48,11 @@ async def get_model(name: str, services: ServicesDep) -> ModelView:
     return ModelView.of(name, spec, await services.store.workers())
 
 
-@router.post("/models/{name}/{action}", status_code=202, responses=responses(s404="No such model."))
+@router.post(
+    "/models/{name}/{action:model_action}",
+    status_code=202,
+    responses=responses(s404="No such model."),
+)
 async def ask_of_model(
     name: str, action: Literal["load", "unload", "warm"], services: ServicesDep
 ) -> Told:
@@ -55,7 +75,7 @@ async def purge_cache(name: str, services: ServicesDep) -> Purged:
 
 @router.put(
     "/models/{name}/alias",
-    responses=responses(s404="No such alias or model.", s422="Not an alias, or of another input."),
+    responses=responses(s404="No such alias or model.", s409="Not an alias, or of another input."),
 )
 async def move_alias(name: str, target: AliasTarget, services: ServicesDep) -> Told:
     """Point an alias at another model, without a job failing.
@@ -66,10 +86,10 @@ async def move_alias(name: str, target: AliasTarget, services: ServicesDep) -> T
     new = services.catalog.models.get(target.model) or services.catalog[target.model]
     if name not in services.catalog.aliases:
         detail = f"{name!r} is a model; only an alias of the catalog can be moved"
-        raise Problem(422, "not_an_alias", detail)
+        raise Problem(409, "not_an_alias", detail)
     if new.input != old.input:
         detail = f"{new.name!r} takes {new.input}, {name!r} takes {old.input}"
-        raise Problem(422, "other_input", detail)
+        raise Problem(409, "other_input", detail)
     return Told(model=new.name, workers=await services.store.move_alias(name, new.name))
 
 

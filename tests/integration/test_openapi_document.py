@@ -1,0 +1,99 @@
+"""The served OpenAPI document is true: schemathesis walks the API along it with all its checks.
+
+By hand, against an API that runs:
+
+    st --config-file tests/schemathesis.toml run http://127.0.0.1:8000/openapi.json -n 150
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from api.app import create_app
+from api.strict_route import StrictRoute
+from common.redis_server import RedisServer
+from common.settings import Settings
+from tests.support import ROOT, ApiProcess, Stack
+
+_CASES = re.compile(r"(\d[\d,]*) generated")
+
+
+@pytest.fixture(scope="module")
+def api(
+    embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiProcess]:
+    stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("openapi"))
+    stack.redis.flushall()
+    stack.worker("echo")
+    yield stack.api("echo")
+    stack.close()
+
+
+def walk(api: ApiProcess, examples: int, *more: str) -> tuple[int, str]:
+    """Have schemathesis walk the API; returns how many requests it made, and its summary."""
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli"),
+            *("--config-file", "tests/schemathesis.toml"),
+            *("run", f"{api.url}/openapi.json", "--max-examples", str(examples), *more),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    log = api.process.output()
+    assert run.returncode == 0, run.stdout[-12_000:] + run.stderr[-3_000:] + log[-3_000:]
+    assert "Traceback" not in log
+    found = _CASES.search(run.stdout)
+    assert found, run.stdout
+    return int(found.group(1).replace(",", "")), run.stdout[run.stdout.index("= SUMMARY") :]
+
+
+def test_a_short_walk_finds_nothing_undocumented(api: ApiProcess) -> None:
+    cases, _ = walk(api, 6, "--no-shrink")
+    assert cases > 200
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_thousand_examples_find_nothing_undocumented(api: ApiProcess) -> None:
+    cases, summary = walk(api, 150)
+    print(summary)
+    assert cases >= 2_000
+
+
+def test_every_link_leads_somewhere(api: ApiProcess) -> None:
+    document: dict[str, Any] = httpx.get(f"{api.url}/openapi.json").json()
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    known = [one["operationId"] for one in operations]
+    assert len(known) == len(set(known))
+    links = [
+        link
+        for operation in operations
+        for answer in operation["responses"].values()
+        for link in answer.get("links", {}).values()
+    ]
+    assert len(links) >= 4
+    assert {link["operationId"] for link in links} <= set(known)
+
+
+def test_every_body_that_fastapi_reads_is_read_strictly(tmp_path: Path) -> None:
+    settings = Settings(catalog=ROOT / "deploy" / "models.yaml", state_dir=tmp_path)
+    app = create_app(settings, "redis://127.0.0.1:1/0")
+    reading = [
+        route
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.body_field is not None
+    ]
+    assert reading
+    assert [route.path for route in reading if not isinstance(route, StrictRoute)] == []
