@@ -1,0 +1,194 @@
+"""Abuse costs the abuser: every attack is refused, and the API serves others meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Iterator
+
+import httpx
+import pytest
+
+from common.redis_server import RedisServer
+from tests.faults.abuse import (
+    CLOSED,
+    Target,
+    Watch,
+    answer_to,
+    chunked,
+    dribble,
+    gzip_bomb,
+    head,
+    job,
+    long_gif,
+    one_byte_chunks,
+    pixel_bomb,
+    post,
+)
+from tests.support import DATA, ApiProcess, Process, Stack
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+PATIENCE_SECONDS = 3
+DEPTH = 100_000
+GROWTH_MB = 64
+HEALTH_P99_MS = 100
+
+SMALL: dict[str, bytes] = {
+    "gzip bomb": post("/v1/jobs", JSON, gzip_bomb(1), "Content-Encoding: gzip"),
+    "gzip bomb to bulk": post("/v1/jobs/bulk", NDJSON, gzip_bomb(1), "Content-Encoding: gzip"),
+    "depth": post("/v1/jobs", JSON, job(b"[" * DEPTH + b"]" * DEPTH)),
+    "depth of a control body": post("/v1/dead/echo/retry", JSON, b'{"ids":' * DEPTH),
+    "NaN": post("/v1/jobs", JSON, job(b"NaN")),
+    "a number without end": post("/v1/jobs", JSON, job(b"9" * 1_000_000)),
+    "keys twice": post("/v1/jobs", JSON, b'{"model":"echo","model":"minilm","input":1}'),
+    "a million objects": post("/v1/jobs", JSON, job(b"[" + b"{}," * 1_000_000 + b"0]")),
+    "half a surrogate": post("/v1/jobs", JSON, job(b'"\\ud800"')),
+    "no UTF-8": post("/v1/jobs", JSON, job(b'"\xff\xfe"')),
+    "pickle": post("/v1/jobs", "application/x-python-serialize", b"\x80\x04K\x01."),
+    "a charset that is a codec": post(
+        "/v1/jobs",
+        "multipart/form-data; boundary=x; charset=zlib",
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\necho\r\n--x--\r\n',
+    ),
+    "a part with a large head": post(
+        "/v1/jobs", "multipart/form-data; boundary=x", b"--x\r\n" + b"A: " + b"a" * 10_000_000
+    ),
+    "10,000 parts": post(
+        "/v1/jobs",
+        "multipart/form-data; boundary=x",
+        b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n' * 10_000 + b"--x--\r\n",
+    ),
+    "model ../": post("/v1/jobs", JSON, job(b"1", b"../../etc/passwd")),
+    "model %2e%2e": post("/v1/jobs", JSON, job(b"1", b"%2e%2e%2fetc")),
+    "path ../": head("GET", "/v1/models/../../etc/passwd"),
+    "path %2e%2e": head("GET", "/v1/models/%2e%2e%2f%2e%2e%2fetc%2fpasswd"),
+    "NUL in an id": head("GET", "/v1/jobs/a%00b"),
+    "forged Host": post("/v1/jobs", JSON, job(b"1"), host="evil.example"),
+    "two Hosts": head("GET", "/v1/models", "Host: evil.example"),
+    "a huge head": head("GET", "/v1/models", "X: " + "a" * 1_000_000),
+    "a huge address": head("GET", "/v1/models?" + "a" * 1_000_000),
+    "many fields": head("GET", "/v1/models", *["X: a"] * 2_000),
+    "length and chunks": head(
+        "POST", "/v1/jobs", "Content-Length: 3", "Transfer-Encoding: chunked"
+    ),
+    "a line of its own": b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX\x00: b\r\n\r\n",
+}
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ApiProcess, Process]]:
+    stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("abuse"))
+    stack.redis.flushall()
+    worker = stack.worker("echo,text-detect")
+    api = stack.api(
+        "echo,text-detect",
+        LANEFLEET_HEADER_TIMEOUT_SECONDS=str(PATIENCE_SECONDS),
+        LANEFLEET_BODY_TIMEOUT_SECONDS=str(PATIENCE_SECONDS),
+    )
+    yield api, worker
+    stack.close()
+
+
+async def gather(attacks: dict[str, Awaitable[int]]) -> dict[str, int]:
+    return dict(zip(attacks, await asyncio.gather(*attacks.values()), strict=True))
+
+
+def refused(statuses: dict[str, int]) -> bool:
+    return all(status == CLOSED or 400 <= status < 500 for status in statuses.values())
+
+
+async def attack(target: Target, large_bytes: int, chunks: int, slow: int) -> dict[str, int]:
+    """Heads and bodies that dribble in, and meanwhile large bodies, tiny chunks and nonsense."""
+    seconds = PATIENCE_SECONDS * 4
+    unfinished = head("GET", "/v1/models")[:-2] + b"X: "
+    length = head("POST", "/v1/jobs", f"Content-Type: {JSON}", "Content-Length: 1000000")
+    large = {
+        "large": chunked("/v1/jobs", JSON, large_bytes),
+        "large form": chunked("/v1/jobs", "multipart/form-data; boundary=x", large_bytes),
+        "large to a control route": chunked("/v1/dead/echo/retry", JSON, large_bytes),
+        "large to nowhere": chunked("/nowhere", JSON, large_bytes),
+        "tiny chunks": one_byte_chunks("/v1/jobs", JSON, chunks),
+        "tiny chunks to nowhere": one_byte_chunks("/nowhere", JSON, chunks),
+    }
+    attacks: dict[str, Awaitable[int]] = {}
+    for index in range(slow):
+        attacks[f"slow head {index}"] = answer_to(target, dribble(unfinished, seconds))
+    for index in range(slow // 5):
+        attacks[f"slow body {index}"] = answer_to(target, dribble(length + b"{", seconds))
+    slowly = asyncio.create_task(gather(attacks))
+    quickly = await gather({name: answer_to(target, [raw]) for name, raw in SMALL.items()})
+    # One after the other: each may take as much memory as a body is allowed to.
+    hugely = {name: await answer_to(target, pieces) for name, pieces in large.items()}
+    return {**quickly, **hugely, **await slowly}
+
+
+def assert_withstood(
+    fleet: tuple[ApiProcess, Process], large_bytes: int, chunks: int, slow: int
+) -> None:
+    api, worker = fleet
+    target = Target.of(api.url)
+    with Watch(target, api.process.pid) as watch:
+        statuses = asyncio.run(attack(target, large_bytes, chunks, slow))
+    tally = Counter(statuses.values())
+    print(
+        f"{len(statuses)} attacks: {dict(tally)}; RSS +{watch.grown_mb:.0f} MB; "
+        f"/health p99 {watch.p99_ms:.1f} ms over {len(watch.latencies_ms)}"
+    )
+    assert refused(statuses), {
+        name: status for name, status in statuses.items() if not refused({name: status})
+    }
+    assert watch.grown_mb < GROWTH_MB
+    assert watch.p99_ms < HEALTH_P99_MS
+    assert worker.alive
+    assert api.process.alive
+    assert "Traceback" not in api.process.output()
+
+
+def test_attacks_are_refused_and_others_are_served(fleet: tuple[ApiProcess, Process]) -> None:
+    assert_withstood(fleet, large_bytes=200 * 2**20, chunks=100_000, slow=50)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_many_attacks_are_refused_and_others_are_served(
+    fleet: tuple[ApiProcess, Process],
+) -> None:
+    assert_withstood(fleet, large_bytes=2 * 2**30, chunks=1_000_000, slow=500)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "label"),
+    [
+        ("pixel bomb", pixel_bomb(), "image/png"),
+        ("10,000 frames", long_gif(), "image/gif"),
+        ("half a PNG", (DATA / "sign.png").read_bytes()[:2000], "image/png"),
+        ("no image", b"\x80\x04K\x01.", "image/png"),
+    ],
+)
+def test_a_hostile_image_fails_alone(
+    fleet: tuple[ApiProcess, Process], name: str, content: bytes, label: str
+) -> None:
+    api, worker = fleet
+    answer = httpx.post(
+        f"{api.url}/v1/jobs",
+        data={"model": "text-detect"},
+        files={"file": ("picture", content, label)},
+        headers={"Prefer": "wait=20"},
+        timeout=30,
+    )
+    document = answer.json()
+    outcome = document.get("state", answer.status_code)
+    print(name, outcome, json.dumps(document.get("error") or document.get("detail")))
+    assert outcome == "failed" or 400 <= answer.status_code < 500 or name == "10,000 frames"
+    assert worker.alive
+
+
+def test_the_worker_that_was_attacked_still_works(fleet: tuple[ApiProcess, Process]) -> None:
+    api, worker = fleet
+    assert worker.alive
+    record = api.client.submit("echo", "still here", wait=20)
+    assert record["state"] == "succeeded"
