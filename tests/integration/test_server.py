@@ -1,0 +1,282 @@
+"""The HTTP server: what every answer carries, what it logs, how it drains and is replaced."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from common.redis_server import RedisServer
+from tests.support import ApiProcess, Process, Stack, wait_until
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+JOB = {"model": "echo", "input": "hello"}
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ApiProcess, Process]]:
+    stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("server"))
+    stack.redis.flushall()
+    stack.environment["LANEFLEET_LOG_FORMAT"] = "json"
+    worker = stack.worker("echo")
+    api = stack.api(
+        "echo",
+        LANEFLEET_SLOW_REQUEST_SECONDS="0.000001",
+        LANEFLEET_CORS_ORIGINS="https://app.example",
+        LANEFLEET_ALLOWED_HOSTS="127.0.0.1, *.example",
+        LANEFLEET_MAX_CONCURRENT_REQUESTS="4",
+        LANEFLEET_MAX_CONNECTIONS="40",
+    )
+    yield api, worker
+    stack.close()
+
+
+@pytest.fixture(scope="module")
+def api(fleet: tuple[ApiProcess, Process]) -> ApiProcess:
+    return fleet[0]
+
+
+def events(process: Process, name: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in process.output().splitlines() if line.startswith("{")]
+    return [event for event in found if event["event"] == name]
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/nowhere", "/docs", "/v1/jobs"])
+def test_every_answer_says_what_it_took_and_is_not_sniffed(api: ApiProcess, path: str) -> None:
+    answer = httpx.get(api.url + path, headers={"X-Request-ID": "mine-1"})
+    assert float(answer.headers["x-process-time"]) < 5
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "server" not in answer.headers
+    assert ("content-security-policy" in answer.headers) == (path == "/docs")
+
+
+def test_the_hot_route_answers_with_the_same(api: ApiProcess) -> None:
+    answer = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers={"traceparent": TRACE})
+    assert answer.status_code == 202
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["traceparent"] == TRACE
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert float(answer.headers["x-process-time"]) < 5
+    assert "server" not in answer.headers
+    looked = httpx.get(api.url + answer.headers["location"])
+    assert looked.headers["cache-control"] == "no-store"
+    assert "traceparent" not in looked.headers
+
+
+def test_a_problem_names_the_request_and_so_does_the_log(api: ApiProcess) -> None:
+    answer = httpx.post(f"{api.url}/v1/jobs", json={}, headers={"X-Request-ID": "bad request"})
+    made = answer.json()["request_id"]
+    assert made == answer.headers["x-request-id"] != "bad request"
+    wait_until(
+        lambda: made in [event["request_id"] for event in events(api.process, "slow_request")]
+    )
+
+
+def test_a_slow_request_is_logged_without_what_it_carried(api: ApiProcess) -> None:
+    secret = {"model": "echo", "input": "do not tell"}
+    httpx.post(f"{api.url}/v1/jobs", json=secret, headers={"X-Request-ID": "slow-1"})
+    path = f"{api.url}/v1/jobs/none-such?wait=1"
+    httpx.get(path, headers={"X-Request-ID": "slow-2", "traceparent": TRACE})
+
+    def logged() -> dict[str, dict[str, Any]]:
+        found = {one["request_id"]: one for one in events(api.process, "slow_request")}
+        return found if {"slow-1", "slow-2"} <= found.keys() else {}
+
+    found = wait_until(logged)
+    assert (found["slow-1"]["route"], found["slow-1"]["status"]) == ("/v1/jobs", 202)
+    assert (found["slow-2"]["route"], found["slow-2"]["status"]) == ("/v1/jobs/{job_id}", 404)
+    assert found["slow-2"]["trace_id"] == TRACE[3:35]
+    assert "do not tell" not in api.process.output()
+    assert "none-such" not in api.process.output()
+
+
+def test_the_time_that_a_client_chose_to_wait_is_not_held_against_it(api: ApiProcess) -> None:
+    headers = {"Prefer": "wait=5", "X-Request-ID": "waited-1"}
+    began = time.monotonic()
+    httpx.post(f"{api.url}/v1/jobs", json=JOB | {"start_within": 60}, headers=headers)
+    took_ms = (time.monotonic() - began) * 1000
+
+    def logged() -> dict[str, Any] | None:
+        found = events(api.process, "slow_request")
+        return next((one for one in found if one["request_id"] == "waited-1"), None)
+
+    event = wait_until(logged)
+    assert 0 < event["waited_ms"] < took_ms
+    assert event["ms"] + event["waited_ms"] < took_ms + 1
+
+
+def test_a_trace_reaches_the_workers_log(fleet: tuple[ApiProcess, Process]) -> None:
+    api, worker = fleet
+    headers = {"traceparent": TRACE, "Prefer": "wait=10"}
+    job = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers=headers).json()
+
+    def logged() -> dict[str, Any] | None:
+        found = events(worker, "job_settled")
+        return next((one for one in found if one["job_id"] == job["id"]), None)
+
+    assert wait_until(logged)["trace_id"] == TRACE[3:35]
+
+
+def test_a_forged_host_is_turned_away(api: ApiProcess) -> None:
+    for host in ("evil.com", "127.0.0.1.evil.com"):
+        answer = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers={"Host": host})
+        assert answer.status_code == 421
+    answer = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers={"Host": "api.example"})
+    assert answer.status_code == 202
+    assert answer.headers["location"].startswith("/v1/jobs/")
+    assert "api.example" not in answer.text
+
+
+def test_only_named_origins_may_call(api: ApiProcess) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "prefer"}
+    for origin, allowed in (("https://app.example", True), ("https://evil.example", False)):
+        preflight = httpx.options(f"{api.url}/v1/jobs", headers={"Origin": origin, **asked})
+        assert (preflight.headers.get("access-control-allow-origin") == origin) is allowed
+        answer = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers={"Origin": origin})
+        assert ("access-control-allow-origin" in answer.headers) is allowed
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_compressed_and_doubtful_bodies_are_refused(api: ApiProcess) -> None:
+    for headers, body, status in (
+        ({"Content-Encoding": "gzip"}, b"{}", 415),
+        ({}, b'{"model":"echo","input":1,"input":2}', 400),
+        ({}, b'{"model":"echo","input":' + b"[" * 300 + b"]" * 300 + b"}", 400),
+        ({}, b'{"model":"echo","input":1,"priority":true}', 422),
+    ):
+        json_type = {"Content-Type": "application/json"}
+        answer = httpx.post(f"{api.url}/v1/jobs", content=body, headers=headers | json_type)
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            status,
+            "application/problem+json",
+        )
+
+
+def test_more_requests_than_may_be_under_way_are_told_to_come_again(api: ApiProcess) -> None:
+    begun = b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n"
+    held = [connected(api) for _ in range(4)]
+    for one in held:
+        one.sendall(begun + b"Content-Type: application/json\r\n\r\n{")
+    refused = wait_until(
+        lambda: answer if (answer := submit(api)).status_code == 503 else None, 5, "a refusal"
+    )
+    assert refused.headers["retry-after"] == "1"
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert httpx.get(f"{api.url}/health").status_code == 200
+    for one in held:
+        one.close()
+    wait_until(lambda: submit(api).status_code == 202, 5, "room for a request")
+
+
+def submit(api: ApiProcess) -> httpx.Response:
+    return httpx.post(f"{api.url}/v1/jobs", json=JOB)
+
+
+def connected(api: ApiProcess) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", httpx.URL(api.url).port or 0), timeout=5)
+
+
+def test_idle_connections_make_room_for_new_ones(api: ApiProcess) -> None:
+    held = []
+    try:
+        for _ in range(60):
+            one = connected(api)
+            one.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert one.recv(4096).startswith(b"HTTP/1.1 200")
+            held.append(one)
+        assert httpx.get(f"{api.url}/health").status_code == 200
+    finally:
+        for one in held:
+            one.close()
+
+
+def test_sigterm_answers_those_who_wait_and_ends_with_status_0(stack: Stack) -> None:
+    api = stack.api("echo")  # and no worker
+    answers: list[httpx.Response] = []
+
+    def wait_for_it() -> None:
+        headers = {"Prefer": "wait=30"}
+        answers.append(httpx.post(f"{api.url}/v1/jobs", json=JOB, headers=headers, timeout=40))
+
+    waiters = [threading.Thread(target=wait_for_it) for _ in range(20)]
+    for waiter in waiters:
+        waiter.start()
+    lane = stack.redis
+    wait_until(lambda: lane.llen("echo") == 20, what="20 jobs queued")
+    began = time.monotonic()
+    assert api.process.stop() == 0
+    took = time.monotonic() - began
+    for waiter in waiters:
+        waiter.join(5)
+    assert took < 5
+    assert [answer.status_code for answer in answers] == [202] * 20
+    assert {answer.json()["state"] for answer in answers} == {"queued"}
+
+
+def test_processes_that_share_a_port_are_replaced_without_a_refusal(stack: Stack) -> None:
+    api = stack.api(
+        "echo",
+        LANEFLEET_API_WORKERS="2",
+        LANEFLEET_MAX_REQUESTS="60",
+        LANEFLEET_MAX_REQUESTS_JITTER="20",
+        LANEFLEET_LOG_FORMAT="json",
+    )
+    with httpx.Client(base_url=api.url, timeout=20) as client:
+        statuses = set()
+        for _ in range(400):
+            statuses.add(retried(client).status_code)
+    assert statuses == {202}
+    started = events(api.process, "api_process_started")
+    drained = events(api.process, "api_process_draining")
+    assert len(drained) >= 2
+    assert len(started) >= 2 + len(drained) - 1
+    assert api.process.stop() == 0
+    assert all(not alive(event["pid"]) for event in started)
+
+
+def retried(client: httpx.Client) -> httpx.Response:
+    """A kept connection may end as its process does; a new one may not be refused."""
+    try:
+        return client.post("/v1/jobs", json=JOB)
+    except (httpx.RemoteProtocolError, httpx.ReadError):
+        return client.post("/v1/jobs", json=JOB)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 - it may vanish
+            return stat.read().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_process_that_is_killed_is_started_again(stack: Stack) -> None:
+    import os
+    import signal
+
+    api = stack.api("echo", LANEFLEET_API_WORKERS="2", LANEFLEET_LOG_FORMAT="json")
+    victim = events(api.process, "api_process_started")[0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(events(api.process, "api_process_started")) == 3, what="a third process")
+    assert httpx.get(f"{api.url}/health").status_code == 200
+    assert api.process.stop() == 0
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(stack: Stack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        process = stack._start(
+            "api", ["-m", "api"], "echo", {"LANEFLEET_PORT": port, "LANEFLEET_API_WORKERS": "2"}
+        )
+        assert process.popen.wait(30) == 2
+    assert "cannot listen on 127.0.0.1" in process.output()
