@@ -27,6 +27,8 @@ from common.settings import Settings
 log = structlog.get_logger(__name__)
 
 _LINGER_SECONDS = 2.0
+_FIRST_REQUEST_SECONDS = 0.5
+"""How long a connection that was just made may take to bring its request while we drain."""
 _LINGER_BYTES = 16 * 1024 * 1024
 _BARREN_BYTES = 65_536
 """Most bytes of a chunked body in which no byte of content comes: trailers, extensions."""
@@ -94,6 +96,7 @@ class Connection(HttpToolsProtocol):
         """Bytes of the body's content."""
         self._barren = 0
         self._refusal: Problem | None = None
+        self._draining = False
         self._linger_until: float | None = None
         self._lingered = 0
         self._body_window: tuple[float, int] | None = None
@@ -163,6 +166,8 @@ class Connection(HttpToolsProtocol):
                 raise Refused
         self._head_bytes = self._fed
         super().on_headers_complete()
+        if self._draining:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Some content."""
@@ -180,6 +185,18 @@ class Connection(HttpToolsProtocol):
         if self._refusal is None:
             self._refusal = Problem(400, "bad_request", "this is not a valid HTTP/1.1 request")
         self._refuse(self._refusal)
+
+    def shutdown(self) -> None:
+        """The process drains: end when idle, but not before a first request that is on its way."""
+        if self.cycle is None and not self.transport.is_closing():
+            self._draining = True
+            self.loop.call_later(_FIRST_REQUEST_SECONDS, self._end_if_fresh)
+        else:
+            super().shutdown()
+
+    def _end_if_fresh(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Whoever asks for an upgrade gets HTTP/1.1, which needs no word in the log."""
