@@ -45,10 +45,12 @@ class Front:
 
     def __init__(self, settings: Settings, redis_url: str) -> None:
         self.draining = asyncio.Event()
-        inner: ASGIApp = HotSubmit(create_app(settings, redis_url, self.draining))
-        if settings.cors_origins:
-            inner = allow_origins(inner, settings.cors_origins)
-        self.app: ASGIApp = Door(inner, settings)
+        whole = create_app(settings, redis_url, self.draining)
+        hot = HotSubmit(whole)
+        if settings.cors_origins:  # which jobs need as well
+            self.app: ASGIApp = Door(allow_origins(hot, settings.cors_origins), settings)
+        else:
+            self.app = Door(whole, settings, hot)
 
 
 def create_app(

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from itertools import count
 from os import urandom
 from time import perf_counter
@@ -38,18 +37,19 @@ class BodyBudget:
         return True
 
 
-@dataclass(slots=True)
 class RequestContext:
-    """One request."""
+    """One request. Without slots, so that what most never set costs nothing to make."""
 
-    request_id: str
-    traceparent: str
-    """Valid, or empty."""
-    budget: BodyBudget
     held_bytes: int = 0
     """Taken from the budget, until the request is answered."""
     waited_seconds: float = 0.0
     """Spent waiting because the client asked to."""
+
+    def __init__(self, request_id: str, traceparent: str, budget: BodyBudget) -> None:
+        self.request_id = request_id
+        self.traceparent = traceparent
+        """Valid, or empty."""
+        self.budget = budget
 
 
 CURRENT: ContextVar[RequestContext | None] = ContextVar("lanefleet_request", default=None)
@@ -59,7 +59,7 @@ def request_id_of(header: bytes | None) -> str:
     """The client's id for the request where it is a sane one, else a new one."""
     if header and _SANE_ID.fullmatch(header):
         return header.decode()
-    return f"{_PROCESS}{next(_NUMBERS):08x}"
+    return f"{_PROCESS}-{next(_NUMBERS)}"
 
 
 def current_traceparent() -> str:

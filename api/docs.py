@@ -29,6 +29,7 @@ def install(app: FastAPI) -> None:
         page = get_swagger_ui_html(openapi_url=f"{root}{app.openapi_url}", title=app.title)
         policy = policy_for(bytes(page.body).decode())
         page.headers["Content-Security-Policy"] = policy
+        page.headers["Referrer-Policy"] = "no-referrer"
         return page
 
     @app.get("/", include_in_schema=False)

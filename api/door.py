@@ -2,8 +2,8 @@
 
 The hot route goes past FastAPI's middlewares, so what all answers share is done
 here, in one layer around both: the request's id and trace, the Host check, the
-bound on requests under way, the time it took. Written as one function on purpose:
-each layer of its own would cost every request another coroutine per message.
+bound on requests under way, the time it took. It is one layer on purpose: each
+would cost every request another coroutine per message.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from time import perf_counter
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.context import CURRENT, BodyBudget, RequestContext, request_id_of
 from api.hosts import AllowedHosts
+from api.hot import PATH, HotSubmit
 from api.problems import Problem
 from common.settings import Settings
 from common.trace import read_traceparent
@@ -27,10 +29,14 @@ _ALWAYS_ANSWERED = frozenset(("/health", "/ready", "/metrics"))
 
 
 class Door:
-    """The application, with what holds for every request around it."""
+    """The application, with what holds for every request around it.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    With a hot route, jobs go straight to it, and their answers need no layer at all.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, hot: HotSubmit | None = None) -> None:
         self._app = app
+        self._hot = hot
         self._hosts = AllowedHosts(settings.allowed_hosts, settings.host)
         self._budget = BodyBudget(settings.max_body_memory_bytes)
         self._most = settings.max_concurrent_requests
@@ -48,33 +54,26 @@ class Door:
             if name in _READ:
                 hosts += name == b"host"
                 seen[name] = value
-        traceparent = read_traceparent(seen.get(b"traceparent"))
         request = RequestContext(
-            request_id_of(seen.get(b"x-request-id")), traceparent, self._budget
+            request_id_of(seen.get(b"x-request-id")),
+            read_traceparent(seen.get(b"traceparent")),
+            self._budget,
         )
         CURRENT.set(request)
-        status = 0
-
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                nonlocal status
-                status = message["status"]
-                message["headers"] = headers = [
-                    *message["headers"],
-                    (b"x-request-id", request.request_id.encode()),
-                    (b"x-process-time", b"%.6f" % (perf_counter() - began)),
-                ]
-                if traceparent:
-                    headers.append((b"traceparent", traceparent.encode()))
-            await send(message)
-
         self._under_way += 1
+        status = 0
         try:
             refusal = self._refusal(scope, seen, hosts)
-            if refusal is None:
-                await self._app(scope, receive, answer)
+            if refusal is not None:
+                response: Response = refusal.response()
+            elif self._hot is not None and self._hot.takes(scope):
+                response = await self._hot.answer(scope, receive)
             else:
-                await refusal.response()(scope, receive, answer)
+                status = await self._pass_on(scope, receive, send, request, began)
+                return
+            status = response.status_code
+            response.raw_headers += _fields(request, began)
+            await response(scope, receive, send)
         finally:
             self._under_way -= 1
             self._budget.left += request.held_bytes
@@ -82,7 +81,23 @@ class Door:
             if seconds > self._slow_seconds:
                 _log_slow(scope, status, seconds, request)
 
+    async def _pass_on(
+        self, scope: Scope, receive: Receive, send: Send, request: RequestContext, began: float
+    ) -> int:
+        status = 0
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                nonlocal status
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_fields(request, began)]
+            await send(message)
+
+        await self._app(scope, receive, answer)
+        return status
+
     def _refusal(self, scope: Scope, seen: dict[bytes, bytes], hosts: int) -> Problem | None:
+        """What to answer instead, where the request may not pass."""
         host = seen.get(b"host")
         if hosts != 1 and (hosts or scope["http_version"] == "1.1"):
             return Problem(400, "bad_request", "send exactly one Host header")
@@ -109,13 +124,23 @@ class Door:
         return None
 
 
+def _fields(request: RequestContext, began: float) -> list[tuple[bytes, bytes]]:
+    fields = [
+        (b"x-request-id", request.request_id.encode()),
+        (b"x-process-time", b"%.6f" % (perf_counter() - began)),
+    ]
+    if request.traceparent:
+        fields.append((b"traceparent", request.traceparent.encode()))
+    return fields
+
+
 def _log_slow(scope: Scope, status: int, seconds: float, request: RequestContext) -> None:
     """Of a slow request: its route's template, never what it carried."""
     route = scope.get("route")
     log.warning(
         "slow_request",
         method=scope["method"],
-        route=getattr(route, "path", None) or scope.get("lanefleet.route", "(none)"),
+        route=getattr(route, "path", None) or (PATH if scope["path"] == PATH else "(none)"),
         status=status,
         ms=round(seconds * 1000, 1),
         waited_ms=round(request.waited_seconds * 1000, 1),

@@ -9,13 +9,13 @@ takes what is not recognised here, a path behind an unusual mount say.
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from api.problems import UNEXPECTED_STATUS, response_for
+from api.problems import response_for
 from api.routes.jobs import take_job
 
-_PATH = "/v1/jobs"
+PATH = "/v1/jobs"
 
 
 class HotSubmit:
@@ -25,22 +25,22 @@ class HotSubmit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _is_submit(scope):
+        if self.takes(scope):
+            response = await self.answer(scope, receive)
+            await response(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
-        scope["lanefleet.route"] = _PATH
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether this is a request for the short way."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return False
+        path, root = scope["path"], scope.get("root_path")
+        return bool(path == (root + PATH if root else PATH))
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
+        """The answer to a job; an error that nobody expected is logged and is one too."""
         try:
-            response = await take_job(Request(scope, receive), self._app.state.services)
-        except Exception as exc:
-            response = response_for(exc)
-            if response.status_code == UNEXPECTED_STATUS:
-                await response(scope, receive, send)
-                raise  # the server logs it, and closes the connection
-        await response(scope, receive, send)
-
-
-def _is_submit(scope: Scope) -> bool:
-    if scope["type"] != "http" or scope["method"] != "POST":
-        return False
-    path: str = scope["path"]
-    return path == f"{scope.get('root_path', '')}{_PATH}"
+            return await take_job(Request(scope, receive), self._app.state.services)
+        except Exception as exc:  # noqa: BLE001 - nothing behind us would make a document of it
+            return response_for(exc)

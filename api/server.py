@@ -25,7 +25,8 @@ log = structlog.get_logger(__name__)
 _SPARE_FILES = 256
 """Descriptors that are not for clients: Redis, logs, temporary files, the listener."""
 _SWEEP_SECONDS = 1.0
-_HEADERS = [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer")]
+_HEADERS = [("x-content-type-options", "nosniff")]
+"""On every answer, a 400 of the parser's as well; each costs 0.7 us."""
 
 
 class Server(uvicorn.Server):

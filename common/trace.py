@@ -16,6 +16,8 @@ _TRACEPARENT = re.compile(
 
 def read_traceparent(value: object) -> str:
     """The header as it came, or an empty string when it is not valid."""
+    if not value:
+        return ""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     if not isinstance(value, str):

