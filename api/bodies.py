@@ -150,7 +150,9 @@ def is_raw(content_type: str) -> bool:
 
 async def raw_job(request: Request, max_bytes: int) -> tuple[JobRequest, bytes]:
     """The query parameters as a job, and the body as its input."""
-    document: dict[str, Any] = dict(request.query_params)
+    document: dict[str, Any] = {
+        name: value for name, value in request.query_params.items() if value
+    }
     if "params" in document:
         document["params"] = parse_json(document["params"].encode())
     job = job_request({**document, "input": None}, strict=False)

@@ -45,8 +45,9 @@ def unknown_job(job_id: str) -> Problem:
 def json_response(
     body: bytes, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """JSON that is already text."""
-    return Response(body, status, headers, media_type="application/json")
+    """A job as JSON that is already text: its owner's, of the moment, and nobody's to keep."""
+    kept = {**(headers or {}), "Cache-Control": "no-store"}
+    return Response(body, status, kept, media_type="application/json")
 
 
 async def show_job(

@@ -28,12 +28,13 @@ _WITH_BODY = responses(
     s415="Not a content type or encoding that is taken.",
     s422="A field is missing or wrong.",
 )
-_JOB = {"job_id": "$response.body#/id"}
+_SAME_JOB = {"job_id": "$request.path.job_id"}
 _LINKS: dict[str, dict[str, dict[str, str]]] = {
-    "submit_job": {"get_job": _JOB, "cancel_job": _JOB},
-    "get_job": {"cancel_job": {"job_id": "$request.path.job_id"}},
-    "cancel_job": {"get_job": {"job_id": "$request.path.job_id"}},
+    "get_job": {"cancel_job": _SAME_JOB, "get_job_result": _SAME_JOB},
+    "cancel_job": {"get_job": _SAME_JOB, "retry_job": _SAME_JOB},
+    "retry_job": {"get_job": _SAME_JOB},
 }
+"""What follows from an answer, where the route does not say so itself."""
 
 
 def operation_id(route: APIRoute) -> str:
@@ -88,4 +89,4 @@ def _add_links(operation: dict[str, Any], known: set[str]) -> None:
     }
     for status, answer in operation["responses"].items():
         if links and status.startswith("2"):
-            answer["links"] = links
+            answer.setdefault("links", links)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 
 from api.auth import PrincipalDep
 from api.deps import ServicesDep
@@ -15,6 +16,17 @@ from api.lookup import json_response
 from api.problems import responses
 from api.schemas import JobList, JobView, ListLinks
 from common.job import JobState
+
+
+def _no_number(value: object) -> object:
+    """pydantic would take seconds and milliseconds since 1970 for a date too."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        raise ValueError("give the date and time as RFC 3339 does")
+    return value
+
+
+_NUMBER = re.compile(r"[-+.\d]*")
+Moment = Annotated[AwareDatetime, BeforeValidator(_no_number)]
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -31,10 +43,10 @@ async def list_jobs(
     model: Annotated[str, Query(max_length=200, description="Only jobs of this model.")] = "",
     state: Annotated[JobState | None, Query(description="Only jobs in this state now.")] = None,
     created_after: Annotated[
-        AwareDatetime | None, Query(description="Only jobs queued then or later (RFC 3339).")
+        Moment | None, Query(description="Only jobs queued then or later (RFC 3339).")
     ] = None,
     created_before: Annotated[
-        AwareDatetime | None, Query(description="Only jobs queued then or earlier (RFC 3339).")
+        Moment | None, Query(description="Only jobs queued then or earlier (RFC 3339).")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs in one page.")] = 50,
     cursor: Annotated[

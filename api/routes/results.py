@@ -92,7 +92,7 @@ def _ending(record: JobRecord) -> Problem:
         200: {
             "description": "Events `queued`, `running` and the terminal state; each carries the "
             "job as JSON. The stream ends with the terminal one.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {}},
         },
         204: {"description": "The last event was heard already; do not connect again."},
         **responses(s404="No such job.", s503="Too many streams are open here."),

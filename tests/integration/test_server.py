@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import httpx
@@ -16,7 +17,12 @@ from common.redis_server import RedisServer
 from tests.support import ApiProcess, Process, Stack, wait_until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-JOB = {"model": "echo", "input": "hello"}
+_NUMBERS = count()
+
+
+def job() -> dict[str, Any]:
+    """A job unlike any before, so that no cache answers it."""
+    return {"model": "echo", "input": f"hello {next(_NUMBERS)}"}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def test_every_answer_says_what_it_took_and_is_not_sniffed(api: ApiProcess, path
 
 
 def test_the_hot_route_answers_with_the_same(api: ApiProcess) -> None:
-    answer = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers={"traceparent": TRACE})
+    answer = httpx.post(f"{api.url}/v1/jobs", json=job(), headers={"traceparent": TRACE})
     assert answer.status_code == 202
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["traceparent"] == TRACE
@@ -103,7 +109,7 @@ def test_a_slow_request_is_logged_without_what_it_carried(api: ApiProcess) -> No
 def test_the_time_that_a_client_chose_to_wait_is_not_held_against_it(api: ApiProcess) -> None:
     headers = {"Prefer": "wait=5", "X-Request-ID": "waited-1"}
     began = time.monotonic()
-    httpx.post(f"{api.url}/v1/jobs", json=JOB | {"start_within": 60}, headers=headers)
+    httpx.post(f"{api.url}/v1/jobs", json=job() | {"start_within": 60}, headers=headers)
     took_ms = (time.monotonic() - began) * 1000
 
     def logged() -> dict[str, Any] | None:
@@ -118,20 +124,20 @@ def test_the_time_that_a_client_chose_to_wait_is_not_held_against_it(api: ApiPro
 def test_a_trace_reaches_the_workers_log(fleet: tuple[ApiProcess, Process]) -> None:
     api, worker = fleet
     headers = {"traceparent": TRACE, "Prefer": "wait=10"}
-    job = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers=headers).json()
+    sent = httpx.post(f"{api.url}/v1/jobs", json=job(), headers=headers).json()
 
     def logged() -> dict[str, Any] | None:
         found = events(worker, "job_settled")
-        return next((one for one in found if one["job_id"] == job["id"]), None)
+        return next((one for one in found if one["job_id"] == sent["id"]), None)
 
     assert wait_until(logged)["trace_id"] == TRACE[3:35]
 
 
 def test_a_forged_host_is_turned_away(api: ApiProcess) -> None:
     for host in ("evil.com", "127.0.0.1.evil.com"):
-        answer = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers={"Host": host})
+        answer = httpx.post(f"{api.url}/v1/jobs", json=job(), headers={"Host": host})
         assert answer.status_code == 421
-    answer = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers={"Host": "api.example"})
+    answer = httpx.post(f"{api.url}/v1/jobs", json=job(), headers={"Host": "api.example"})
     assert answer.status_code == 202
     assert answer.headers["location"].startswith("/v1/jobs/")
     assert "api.example" not in answer.text
@@ -142,7 +148,7 @@ def test_only_named_origins_may_call(api: ApiProcess) -> None:
     for origin, allowed in (("https://app.example", True), ("https://evil.example", False)):
         preflight = httpx.options(f"{api.url}/v1/jobs", headers={"Origin": origin, **asked})
         assert (preflight.headers.get("access-control-allow-origin") == origin) is allowed
-        answer = httpx.post(f"{api.url}/v1/jobs", json=JOB, headers={"Origin": origin})
+        answer = httpx.post(f"{api.url}/v1/jobs", json=job(), headers={"Origin": origin})
         assert ("access-control-allow-origin" in answer.headers) is allowed
         assert "access-control-allow-credentials" not in answer.headers
 
@@ -179,7 +185,7 @@ def test_more_requests_than_may_be_under_way_are_told_to_come_again(api: ApiProc
 
 
 def submit(api: ApiProcess) -> httpx.Response:
-    return httpx.post(f"{api.url}/v1/jobs", json=JOB)
+    return httpx.post(f"{api.url}/v1/jobs", json=job())
 
 
 def connected(api: ApiProcess) -> socket.socket:
@@ -206,7 +212,7 @@ def test_sigterm_answers_those_who_wait_and_ends_with_status_0(stack: Stack) -> 
 
     def wait_for_it() -> None:
         headers = {"Prefer": "wait=30"}
-        answers.append(httpx.post(f"{api.url}/v1/jobs", json=JOB, headers=headers, timeout=40))
+        answers.append(httpx.post(f"{api.url}/v1/jobs", json=job(), headers=headers, timeout=40))
 
     waiters = [threading.Thread(target=wait_for_it) for _ in range(20)]
     for waiter in waiters:
@@ -247,9 +253,9 @@ def test_processes_that_share_a_port_are_replaced_without_a_refusal(stack: Stack
 def retried(client: httpx.Client) -> httpx.Response:
     """A kept connection may end as its process does; a new one may not be refused."""
     try:
-        return client.post("/v1/jobs", json=JOB)
+        return client.post("/v1/jobs", json=job())
     except (httpx.RemoteProtocolError, httpx.ReadError):
-        return client.post("/v1/jobs", json=JOB)
+        return client.post("/v1/jobs", json=job())
 
 
 def alive(pid: int) -> bool:
