@@ -78,6 +78,9 @@ def _add_answers(path: str, operation: dict[str, Any]) -> None:
         shared |= _WITH_BODY
     if operation.get("parameters"):
         shared |= _WITH_PARAMETERS
+    for answer in answers.values():
+        # FastAPI says that it is a string, which would be said of each of its events.
+        answer.get("content", {}).get("text/event-stream", {}).pop("schema", None)
     operation["responses"] = dict(sorted({**shared, **answers}.items()))
 
 

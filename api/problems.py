@@ -9,12 +9,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import HTTPException as FastApiHTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
 
+from api.allow import methods_of
 from api.context import CURRENT
 from common.errors import (
     FleetError,
@@ -161,23 +160,13 @@ def _from_redis(exc: RedisError) -> Problem:
     )
 
 
-def _allowed(app: FastAPI, request: Request) -> str:
-    """All methods of the path; each route knows of its own only."""
-    routes = [route for route in app.routes if isinstance(route, APIRoute)]
-    path = next(
-        (route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None
-    )
-    methods = {method for route in routes if route.path == path for method in route.methods or ()}
-    return ", ".join(sorted(methods))
-
-
 def install(app: FastAPI) -> None:
     """Turn every error that leaves a route into a problem document."""
 
     async def handle(request: Request, exc: Exception) -> JSONResponse:
         answer = response_for(exc)
-        if answer.status_code == _METHOD_NOT_ALLOWED:
-            answer.headers["Allow"] = _allowed(app, request)
+        if answer.status_code == _METHOD_NOT_ALLOWED and (allowed := methods_of(app, request)):
+            answer.headers["Allow"] = allowed
         return answer
 
     for kind in (

@@ -1,0 +1,34 @@
+"""Which methods a path takes, for the `Allow` header of a 405.
+
+Each route knows of its own only, and where an id might as well be the name of an action,
+the first that matches may be the wrong one; the OpenAPI document knows them all.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from fastapi import FastAPI, Request
+
+_PARAMETER = re.compile(r"\\\{\w+\\\}")
+_METHODS = frozenset(("get", "post", "put", "patch", "delete"))
+
+
+def methods_of(app: FastAPI, request: Request) -> str:
+    """The methods of the request's path, comma-separated; empty where it is not documented."""
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    return next((allow for pattern, allow in _table(app) if pattern.fullmatch(path)), "")
+
+
+@cache
+def _table(app: FastAPI) -> list[tuple[re.Pattern[str], str]]:
+    """Patterns of the paths, those with fewest parameters first, and the methods of each."""
+    paths = app.openapi()["paths"]
+    return [
+        (
+            re.compile(_PARAMETER.sub("[^/]+", re.escape(path))),
+            ", ".join(sorted(method.upper() for method in paths[path] if method in _METHODS)),
+        )
+        for path in sorted(paths, key=lambda path: path.count("{"))
+    ]
