@@ -10,10 +10,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from common.catalog import ModelSpec
+from worker.transfer import Later
 
 
 class Recorder:
@@ -154,3 +156,45 @@ def lie_about(names: Mapping[str, Sequence[Sequence[str]]]) -> None:
         ]
 
     socket.getaddrinfo = resolve
+
+
+class Flying:
+    """A device that works by itself, one batch after the other, `batch_ms` each.
+
+    Answers how many batches were in flight when its own was started. params:
+    fail_later (the device fails), fail_now (the start of the batch does).
+    """
+
+    def load(self, spec: ModelSpec, device: str) -> None:
+        self._seconds = spec.options.get("batch_ms", 0) / 1000
+        self._device = ThreadPoolExecutor(1)
+        self._in_flight = 0
+
+    def decode(self, value: Any, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        return params
+
+    def cost(self, item: Any) -> float:
+        return 1.0
+
+    def infer(self, items: Sequence[Mapping[str, Any]]) -> Later:
+        if any(params.get("fail_now") for params in items):
+            raise RuntimeError("CUDA out of memory (on request)")
+        self._in_flight += 1
+        flight = self._device.submit(self._run, list(items), self._in_flight)
+
+        def wait() -> list[int]:
+            try:
+                return flight.result()
+            finally:
+                self._in_flight -= 1
+
+        return Later(flight.done, wait, lambda: self._seconds)
+
+    def _run(self, items: list[Mapping[str, Any]], in_flight: int) -> list[int]:
+        time.sleep(self._seconds)
+        if any(params.get("fail_later") for params in items):
+            raise ValueError("the device failed")
+        return [in_flight] * len(items)
+
+    def encode(self, output: Any) -> Any:
+        return output

@@ -39,6 +39,7 @@ from worker.model_host import Errand, ModelHost
 from worker.pipeline import Execution
 from worker.runner import Runner
 from worker.stages import DeviceTime, Idle, Passage
+from worker.transfer import Later
 from worker.turns import Candidate, Turns
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,8 @@ log = structlog.get_logger(__name__)
 _LOOK_AGAIN_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 _REDIS_PAUSE_SECONDS = 0.2
+_LOOK_AT_DEVICE_SECONDS = 1e-3
+"""How often a device that works by itself is asked whether it is done."""
 _MAX_UNPUBLISHED = 4
 """Batches that may wait for the finisher; with more, memory would grow without a bound."""
 _CACHE_GRACE_SECONDS = 1.0
@@ -174,20 +177,26 @@ class Engine:
         """Note a successful round trip to Redis."""
         self.last_round_trip = time.monotonic()
 
-    def take_work(self) -> Work | None:
+    def take_work(self, on_device: Later | None = None) -> Work | None:
         """Block until the device has something to do; None when it is time to stop.
 
-        Either a batch of a lane, or an errand: a model to load or unload.
+        Either a batch of a lane, or an errand: a model to load or unload. With a batch
+        still on the device, what should follow it at once; None when it ends before that.
         """
         with self.changed:
             while not self.stopping.is_set():
                 if errand := self.models.next_errand():
                     return errand
                 now = time.monotonic()
-                if self.finisher.pending >= _MAX_UNPUBLISHED:
-                    self._idle("publishing", now, None)
-                elif work := self._next_batch(now):
+                behind = self.finisher.pending >= _MAX_UNPUBLISHED
+                if not behind and (work := self._next_batch(now, on_device is None)):
                     return work
+                if on_device is not None:
+                    if on_device.done():
+                        return None
+                    self.changed.wait(_LOOK_AT_DEVICE_SECONDS)
+                elif behind:
+                    self._idle("publishing", now, None)
                 else:
                     self._idle(self._why_idle(), now, self._seconds_until_ready(now))
         return None
@@ -210,7 +219,7 @@ class Engine:
             return "reserving"
         return "no_work"
 
-    def _next_batch(self, now: float) -> Work | None:
+    def _next_batch(self, now: float, device_idle: bool) -> Work | None:
         """A batch of the lane whose turn it is; or the errand of opening that lane."""
         candidates = [one for lane in self.lanes.values() if (one := self._candidate(lane, now))]
         for name in self.turns.order(candidates, now):
@@ -218,10 +227,10 @@ class Engine:
             if lane.handler is None:
                 self.models.open(lane.spec.name)
                 return self.models.next_errand()
-            batch = lane.take_batch(now)
+            batch = lane.take_batch(now, device_idle)
             if batch:
                 lane.waiting -= len(batch)
-                self.runner.current = {one.tag for one in batch}
+                self.runner.current.update([one.tag for one in batch])
                 self.turns.took(name, now)
                 self.changed.notify_all()
                 return lane, batch

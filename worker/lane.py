@@ -177,14 +177,15 @@ class Lane:
         """Whether a batch waits that could not be larger."""
         return len(self.batcher) >= self.limits.max_batch
 
-    def take_batch(self, now: float) -> list[Execution]:
-        """What an idle device should run: a suspect alone, else a batch.
+    def take_batch(self, now: float, device_idle: bool = True) -> list[Execution]:
+        """What the device should run: a suspect alone, else a batch.
 
-        Empty while company is being decoded that is worth the short wait.
+        Empty while company is worth the short wait: it is being decoded, or the
+        device is not idle yet.
         """
         if self.suspects:
-            return [self.suspects.popleft()]
-        return self.batcher.next_batch(now, device_idle=not self.decoding)
+            return [self.suspects.popleft()] if device_idle else []
+        return self.batcher.next_batch(now, device_idle=device_idle and not self.decoding)
 
     def drain(self) -> list[Execution]:
         """Everything unstarted, for handing back."""

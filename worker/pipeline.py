@@ -24,6 +24,7 @@ from common.trace import read_traceparent
 from worker.lease import Lease
 from worker.models.base import Model
 from worker.stages import Passage
+from worker.transfer import Later
 
 Step = Literal["parse", "decode", "infer", "encode"]
 Settled = Literal["succeeded", "failed", "expired", "canceled", "unreadable", "parked", "lost"]
@@ -213,8 +214,18 @@ def decode(execution: Execution, spec: ModelSpec, handler: Model) -> None:
 
 
 def infer(executions: Sequence[Execution], handler: Model) -> None:
-    """Run one batch; raises what the model raises. All must be unsettled."""
-    outputs = handler.infer([execution.item for execution in executions])
+    """Run one batch to its end; raises what the model raises. All must be unsettled."""
+    outputs = launch(executions, handler)
+    accept(executions, outputs.wait() if isinstance(outputs, Later) else outputs)
+
+
+def launch(executions: Sequence[Execution], handler: Model) -> Sequence[Any] | Later:
+    """Start one batch: its outputs, or what they will be once the device is done."""
+    return handler.infer([execution.item for execution in executions])
+
+
+def accept(executions: Sequence[Execution], outputs: Sequence[Any]) -> None:
+    """Take the outputs of a batch; raises where they are not one for each."""
     if len(outputs) != len(executions):
         raise InferenceFailed(
             f"the model returned {len(outputs)} outputs for {len(executions)} items"

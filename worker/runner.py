@@ -2,12 +2,16 @@
 
 A batch that raises is split and its halves are tried, so that a job is only
 charged with an error that it causes alone.
+
+Where a handler's `infer` does not wait for its device (see transfer.py), one
+batch is in flight while the next is put together and queued behind it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -21,6 +25,7 @@ from worker.lane import Lane
 from worker.model_host import Errand
 from worker.pipeline import Execution
 from worker.retry import decide
+from worker.transfer import Later
 
 if TYPE_CHECKING:
     from worker.engine import Engine
@@ -30,6 +35,17 @@ log = structlog.get_logger(__name__)
 _COST = attrgetter("cost")
 
 
+@dataclass(slots=True)
+class _Flight:
+    """A batch that the device works on while we do something else."""
+
+    lane: Lane
+    batch: list[Execution]
+    runs: list[list[Execution]]
+    later: Later
+    began: float
+
+
 class Runner:
     """Runs batches one after the other until the engine stops."""
 
@@ -37,6 +53,8 @@ class Runner:
         self._engine = engine
         self._device_time = engine.device_time
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._flight: _Flight | None = None
+        self._landed_at = 0.0
         self.current: set[bytes] = set()
         """Tags of the batch on the device; guarded by the engine's lock."""
 
@@ -55,23 +73,33 @@ class Runner:
             log.warning("aliases_unread", error=str(exc))  # the reaper looks again
         with self._engine.changed:
             self._engine.models.begin()
-        while (work := self._engine.take_work()) is not None:
+        while True:
+            work = self._engine.take_work(self._flight.later if self._flight else None)
             if isinstance(work, tuple):
                 self._run_turn(*work)
-            else:
+            elif work is not None:
+                self._land()
                 self._run_errand(work)
+            elif self._flight is not None:
+                self._land()
+            else:
+                return
 
     def _run_turn(self, lane: Lane, batch: list[Execution]) -> None:
         began = time.monotonic()
-        self._device_time.took(lane.stages.taken(batch, began, self._device_time.free_since))
+        free_since = began if self._device_time.is_busy else self._device_time.free_since
+        self._device_time.took(lane.stages.taken(batch, began, free_since))
         try:
             self._run_batch(lane, batch)
         except Exception:
             log.exception("batch_lost_to_a_fault_of_ours", lane=lane.name, size=len(batch))
             self._engine.settle(lane, batch)  # the leases lapse, others take over
         lane.run_seconds += (time.monotonic() - began - lane.run_seconds) / 4
+        self._set_current()
+
+    def _set_current(self) -> None:
         with self._engine.changed:
-            self.current = set()
+            self.current = {one.tag for one in self._flight.batch} if self._flight else set()
 
     def _run_errand(self, errand: Errand) -> None:
         self._engine.device_time.wait("loading", time.monotonic())
@@ -93,10 +121,12 @@ class Runner:
 
         If it takes the process down, or what comes next does, nobody else is charged for it.
         """
+        self._land()
         self._engine.finisher.flush()
         started = self._start_suspect(lane, suspect)
         if started:
             self._infer(lane, started)
+            self._land()
         self._engine.finisher.flush()
 
     def _still_wanted(self, lane: Lane, batch: list[Execution]) -> list[Execution]:
@@ -148,16 +178,59 @@ class Runner:
             execution.started = began
         self._device_time.start(began)
         try:
-            pipeline.infer([run[0] for run in runs], handler)
+            outputs = pipeline.launch([run[0] for run in runs], handler)
+            if not isinstance(outputs, Later):
+                pipeline.accept([run[0] for run in runs], outputs)
         except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
+            self._land()
             self._device_time.end(time.monotonic())
             self._judge(lane, batch, exc)
             return
-        ended = time.monotonic()
-        self._device_time.end(ended)
+        now = time.monotonic()
+        if isinstance(outputs, Later):
+            lane.stages.stages["collate"].observe(now - began)
+            ahead, self._flight = self._flight, _Flight(lane, batch, runs, outputs, began)
+            self._await(ahead)  # with this one queued behind it
+            return
+        self._land()
+        self._device_time.end(now)
+        self._done(lane, batch, runs, now - began)
+
+    def _land(self) -> None:
+        """Wait for the batch in flight, if there is one."""
+        flight, self._flight = self._flight, None
+        self._await(flight)
+        if flight is not None:
+            self._set_current()
+
+    def _await(self, flight: _Flight | None) -> None:
+        if flight is None:
+            return
+        try:
+            outputs = flight.later.wait()
+            pipeline.accept([run[0] for run in flight.runs], outputs)
+        except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
+            self._landed()
+            self._judge(flight.lane, flight.batch, exc)
+            return
+        # What is queued behind another batch has the device once that one has left.
+        began = max(flight.began, self._landed_at)
+        seconds = self._landed() - began
+        on_device = flight.later.device_seconds()
+        self._done(flight.lane, flight.batch, flight.runs, min(on_device or seconds, seconds))
+
+    def _landed(self) -> float:
+        now = self._landed_at = time.monotonic()
+        if self._flight is None:
+            self._device_time.end(now)
+        return now
+
+    def _done(
+        self, lane: Lane, batch: list[Execution], runs: list[list[Execution]], seconds: float
+    ) -> None:
+        """A batch has its outputs, after so long on the device."""
         if len(runs) < len(batch):
             pipeline.share_outputs(runs)
-        seconds = ended - began
         lane.sizes[len(batch)] = lane.sizes.get(len(batch), 0) + 1
         if isinstance(batch, Batch):
             with self._engine.changed:

@@ -224,12 +224,18 @@ class DeviceTime:
         self._idle[wait.cause] -= seconds
         self._idle["decoding"] += seconds
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch has the device."""
+        return self._busy[1] is not None
+
     def start(self, now: float) -> None:
-        """A batch has the device."""
-        self._busy = (self._busy[0], now)
+        """A batch has the device, perhaps behind another one."""
+        if not self.is_busy:
+            self._busy = (self._busy[0], now)
 
     def end(self, now: float) -> None:
-        """It is done."""
+        """The last one is done."""
         seconds, began = self._busy
         self._busy = (seconds + now - began if began is not None else seconds, None)
         self.free_since = now

@@ -26,6 +26,7 @@ NAMES = (
     "flatness",
     "scaling",
     "efficiency",
+    "gpu",
 )
 _DEFAULT = tuple(name for name in NAMES if name != "efficiency")
 """What fits into ten minutes; the other takes as long by itself."""

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from common.catalog import ModelSpec
+from worker.transfer import Later
 
 VERBS = ("load", "decode", "cost", "infer", "encode")
 
@@ -51,8 +52,12 @@ class Model(Protocol):
         under the spec's `max_cost`.
         """
 
-    def infer(self, items: Sequence[Any]) -> Sequence[Any]:
-        """Run one batch. Return one output per item, in order."""
+    def infer(self, items: Sequence[Any]) -> Sequence[Any] | Later:
+        """Run one batch. Return one output per item, in order.
+
+        On a device that works by itself it may return a `Later` (see `worker.transfer`):
+        then the next batch is put together and started while this one runs.
+        """
 
     def encode(self, output: Any) -> Json:
         """Turn one output into JSON that a client reads. NaN is refused."""

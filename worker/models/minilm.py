@@ -21,6 +21,7 @@ from worker.models.base import Json
 from worker.models.params import refuse_unknown
 from worker.models.requirements import missing_package
 from worker.models.weights import find_weights
+from worker.transfer import Later, Transfer, open_transfer
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,7 @@ class MiniLM:
         self._tokenizer: Any = None
         self._network: Bert | None = None
         self._max_tokens = DEFAULT_MAX_TOKENS
+        self._transfer = Transfer("cpu")
 
     def load(self, spec: ModelSpec, device: str) -> None:
         """Read tokenizer.json, config.json and model.safetensors from the weights' folder."""
@@ -82,6 +84,7 @@ class MiniLM:
             name: tensor.to(device=device, dtype=dtype)
             for name, tensor in load_file(folder / "model.safetensors").items()
         }
+        self._transfer = open_transfer(device)
         run_scores = RUN_SCORES_CPU if device == "cpu" else RUN_SCORES_GPU
         try:
             self._network = Bert(config, tensors, wasted_scores=run_scores)
@@ -108,15 +111,20 @@ class MiniLM:
         """Its tokens."""
         return float(len(item))
 
-    def infer(self, items: Sequence[TokenIds]) -> Sequence[Embedding]:
+    def infer(self, items: Sequence[TokenIds]) -> Sequence[Embedding] | Later:
         """Embed a batch; sentences of unlike length cost no more together than apart."""
         import torch
 
         assert self._network is not None
         with torch.inference_mode():
             means = self._network.mean_states(items)
-            vectors = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
-        return [Embedding(vector, len(item)) for vector, item in zip(vectors, items, strict=True)]
+            return self._transfer.get(
+                torch.nn.functional.normalize(means, dim=1),
+                lambda vectors: [
+                    Embedding(vector, len(item))
+                    for vector, item in zip(vectors, items, strict=True)
+                ],
+            )
 
     def encode(self, output: Embedding) -> Json:
         """Eight decimals: all that fp32 holds here, in half the bytes of a full double."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,12 @@ from numpy.typing import NDArray
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import Json
+from worker.models.gpu_images import (
+    BatchDecoder,
+    crop_on_device,
+    normalise_on_device,
+    open_batch_decoder,
+)
 from worker.models.images import (
     MAX_PIXELS,
     centre_crop,
@@ -31,6 +37,11 @@ from worker.models.images import (
 from worker.models.params import read_integer, refuse_unknown
 from worker.models.requirements import missing_package
 from worker.models.weights import RANDOM, find_weights, quiet_loading
+from worker.transfer import Later, Transfer, open_transfer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
 
 __all__ = ("ResNet50",)
 
@@ -43,10 +54,13 @@ TOP_K, MAX_TOP_K = 5, 100
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A normalised 3 x 224 x 224 picture and how many labels its client wants."""
+    """A 224 x 224 picture and how many labels its client wants."""
 
-    planes: NDArray[np.float32]
+    planes: NDArray[np.float32] | NDArray[np.uint8] | None
+    """Normalised, channels first; on a GPU bytes with channels last, a quarter of the copy."""
     top_k: int
+    content: bytes = b""
+    """The JPEG itself, where the GPU decodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,8 @@ class ResNet50:
         self._weights = RANDOM
         self._labels: Mapping[int, str] = {}
         self._max_pixels = MAX_PIXELS
+        self._transfer = Transfer("cpu")
+        self._decode_batch: BatchDecoder | None = None
 
     def load(self, spec: ModelSpec, device: str) -> None:
         """Build the network, from safetensors only unless its weights are random."""
@@ -95,32 +111,85 @@ class ResNet50:
         self._weights = spec.weights
         self._labels = network.config.id2label
         self._max_pixels = int(spec.options.get("max_pixels", MAX_PIXELS))
+        self._transfer = open_transfer(device)
+        if spec.options.get("gpu_decode"):
+            self._decode_batch = open_batch_decoder(device)
 
     def decode(self, value: Any, params: Mapping[str, Any]) -> Photo:
         """The middle of the picture, scaled and normalised as in ImageNet's evaluation."""
         refuse_unknown(params, ("top_k",))
         top_k = read_integer(params, "top_k", TOP_K, 1, MAX_TOP_K)
         image = open_image(value, max_pixels=self._max_pixels)
+        if self._decode_batch is not None and image.format == "JPEG":
+            return Photo(None, top_k, value)
+        pixels = self._crop(image)
+        return Photo(pixels if self._on_gpu else normalise(pixels, MEAN, STD), top_k)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.startswith("cuda")
+
+    @staticmethod
+    def _crop(image: Image) -> NDArray[np.uint8]:
         rgb = load_rgb(image, target=(SHORTER_SIDE, SHORTER_SIDE))
-        pixels = centre_crop(rgb, shorter_side=SHORTER_SIDE, crop=CROP)
-        return Photo(normalise(pixels, MEAN, STD), top_k)
+        return centre_crop(rgb, shorter_side=SHORTER_SIDE, crop=CROP)
 
     def cost(self, item: Photo) -> float:  # noqa: ARG002  the protocol's signature
         """Its pixels; all pictures have the same number by now."""
         return float(CROP * CROP)
 
-    def infer(self, items: Sequence[Photo]) -> Sequence[Scores]:
-        """Classify a batch of pictures."""
+    def infer(self, items: Sequence[Photo]) -> Sequence[Scores] | Later:
+        """Classify a batch of pictures; on a GPU the next one is sent meanwhile."""
         import torch
 
         with torch.inference_mode():
-            batch = torch.from_numpy(np.stack([item.planes for item in items]))
-            batch = batch.to(device=self._device, dtype=self._network.dtype)
-            logits = self._network(
-                pixel_values=batch.contiguous(memory_format=torch.channels_last)
-            ).logits
-            probabilities = logits.float().softmax(dim=1).cpu().numpy()
-        return [Scores(row, item.top_k) for row, item in zip(probabilities, items, strict=True)]
+            logits = self._network(pixel_values=self._pixel_values(items)).logits
+            probabilities = logits.float().softmax(dim=1)
+            return self._transfer.get(
+                probabilities,
+                lambda rows: [
+                    Scores(row, item.top_k) for row, item in zip(rows, items, strict=True)
+                ],
+            )
+
+    def _pixel_values(self, items: Sequence[Photo]) -> Tensor:
+        """The batch as the network takes it: normalised, its channels last in memory."""
+        import torch
+
+        if not self._on_gpu:
+            batch = self._transfer.put([_pixels(item) for item in items])
+            batch = batch.to(self._network.dtype)
+            return batch.contiguous(memory_format=torch.channels_last)
+        batch = self._pictures(items)
+        return normalise_on_device(batch, MEAN, STD).to(self._network.dtype)
+
+    def _pictures(self, items: Sequence[Photo]) -> Tensor:
+        """All of them on the device, those decoded there too: N x 224 x 224 x 3, 0-255."""
+        import torch
+
+        if self._decode_batch is None:
+            return self._transfer.put([_pixels(item) for item in items])
+        coded = [index for index, item in enumerate(items) if item.planes is None]
+        decoded = self._decode_batch([items[index].content for index in coded])
+        crops = {
+            index: crop_on_device(picture, shorter_side=SHORTER_SIDE, crop=CROP)
+            for index, picture in zip(coded, decoded, strict=True)
+            if picture is not None
+        }
+        batch = torch.empty((len(items), CROP, CROP, 3), device=self._device)
+        for index, crop in crops.items():
+            batch[index] = crop
+        others = [index for index in range(len(items)) if index not in crops]
+        if others:
+            sent = self._transfer.put([self._on_our_side(items[index]) for index in others])
+            batch[torch.tensor(others, device=self._device)] = sent.float()
+        return batch
+
+    def _on_our_side(self, item: Photo) -> NDArray[Any]:
+        """Its pixels, decoded here where the device refused it; raises InvalidInput."""
+        if item.planes is not None:
+            return item.planes
+        return self._crop(open_image(item.content, max_pixels=self._max_pixels))
 
     def encode(self, output: Scores) -> Json:
         """The best labels first, and which weights said so."""
@@ -137,6 +206,11 @@ class ResNet50:
     def example(self) -> bytes:
         """A small picture, to warm up with."""
         return example_jpeg()
+
+
+def _pixels(photo: Photo) -> NDArray[Any]:
+    assert photo.planes is not None
+    return photo.planes
 
 
 def _fold_norms(network: Any) -> Any:

@@ -1,0 +1,140 @@
+"""Batches in flight: what the device thread does while a device works by itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from worker.batcher import Batch, BatchLimits
+from worker.pipeline import Execution
+from worker.runner import Runner
+from worker.stages import DeviceTime, LaneStages
+from worker.transfer import Later
+
+
+class Device:
+    """Works by itself; is done with a batch once the test or a waiter says so."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.waiting: list[Later] = []
+
+    def infer(self, items: Sequence[str]) -> Later:
+        name = "+".join(items)
+        if "full" in items and len(items) > 1:
+            raise RuntimeError("CUDA out of memory (on request)")
+        self.log.append(f"start {name}")
+
+        def wait() -> list[str]:
+            self.log.append(f"wait {name}")
+            if "bad" in items:
+                raise ValueError("the device failed")
+            return [item.upper() for item in items]
+
+        later = Later(lambda: False, wait, lambda: 0.001)
+        self.waiting.append(later)
+        return later
+
+
+class Desk:
+    """What a runner needs of an engine: work in order, and where it puts what is done."""
+
+    def __init__(self, handler: Any, work: list[Any]) -> None:
+        self.work = work
+        self.device = handler
+        self.done: list[tuple[str | None, str | None]] = []
+        self.asked: list[bool] = []
+        self.device_time = DeviceTime(time.monotonic())
+        self.changed = threading.Condition()
+        self.settings = SimpleNamespace(max_attempts=3)
+        self.reaper = SimpleNamespace(look_at_aliases=lambda: None)
+        self.models = SimpleNamespace(
+            begin=lambda: None, residency=SimpleNamespace(touch=lambda _name: None)
+        )
+        self.finisher = SimpleNamespace(put=self._put)
+        self.lane = SimpleNamespace(
+            name="m",
+            spec=SimpleNamespace(name="m"),
+            limits=BatchLimits(8, 10.0),
+            stages=LaneStages(),
+            sizes={},
+            run_seconds=0.0,
+            batcher=SimpleNamespace(observe=lambda _cost, _seconds: None),
+            server_time=time.time,
+        )
+
+    def is_revoked(self, _job_id: str) -> bool:
+        return False
+
+    def _put(self, _lane: Any, executions: Sequence[Execution], _infer_ms: float = 0.0) -> None:
+        self.done += [(one.output, one.settled) for one in executions]
+        self.device.log += [f"out {one.job_id}" for one in executions]
+
+    def take_work(self, on_device: Later | None) -> Any:
+        self.asked.append(on_device is not None)
+        if not self.work:
+            return None
+        item = self.work.pop(0)
+        return item if item is None or callable(item) else (self.lane, self.batch(item))
+
+    def batch(self, names: Sequence[str]) -> Batch[Execution]:
+        executions = [Execution(name.encode(), 1, 0, name, 0.0) for name in names]
+        for one in executions:
+            one.item, one.handler = one.job_id, self.device
+        return Batch(executions, float(len(executions)))
+
+
+def run(*work: Sequence[str] | Callable[[], object] | None) -> tuple[Device, Desk, Runner]:
+    """Let a runner do this work to its end."""
+    device = Device()
+    desk = Desk(device, list(work))
+    runner = Runner(desk)  # type: ignore[arg-type]
+    runner.start()
+    runner.join(5)
+    return device, desk, runner
+
+
+def test_the_next_batch_is_started_before_the_last_is_waited_for() -> None:
+    device, desk, runner = run(["a", "b"], ["c"], ["d"])
+    assert [line for line in device.log if not line.startswith("out")] == [
+        "start a+b",
+        "start c",
+        "wait a+b",
+        "start d",
+        "wait c",
+        "wait d",
+    ]
+    assert [output for output, _ in desk.done] == ["A", "B", "C", "D"]
+    assert desk.asked == [False, True, True, True, False], "it says whether one is in flight"
+    assert runner.current == set()
+    assert not desk.device_time.is_busy
+    assert desk.lane.sizes == {2: 1, 1: 2}
+
+
+def test_an_errand_finds_the_device_empty() -> None:
+    device = Device()
+    desk = Desk(device, [["a"], lambda: device.log.append("errand"), ["b"]])
+    runner = Runner(desk)  # type: ignore[arg-type]
+    runner.start()
+    runner.join(5)
+    assert device.log.index("wait a") < device.log.index("errand") < device.log.index("start b")
+
+
+def test_what_fails_on_the_device_is_tried_alone_and_its_mates_succeed() -> None:
+    device, desk, _ = run(["a", "bad", "b"], ["c", "d"])
+    outcome = {output or "failed": settled for output, settled in desk.done}
+    assert set(outcome) == {"A", "B", "C", "D", "failed"}
+    assert outcome["failed"] in ("failed", "parked")
+    assert len(desk.done) == 5, "each exactly once"
+    assert "start c+d" in device.log
+
+
+def test_out_of_memory_at_the_start_waits_for_the_one_in_flight_and_halves() -> None:
+    device, desk, _ = run(["a"], ["full", "b", "c", "d"], ["e"])
+    assert device.log.index("out a") < device.log.index("start full")
+    assert sorted(output or "" for output, _ in desk.done) == ["A", "B", "C", "D", "E", "FULL"]
+    assert desk.lane.limits.max_batch < 8
+    assert not desk.device_time.is_busy
