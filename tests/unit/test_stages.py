@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from api.stages_cli import _since, sentence
+from worker.engine import Engine
 from worker.stages import BOUNDS, DeviceTime, Histogram, LaneStages, Passage
 
 
@@ -123,6 +124,28 @@ def test_the_recent_busy_share_forgets_what_is_long_ago() -> None:
     for second in range(20, 41):
         device.mark(float(second))
     assert device.recent_busy == 0.0
+
+
+@pytest.mark.parametrize(
+    ("lane", "bringing_in", "cause"),
+    [
+        ({"batcher": [1], "waiting": 1}, True, "company"),
+        ({"waiting": 1, "asking": True}, True, "decoding"),
+        ({"asking": True}, True, "loading"),
+        ({"asking": True}, False, "reserving"),
+        ({"ready": True, "wants": 4}, False, "reserving"),
+        ({"ready": True, "wants": 0}, False, "no_work"),
+        ({}, False, "no_work"),
+    ],
+)
+def test_an_idle_device_knows_what_it_waits_for(
+    lane: dict[str, Any], bringing_in: bool, cause: str
+) -> None:
+    nothing = {"batcher": [], "waiting": 0, "fetching": 0, "asking": False, "ready": False}
+    one = SimpleNamespace(**{**nothing, "wants": 0, **lane}, room=lambda: lane.get("wants"))
+    models = SimpleNamespace(is_bringing_in=lambda: bringing_in)
+    engine: Any = SimpleNamespace(lanes={"m": one}, models=models)
+    assert Engine._why_idle(engine) == cause
 
 
 def report(busy: float = 0.0, other: float = 0.0, fill: float = 1.0, **idle: float) -> Any:
