@@ -6,7 +6,7 @@ answer is, but the answer does not wait for it: the client has the result,
 also when the queue's Redis takes no writes. Whoever gets only an id (bulk)
 does wait, and without the write there is no hit.
 
-A cache that is away or slow costs one timeout a second and process; until
+A cache that is away costs one attempt a second and process; until
 it is back, every look is a miss at once.
 """
 
@@ -34,6 +34,7 @@ _LOOKS_PER_TRIP = 500
 _TRIPS = 2
 """Round trips under way at a time."""
 _BLIND_SECONDS = 1.0
+_LATE_IN_A_ROW = 3
 _KEYS_PER_SCAN = 1_000
 _AWAY = (RedisError, TimeoutError, OSError)
 
@@ -87,6 +88,7 @@ class ResultCache:
         self._trips: set[asyncio.Task[None]] = set()
         self._replies: set[asyncio.Task[int]] = set()
         self._blind_until = 0.0
+        self._late = 0
 
     async def find(self, job: Job) -> Hit | None:
         """The kept result for this job, if there is one that will do. Never raises."""
@@ -162,16 +164,24 @@ class ResultCache:
             async with asyncio.timeout(self._timeout):
                 raws = await self._fetch(keys)
         except _AWAY as exc:
-            self._blind_until = asyncio.get_running_loop().time() + _BLIND_SECONDS
+            self._note_failure(late=isinstance(exc, TimeoutError))
             log.warning("cache_unreachable", error=str(exc), exc_type=type(exc).__name__)
             for ticket in tickets:
                 _LOOKS.labels(ticket.model, "error").inc()
             return [None] * len(jobs)
+        self._late = 0
         now_ms = int(time.time() * 1000)
         return [
             _judge(job, ticket, unpack(key, raw), now_ms)
             for job, ticket, key, raw in zip(jobs, tickets, keys, raws, strict=True)
         ]
+
+    def _note_failure(self, *, late: bool) -> None:
+        """A late answer may be our own fault, when the loop was busy; several in a row are not."""
+        self._late += 1
+        if not late or self._late >= _LATE_IN_A_ROW:
+            self._late = 0
+            self._blind_until = asyncio.get_running_loop().time() + _BLIND_SECONDS
 
     async def _fetch(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """MGET, at half of what redis-py takes for it."""

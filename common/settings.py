@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         description="Redis or Valkey to keep results in for the same input; unset is the queue's.",
     )
     cache_timeout_seconds: float = Field(
-        0.25,
+        0.5,
         gt=0,
         le=10,
         description="Longest a look into that cache may take before the job is run instead.",

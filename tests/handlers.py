@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.catalog import ModelSpec
+from common.errors import InvalidInput
 from worker.transfer import Later
 
 
@@ -28,6 +29,8 @@ class Recorder:
         self._ledger = Path(spec.options["ledger"])
 
     def decode(self, value: Any, params: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        if params.get("refuse"):
+            raise InvalidInput(params["refuse"])
         if params.get("bad"):
             raise ValueError("this input cannot be decoded")
         if params.get("hang"):

@@ -53,7 +53,8 @@ class Fingerprints:
         both contents was loaded. Weights from a hub may be known only now.
         """
         files = self.files(spec) | before
-        parts = [spec.name, spec.version, spec.precision, spec.handler_path, spec.weights]
+        parts = [spec.name, spec.version, spec.precision, spec.handler_path]
+        parts.append(spec.weights if located(spec.weights) is None else "")
         parts.append(json.dumps(spec.options, sort_keys=True, default=str))
         parts.append(_own_version() if spec.handler in BUILTIN_HANDLERS else "")
         for path, state in sorted(files.items(), key=lambda one: _label(spec, one[0])):

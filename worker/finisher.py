@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _PAUSE_SECONDS = 0.2
+_LANDED_SECONDS = 10
+"""Longer than anybody takes from looking into the cache to enqueueing."""
 
 
 @dataclass(slots=True)
@@ -144,7 +146,7 @@ class Finisher:
                 )
 
     def _finish(self, lane: Lane, results: list[Execution]) -> None:
-        outcomes = [_outcome(execution, lane.name) for execution in results]
+        outcomes = [_outcome(execution, lane) for execution in results]
         fenced: list[int] = []
         stored: list[str] = []
 
@@ -204,14 +206,15 @@ class Finisher:
                 return
 
 
-def _outcome(execution: Execution, lane: str) -> Outcome:
+def _outcome(execution: Execution, lane: Lane) -> Outcome:
     kind = ""
     if execution.settled == "failed":
         kind = "fi" if isinstance(execution.error, InvalidInput) else "f"
     if execution.has_blob:
         kind += "b"
     if execution.digest:
-        kind += f":{flight_name(lane, execution.digest)}"
+        landed_ms = min(_LANDED_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
+        kind += f":{landed_ms} {flight_name(lane.name, execution.digest)}"
     return Outcome(execution.tag, execution.job_id, execution.meta, kind)
 
 

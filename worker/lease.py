@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
     """The result as Celery stores it: JSON."""
     kind: str = ""
     """`f` when it failed, `i` when the input was at fault, `b` when an input lies beside the
-    message; then `:` and the flight that it may lead."""
+    message; then `:`, for how many ms its result serves those to come, and the flight."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 -- Publish N results and give up their leases; a job whose lease is gone is fenced.
 -- KEYS: the lane's. ARGV: result_ttl, then per job: tag, id, meta,
 --   '' where it succeeded or 'f', then 'i' where the input was at fault, 'b' where an input
---   lies beside it, and ':' and the flight's name where it may lead others
+--   lies beside it; where it may lead others ':', for how many ms after a success those to
+--   come get its result, and the flight's name
 -- Returns the numbers (from 0) of the jobs that were fenced.
 
 local ttl = ARGV[1]
@@ -19,14 +20,14 @@ for i = 2, #ARGV, 4 do
     redis.call('SET', result, meta, 'EX', ttl)
     redis.call('PUBLISH', result, meta)
     if kind ~= '' then
-      local flags, flight = string.match(kind, '^(%l*):?(.*)$')
+      local flags, landed_ms, flight = string.match(kind, '^(%l*):?(%d*) ?(.*)$')
       local outcome = 'succeeded'
       if string.find(flags, 'f', 1, true) then
         failed = failed + 1
         outcome = string.find(flags, 'i', 1, true) and 'failed'
       end
       if string.find(flags, 'b', 1, true) then gone[#gone + 1] = BLOB .. id end
-      if flight ~= '' then land(id, ttl, meta, outcome, flight) end
+      if flight ~= '' then land(id, ttl, meta, outcome, flight, false, landed_ms) end
     end
   end
 end

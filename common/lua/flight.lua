@@ -13,7 +13,6 @@
 
 local FLIGHT, FOLLOWERS = 'lf:flight:', 'lf:followers:'
 local HINT_SECONDS = 3600
-local LANDED_MS = 10000 -- longer than anybody takes from looking into the cache to enqueue
 local MAX_FOLLOWERS = 2000 -- one script publishes for all of them: about 10 us each
 local BAND_SUFFIX = { '', '\6\0223', '\6\0226', '\6\0229' }
 local SHARED = ',"shared":true'
@@ -178,7 +177,7 @@ end
 -- A job that may lead others is about to be settled: end its flight. outcome says that the
 -- followers get what it got: 'succeeded', or 'failed' by a fault of the input. Whoever
 -- finished it knows the flight; otherwise the followers tell.
-land = function(id, ttl, meta, outcome, flight, buried)
+land = function(id, ttl, meta, outcome, flight, buried, landed_ms)
   local fields = redis.call('HGETALL', FOLLOWERS .. id)
   local seat
   if #fields > 0 then
@@ -204,8 +203,9 @@ land = function(id, ttl, meta, outcome, flight, buried)
   if leader ~= id then return end -- another leads it by now
   if seat then
     redis.call('SET', FLIGHT .. flight, seat, 'EX', HINT_SECONDS)
-  elseif outcome == 'succeeded' then
-    redis.call('SET', FLIGHT .. flight, '!' .. id, 'PX', LANDED_MS)
+  elseif outcome == 'succeeded' and landed_ms then
+    -- For those who have looked into the cache already, and not yet enqueued.
+    redis.call('SET', FLIGHT .. flight, '!' .. id, 'PX', landed_ms)
   else
     redis.call('DEL', FLIGHT .. flight)
   end

@@ -21,6 +21,7 @@ NAMES = (
     "submit",
     "bulk",
     "latency",
+    "cache",
     "burst",
     "memory",
     "flatness",

@@ -134,7 +134,7 @@ class FlightMachine(RuleBasedStateMachine):
                 "lanefleet": {**about, "created_ms": lease.created_ms, "started_ms": 5},
             }
             flags = {"succeeds": "", "is refused": "fi", "fails": "f"}[ends]
-            kind = f"{flags}{'b' if job.blob else ''}:{LANE}:{job.cache.digest}"
+            kind = f"{flags}{'b' if job.blob else ''}:10000 {LANE}:{job.cache.digest}"
             dumped = json.dumps(meta, separators=(",", ":")).encode()
             outcomes.append(Outcome(lease.tag, job.id, dumped, kind))
             del self.leases[lease.tag]
