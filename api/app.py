@@ -10,7 +10,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from api import docs, openapi, problems
+from api import docs, examples, openapi, problems
 from api.cors import allow_origins
 from api.deps import Services
 from api.door import Door
@@ -23,7 +23,18 @@ from api.listing import Listing
 from api.places import Places
 from api.publisher import Publisher
 from api.result_cache import ResultCache
-from api.routes import bulk, dead, health, job_list, jobs, models, results
+from api.routes import (
+    bulk,
+    collect,
+    dead,
+    health,
+    job_list,
+    jobs,
+    models,
+    openai,
+    results,
+    tasks,
+)
 from api.submit import Submitter
 from api.watching import Watching
 from common.blobs import open_blobs
@@ -119,14 +130,18 @@ def create_app(
     )
     problems.install(app)
     app.include_router(bulk.router)
+    app.include_router(collect.router)
     app.include_router(jobs.router)
     app.include_router(job_list.router)
     app.include_router(results.router)
+    app.include_router(tasks.router)
+    app.include_router(openai.router)
     app.include_router(models.router)
     app.include_router(dead.router)
     app.include_router(health.router)
     docs.install(app)
     openapi.install(app)
+    examples.install(app)
 
     return app
 

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from api.cache_cli import cache
-from api.client import TERMINAL, ApiError, Client
+from api.client import TERMINAL, ApiError, Client, Job
 from api.dead_cli import dead
 from api.fleet import Fleet, FleetFailed, free_port, project_root
 from api.models_cli import models
@@ -164,8 +164,8 @@ def submit(
 
 def _submit(
     client: Client, model: str, value: str, wait: float, priority: int, params: dict[str, Any]
-) -> dict[str, Any]:
-    fields = {"wait": wait or None, "priority": priority}
+) -> Job:
+    fields: dict[str, Any] = {"wait": wait or None, "priority": priority}
     path = Path(value)
     if value == "-":
         value = sys.stdin.read()
@@ -184,7 +184,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _print_job(job: dict[str, Any]) -> None:
+def _print_job(job: Job) -> None:
     colour = {"succeeded": "green", "queued": "yellow", "running": "yellow"}.get(
         job["state"], "red"
     )

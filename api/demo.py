@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from api.client import Client
+from api.client import Client, Job
 from api.fleet import Fleet, FleetFailed, free_port, project_root
 from common.settings import load_settings
 
@@ -144,7 +144,7 @@ def _photo(name: str) -> Path:
     return project_root() / "deploy" / "demo" / name
 
 
-def _succeeded(job: dict[str, Any]) -> dict[str, Any]:
+def _succeeded(job: Job) -> Job:
     if job["state"] != "succeeded":
         raise FleetFailed(f"job {job['id']} is {job['state']}: {job.get('error')}")
     return job
@@ -191,7 +191,7 @@ def annotate(photo: Path, boxes: list[dict[str, Any]], output: Path) -> Path:
     return path.resolve()
 
 
-def _print_boxes(console: Console, found: list[dict[str, Any]], pictures: list[Path]) -> None:
+def _print_boxes(console: Console, found: list[Job], pictures: list[Path]) -> None:
     table = Table("photo", "box", "score", title="Text found by text-detect")
     for name, job in zip(PHOTOS, found, strict=True):
         boxes = job["result"]["boxes"]

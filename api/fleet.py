@@ -92,7 +92,7 @@ class Fleet:
         Returns the workers' reports. Raises FleetFailed.
         """
         deadline = time.monotonic() + seconds
-        with Client(self.url, timeout=2) as client:
+        with Client(self.url, timeout=2, retries=0) as client:
             while time.monotonic() < deadline:
                 self.check()
                 try:

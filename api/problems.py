@@ -114,10 +114,11 @@ def from_fleet_error(exc: FleetError) -> Problem:
 
 def response_for(exc: Exception) -> JSONResponse:
     """What the client is told of this error; of an unexpected one no more than that it was."""
-    return _problem_for(exc).response()
+    return problem_for(exc).response()
 
 
-def _problem_for(exc: Exception) -> Problem:
+def problem_for(exc: Exception) -> Problem:
+    """The problem that an error of any kind is to a client; an unexpected one is logged."""
     match exc:
         case Problem():
             return exc

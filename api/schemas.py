@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -212,8 +212,13 @@ class ModelView(BaseModel):
     """A model, or an alias and the model it points at, as clients see it."""
 
     name: str
+    id: str = Field(description="The name again, as OpenAI's clients look for it.")
+    object: Literal["model"] = "model"
+    created: int = Field(0, description="For OpenAI's clients; not recorded.")
+    owned_by: str = "lanefleet"
     alias_of: str | None = Field(None, description="The model that this alias points at now.")
     input: str
+    task: str | None = Field(None, description="The task-shaped route that serves it.")
     description: str
     version: str
     weights: str
@@ -233,6 +238,8 @@ class ModelView(BaseModel):
         }
         return cls(
             name=name,
+            id=name,
+            task=spec.task,
             alias_of=spec.name if spec.name != name else None,
             input=spec.input,
             description=spec.description,
@@ -255,7 +262,7 @@ class AliasTarget(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(description="A model of the catalog.", examples=["minilm@2"])
+    model: str = Field(description="A model of the catalog.", examples=["minilm"])
 
 
 class Purged(BaseModel):
@@ -272,10 +279,21 @@ class Told(BaseModel):
     workers: int = Field(description="Workers that heard it; what they do of it, /v1/models says.")
 
 
+class OpenAIModel(BaseModel):
+    """A model as OpenAI's clients list it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "lanefleet"
+
+
 class ModelList(BaseModel):
     """All models of this fleet."""
 
     models: list[ModelView]
+    object: Literal["list"] = "list"
+    data: list[OpenAIModel] = Field(description="The names once more, for OpenAI's clients.")
 
 
 def _moment(unix_ms: int | None) -> datetime | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -24,6 +24,7 @@ from pydantic import (
 from common.errors import ConfigurationError, UnknownModel
 
 InputKind = Literal["text", "image", "json"]
+Task = Literal["embed", "classify", "detect"]
 
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9._-]{0,31})?$")
 DEFAULT_CACHE_SECONDS = 3600
@@ -48,6 +49,17 @@ class ModelSpec(BaseModel):
     handler: str = Field(description="A built-in handler's name, or `module:Class`.")
     input: InputKind = Field("json", description="What the input is: text, image or json.")
     description: str = Field("", description="One sentence for people.")
+    task: Task | None = Field(
+        None, description="The task-shaped route that serves it: embed, classify or detect."
+    )
+    default: bool = Field(
+        False, description="Whether its task's route uses it when a request names no model."
+    )
+    dimensions: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (),
+        description="Lengths of vector that a client may ask of it, the whole one among them; "
+        "shorter ones are cut and brought back to unit length (Matryoshka models only).",
+    )
     version: str = Field("1", description="Goes into cache keys; a new one misses.")
     weights: str = Field(
         "none", description="`random`, a path, a hub id, or `package:NAME[/SUBDIR]`."
@@ -170,6 +182,20 @@ class Catalog(Mapping[str, ModelSpec]):
     def __len__(self) -> int:
         return len(self._served)
 
+    def for_task(self, task: Task) -> tuple[str, ...]:
+        """The served names whose model is for this task."""
+        return tuple(name for name in self._served if self[name].task == task)
+
+    def default_for(self, task: Task) -> str | None:
+        """The name that stands for the task: the only one, the model marked, or its alias.
+
+        None where there is no such name, or no way to choose.
+        """
+        names = self.for_task(task)
+        for narrower in (lambda name: self[name].default, lambda name: name in self.aliases):
+            names = tuple(filter(narrower, names)) or names
+        return names[0] if len(names) == 1 else None
+
     def subset(self, names: tuple[str, ...]) -> Catalog:
         """Serving only these; an empty tuple is all of them."""
         for name in names:
@@ -194,7 +220,23 @@ def load_catalog(path: Path) -> Catalog:
     if not isinstance(models, dict) or not models:
         raise ConfigurationError(f"{path}: expected a top-level `models:` with a name each")
     specs = {str(name): _parse_spec(path, str(name), body) for name, body in models.items()}
+    _check_defaults(path, specs)
     return Catalog(specs, _parse_aliases(path, document.get("aliases") or {}, specs))
+
+
+def _check_defaults(path: Path, specs: Mapping[str, ModelSpec]) -> None:
+    chosen: dict[Task | None, str] = {}
+    for name, spec in specs.items():
+        if not spec.default:
+            continue
+        if spec.task is None:
+            raise ConfigurationError(f"{path}: models.{name}.default: say which `task` it is for")
+        if spec.task in chosen:
+            raise ConfigurationError(
+                f"{path}: models.{name}.default: {chosen[spec.task]!r} is the default of "
+                f"{spec.task!r} already; mark one of them"
+            )
+        chosen[spec.task] = name
 
 
 def _parse_aliases(path: Path, aliases: object, specs: Mapping[str, ModelSpec]) -> dict[str, str]:

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
         description="How long an Idempotency-Key stands for its job; never longer than a result "
         "is kept (result_ttl_seconds).",
     )
+    max_inputs: int = Field(
+        2_048, ge=1, le=100_000, description="Most inputs in one request to a task-shaped route."
+    )
     inline_input_bytes: int = Field(
         65_536, ge=0, description="Inputs above this size go by reference, not in the message."
     )

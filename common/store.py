@@ -8,8 +8,10 @@ order nothing can finish unseen. The notification carries the whole result.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from collections import defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
 from typing import Any, cast
 
 import orjson
@@ -19,7 +21,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from common.job import JobRecord
+from common.job import JobRecord, JobState
 from common.keys import (
     ALIASES,
     CONTROL_CHANNEL,
@@ -70,6 +72,11 @@ class JobStore:
             keys = [job_key(job_id) for job_id in ids[first : first + _IDS_PER_CALL]]
             found += cast("list[bytes | None]", await self._client.mget(keys))
         return found
+
+    async def get_many(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """As `get` for each, in one round trip; None also for what cannot be read."""
+        found = await self._read(ids) if ids else ()
+        return [one if isinstance(one, JobRecord) else None for one in found]
 
     async def cancel(self, job_id: str) -> str | None:
         """Cancel; returns the state afterwards, None when nobody knows the job."""
@@ -175,6 +182,37 @@ def _record_or_error(
         return exc
 
 
+class _Arrivals:
+    """Collects what many futures bring, so that a wake-up costs what came and not who waits."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._came: list[tuple[str, JobRecord | None]] = []
+
+    def expect(self, job_id: str, future: asyncio.Future[JobRecord | None]) -> None:
+        """Collect this one too."""
+
+        def arrive(done: asyncio.Future[JobRecord | None]) -> None:
+            if not done.cancelled():
+                self._came.append((job_id, done.result()))
+                self._event.set()
+
+        future.add_done_callback(arrive)
+
+    async def wait(self, seconds: float) -> None:
+        """Until something came, at most this long."""
+        if seconds > 0 and not self._came:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._event.wait(), seconds)
+
+    def take(self) -> tuple[list[JobRecord], set[str]]:
+        """What came: records, and the ids of those woken without news."""
+        self._event.clear()
+        came, self._came = self._came, []
+        records = [record for _, record in came if record is not None]
+        return records, {job_id for job_id, record in came if record is None}
+
+
 class ResultWaiter:
     """Wakes waiters when their job is settled; one connection for all of them."""
 
@@ -243,20 +281,89 @@ class ResultWaiter:
                     return record
                 await asyncio.wait({future}, timeout=left)
         finally:
-            self._waiters[job_id].discard(future)
-            if not self._waiters[job_id]:
-                del self._waiters[job_id]
-                self._leave(job_id)
+            self._dismiss(job_id, future)
 
-    def _listen_for(self, job_id: str) -> asyncio.Future[JobRecord | None]:
+    async def watch(
+        self,
+        ids: Sequence[str],
+        seconds: float,
+        begin: Awaitable[Collection[str]] | None = None,
+    ) -> AsyncGenerator[list[JobRecord], None]:
+        """Yield the records of these jobs as they are settled, those that come together as one.
+
+        Ends when all are settled, or after `seconds`; a job that nobody knows is left out.
+        begin is as for `wait`, and returns the ids for which there is nothing to wait. One
+        subscription and one look serve all of them.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        arrivals = _Arrivals()
+        waiting = {job_id: self._listen_for(job_id, arrivals) for job_id in ids}
+        try:
+            await self._subscribe(*waiting)
+            look_at = loop.time()
+            if begin is not None:
+                for job_id in await begin:
+                    self._dismiss(job_id, waiting.pop(job_id))
+                look_at = loop.time() + _LOOK_AFTER_SECONDS
+            while waiting:
+                await arrivals.wait(min(look_at, deadline) - loop.time())
+                settled, deaf = arrivals.take()
+                for job_id in deaf & waiting.keys():
+                    self._waiters[job_id].discard(waiting[job_id])
+                    waiting[job_id] = self._listen_for(job_id, arrivals)
+                over = loop.time() >= deadline or self._draining
+                if deaf or over or loop.time() >= look_at:
+                    look_at = math.inf
+                    settled += await self._look(list(waiting), seconds, settled)
+                news = [record for record in settled if record.id in waiting]
+                for record in news:
+                    self._dismiss(record.id, waiting.pop(record.id))
+                if news:
+                    yield [record for record in news if record.state.terminal]
+                if over:
+                    return
+        finally:
+            for job_id, future in waiting.items():
+                self._dismiss(job_id, future)
+
+    async def _look(
+        self, ids: list[str], seconds: float, known: list[JobRecord]
+    ) -> list[JobRecord]:
+        """What is settled of these by the records, once the subscription is sure to stand.
+
+        A job that nobody knows comes back as one that is queued nowhere, to be left out.
+        """
+        settled = {record.id for record in known}
+        left = [job_id for job_id in ids if job_id not in settled]
+        if left:
+            await self._confirm(left[-1], seconds)
+        records = zip(left, await self._store.get_many(left), strict=True)
+        found = [record or JobRecord(job_id, JobState.QUEUED, "") for job_id, record in records]
+        return [record for record in found if record.state.terminal or not record.lane]
+
+    def _dismiss(self, job_id: str, future: asyncio.Future[JobRecord | None]) -> None:
+        """End one waiter's wait; the last one's ends the subscription."""
+        self._waiters[job_id].discard(future)
+        if not self._waiters[job_id]:
+            del self._waiters[job_id]
+            self._leave(job_id)
+
+    def _listen_for(
+        self, job_id: str, arrivals: _Arrivals | None = None
+    ) -> asyncio.Future[JobRecord | None]:
         future: asyncio.Future[JobRecord | None] = asyncio.get_running_loop().create_future()
         self._waiters[job_id].add(future)
+        if arrivals is not None:
+            arrivals.expect(job_id, future)
         return future
 
-    async def _subscribe(self, job_id: str) -> None:
-        if job_id not in self._confirmed:
+    async def _subscribe(self, *ids: str) -> None:
+        new = [job_id for job_id in ids if job_id not in self._confirmed]
+        for job_id in new:
             self._confirmed[job_id] = asyncio.Event()
-            await self._send("SUBSCRIBE", meta_key(job_id))
+        if new:
+            await self._send("SUBSCRIBE", *map(meta_key, new))
 
     def _leave(self, job_id: str) -> None:
         """Unsubscribe in the next turn: nobody's answer waits for it, and many leave together."""

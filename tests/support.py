@@ -175,7 +175,7 @@ class Stack:
             "api", ["-m", "api"], models, {"LANEFLEET_PORT": str(port), **environment}
         )
         url = f"http://127.0.0.1:{port}"
-        api = ApiProcess(process, url, Client(url, timeout=30))
+        api = ApiProcess(process, url, Client(url, timeout=30, retries=0))
         wait_until(lambda: api.answers(), 30, "the API")
         return api
 

@@ -9,7 +9,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from api.deps import Services, ServicesDep
 from api.problems import Problem, responses
-from api.schemas import AliasTarget, ModelList, ModelView, Purged, Told
+from api.schemas import AliasTarget, ModelList, ModelView, OpenAIModel, Purged, Told
 from api.strict_route import StrictRoute
 from common.catalog import ModelSpec
 
@@ -37,7 +37,8 @@ async def list_models(services: ServicesDep) -> ModelList:
     workers, moved = await services.store.workers(), await services.store.aliases()
     names = services.catalog
     return ModelList(
-        models=[ModelView.of(name, _spec(services, name, moved), workers) for name in names]
+        models=[ModelView.of(name, _spec(services, name, moved), workers) for name in names],
+        data=[OpenAIModel(id=name) for name in names],
     )
 
 
@@ -90,6 +91,9 @@ async def move_alias(name: str, target: AliasTarget, services: ServicesDep) -> T
     if new.input != old.input:
         detail = f"{new.name!r} takes {new.input}, {name!r} takes {old.input}"
         raise Problem(409, "other_input", detail)
+    if new.task != old.task:
+        detail = f"{new.name!r} is for {new.task or 'no task'}, {name!r} is for {old.task}"
+        raise Problem(409, "other_task", detail)
     return Told(model=new.name, workers=await services.store.move_alias(name, new.name))
 
 

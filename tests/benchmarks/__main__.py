@@ -20,6 +20,7 @@ NAMES = (
     "enqueue",
     "submit",
     "bulk",
+    "mapping",
     "latency",
     "cache",
     "burst",

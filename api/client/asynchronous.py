@@ -1,0 +1,274 @@
+"""The client for event loops: `Client` with `await`, and with tasks where that has threads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, cast
+
+import httpx
+
+from api.client import calls
+from api.client.calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
+from api.client.errors import ApiError, JobFailed, StillRunning, error_of
+from api.client.operations import AsyncOperations
+from api.client.plan import Chunk, MapOptions, Patience, Plan
+from api.client.progress import open_bar
+from api.client.retries import Attempts, RetryPolicy
+from api.client.sse import EventReader
+from api.client.types import TERMINAL, Event, Job
+
+__all__ = ("AsyncClient",)
+
+
+class AsyncClient(AsyncOperations):
+    """Submits jobs and waits for them, in one event loop.
+
+    Jobs come back as the API shows them, typed dicts. Raises ApiError for a
+    problem document and httpx.HTTPError when nobody answers, both only after
+    as many retries as `retries` allows. The address and the key default to
+    LANEFLEET_URL and LANEFLEET_API_KEY.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        timeout: float = 10.0,
+        *,
+        api_key: str | None = None,
+        retries: int | RetryPolicy = 4,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        self._policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
+        self._timeout = timeout
+        self._http = http or httpx.AsyncClient(
+            base_url=calls.base_url_of(base_url),
+            timeout=timeout,
+            headers=calls.headers_of(api_key),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def submit(
+        self,
+        model: str,
+        value: Any,
+        *,
+        wait: float | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Submit one input; with `wait` seconds, come back with the result if in time.
+
+        Bytes, and the bytes of a path, go as an image. fields are those of `POST /v1/jobs`:
+        params, priority, deadline, ... A submit that is repeated, by us or with the same
+        idempotency_key by you, queues no second job.
+        """
+        return await self._job(calls.submit(model, value, wait, idempotency_key, fields))
+
+    async def submit_file(
+        self,
+        model: str,
+        path: Path,
+        *,
+        wait: float | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Submit one file, as a form."""
+        return await self._job(calls.submit_file(model, path, wait, idempotency_key, fields))
+
+    async def get(self, job_id: str, *, wait: float = 0.0) -> Job:
+        """Look at a job, waiting up to `wait` seconds for it to be settled."""
+        return await self._job(calls.get(job_id, wait))
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        """The job once it is settled, whichever way; raises StillRunning after `timeout`."""
+        began = time.monotonic()
+        while True:
+            left = HOLD_SECONDS if timeout is None else timeout - (time.monotonic() - began)
+            job = await self.get(job_id, wait=max(min(left, HOLD_SECONDS), 0.0))
+            if job["state"] in TERMINAL:
+                return job
+            if timeout is not None and time.monotonic() - began >= timeout:
+                raise StillRunning(job, timeout)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job."""
+        return await self._job(calls.cancel(job_id))
+
+    async def retry(self, job_id: str) -> Job:
+        """Put a dead job back into its lane, under the same id."""
+        return await self._job(calls.retry(job_id))
+
+    def map(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        ordered: bool = True,
+        on_error: Literal["raise", "return"] = "raise",
+        progress: bool = False,
+        window: int = 4096,
+        chunk: int = 512,
+        **fields: Any,
+    ) -> AsyncGenerator[Job, None]:
+        """Run the model over the inputs, as many as there are; yields a settled job for each.
+
+        In order, or with ordered=False as they are done; `job["index"]` says which input.
+        Inputs are taken as results are: at most `window` are under way, submitted `chunk` at a
+        time. A job without a result raises JobFailed, or comes like the others with
+        on_error="return". Who stops early leaves what was submitted to run.
+        """
+        options = MapOptions(ordered, on_error, window, chunk)
+        return self._map(model, inputs, fields, options, progress)
+
+    async def stream(self, job_id: str) -> AsyncGenerator[Event, None]:
+        """Follow a job: what happened so far, then each step, until it is settled.
+
+        A lost connection is opened anew where it was lost.
+        """
+        last_id: str | None = None
+        attempts = Attempts(self._policy, repeatable=True)
+        while True:
+            try:
+                async with aclosing(self._events(job_id, last_id)) as events:
+                    async for event in events:
+                        last_id = event.id
+                        attempts = Attempts(self._policy, repeatable=True)
+                        yield event
+                        if event.job["state"] in TERMINAL:
+                            return
+                # Ended early but in order, as every stream is after a while.
+                pause = self._policy.first_pause_seconds
+            except (httpx.TransportError, ApiError) as exc:
+                pause = attempts.after(exc)
+            await asyncio.sleep(pause)
+
+    async def _map(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        fields: dict[str, Any],
+        options: MapOptions,
+        progress: bool,
+    ) -> AsyncGenerator[Job, None]:
+        plan = Plan(model, inputs, fields, options)
+        arrived: asyncio.Queue[list[Job] | BaseException] = asyncio.Queue()
+        tasks: set[asyncio.Task[None]] = set()
+        bar = open_bar(progress, model, inputs)
+        try:
+            while True:
+                while (chunk := plan.next_chunk()) is not None:
+                    task = asyncio.create_task(self._run_chunk(chunk, arrived))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                if plan.done:
+                    return
+                news = await arrived.get()
+                if isinstance(news, BaseException):
+                    raise news
+                for job in plan.settle(news):
+                    if job["state"] != "succeeded" and options.on_error == "raise":
+                        raise JobFailed(job)
+                    bar.advance(1)
+                    yield job
+        finally:
+            for task in tasks:
+                task.cancel()
+            bar.close()
+
+    async def _run_chunk(
+        self, chunk: Chunk, arrived: asyncio.Queue[list[Job] | BaseException]
+    ) -> None:
+        patience = Patience(self._policy)
+        try:
+            while (call := chunk.next_call()) is not None:
+                error: httpx.TransportError | ApiError | None = None
+                try:
+                    async with aclosing(self._lines(call)) as answer:
+                        async for lines in answer:
+                            jobs = [job for line in lines if (job := chunk.read(line))]
+                            arrived.put_nowait(jobs)
+                except (httpx.TransportError, ApiError) as exc:
+                    error = exc
+                pause = patience.pause(chunk, error)
+                if pause is None:
+                    arrived.put_nowait(chunk.give_up())
+                elif pause:
+                    await asyncio.sleep(pause)
+        except Exception as exc:  # noqa: BLE001 - raised again in the caller's task
+            arrived.put_nowait(exc)
+
+    async def _lines(self, call: Call) -> AsyncGenerator[list[bytes], None]:
+        """The lines of a streamed answer, as they come."""
+        rest = b""
+        async with aclosing(self._stream(call)) as parts:
+            async for part in parts:
+                *lines, rest = (rest + part).split(b"\n")
+                yield lines
+
+    async def _events(self, job_id: str, last_id: str | None) -> AsyncGenerator[Event, None]:
+        reader = EventReader()
+        call = calls.events(job_id, last_id)
+        async with aclosing(self._stream(call, SILENCE_SECONDS)) as parts:
+            async for part in parts:
+                for event in reader.feed(part):
+                    yield event
+
+    async def _stream(
+        self, call: Call, timeout: float | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        async with self._http.stream(
+            call.method, call.path, timeout=timeout or self._timeout_of(call), **call.options
+        ) as response:
+            if response.is_error:
+                await response.aread()
+                raise error_of(response)
+            async for part in response.aiter_bytes():
+                yield part
+
+    async def _job(self, call: Call) -> Job:
+        return cast("Job", await self._call(call))
+
+    async def _call(self, call: Call) -> Any:
+        # Built once: a form that is built again has another boundary, and is another body
+        # to whoever remembers the first by its Idempotency-Key.
+        request = self._http.build_request(
+            call.method, call.path, timeout=self._timeout_of(call), **call.options
+        )
+        attempts = Attempts(self._policy, repeatable=call.repeatable)
+        while True:
+            try:
+                response = await self._http.send(request)
+            except httpx.TransportError as exc:
+                error: Exception = exc
+                pause = attempts.after_error(exc)
+            else:
+                if not response.is_error:
+                    return response.json()
+                error = error_of(response)
+                pause = attempts.after_status(response.status_code, response.headers)
+            if pause is None:
+                raise error
+            await asyncio.sleep(pause)
+
+    def _timeout_of(self, call: Call) -> float:
+        return self._timeout if not call.wait else call.wait + SLACK_SECONDS

@@ -1,0 +1,108 @@
+"""What operators ask of a fleet: models, lanes, workers, dead letters. For both clients."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from api.client import calls
+from api.client.calls import Call
+
+__all__ = ("AsyncOperations", "Operations")
+
+Action = Literal["load", "unload", "warm"]
+
+
+class Operations:
+    """Of `Client`."""
+
+    def _call(self, call: Call) -> Any:
+        raise NotImplementedError
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models of this fleet."""
+        listed: list[dict[str, Any]] = self._call(calls.models())["models"]
+        return listed
+
+    def ask_of_model(self, name: str, action: Action) -> int:
+        """Load, unload or warm up a model in every worker; returns how many heard it."""
+        return int(self._call(calls.ask_of_model(name, action))["workers"])
+
+    def move_alias(self, alias: str, model: str) -> int:
+        """Point an alias at another model; returns how many workers heard it."""
+        return int(self._call(calls.move_alias(alias, model))["workers"])
+
+    def purge_cache(self, name: str) -> int:
+        """Drop every result that is kept of a model; returns how many."""
+        return int(self._call(calls.purge_cache(name))["results"])
+
+    def lanes(self) -> dict[str, dict[str, int]]:
+        """The state of every lane."""
+        return cast("dict[str, dict[str, int]]", self._call(calls.lanes()))
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What each live worker says of itself."""
+        return cast("list[dict[str, Any]]", self._call(calls.workers()))
+
+    def dead(self, lane: str, *, offset: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+        """The lane's dead letters, newest first."""
+        return cast("list[dict[str, Any]]", self._call(calls.dead(lane, offset, limit)))
+
+    def dead_letter(self, lane: str, job_id: str) -> dict[str, Any]:
+        """One dead letter with its message."""
+        return cast("dict[str, Any]", self._call(calls.dead_letter(lane, job_id)))
+
+    def retry_dead(self, lane: str, ids: list[str] | None = None) -> int:
+        """Put dead jobs back into their lane; returns how many."""
+        return int(self._call(calls.retry_dead(lane, ids))["jobs"])
+
+    def purge_dead(self, lane: str, ids: list[str] | None = None) -> int:
+        """Drop dead letters for good; returns how many."""
+        return int(self._call(calls.purge_dead(lane, ids))["jobs"])
+
+
+class AsyncOperations:
+    """Of `AsyncClient`."""
+
+    async def _call(self, call: Call) -> Any:
+        raise NotImplementedError
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models of this fleet."""
+        listed: list[dict[str, Any]] = (await self._call(calls.models()))["models"]
+        return listed
+
+    async def ask_of_model(self, name: str, action: Action) -> int:
+        """Load, unload or warm up a model in every worker; returns how many heard it."""
+        return int((await self._call(calls.ask_of_model(name, action)))["workers"])
+
+    async def move_alias(self, alias: str, model: str) -> int:
+        """Point an alias at another model; returns how many workers heard it."""
+        return int((await self._call(calls.move_alias(alias, model)))["workers"])
+
+    async def purge_cache(self, name: str) -> int:
+        """Drop every result that is kept of a model; returns how many."""
+        return int((await self._call(calls.purge_cache(name)))["results"])
+
+    async def lanes(self) -> dict[str, dict[str, int]]:
+        """The state of every lane."""
+        return cast("dict[str, dict[str, int]]", await self._call(calls.lanes()))
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """What each live worker says of itself."""
+        return cast("list[dict[str, Any]]", await self._call(calls.workers()))
+
+    async def dead(self, lane: str, *, offset: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+        """The lane's dead letters, newest first."""
+        return cast("list[dict[str, Any]]", await self._call(calls.dead(lane, offset, limit)))
+
+    async def dead_letter(self, lane: str, job_id: str) -> dict[str, Any]:
+        """One dead letter with its message."""
+        return cast("dict[str, Any]", await self._call(calls.dead_letter(lane, job_id)))
+
+    async def retry_dead(self, lane: str, ids: list[str] | None = None) -> int:
+        """Put dead jobs back into their lane; returns how many."""
+        return int((await self._call(calls.retry_dead(lane, ids)))["jobs"])
+
+    async def purge_dead(self, lane: str, ids: list[str] | None = None) -> int:
+        """Drop dead letters for good; returns how many."""
+        return int((await self._call(calls.purge_dead(lane, ids)))["jobs"])

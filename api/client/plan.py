@@ -1,0 +1,212 @@
+"""The bookkeeping of `map`, without I/O, shared by both clients.
+
+Inputs are taken as there is room for them and given out as their turn comes,
+so that memory holds one window whatever the length of what is mapped. The
+window counts from the submit to the moment the caller has the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+import orjson
+
+from api.client import calls
+from api.client.calls import Call, json_input
+from api.client.errors import ApiError
+from api.client.retries import Attempts, RetryPolicy
+from api.client.types import TERMINAL, Job
+
+__all__ = ("Chunk", "MapOptions", "Patience", "Plan")
+
+_CHUNK_BYTES = 8 * 1024 * 1024
+_TURNED_AWAY = frozenset({429, 503})
+_PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MapOptions:
+    """How `map` goes about it."""
+
+    ordered: bool = True
+    on_error: Literal["raise", "return"] = "raise"
+    window: int = 4096
+    """Most inputs submitted and not given out yet."""
+    chunk: int = 512
+    """Inputs in one submit."""
+    wait_seconds: float = 10.0
+    """How long one request for results is held."""
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1 or self.window < self.chunk:
+            raise ValueError("`chunk` must be at least 1, and `window` at least `chunk`")
+        if self.on_error not in ("raise", "return"):
+            raise ValueError('`on_error` is "raise" or "return"')
+
+
+class Chunk:
+    """Some inputs on their way: lines to submit, then ids to ask for, then jobs.
+
+    Each request brings it further; what a lost answer leaves open is asked again,
+    so that an input may run twice, but is given out once.
+    """
+
+    def __init__(self, model: str, lines: Mapping[int, bytes], wait_seconds: float) -> None:
+        self._model = model
+        self._wait_seconds = wait_seconds
+        self._lines = dict(lines)
+        self._sent: list[int] = []
+        self._indexes: dict[str, int] = {}
+        self._submitting = False
+        self._open = 2 * len(lines)
+        self.retry_after: float | None = None
+        """Seconds that were asked for, where some of the lines were turned away for now."""
+
+    def next_call(self) -> Call | None:
+        """The next request; None when every input is settled."""
+        self.retry_after = None
+        self._submitting = bool(self._lines)
+        if self._lines:
+            self._sent = list(self._lines)
+            return calls.bulk(list(self._lines.values()))
+        return calls.results(list(self._indexes), self._wait_seconds) if self._indexes else None
+
+    def read(self, line: bytes) -> Job | None:
+        """One line of the answer; a job if that settles one."""
+        answer = orjson.loads(line)
+        return self._read_taken(answer) if self._submitting else self._read_result(answer)
+
+    def moved(self) -> bool:
+        """Whether anything came of the requests since this was last asked."""
+        before, self._open = self._open, 2 * len(self._lines) + len(self._indexes)
+        return self._open < before
+
+    def give_up(self) -> list[Job]:
+        """Refuse what was turned away time and again."""
+        message = "turned away for too long; try again later"
+        jobs = [self._refused(index, "lane_full", message) for index in self._lines]
+        self._lines.clear()
+        return jobs
+
+    def _read_taken(self, answer: dict[str, Any]) -> Job | None:
+        index = self._sent[answer["line"] - 1]
+        if "id" in answer:
+            self._lines.pop(index, None)
+            self._indexes[answer["id"]] = index
+            return None
+        problem = answer["error"]
+        if problem.get("status") in _TURNED_AWAY:
+            self.retry_after = float(problem.get("retry_after") or _PAUSE_SECONDS)
+            return None
+        self._lines.pop(index, None)
+        reason = str(problem.get("type", "")).rpartition("/")[2].replace("-", "_")
+        return self._refused(index, reason, str(problem.get("detail", "")))
+
+    def _read_result(self, answer: dict[str, Any]) -> Job | None:
+        unknown = "state" not in answer
+        if answer.get("id") not in self._indexes or not (unknown or answer["state"] in TERMINAL):
+            return None
+        index = self._indexes.pop(answer["id"])
+        if unknown:
+            return self._refused(index, "unknown_job", "its result is no longer kept")
+        return _job(answer, index)
+
+    def _refused(self, index: int, reason: str, message: str) -> Job:
+        failure = {"reason": reason, "message": message}
+        return _job({"id": "", "model": self._model, "state": "failed", "error": failure}, index)
+
+
+class Patience:
+    """How long a chunk pauses between its requests, and when it has had enough."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._attempts = Attempts(policy, repeatable=True)
+
+    def pause(self, chunk: Chunk, error: httpx.TransportError | ApiError | None) -> float | None:
+        """Seconds until the next request; None when lines were turned away too often in a row.
+
+        Raises the error when that came too often in a row, or is for good.
+        """
+        if chunk.moved():
+            self._attempts = Attempts(self._policy, repeatable=True)
+            if error is None and chunk.retry_after is None:
+                return 0.0
+        if error is None:
+            if chunk.retry_after is None:
+                return _PAUSE_SECONDS / 10
+            return self._attempts.pause(chunk.retry_after)
+        return self._attempts.after(error)
+
+
+class Plan:
+    """Which inputs go next, and which jobs may be given out."""
+
+    def __init__(
+        self, model: str, inputs: Iterable[Any], fields: Mapping[str, Any], options: MapOptions
+    ) -> None:
+        self._model = model
+        self._inputs: Iterator[Any] = iter(inputs)
+        self._fields = dict(fields)
+        self._options = options
+        self._taken = 0
+        self._given = 0
+        self._ready: dict[int, Job] = {}
+        self._spare: bytes | None = None
+        self._exhausted = False
+
+    @property
+    def done(self) -> bool:
+        """Whether everything was given out."""
+        return self._exhausted and self._given == self._taken
+
+    def next_chunk(self) -> Chunk | None:
+        """The next inputs, when there is room for a whole chunk and there are any."""
+        if (
+            self._exhausted
+            or self._taken - self._given > self._options.window - self._options.chunk
+        ):
+            return None
+        lines: dict[int, bytes] = {}
+        size = 0
+        while len(lines) < self._options.chunk:
+            line = self._next_line()
+            if line is None:
+                break
+            if lines and size + len(line) > _CHUNK_BYTES:
+                self._spare = line
+                break
+            lines[self._taken] = line
+            self._taken += 1
+            size += len(line)
+        return Chunk(self._model, lines, self._options.wait_seconds) if lines else None
+
+    def settle(self, jobs: Sequence[Job]) -> list[Job]:
+        """These are settled; returns those that may be given out now, in order if it matters."""
+        if not self._options.ordered:
+            self._given += len(jobs)
+            return list(jobs)
+        self._ready.update((job["index"], job) for job in jobs)
+        out = []
+        while (job := self._ready.pop(self._given, None)) is not None:
+            out.append(job)
+            self._given += 1
+        return out
+
+    def _next_line(self) -> bytes | None:
+        if self._spare is not None:
+            line, self._spare = self._spare, None
+            return line
+        for value in self._inputs:
+            body = {"model": self._model, "input": json_input(value), **self._fields}
+            return orjson.dumps(body) + b"\n"
+        self._exhausted = True
+        return None
+
+
+def _job(answer: dict[str, Any], index: int) -> Job:
+    job: Job = {**answer, "index": index}  # type: ignore[typeddict-item]  # as the API says it
+    return job

@@ -1,0 +1,63 @@
+"""What the API answers, typed. Jobs are plain dicts, as they came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NotRequired, Required, TypedDict
+
+__all__ = ("TERMINAL", "Event", "Failure", "Job", "Links", "State")
+
+State = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled", "expired"})
+"""The states that nothing leaves."""
+
+
+class Failure(TypedDict):
+    """Why a job did not succeed."""
+
+    reason: str
+    message: str
+
+
+class Links(TypedDict, total=False):
+    """Where to go next, as paths."""
+
+    self: str
+    result: str
+    events: str
+    cancel: str
+    retry: str
+
+
+class Job(TypedDict, total=False):
+    """A job as the API shows it; what is not known of it yet is absent."""
+
+    id: Required[str]
+    model: Required[str]
+    state: Required[State]
+    created_at: str
+    started_at: str
+    finished_at: str
+    attempts: int
+    queue_position: int
+    estimated_start_at: str
+    batch_size: int
+    infer_ms: float
+    worker: str
+    version: str
+    cached: bool
+    age: int
+    result: Any
+    error: Failure
+    links: Links
+    index: NotRequired[int]
+    """Which input of `map` it is for, counted from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step of a job's life: the state it entered, and the job as it was then."""
+
+    id: str
+    state: str
+    job: Job

@@ -1,0 +1,112 @@
+"""One example per route, in a shell, put into the OpenAPI document.
+
+Kept in one table, so that none is forgotten: a test runs every one of them as
+printed, against a running fleet, and fails for a route that has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+
+__all__ = ("EXAMPLES", "install")
+
+_JSON = "-H 'Content-Type: application/json'"
+_NEW_JOB = f"""\
+job=$(curl -s localhost:8000/v1/jobs {_JSON} \\
+  -d '{{"model": "echo", "input": "hello"}}' | grep -o '[0-9a-f-]\\{{36\\}}' | head -1)
+"""
+_DEAD_JOB = f"""\
+job=$(curl -s localhost:8000/v1/jobs {_JSON} -H 'Prefer: wait=30' \\
+  -d '{{"model": "echo", "input": "hello", "params": {{"fail": "on purpose"}}}}' \\
+  | grep -o '[0-9a-f-]\\{{36\\}}' | head -1)
+"""
+
+EXAMPLES: Mapping[str, str] = {
+    "POST /v1/jobs": f"""\
+curl -s localhost:8000/v1/jobs {_JSON} -H 'Prefer: wait=30' \\
+  -d '{{"model": "minilm", "input": "The quick brown fox."}}'
+
+curl -s localhost:8000/v1/jobs -H 'Prefer: wait=30' \\
+  -F model=text-detect -F file=@deploy/demo/astronaut.png
+""",
+    "GET /v1/jobs/{job_id}": _NEW_JOB + "curl -s localhost:8000/v1/jobs/$job?wait=30\n",
+    "POST /v1/jobs/{job_id}/cancel": _NEW_JOB
+    + "curl -s -X POST localhost:8000/v1/jobs/$job/cancel\n",
+    "POST /v1/jobs/{job_id}/retry": _DEAD_JOB
+    + "curl -s -X POST localhost:8000/v1/jobs/$job/retry\n",
+    "GET /v1/jobs/{job_id}/result": _NEW_JOB
+    + "curl -s localhost:8000/v1/jobs/$job/result?wait=30\n",
+    "GET /v1/jobs/{job_id}/events": _NEW_JOB + "curl -sN localhost:8000/v1/jobs/$job/events\n",
+    "GET /v1/jobs": "curl -s 'localhost:8000/v1/jobs?limit=10'\n",
+    "POST /v1/jobs/bulk": """\
+printf '{"model": "echo", "input": %s}\\n' 1 2 3 |
+  curl -s localhost:8000/v1/jobs/bulk -H 'Content-Type: application/x-ndjson' --data-binary @-
+""",
+    "POST /v1/jobs/results": _NEW_JOB
+    + f"""\
+curl -s localhost:8000/v1/jobs/results {_JSON} -H 'Prefer: wait=30' \\
+  -d '{{"ids": ["'$job'"]}}'
+""",
+    "POST /v1/embed": f"""\
+curl -s localhost:8000/v1/embed {_JSON} \\
+  -d '{{"input": ["A cat on a mat.", "A dog on a log."]}}'
+""",
+    "POST /v1/classify": """\
+curl -s localhost:8000/v1/classify -F file=@deploy/demo/rocket.jpg -F 'params={"top_k": 3}'
+""",
+    "POST /v1/detect": """\
+curl -s localhost:8000/v1/detect -H 'Content-Type: image/png' --data-binary @deploy/demo/sign.png
+""",
+    "POST /v1/embeddings": f"""\
+curl -s localhost:8000/v1/embeddings {_JSON} \\
+  -d '{{"model": "minilm", "input": "The quick brown fox."}}'
+""",
+    "GET /v1/models": "curl -s localhost:8000/v1/models\n",
+    "GET /v1/models/{name}": "curl -s localhost:8000/v1/models/minilm\n",
+    "POST /v1/models/{name}/{action}": "curl -s -X POST localhost:8000/v1/models/minilm/warm\n",
+    "DELETE /v1/models/{name}/cache": "curl -s -X DELETE localhost:8000/v1/models/minilm/cache\n",
+    "PUT /v1/models/{name}/alias": f"""\
+# With `aliases: {{sentences: minilm}}` in the catalog.
+curl -s -X PUT localhost:8000/v1/models/sentences/alias {_JSON} -d '{{"model": "minilm"}}'
+""",
+    "GET /v1/lanes": "curl -s localhost:8000/v1/lanes\n",
+    "GET /v1/workers": "curl -s localhost:8000/v1/workers\n",
+    "GET /v1/dead/{lane}": "curl -s 'localhost:8000/v1/dead/echo?limit=10'\n",
+    "GET /v1/dead/{lane}/{job_id}": _DEAD_JOB + "curl -s localhost:8000/v1/dead/echo/$job\n",
+    "POST /v1/dead/{lane}/retry": _DEAD_JOB
+    + f"""\
+curl -s localhost:8000/v1/dead/echo/retry {_JSON} -d '{{"ids": ["'$job'"]}}'
+""",
+    "POST /v1/dead/{lane}/purge": _DEAD_JOB
+    + f"""\
+curl -s localhost:8000/v1/dead/echo/purge {_JSON} -d '{{"ids": ["'$job'"]}}'
+""",
+    "GET /health": "curl -s localhost:8000/health\n",
+    "GET /ready": "curl -s localhost:8000/ready\n",
+}
+
+
+def install(app: FastAPI) -> None:
+    """Show each route's example at the end of its description, and as `x-codeSamples`."""
+    bare = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _with_examples(bare())
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _with_examples(document: dict[str, Any]) -> dict[str, Any]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            example = EXAMPLES.get(f"{method.upper()} {path}")
+            if example is not None:
+                said = operation.get("description", "")
+                operation["description"] = f"{said}\n\n```sh\n{example}```".strip()
+                operation["x-codeSamples"] = [{"lang": "Shell", "source": example}]
+    return document
