@@ -83,10 +83,12 @@ def create_app(
         large_inputs = LargeInputs(blobs, settings.redis_input_bytes)
         publisher = Publisher(client, settings.max_backlog, large_inputs)
         fingerprints = Fingerprints(client, catalog)
-        cache_client = connect_async(cache_url_of(settings, redis_url), settings)
+        cache_url = cache_url_of(settings, redis_url)
+        cache_client = connect_async(cache_url, settings, time_commands=False)
+        hits_client = connect_async(redis_url, settings, time_commands=False)
         cache = ResultCache(
             cache_client,
-            client,
+            hits_client,
             settings.cache_timeout_seconds,
             lambda lane: catalog[lane].result_ttl_seconds or settings.result_ttl_seconds,
         )
@@ -116,6 +118,7 @@ def create_app(
         await fingerprints.stop()
         await drain.stop()
         await waiter.stop()
+        await hits_client.aclose()
         await cache_client.aclose()
         await client.aclose()
 

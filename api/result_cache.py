@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ import hiredis
 import redis.asyncio
 import structlog
 from prometheus_client import Counter
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from common.cache import Entry, age_seconds, hit_meta, unpack
 from common.job import CacheTicket, Job, JobRecord
@@ -36,6 +36,7 @@ _TRIPS = 2
 _BLIND_SECONDS = 1.0
 _LATE_IN_A_ROW = 3
 _KEYS_PER_SCAN = 1_000
+_SCAN_SECONDS = 5.0
 _AWAY = (RedisError, TimeoutError, OSError)
 
 _LOOKS = Counter(
@@ -79,6 +80,7 @@ class ResultCache:
         timeout_seconds: float,
         result_ttl_seconds: Callable[[str], int],
     ) -> None:
+        """Commands are timed here, so the clients should not do it too."""
         self._cache = cache
         self._queue = queue
         self._timeout = timeout_seconds
@@ -116,16 +118,26 @@ class ResultCache:
         return hits
 
     async def purge(self, model: str) -> int:
-        """Free what is kept of this model; returns how many results."""
-        freed, cursor = 0, 0
-        while True:
-            cursor, keys = await self._cache.scan(
-                cursor, match=f"{CACHE_PREFIX}{model}:*", count=_KEYS_PER_SCAN
-            )
-            if keys:
+        """Free what is kept of this model; returns how many results. Never raises."""
+        freed = 0
+        try:
+            async for keys in self._keys_of(model):
                 freed += int(await self._cache.unlink(*keys))
+        except _AWAY as exc:  # nobody finds them any more, and their time will come
+            log.warning("purge_left_results", model=model, freed=freed, error=str(exc))
+        return freed
+
+    async def _keys_of(self, model: str) -> AsyncIterator[Sequence[bytes | str]]:
+        cursor = 0
+        while True:
+            async with asyncio.timeout(_SCAN_SECONDS):
+                cursor, keys = await self._cache.scan(
+                    cursor, match=f"{CACHE_PREFIX}{model}:*", count=_KEYS_PER_SCAN
+                )
+            if keys:
+                yield keys
             if not cursor:
-                return freed
+                return
 
     def _depart(self) -> None:
         self._called = False
@@ -212,7 +224,7 @@ class ResultCache:
         except _AWAY as exc:
             log.warning("hits_unrecorded", jobs=len(hits), error=str(exc))
             return None
-        task = asyncio.create_task(self._read_replies(pool, connection, len(hits)))
+        task = asyncio.create_task(self._read_replies(pool, connection, len(hits), self._timeout))
         self._replies.add(task)
         task.add_done_callback(self._replies.discard)
         return task
@@ -222,16 +234,17 @@ class ResultCache:
         return 0 if sent is None else await sent
 
     @staticmethod
-    async def _read_replies(pool: Any, connection: Any, count: int) -> int:
+    async def _read_replies(pool: Any, connection: Any, count: int, seconds: float) -> int:
         """How many were written."""
         written = 0
         try:
-            for _ in range(count):
-                try:
-                    await connection.read_response()
-                    written += 1
-                except redis.exceptions.ResponseError as exc:  # at maxmemory, or a replica
-                    log.warning("hit_unrecorded", error=str(exc))
+            async with asyncio.timeout(seconds):
+                for _ in range(count):
+                    try:
+                        await connection.read_response()
+                        written += 1
+                    except ResponseError as exc:  # at maxmemory, or a replica
+                        log.warning("hit_unrecorded", error=str(exc))
         except _AWAY as exc:
             log.warning("hits_unrecorded", jobs=count - written, error=str(exc))
         finally:

@@ -46,9 +46,16 @@ def connect(url: str, settings: Settings) -> redis.Redis:
     return client
 
 
-def connect_async(url: str, settings: Settings) -> redis.asyncio.Redis:
-    """An asyncio client with its own pool; replies are bytes."""
-    options = _options(settings) | {"retry": AsyncRetry(NoBackoff(), 0)}
+def connect_async(
+    url: str, settings: Settings, *, time_commands: bool = True
+) -> redis.asyncio.Redis:
+    """An asyncio client with its own pool; replies are bytes.
+
+    Without time_commands only connecting has a timeout: redis-py makes a task to time each
+    command, which costs more than the command, so who sends thousands times them itself.
+    """
+    untimed = {} if time_commands else {"socket_timeout": None}
+    options = _options(settings) | untimed | {"retry": AsyncRetry(NoBackoff(), 0)}
     if not url.startswith(SENTINEL_SCHEME):
         return redis.asyncio.Redis.from_url(url, **options)
     nodes, login = parse_sentinel_url(url)

@@ -66,7 +66,10 @@ async def ask_of_model(
     return Told(model=spec.name, workers=told)
 
 
-@router.delete("/models/{name}/cache", responses=responses(s404="No such model."))
+@router.delete(
+    "/models/{name}/cache",
+    responses=responses(s404="No such model.", s503="The queue cannot be reached."),
+)
 async def purge_cache(name: str, services: ServicesDep) -> Purged:
     """Drop every result that is kept of a model; other API processes follow within a second."""
     spec = _spec(services, name, await services.store.aliases())
