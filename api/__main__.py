@@ -19,7 +19,9 @@ def main(arguments: Sequence[str] = ()) -> int:
     The supervisor of several processes passes `LISTENER NOTICE`: the descriptors of the
     socket to serve and of a pipe that is told when this process begins to drain.
     """
+    from api.auth import check_exposure
     from api.context import add_request
+    from common.connect import connect
     from common.redis_server import obtain_redis
 
     try:
@@ -30,6 +32,9 @@ def main(arguments: Sequence[str] = ()) -> int:
         print(f"lanefleet api: {exc}", file=sys.stderr)  # noqa: T201 - the one line a person needs
         return 2
     try:
+        if not arguments:
+            with connect(redis.url, settings) as client:
+                check_exposure(client, settings)
         if arguments:
             listener, notice = map(int, arguments)
             _serve(settings, redis.url, [socket.socket(fileno=listener)], notice)

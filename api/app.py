@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from api import docs, examples, openapi, problems
+from api.auth import Authenticator
 from api.cors import allow_origins
 from api.deps import Services
 from api.door import Door
@@ -78,10 +79,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         client = connect_async(redis_url, settings)
-        store = JobStore(client, settings.result_ttl_seconds)
+        store = JobStore(client, settings.result_ttl_seconds, settings.tenant_window_jobs)
         waiter = ResultWaiter(client, store)
         large_inputs = LargeInputs(blobs, settings.redis_input_bytes)
-        publisher = Publisher(client, settings.max_backlog, large_inputs)
+        window = settings.tenant_window_jobs
+        publisher = Publisher(client, settings.max_backlog, large_inputs, window)
         fingerprints = Fingerprints(client, catalog)
         cache_url = cache_url_of(settings, redis_url)
         cache_client = connect_async(cache_url, settings, time_commands=False)
@@ -100,6 +102,7 @@ def create_app(
             store,
             waiter,
             submitter,
+            Authenticator(client, settings),
             drain,
             told,
             Claims(client, settings),
@@ -132,15 +135,8 @@ def create_app(
         generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)
-    app.include_router(bulk.router)
-    app.include_router(collect.router)
-    app.include_router(jobs.router)
-    app.include_router(job_list.router)
-    app.include_router(results.router)
-    app.include_router(tasks.router)
-    app.include_router(openai.router)
-    app.include_router(models.router)
-    app.include_router(dead.router)
+    for one in (bulk, collect, jobs, job_list, results, tasks, openai, models, dead):
+        app.include_router(one.router, responses=problems.UNAUTHENTICATED)
     app.include_router(health.router)
     docs.install(app)
     openapi.install(app)

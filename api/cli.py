@@ -22,6 +22,7 @@ from api.cache_cli import cache
 from api.client import TERMINAL, ApiError, Client, Job
 from api.dead_cli import dead
 from api.fleet import Fleet, FleetFailed, free_port, project_root
+from api.keys_cli import keys
 from api.models_cli import models
 from api.options import DEFAULT_URL, JsonFlag, UrlOption
 from api.stages_cli import stages
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(cache, name="cache")
 app.add_typer(dead, name="dead")
 app.add_typer(models, name="models")
+app.add_typer(keys, name="keys")
 app.command()(stages)
 out = Console()
 err = Console(stderr=True)

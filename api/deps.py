@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.auth import Authenticator
 from api.drain import DrainSampler
 from api.fingerprints import Fingerprints
 from api.idempotency import Claims
@@ -30,6 +31,7 @@ class Services:
     store: JobStore
     waiter: ResultWaiter
     submitter: Submitter
+    authenticator: Authenticator
     drain: DrainSampler
     draining: asyncio.Event
     """Set when the process is to end: whoever waits or streams is let go."""

@@ -23,7 +23,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from api import tasks
-from common.keys import BANDS, WORKERS, LaneKeys, worker_key
+from common.keys import BANDS, OVER_TOTALS, WORKERS, LaneKeys, worker_key
 
 log = structlog.get_logger(__name__)
 
@@ -176,6 +176,7 @@ class DrainSampler:
         for keys in self._keys.values():
             for band in keys.bands:
                 pipe.llen(band)
+            pipe.hmget(keys.over, OVER_TOTALS)
             pipe.hlen(keys.unacked)
             pipe.zcard(keys.delayed)
             pipe.hgetall(keys.stats)
@@ -189,7 +190,7 @@ class DrainSampler:
         self._names = live
         self.reports = [orjson.loads(report) for report in reports if report]
         self.lanes = {
-            lane: self._lane(lane, now, replies[at * 7 : at * 7 + 7])
+            lane: self._lane(lane, now, replies[at * 8 : at * 8 + 8])
             for at, lane in enumerate(self._keys)
         }
 
@@ -198,7 +199,8 @@ class DrainSampler:
         pipe.mget([worker_key(name) for name in names] or [worker_key("")])
 
     def _lane(self, lane: str, now: float, reply: Sequence[Any]) -> LaneState:
-        *waiting, leased, delayed, stats = reply
+        *listed, beside, leased, delayed, stats = reply
+        waiting = [n + int(more or 0) for n, more in zip(listed, beside, strict=True)]
         counters = {key.decode(): int(value) for key, value in stats.items()}
         said = [one["lanes"][lane] for one in self.reports if lane in one["lanes"]]
         able = [one for one in said if not one["error"]]

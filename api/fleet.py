@@ -97,7 +97,14 @@ class Fleet:
                 self.check()
                 try:
                     reports = client.workers()
-                except (httpx.HTTPError, ApiError):
+                except ApiError as exc:
+                    if exc.status in (401, 403):
+                        raise FleetFailed(
+                            "the API asks for a key: set LANEFLEET_API_KEY to one with the scope "
+                            "admin (`lanefleet keys create`)"
+                        ) from exc
+                    reports = []
+                except httpx.HTTPError:
                     reports = []
                 on_progress(reports)
                 if reports and all(_settled(report) for report in reports):

@@ -21,7 +21,7 @@ from api.problems import Problem, from_fleet_error
 from api.result_cache import Hit
 from api.schemas import MISSING
 from common.catalog import Task
-from common.errors import FleetError, InvalidInput, LaneFull
+from common.errors import FleetError, InvalidInput, Refused
 from common.job import Job, JobRecord, JobState
 
 JOBS_PER_TRIP = 500
@@ -135,7 +135,7 @@ async def _publish(
     for first in range(0, len(jobs), JOBS_PER_TRIP):
         part = jobs[first : first + JOBS_PER_TRIP]
         for job, reply in zip(part, await services.submitter.publish_all(part), strict=True):
-            if isinstance(reply, LaneFull):
+            if isinstance(reply, Refused):
                 records[job.id] = from_fleet_error(reply)
             elif isinstance(reply, Hit):
                 records[job.id] = reply.record()

@@ -21,13 +21,15 @@ JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="
 
 async def find_job(
     services: Services,
-    principal: Principal,  # noqa: ARG001 - a record does not tell its tenant yet
+    principal: Principal,
     job_id: str,
     wait_seconds: float = 0.0,
 ) -> JobRecord:
     """The principal's job, settled or as it stands after the wait; raises a 404 problem."""
     record = await services.store.get(job_id)
-    if record is None:  # and at once: a wait for somebody else's job would tell that there is one
+    if record is None or not principal.owns(
+        record.tenant
+    ):  # and at once: a wait for somebody else's job would tell that there is one
         raise unknown_job(job_id)
     if wait_seconds > 0 and not record.state.terminal:
         with waiting_by_choice():
@@ -36,7 +38,7 @@ async def find_job(
 
 
 def unknown_job(job_id: str) -> Problem:
-    """The 404 for an id that nobody knows (any more)."""
+    """The 404 for an id that nobody knows (any more), or somebody else's."""
     return Problem(
         404, "unknown_job", f"there is no job {job_id!r}; results are kept for a limited time"
     )

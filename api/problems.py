@@ -18,7 +18,7 @@ from api.context import CURRENT
 from common.errors import (
     FleetError,
     InputStoreUnavailable,
-    LaneFull,
+    Refused,
     UnknownModel,
     UnsupportedMedia,
 )
@@ -57,6 +57,12 @@ def responses(**by_status: str) -> dict[int | str, dict[str, Any]]:
         status.removeprefix("s"): {"description": text, **_PROBLEM}
         for status, text in by_status.items()
     }
+
+
+UNAUTHENTICATED = responses(
+    s401="No API key, or one that is not valid.", s403="The API key lacks the scope."
+)
+"""What any route that asks for a scope may answer."""
 
 
 class Problem(FastApiHTTPException):
@@ -103,8 +109,8 @@ def from_fleet_error(exc: FleetError) -> Problem:
         return Problem(404, exc.code, str(exc))
     if isinstance(exc, UnsupportedMedia):
         return Problem(415, exc.code, str(exc))
-    if isinstance(exc, LaneFull):
-        headers = {"Retry-After": _RETRY_AFTER_SECONDS}
+    if isinstance(exc, Refused):
+        headers = {"Retry-After": str(exc.retry_after_seconds), **exc.headers}
         return Problem(429, exc.code, str(exc), headers=headers)
     if isinstance(exc, InputStoreUnavailable):
         headers = {"Retry-After": _RETRY_AFTER_SECONDS}

@@ -11,16 +11,18 @@ from redis.exceptions import ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.large_inputs import LargeInputs
-from common.broker import enqueue_args, positions
-from common.errors import LaneFull
-from common.job import Job
+from common.broker import enqueue_args, positions, quotas
+from common.errors import Refused
+from common.job import Job, Quota
 from common.scripts import Args, AsyncScripts
+from common.settings import DEFAULT_WINDOW
 
 _RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
 _JOBS_PER_TRIP = 500
 _BLOB_BYTES_PER_TRIP = 8 * 1024 * 1024
 _TRIPS = 2
 """Round trips under way at a time."""
+_TENANTS_KNOWN = 10_000
 
 
 class Publisher:
@@ -35,16 +37,20 @@ class Publisher:
         client: redis.asyncio.Redis,
         max_backlog: int,
         large_inputs: LargeInputs | None = None,
+        window: int = DEFAULT_WINDOW,
     ) -> None:
         self._large_inputs = large_inputs or LargeInputs(None, 0)
         self._scripts = AsyncScripts(client)
         self._max_backlog = max_backlog
+        self._window = window
+        self.quotas: dict[str, Quota] = {}
+        """What was left to each tenant with a limited rate when it last sent something."""
         self._waiting: list[tuple[Job, asyncio.Future[int]]] = []
         self._called = False
         self._trips: set[asyncio.Task[None]] = set()
 
     async def publish(self, job: Job) -> int:
-        """Publish one job; returns the backlog ahead of it, or raises LaneFull.
+        """Publish one job; returns the backlog ahead of it, or raises Refused.
 
         Raises InputStoreUnavailable where its input could not be put where it belongs.
         """
@@ -56,7 +62,7 @@ class Publisher:
         job = await self._large_inputs.put_aside(job)
         try:
             return await self._board(job)
-        except LaneFull:
+        except Refused:
             await self._large_inputs.drop([job])
             raise
 
@@ -69,20 +75,27 @@ class Publisher:
             loop.call_soon(self._depart)
         return await future
 
-    async def publish_all(self, jobs: Sequence[Job]) -> list[int | LaneFull]:
-        """Publish these in one round trip; per job the backlog ahead of it, or LaneFull."""
+    async def publish_all(self, jobs: Sequence[Job]) -> list[int | Refused]:
+        """Publish these in one round trip; per job the backlog ahead of it, or Refused."""
         jobs = await self._large_inputs.put_all_aside(jobs)
-        outcomes = positions(jobs, await self._enqueue(jobs))
-        refused = [
-            job for job, one in zip(jobs, outcomes, strict=True) if isinstance(one, LaneFull)
-        ]
+        outcomes = self._read(jobs, await self._enqueue(jobs))
+        refused = [job for job, one in zip(jobs, outcomes, strict=True) if isinstance(one, Refused)]
         if refused:
             await self._large_inputs.drop(refused)
         return outcomes
 
+    def _read(self, jobs: Sequence[Job], reply: Sequence[int]) -> list[int | Refused]:
+        if len(reply) > len(jobs):
+            for tenant, quota in quotas(jobs, reply).items():
+                self.quotas.pop(tenant, None)
+                self.quotas[tenant] = quota
+            while len(self.quotas) > _TENANTS_KNOWN:
+                del self.quotas[next(iter(self.quotas))]
+        return positions(jobs, reply)
+
     async def _enqueue(self, jobs: Sequence[Job]) -> Sequence[int]:
         """Publish; a lost connection is tried again, as the script takes an id only once."""
-        args: Args = enqueue_args(jobs, self._max_backlog)
+        args: Args = enqueue_args(jobs, self._max_backlog, self._window)
         for pause in _RETRY_PAUSES_SECONDS:
             try:
                 reply: Sequence[int] = await self._scripts.run("enqueue", (), args)
@@ -113,7 +126,7 @@ class Publisher:
         self, jobs: Sequence[Job], passengers: list[tuple[Job, asyncio.Future[int]]]
     ) -> None:
         try:
-            outcomes = positions(jobs, await self._enqueue(jobs))
+            outcomes = self._read(jobs, await self._enqueue(jobs))
         except Exception as exc:  # noqa: BLE001 - every waiter must hear of it
             for _, future in passengers:
                 if not future.done():
@@ -122,7 +135,7 @@ class Publisher:
         for (_, future), outcome in zip(passengers, outcomes, strict=True):
             if future.done():
                 continue
-            if isinstance(outcome, LaneFull):
+            if isinstance(outcome, Refused):
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)

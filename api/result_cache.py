@@ -53,6 +53,7 @@ class Hit:
     entry: Entry
     at_ms: int
     """When, Unix milliseconds."""
+    tenant: str = ""
 
     @property
     def age_seconds(self) -> int:
@@ -61,7 +62,7 @@ class Hit:
 
     def meta(self) -> bytes:
         """The result as Celery stores it."""
-        return hit_meta(self.entry, self.job_id, self.lane, self.at_ms)
+        return hit_meta(self.entry, self.job_id, self.lane, self.at_ms, self.tenant)
 
     def record(self) -> JobRecord:
         """What is known of the job now."""
@@ -274,4 +275,4 @@ def _judge(job: Job, ticket: CacheTicket, entry: Entry | None, now_ms: int) -> H
         _LOOKS.labels(ticket.model, "too_old").inc()
         return None
     _LOOKS.labels(ticket.model, "hit").inc()
-    return Hit(job.id, job.model, entry, now_ms)
+    return Hit(job.id, job.model, entry, now_ms, job.tenant)

@@ -14,11 +14,12 @@ from api.auth import Principal
 from api.cache_wishes import ANYTHING, NOTHING, CacheWish
 from api.context import current_traceparent
 from api.fingerprints import Fingerprints
+from api.limits import rate_headers, seconds_until_next
 from api.publisher import Publisher
 from api.result_cache import Hit, ResultCache
 from api.schemas import MISSING, JobRequest
 from common.catalog import Catalog
-from common.errors import InvalidInput, LaneFull
+from common.errors import InvalidInput, RateLimited, Refused
 from common.inputs import check_image, check_input, check_input_url
 from common.job import Job, JobRecord, JobState
 from common.settings import Settings
@@ -86,15 +87,26 @@ class Submitter:
         return hit.record() if hit is not None else await self.enqueue(job)
 
     async def enqueue(self, job: Job) -> JobRecord:
-        """Publish a prepared job; raises LaneFull, and then nothing was queued."""
-        await self._publisher.publish(job)
+        """Publish a prepared job; raises Refused, and then nothing was queued."""
+        try:
+            await self._publisher.publish(job)
+        except RateLimited as exc:
+            quota = self._publisher.quotas.get(job.tenant)
+            exc.retry_after_seconds = seconds_until_next(quota)
+            exc.headers = rate_headers(quota)
+            raise
         now_ms = int(time.time() * 1000)
         return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
 
-    async def publish_all(self, jobs: Sequence[Job]) -> list[int | LaneFull | Hit]:
+    def rate_headers(self, principal: Principal) -> dict[str, str]:
+        """What its last answer says of the principal's rate; nothing where it has no limit."""
+        quotas = self._publisher.quotas
+        return rate_headers(quotas.get(principal.tenant)) if quotas else {}
+
+    async def publish_all(self, jobs: Sequence[Job]) -> list[int | Refused | Hit]:
         """Publish prepared jobs in one round trip, two where some may be found in the cache.
 
-        Per job the backlog ahead of it, LaneFull, or the hit.
+        Per job the backlog ahead of it, Refused, or the hit.
         """
         if all(job.cache is None for job in jobs):
             return [*await self._publisher.publish_all(jobs)]
@@ -133,6 +145,7 @@ class Submitter:
             )
             if request.cache
             else None,
+            limits=principal.limits,
         )
 
 

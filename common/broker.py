@@ -17,14 +17,16 @@ import orjson
 from celery import Celery
 from redis import Redis
 
-from common.errors import LaneFull
-from common.job import Job
+from common.errors import LaneFull, QuotaExceeded, RateLimited, Refused
+from common.job import Job, Limits, Quota
 from common.keys import BANDS, band_key, band_of, flight_name
 from common.redis_server import resolve_redis_url
 from common.scripts import Scripts
-from common.settings import Settings, load_settings
+from common.settings import DEFAULT_WINDOW, Settings, load_settings
 
 TASK_NAME = "infer"
+_TOO_FAST, _TOO_MANY = -2, -3
+"""What the enqueue script answers for a job that its tenant's limits refuse."""
 
 
 def create_app(redis_url: str, settings: Settings) -> Celery:
@@ -118,13 +120,16 @@ def build_message(job: Job) -> bytes:
 
 
 def _limits(job: Job) -> bytes:
-    """The headers for a job that must start or end in time, after the root id's quotation mark."""
+    """The headers that not every job has, after the root id's quotation mark.
+
+    The scripts look for the tenant right there.
+    """
     expires_ms = job.expires_ms
+    owner = b'","tenant":"' + job.tenant.encode() if job.tenant else b""
     if expires_ms is None:
-        return _trace(job)
-    limits = (
-        _trace(job) + b',"expires":' + orjson.dumps(datetime.fromtimestamp(expires_ms / 1000, UTC))
-    )
+        return owner + _trace(job)
+    expires = orjson.dumps(datetime.fromtimestamp(expires_ms / 1000, UTC))
+    limits = owner + _trace(job) + b',"expires":' + expires
     if job.deadline_ms is not None:
         limits += b',"deadline_ms":%d' % job.deadline_ms
     return limits
@@ -150,9 +155,14 @@ def _trace(job: Job) -> bytes:
     return b'","traceparent":"%b"' % job.traceparent.encode() if job.traceparent else b'"'
 
 
-def enqueue_args(jobs: Iterable[Job], max_backlog: int) -> list[str | bytes | int | float]:
+def enqueue_args(
+    jobs: Sequence[Job], max_backlog: int, window: int = DEFAULT_WINDOW
+) -> list[str | bytes | int | float]:
     """The arguments of the enqueue script for these jobs."""
-    args: list[str | bytes | int | float] = [max_backlog]
+    tenants = limits_of(jobs)
+    args: list[str | bytes | int | float] = [max_backlog, window, len(tenants)]
+    for tenant, limits in tenants.items():
+        args += (tenant, limits.jobs_per_second, limits.burst, limits.max_in_flight)
     for job in jobs:
         expires_ms = job.expires_ms
         args += (
@@ -163,32 +173,63 @@ def enqueue_args(jobs: Iterable[Job], max_backlog: int) -> list[str | bytes | in
             "" if expires_ms is None else expires_ms,
             job.blob or b"",
             "" if job.cache is None else _seat(job),
+            job.tenant,
         )
     return args
 
 
-def positions(jobs: Sequence[Job], reply: Sequence[int]) -> list[int | LaneFull]:
-    """What the enqueue script answered: per job the backlog ahead of it, or LaneFull."""
+def limits_of(jobs: Iterable[Job]) -> dict[str, Limits]:
+    """Whose jobs these are, and what each of them may do."""
+    return {job.tenant: job.limits for job in jobs if job.tenant}
+
+
+def positions(jobs: Sequence[Job], reply: Sequence[int]) -> list[int | Refused]:
+    """What the enqueue script answered: per job the backlog ahead of it, or why it is refused."""
     return [
-        LaneFull(f"lane {job.model!r} is full; try again in a few seconds")
-        if position < 0
-        else position
-        for job, position in zip(jobs, reply, strict=True)
+        position if position >= 0 else _refusal(job, position)
+        for job, position in zip(jobs, reply, strict=False)
     ]
 
 
+def quotas(jobs: Sequence[Job], reply: Sequence[int]) -> dict[str, Quota]:
+    """What the same answer says of the tenants, by name."""
+    words = iter(reply[len(jobs) :])
+    return {
+        tenant: Quota(limits, remaining, reset_ms)
+        for (tenant, limits), remaining, reset_ms in zip(
+            limits_of(jobs).items(), words, words, strict=True
+        )
+    }
+
+
+def _refusal(job: Job, code: int) -> Refused:
+    limits = job.limits
+    if code == _TOO_FAST:
+        text = f"this tenant may send {limits.jobs_per_second:g} jobs a second"
+        return RateLimited(f"{text}, {limits.burst} at once; slow down")
+    if code == _TOO_MANY:
+        text = f"this tenant may have {limits.max_in_flight} jobs in flight"
+        return QuotaExceeded(f"{text}, and has; wait until some are done")
+    return LaneFull(f"lane {job.model!r} is full; try again in a few seconds")
+
+
 def publish_many(
-    client: Redis, jobs: Sequence[Job], *, max_backlog: int = 1_000_000, chunk: int = 500
-) -> list[int | LaneFull]:
+    client: Redis,
+    jobs: Sequence[Job],
+    *,
+    max_backlog: int = 1_000_000,
+    chunk: int = 500,
+    window: int = DEFAULT_WINDOW,
+) -> list[int | Refused]:
     """Publish jobs with their records, `chunk` per round trip.
 
-    Returns, per job, the backlog ahead of it, or a LaneFull that says it was
+    Returns, per job, the backlog ahead of it, or a Refused that says it was
     not taken. Raises redis.exceptions.RedisError; jobs of earlier chunks are
     published then, those of the failing chunk either all or not at all.
     """
     scripts = Scripts(client)
-    out: list[int | LaneFull] = []
+    out: list[int | Refused] = []
     for first in range(0, len(jobs), chunk):
         part = jobs[first : first + chunk]
-        out += positions(part, scripts.run("enqueue", (), enqueue_args(part, max_backlog)))
+        out += positions(part, scripts.run("enqueue", (), enqueue_args(part, max_backlog, window)))
     return out

@@ -109,9 +109,9 @@ def _checksum(key: str, rest: bytes) -> bytes:
     )
 
 
-def hit_meta(entry: Entry, job_id: str, lane: str, now_ms: int) -> bytes:
+def hit_meta(entry: Entry, job_id: str, lane: str, now_ms: int, tenant: str = "") -> bytes:
     """A hit as the result of this job, as Celery stores it."""
-    about = {
+    about: dict[str, Any] = {
         "state": "succeeded",
         "lane": lane,
         "version": entry.version,
@@ -121,6 +121,8 @@ def hit_meta(entry: Entry, job_id: str, lane: str, now_ms: int) -> bytes:
         "cached": True,
         "age": age_seconds(entry, now_ms),
     }
+    if tenant:
+        about["tenant"] = tenant
     return (
         b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":null,'
         b'"task_id":"%b","lanefleet":%b}' % (entry.result, job_id.encode(), orjson.dumps(about))

@@ -18,11 +18,15 @@ FleetError
 ├── AttemptsExhausted         the job took its worker down, or failed, too often
 ├── JobCanceled               somebody asked for it
 ├── JobExpired                its deadline passed first
-└── LaneFull                  the lane's backlog is at its bound; try later
+└── Refused                   not taken, and nothing was queued; try later
+    ├── LaneFull              the lane's backlog is at its bound
+    ├── RateLimited           the tenant sends faster than it may
+    └── QuotaExceeded         the tenant has as many jobs in flight as it may
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 __all__ = (
@@ -40,7 +44,10 @@ __all__ = (
     "JobCanceled",
     "JobExpired",
     "LaneFull",
+    "QuotaExceeded",
+    "RateLimited",
     "RedisUnavailable",
+    "Refused",
     "UnknownModel",
     "UnreadableMessage",
     "UnsupportedMedia",
@@ -161,8 +168,29 @@ class JobExpired(FleetError):
     code = "expired"
 
 
-class LaneFull(FleetError):
+class Refused(FleetError):
+    """The job was not taken now; the same may be sent again later."""
+
+    code = "refused"
+    retryable = True
+    retry_after_seconds: int = 5
+    headers: Mapping[str, str] = {}
+    """More that the client is told."""
+
+
+class LaneFull(Refused):
     """The lane holds as many jobs as it may; retry after a while."""
 
     code = "lane_full"
-    retryable = True
+
+
+class RateLimited(Refused):
+    """The tenant sends jobs faster than its rate and burst allow."""
+
+    code = "rate_limited"
+
+
+class QuotaExceeded(Refused):
+    """The tenant has as many jobs waiting or running as it may."""
+
+    code = "quota_exceeded"

@@ -75,6 +75,31 @@ class CacheTicket:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What one tenant may do; 0 is no limit."""
+
+    jobs_per_second: float = 0.0
+    burst: int = 0
+    """Jobs it may send at once after a pause."""
+    max_in_flight: int = 0
+    """Jobs it may have waiting or running."""
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What is left to a tenant."""
+
+    limits: Limits
+    remaining: int
+    """Jobs it may send now; -1 where its rate is not limited."""
+    reset_ms: int
+    """Until it may send its whole burst."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One inference request, before it is published."""
 
@@ -101,6 +126,8 @@ class Job:
 
     Never cached nor shared: what lies there may change.
     """
+    limits: Limits = UNLIMITED
+    """What that tenant may do, checked where the job is published."""
 
     @property
     def expires_ms(self) -> int | None:
@@ -134,6 +161,7 @@ class JobRecord:
     """How old it was then."""
     shared: bool = False
     """Whether an identical job that was under way ran for this one."""
+    tenant: str = ""
 
     @classmethod
     def read(cls, job_id: str, record: bytes | None, meta: bytes | None) -> JobRecord | None:
@@ -143,10 +171,11 @@ class JobRecord:
         if not record:
             return None
         words = record.decode("utf-8", "replace").split(" ", 9)
-        state, lane, created, _deadline, attempts, _deliveries, _tag, started, worker, _error = (
+        state, lane, origin, _deadline, attempts, _deliveries, _tag, started, worker, _error = (
             words + ["0"] * (10 - len(words))
         )
         leased = state == "r"
+        created, _, tenant = origin.partition(":")
         return cls(
             id=job_id,
             state=_LETTERS[state],
@@ -155,6 +184,7 @@ class JobRecord:
             started_ms=int(started) or None,
             attempts=max(int(attempts), leased),
             worker=worker if leased else None,
+            tenant=tenant,
         )
 
     @classmethod
@@ -176,6 +206,7 @@ class JobRecord:
             infer_ms=about.get("infer_ms"),
             reason=about.get("reason"),
             error=about.get("error"),
+            tenant=about.get("tenant", ""),
             result=meta.get("result") if state is JobState.SUCCEEDED else None,
             cached=about.get("cached", False),
             age_seconds=about.get("age"),

@@ -9,6 +9,15 @@
 | `lf:lane:<lane>:dead`        | zset   | job id -> when it died, ms            | dead_max_count         |
 | `lf:lane:<lane>:letters`     | hash   | job id -> reason line + message       | dead_max_count         |
 | `lf:lane:<lane>:stats`       | hash   | counters since the lane began         | fixed fields           |
+| `lf:lane:<lane>:placed:<b>`  | hash   | tenant -> its messages in band b's list (b is 1 to 4) | tenants with jobs there |
+| `lf:lane:<lane>:over`        | hash   | `<b>:<tenant>` -> its messages beside that list; `<b>:` -> all | the same |
+| `lf:lane:<lane>:over:<b>:<tenant>` | list | those messages                        | max_backlog            |
+| `lf:lane:<lane>:tenants`     | hash   | tenant -> its jobs waiting or leased   | tenants with jobs there |
+| `lf:tenants:in_flight`       | hash   | the same over all lanes               | tenants with jobs      |
+| `lf:rate:<tenant>`           | string | when its bucket will be full, Unix ms | until then             |
+| `lf:keys`                    | hash   | key id -> what is known of an API key | max 10,000 (api/keyring.py) |
+| `lf:keys:used`               | hash   | key id -> when it was last used, Unix seconds | the same       |
+| `lf:limits`                  | hash   | tenant -> limits of its own           | max 10,000             |
 | `lf:job:<id>`                | string | the record of a job that is not settled (lua/shared.lua) | max_backlog |
 | `celery-task-meta-<id>`      | string | the result, as Celery stores it, and what became of the job | result_ttl |
 | `lf:blob:<id>`               | string | a large input, or the mark that it lies in LANEFLEET_BLOB_URL (blobs.py); freed with the job | its job |
@@ -53,6 +62,13 @@ ALIASES = "lf:aliases"
 FINGERPRINTS = "lf:fingerprints"
 CACHE_EPOCHS = "lf:cache-epochs"
 CACHE_PREFIX = "lf:cache:"
+OVER_TOTALS = ("1:", "2:", "3:", "4:")
+"""Fields of a lane's `over`: how many wait beside each band's list."""
+HURRY_CHANNEL = "lf:hurry"
+"""On which the enqueue script names lanes where a tenant with no other job got one."""
+API_KEYS = "lf:keys"
+API_KEYS_USED = "lf:keys:used"
+TENANT_LIMITS = "lf:limits"
 CONTROL_CHANNEL = "lf:control"
 """What operators ask of the workers' models: `load minilm@2`, `aliases`."""
 
@@ -82,6 +98,7 @@ class LaneKeys:
     stats: str
     followers: str
     """Not among those that every script takes."""
+    over: str
 
     @classmethod
     def of(cls, lane: str) -> LaneKeys:
@@ -96,6 +113,7 @@ class LaneKeys:
             letters=f"{prefix}letters",
             stats=f"{prefix}stats",
             followers=f"{prefix}followers",
+            over=f"{prefix}over",
         )
 
     def as_list(self) -> list[str]:

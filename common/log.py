@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any
 
@@ -10,6 +11,13 @@ import structlog
 from structlog.typing import Processor
 
 from common.settings import Settings
+
+_KEY = re.compile(r"(lfk_[0-9a-f]{12}_)[0-9a-f]{8,64}")
+
+
+def mask_keys(_logger: object, _name: str, line: str) -> str:
+    """The line without the secret of any API key that somebody put where it is logged."""
+    return _KEY.sub(r"\1********", line) if "lfk_" in line else line
 
 
 def configure_logging(settings: Settings, role: str, *also: Processor) -> None:
@@ -43,14 +51,16 @@ def configure_logging(settings: Settings, role: str, *also: Processor) -> None:
         ),
         cache_logger_on_first_use=True,
     )
+    rendering: list[Any] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        renderer,
+        mask_keys,
+    ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                renderer,
-            ],
+            processors=rendering,
         )
     )
     root = logging.getLogger()

@@ -30,7 +30,12 @@ _WRITE_FIRST = "redis.call('DEL', 'lf:none')\n"
 _CALLS_AT_A_TIME = 12
 
 _PARTS = ("shared", "flight")
-_MORE_PARTS = {"enqueue": ("listing",), "list": ("listing",)}
+_MORE_PARTS = {
+    "enqueue": ("listing",),
+    "list": ("listing",),
+    "reserve": ("windows",),
+    "reap": ("windows",),
+}
 
 Args = Sequence[str | bytes | int | float]
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Sequence
 from typing import Any, cast
 
 import orjson
@@ -26,6 +26,7 @@ from common.keys import (
     ALIASES,
     CONTROL_CHANNEL,
     META_PREFIX,
+    OVER_TOTALS,
     WORKERS,
     LaneKeys,
     job_key,
@@ -34,6 +35,7 @@ from common.keys import (
 )
 from common.reads import SharedTrips
 from common.scripts import AsyncScripts
+from common.settings import DEFAULT_WINDOW
 
 log = structlog.get_logger(__name__)
 
@@ -49,11 +51,17 @@ _LOOK_AFTER_SECONDS = 0.02
 class JobStore:
     """Reads records and results; cancels jobs."""
 
-    def __init__(self, client: redis.asyncio.Redis, result_ttl_seconds: int) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        result_ttl_seconds: int,
+        tenant_window: int = DEFAULT_WINDOW,
+    ) -> None:
         self._client = client
         self._scripts = AsyncScripts(client)
         self._reads = SharedTrips(self._read, _RECORDS_PER_TRIP)
         self._result_ttl = result_ttl_seconds
+        self._window = tenant_window
 
     async def get(self, job_id: str) -> JobRecord | None:
         """The job as it stands, or None when nobody knows it (any more)."""
@@ -90,6 +98,7 @@ class JobStore:
             keys = LaneKeys.of(name)
             for band in keys.bands:
                 pipe.llen(band)
+            pipe.hmget(keys.over, OVER_TOTALS)
             pipe.hlen(keys.unacked)
             pipe.zcard(keys.delayed)
             pipe.zcard(keys.dead)
@@ -97,10 +106,10 @@ class JobStore:
         replies = await pipe.execute()
         out = {}
         for index, name in enumerate(names):
-            *counts, stats = replies[index * 8 : index * 8 + 8]
-            waiting, (leased, delayed, dead) = counts[:4], counts[4:]
+            *counts, stats = replies[index * 9 : index * 9 + 9]
+            waiting, beside, (leased, delayed, dead) = counts[:4], counts[4], counts[5:]
             out[name] = {
-                "waiting": sum(waiting),
+                "waiting": sum(waiting) + sum(int(count or 0) for count in beside),
                 "leased": leased,
                 "delayed": delayed,
                 "dead": dead,
@@ -109,15 +118,46 @@ class JobStore:
         return out
 
     async def dead_letters(
-        self, lane: str, *, offset: int = 0, limit: int = 100
+        self, lane: str, *, offset: int = 0, limit: int = 100, owned: str | None = None
     ) -> list[dict[str, Any]]:
-        """The lane's dead letters, newest first, without their messages."""
+        """The lane's dead letters, newest first, without their messages; all, or one tenant's."""
         keys = LaneKeys.of(lane)
+        if owned is not None:
+            mine = [about async for about in self._letters_of(keys, owned)]
+            return mine[offset : offset + limit]
         last = offset + limit - 1
         ids = cast("list[bytes]", await self._client.zrange(keys.dead, offset, last, desc=True))
+        return await self._abouts(keys, ids)
+
+    async def dead_ids(
+        self, lane: str, ids: Sequence[str] | None, owned: str | None
+    ) -> Sequence[str] | None:
+        """Which of these dead letters (None is all) are this tenant's (None is anybody's)."""
+        if owned is None:
+            return ids
+        keys = LaneKeys.of(lane)
+        if ids is None:
+            return [about["id"] async for about in self._letters_of(keys, owned)]
+        mine = []
+        for first in range(0, len(ids), _IDS_PER_CALL):
+            abouts = await self._abouts(keys, ids[first : first + _IDS_PER_CALL])
+            mine += [about["id"] for about in abouts if about.get("tenant", "") == owned]
+        return mine
+
+    async def _letters_of(self, keys: LaneKeys, tenant: str) -> AsyncIterator[dict[str, Any]]:
+        """Newest first; there are at most dead_max_count to look through."""
+        ids = cast("list[bytes]", await self._client.zrange(keys.dead, 0, -1, desc=True))
+        for first in range(0, len(ids), _IDS_PER_CALL):
+            for about in await self._abouts(keys, ids[first : first + _IDS_PER_CALL]):
+                if about.get("tenant", "") == tenant:
+                    yield about
+
+    async def _abouts(
+        self, keys: LaneKeys, ids: Sequence[str] | Sequence[bytes]
+    ) -> list[dict[str, Any]]:
         if not ids:
             return []
-        letters = cast("list[bytes | None]", await self._client.hmget(keys.letters, ids))
+        letters = cast("list[bytes | None]", await self._client.hmget(keys.letters, list(ids)))
         return [orjson.loads(letter.partition(b"\n")[0]) for letter in letters if letter]
 
     async def dead_letter(self, lane: str, job_id: str) -> dict[str, Any] | None:
@@ -135,7 +175,7 @@ class JobStore:
         chosen = ids if ids is not None else await self._dead_ids(keys)
         for first in range(0, len(chosen), _IDS_PER_CALL):
             part = chosen[first : first + _IDS_PER_CALL]
-            revived += await self._scripts.run("dead_retry", keys.as_list(), part)
+            revived += await self._scripts.run("dead_retry", keys.as_list(), (self._window, *part))
         return revived
 
     async def purge_dead(self, lane: str, ids: Sequence[str] | None) -> int:

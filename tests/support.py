@@ -246,6 +246,8 @@ class ApiProcess:
     process: Process
     url: str
     client: Client
+    headers: dict[str, str] = field(default_factory=dict)
+    """What requests of the test's own should carry."""
 
     def answers(self) -> bool:
         """Whether it is up."""

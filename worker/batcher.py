@@ -12,10 +12,10 @@ Who leads it (the anchor):
 1. the oldest item of all, when `_PASSED_OVER` batches went without it, so that
    neither higher bands nor deadlines starve it;
 2. else the item whose deadline would not outlast another batch before its own;
-3. else the oldest of the highest band.
+3. else the first of the highest band: tenants take turns, and of one tenant's the oldest.
 
 Who joins: items of the anchor's group, from its own band before the others and
-those from the highest, nearest in cost first, and of equal cost the oldest.
+those from the highest, nearest in cost first, and of equal cost the first in turn.
 Nobody who would take the batch over `max_batch` items, padded over `max_cost`,
 or past the anchor's deadline or latency target by the learned batch time
 (which no longer bind once the anchor alone would miss them: full batches catch
@@ -23,6 +23,10 @@ up soonest). And nobody who takes the padding over half of what one more batch
 costs, learned likewise: with 64 sentences of 3-60 words in flight, a simulated
 CPU then did 1.03-1.5 times as much as with full batches. Where the limits say
 that nothing is padded, a batch costs what its items do and none of this binds.
+
+Turns are start-time fair: an item's is one after its tenant's last one, but no earlier
+than where we are. So one that sends a job now and then is served next, however
+many others have here, and those who send without end share alike.
 
 Items of one group with the same key count once and are meant to run once.
 """
@@ -36,12 +40,14 @@ from math import inf
 from typing import Generic, TypeVar
 
 from worker.batch_time import BatchTime
-from worker.packing import BANDS, SERIAL, BatchLimits, Draft, Entry, Group
+from worker.packing import BANDS, SERIAL, TURN, BatchLimits, Draft, Entry, Group
 
 __all__ = ("Batch", "BatchLimits", "BatchTime", "Batcher")
 
 T = TypeVar("T")
 
+_TENANTS_KNOWN = 1_000
+"""With more, those are forgotten whose turn has come; it would be theirs again at once."""
 _PASSED_OVER = 7
 """Batches that may leave without the oldest item before it leads one."""
 
@@ -89,6 +95,12 @@ class Batcher(Generic[T]):
         self._groups: dict[Hashable, Group[T]] = {}
         self._ages: tuple[deque[Entry[T]], ...] = tuple(deque() for _ in range(BANDS))
         """By band, in order of arrival; those that left are dropped once they come to the front."""
+        self._turns: tuple[deque[Entry[T]], ...] = tuple(deque() for _ in range(BANDS))
+        """The same in the order in which tenants take turns."""
+        self._last_turn: tuple[dict[str, int], ...] = tuple({} for _ in range(BANDS))
+        """By band and tenant."""
+        self._turn = [0] * BANDS
+        """By band: whose turn it was when the last batch left."""
         self._deadlines: list[tuple[float, int, Entry[T]]] = []
         self._serial = 0
         self._held = 0
@@ -107,6 +119,7 @@ class Batcher(Generic[T]):
         priority: int = 0,
         deadline: float | None = None,
         key: Hashable = None,
+        tenant: str = "",
     ) -> None:
         """Take one item.
 
@@ -123,11 +136,13 @@ class Batcher(Generic[T]):
         if entry is not None:
             self._share(entry, item, priority)
         else:
-            entry = Entry(cost, self._serial, now, item, priority, home)
+            entry = Entry(
+                cost, self._serial, now, item, priority, home, self._next_turn(priority, tenant)
+            )
             home.insert(entry)
             home.count += 1
             home.cost += cost
-            self._ages[priority].append(entry)
+            self._wait(entry)
             if key is not None:
                 entry.key = key
                 home.by_key[key] = entry
@@ -168,10 +183,28 @@ class Batcher(Generic[T]):
         items = [item for entry in sorted(entries, key=SERIAL) for item in entry.items()]
         self._groups.clear()
         self._deadlines.clear()
-        for ages in self._ages:
-            ages.clear()
+        for entries_of_band in (*self._ages, *self._turns):
+            entries_of_band.clear()
         self._held = self._passed_over = 0
         return items
+
+    def _next_turn(self, band: int, tenant: str) -> int:
+        last_turn, turn = self._last_turn[band], self._turn[band]
+        turn = max(turn, last_turn.get(tenant, -1) + 1)
+        last_turn[tenant] = turn
+        if len(last_turn) > _TENANTS_KNOWN:
+            now = self._turn[band]
+            for who in [who for who, last in last_turn.items() if last < now]:
+                del last_turn[who]
+        return turn
+
+    def _wait(self, entry: Entry[T]) -> None:
+        self._ages[entry.band].append(entry)
+        turns = self._turns[entry.band]
+        if not turns or turns[-1].turn <= entry.turn:
+            turns.append(entry)
+        else:
+            insort(turns, entry, key=TURN)
 
     def _share(self, entry: Entry[T], item: T, priority: int) -> None:
         """Another item wants this entry's output; the more urgent band of both counts."""
@@ -182,7 +215,7 @@ class Batcher(Generic[T]):
             entry.group.remove(entry)
             entry.band = priority
             entry.group.insert(entry)
-            self._ages[priority].append(entry)
+            self._wait(entry)
 
     def _set_deadline(self, entry: Entry[T], deadline: float) -> None:
         if entry.deadline is None or deadline < entry.deadline:
@@ -203,6 +236,14 @@ class Batcher(Generic[T]):
                 oldest = ages[0]
         return oldest
 
+    def _first_in_turn(self) -> Entry[T]:
+        for turns in self._turns:
+            while turns and turns[0].taken:
+                turns.popleft()
+            if turns:
+                return turns[0]
+        raise LookupError("nothing waits")
+
     def _full_group(self) -> Group[T] | None:
         return next((home for home in self._groups.values() if home.fills(self.limits)), None)
 
@@ -221,7 +262,7 @@ class Batcher(Generic[T]):
             return oldest
         if self._deadlines and self._deadlines[0][0] <= now + 2 * self.time.typical:
             return self._deadlines[0][2]
-        return next(ages[0] for ages in self._ages if ages)
+        return self._first_in_turn()
 
     def _max_padded(self, anchor: Entry[T], now: float) -> float:
         """The padded cost that keeps max_cost and, where it can, the anchor's times."""
@@ -237,6 +278,8 @@ class Batcher(Generic[T]):
 
     def _take(self, anchor: Entry[T], oldest: Entry[T], now: float) -> Batch[T]:
         home = anchor.group
+        first = self._first_in_turn()
+        self._turn[first.band] = max(self._turn[first.band], first.turn)
         home.remove(anchor)
         draft = Draft(anchor, self.limits, self._max_padded(anchor, now), self.time.overhead)
         for band in (home.bands[anchor.band], *home.bands):

@@ -20,7 +20,7 @@ from redis import Redis
 from redis.connection import Connection
 from redis.exceptions import RedisError, ResponseError
 
-from common.keys import CONTROL_CHANNEL
+from common.keys import CONTROL_CHANNEL, HURRY_CHANNEL
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +43,7 @@ class Doorbell:
         on_ring: Callable[[str | None], None],
         on_canceled: Callable[[str, bytes], None],
         on_control: Callable[[bytes], None],
+        on_hurry: Callable[[str], None],
     ) -> None:
         self._connect = connect
         self._bands = bands
@@ -50,6 +51,7 @@ class Doorbell:
         self._on_ring = on_ring
         self._on_canceled = on_canceled
         self._on_control = on_control
+        self._on_hurry = on_hurry
         self._reader = self._new_connection()
         self._redirect_to: int | None = None
         self._tracking_to: int | None = None
@@ -143,7 +145,7 @@ class Doorbell:
         connection.connect()
         connection.send_command("CLIENT", "ID")
         client_id = int(connection.read_response())
-        channels = (_CHANNEL, CANCELED, CONTROL_CHANNEL)
+        channels = (_CHANNEL, CANCELED, CONTROL_CHANNEL, HURRY_CHANNEL)
         connection.send_command("SUBSCRIBE", *channels)
         for _ in channels:
             connection.read_response()
@@ -158,6 +160,9 @@ class Doorbell:
             return
         if message[1] == CONTROL_CHANNEL.encode():
             self._on_control(message[2])
+            return
+        if message[1] == HURRY_CHANNEL.encode():
+            self._on_hurry(message[2].decode())
             return
         keys = message[2]
         lanes = {self._lane_of.get(key) for key in keys} if isinstance(keys, list) else {None}

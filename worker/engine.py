@@ -99,6 +99,7 @@ class Engine:
             self._on_ring,
             self._on_canceled,
             self._on_control,
+            self._on_hurry,
         )
         self.cache = CacheWriter(connect(cache_url_of(settings, redis_url), settings))
         self.finisher = Finisher(self)
@@ -281,6 +282,15 @@ class Engine:
             if execution is not None and execution.settled is None and not execution.started:
                 execution.settled = "lost"
 
+    def _on_hurry(self, name: str) -> None:
+        """A tenant that had nothing in this lane has a job now; others fill our hands."""
+        lane = self.lanes.get(name)
+        if lane is None:
+            return
+        with self.changed:
+            lane.hurried = lane.ready = True
+            self.changed.notify_all()
+
     def _on_control(self, command: bytes) -> None:
         """An operator asks something of the models: see ModelHost."""
         with self.changed:
@@ -333,8 +343,11 @@ class Engine:
 
     def _ask(self, lane: Lane) -> None:
         """Start to reserve, a batch at a time, so that parsing one overlaps reserving the next."""
+        with self.changed:
+            wanted = min(lane.room(), lane.limits.max_batch)
+            lane.hurried = False  # whoever hurries from now on asks again
         try:
-            lane.ask(min(lane.room(), lane.limits.max_batch))
+            lane.ask(wanted)
         except BaseException:
             lane.asking = False
             raise
@@ -351,7 +364,7 @@ class Engine:
         self.touch()
         with self.changed:
             lane.asking = False
-            lane.ready, lane.armed = lane.backlog > 0, False
+            lane.ready, lane.armed = lane.backlog > 0 or lane.hurried, False
             lane.waiting += len(reservation.leases)
         return lane, reservation
 

@@ -215,6 +215,8 @@ def _outcome(execution: Execution, lane: Lane) -> Outcome:
     if execution.digest:
         landed_ms = min(_LANDED_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
         kind += f":{landed_ms} {flight_name(lane.name, execution.digest)}"
+    if execution.tenant:
+        kind = f"@{execution.tenant} {kind}"
     return Outcome(execution.tag, execution.job_id, execution.meta, kind)
 
 

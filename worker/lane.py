@@ -59,6 +59,8 @@ class Lane:
         """Whether the lane may have work in Redis."""
         self.armed = False
         """Whether the doorbell will tell us of work."""
+        self.hurried = False
+        """Whether a tenant with no other job waits for its turn while our hands are full."""
         self.backlog = 0
         self.clock_ahead = time.time() - time.monotonic()
         """Add it to the steady clock for the Redis server's time, in Unix seconds."""
@@ -81,7 +83,8 @@ class Lane:
         """How many jobs to reserve now.
 
         One batch ahead of the running one, two where feeding takes longer than running,
-        a window of several where the lane is deep.
+        a window of several where the lane is deep; and for a tenant that has nothing here yet,
+        one batch more, so that its job can be in the next one.
         """
         if self.handler is None or self.closing or self.fetching >= self._max_fetching:
             return 0
@@ -90,6 +93,8 @@ class Lane:
             jobs *= 2
         if self.backlog > 4 * self._look_ahead:
             jobs = max(jobs, self._look_ahead)
+        if self.hurried:
+            jobs += self.limits.max_batch
         return max(0, jobs - self.waiting)
 
     def listens(self) -> bool:
@@ -163,6 +168,7 @@ class Lane:
     def add(self, execution: Execution, now: float) -> None:
         """Let a decoded job wait for its batch."""
         expires = execution.expires_at or execution.deadline
+        tenant, key = execution.tenant, execution.key
         self.batcher.add(
             execution,
             execution.cost,
@@ -170,7 +176,8 @@ class Lane:
             group=id(execution.handler),
             priority=execution.tag[-1] - _FIRST_BAND,
             deadline=None if expires is None else expires - self.clock_ahead,
-            key=execution.key,
+            key=(tenant, key) if tenant and key is not None else key,
+            tenant=tenant,
         )
 
     def is_full(self) -> bool:

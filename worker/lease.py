@@ -25,9 +25,20 @@ class Lease(NamedTuple):
 
     tag: bytes
     attempt: int
-    created_ms: int
-    """When the job was accepted, Unix milliseconds of the Redis server; 0 when unknown."""
+    origin: bytes
+    """When the job was accepted, Unix milliseconds of the Redis server (0 when unknown), then
+    `:` and its tenant where it has one."""
     message: bytes
+
+    @property
+    def created_ms(self) -> int:
+        """When the job was accepted."""
+        return int(self.origin.partition(b":")[0])
+
+    @property
+    def tenant(self) -> str:
+        """Whose job it is; empty where it is nobody's."""
+        return self.origin.partition(b":")[2].decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,8 @@ class Outcome(NamedTuple):
     """The result as Celery stores it: JSON."""
     kind: str = ""
     """`f` when it failed, `i` when the input was at fault, `b` when an input lies beside the
-    message; then `:`, for how many ms its result serves those to come, and the flight."""
+    message; then `:`, for how many ms its result serves those to come, and the flight. In front of
+    it all `@`, its tenant and a space, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +123,7 @@ class LaneLeases:
                 settings.max_attempts * 10,
                 share,
                 call % 3,
+                settings.tenant_window_jobs,
             ),
         )
 
@@ -121,7 +134,7 @@ class LaneLeases:
         reply = asked.result()
         self._unanswered = None
         words = iter(reply[2:])
-        leases = list(map(Lease, words, words, map(int, words), words))
+        leases = list(map(Lease, words, words, words, words))
         return Reservation(leases, int(reply[0]), int(reply[1]))
 
     def _reclaim(self, prefix: str, wanted: int) -> None:
@@ -193,10 +206,13 @@ class LaneLeases:
         return int(self._scripts.run("bury", self._keys, args))
 
     def reap(self, limit: int = 200, result_ttl: int | None = None) -> tuple[int, int, int]:
-        """Return lapsed leases and due delayed jobs to the lane; look after followers.
+        """Return lapsed leases and due delayed jobs to the lane; look after followers, and count
+        its tenants' jobs again.
 
         Returns (reaped, promoted, ms until the next delayed job is due or -1).
         """
-        ttl = result_ttl or self._settings.result_ttl_seconds
-        reaped, promoted, next_due = self._scripts.run("reap", self._keys, (self._lane, limit, ttl))
+        settings = self._settings
+        ttl = result_ttl or settings.result_ttl_seconds
+        args = (self._lane, limit, ttl, settings.tenant_window_jobs)
+        reaped, promoted, next_due = self._scripts.run("reap", self._keys, args)
         return int(reaped), int(promoted), int(next_due)

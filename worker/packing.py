@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import inf
@@ -41,6 +41,8 @@ class Entry(Generic[T]):
     item: T
     band: int
     group: Group[T]
+    turn: int = 0
+    """Place in the order in which tenants take turns."""
     taken: bool = field(default=False, init=False)
     key: Hashable = field(default=None, init=False)
     deadline: float | None = field(default=None, init=False)
@@ -53,10 +55,11 @@ class Entry(Generic[T]):
 
 _COST = attrgetter("cost")
 SERIAL = attrgetter("serial")
+TURN = attrgetter("turn")
 
 
 class Group(Generic[T]):
-    """What may share a batch: entries by band, each sorted by cost, then by age."""
+    """What may share a batch: entries by band, each sorted by cost, then by turn."""
 
     def __init__(self, name: Hashable) -> None:
         self.name = name
@@ -68,9 +71,12 @@ class Group(Generic[T]):
     def insert(self, entry: Entry[T]) -> None:
         band = self.bands[entry.band]
         if not band or entry.cost >= band[-1].cost:
-            band.append(entry)
+            at = len(band)
         else:
-            insort(band, entry, key=_COST)
+            at = bisect_right(band, entry.cost, key=_COST)
+        while at and band[at - 1].turn > entry.turn and band[at - 1].cost == entry.cost:
+            at -= 1
+        band.insert(at, entry)
 
     def remove(self, entry: Entry[T]) -> None:
         band = self.bands[entry.band]
@@ -80,7 +86,7 @@ class Group(Generic[T]):
         return self.count >= limits.max_batch or self.cost >= (limits.max_cost or inf)
 
     def oldest_of_highest(self) -> Entry[T]:
-        return min(next(filter(None, self.bands)), key=SERIAL)
+        return min(next(filter(None, self.bands)), key=TURN)
 
 
 class Draft(Generic[T]):
@@ -148,7 +154,7 @@ class Draft(Generic[T]):
         return True
 
     def _move(self, band: list[Entry[T]], low: int, gap: int, high: int) -> None:
-        """Take band[low:high], but of those that cost as much as band[low] the oldest."""
+        """Take band[low:high], but of those that cost as much as band[low] the first in turn."""
         if low == gap:
             self.entries += band[low:high]
             del band[low:high]

@@ -45,6 +45,7 @@ class Execution:
     created_ms: int
     job_id: str
     arrived: float
+    tenant: str = ""
     value: Any = None
     params: Mapping[str, Any] = field(default_factory=dict)
     digest: str = field(default="", init=False)
@@ -97,13 +98,15 @@ class Execution:
 
 def parse(lease: Lease, lane: str, now: float) -> Execution:
     """Read a lease's message. Never raises: what cannot be read is settled as unreadable."""
-    tag, attempt, created_ms, raw = lease
+    tag, attempt, origin, raw = lease
+    created, _, owner = origin.partition(b":")
+    created_ms, tenant = int(created), owner.decode()
     try:
         message = _loads(raw)
         headers = message["headers"]
-        execution = Execution(tag, attempt, created_ms, str(headers["id"]), now)
+        execution = Execution(tag, attempt, created_ms, str(headers["id"]), now, tenant)
     except _UNREADABLE as exc:
-        lost = Execution(tag, attempt, created_ms, "", now)
+        lost = Execution(tag, attempt, created_ms, "", now, tenant)
         lost.settled, lost.error = "unreadable", UnreadableMessage(f"not a Celery message: {exc}")
         return lost
     try:
@@ -286,7 +289,7 @@ def encode(execution: Execution, stamp: Stamp) -> None:
             if execution.digest:
                 execution.result = result
             execution.meta = (
-                b'{"status":"SUCCESS","result":%b%b%b%b%d,"created_ms":%b,"started_ms":%d}}'
+                b'{"status":"SUCCESS","result":%b%b%b%b%d,"created_ms":%b,"started_ms":%d%b}}'
                 % (
                     result,
                     stamp.before_id,
@@ -295,6 +298,7 @@ def encode(execution: Execution, stamp: Stamp) -> None:
                     execution.attempt,
                     b"%d" % execution.created_ms if execution.created_ms else b"null",
                     execution.reserved_ms,
+                    b',"tenant":"%b"' % execution.tenant.encode() if execution.tenant else b"",
                 )
             )
         execution.output = None
@@ -322,6 +326,8 @@ def failure_meta(execution: Execution, stamp: Stamp) -> bytes:
         "reason": reason_of(execution),
         "error": text,
     }
+    if execution.tenant:
+        about["tenant"] = execution.tenant
     return orjson.dumps(
         {
             "status": "FAILURE",

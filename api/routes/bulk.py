@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
-from api.auth import Principal, PrincipalDep
+from api.auth import Principal, SubmitDep
 from api.bodies import hold_bytes, release_bytes
 from api.cache_wishes import ANYTHING, cache_wish
 from api.deps import Services, ServicesDep
@@ -27,7 +27,7 @@ from api.problems import Problem, from_fleet_error, validation_problem
 from api.result_cache import Hit
 from api.schemas import JobRequest
 from api.strict_json import loads_strict
-from common.errors import FleetError, InputStoreUnavailable, LaneFull
+from common.errors import FleetError, InputStoreUnavailable, Refused
 from common.job import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -69,7 +69,7 @@ class _Duplex(Response):
         200: {"description": "One line per job: its id, or its error.", "content": {_NDJSON: {}}}
     },
 )
-async def submit_bulk(request: Request, services: ServicesDep, principal: PrincipalDep) -> Response:
+async def submit_bulk(request: Request, services: ServicesDep, principal: SubmitDep) -> Response:
     """Queue many jobs. Each answer line has `line`, counted from 1, and `id` or `error`."""
     return _Duplex(_answers(request, services, principal))
 
@@ -199,7 +199,7 @@ class _Intake:
             return
         accepted = []
         for (line, job), outcome in zip(taken, outcomes, strict=True):
-            if isinstance(outcome, LaneFull):
+            if isinstance(outcome, Refused):
                 self._answer(line, 429, outcome.code, str(outcome))
             elif isinstance(outcome, Hit):
                 accepted.append(f'{{"line":{line},"id":"{job.id}","cached":true}}\n')

@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.types import Send
 
-from api.auth import Principal, PrincipalDep
+from api.auth import Principal, ReadDep
 from api.bodies import parse_json, read_body
 from api.context import waiting_by_choice
 from api.deps import Services, ServicesDep
@@ -69,9 +69,7 @@ class _Lines(StreamingResponse):
         ),
     },
 )
-async def collect_results(
-    request: Request, services: ServicesDep, principal: PrincipalDep
-) -> Response:
+async def collect_results(request: Request, services: ServicesDep, principal: ReadDep) -> Response:
     """Look at many jobs. With `Prefer: wait=n`, each line comes when its job is settled.
 
     A line is the job as `GET /v1/jobs/{id}` shows it, or has its `id` and an `error`. What is
@@ -98,12 +96,12 @@ async def _read(request: Request, services: Services) -> list[str]:
 
 async def _lines(
     services: Services,
-    principal: Principal,  # noqa: ARG001 - a record does not tell its tenant yet
+    principal: Principal,
     ids: list[str],
     seconds: float,
 ) -> AsyncGenerator[bytes, None]:
     records = await services.store.get_many(ids)
-    found = [record for record in records if record is not None]
+    found = [one for one in records if one is not None and principal.owns(one.tenant)]
     known = {record.id for record in found}
     yield b"".join(_unknown(job_id) for job_id in ids if job_id not in known)
     yield _views([record for record in found if record.state.terminal])

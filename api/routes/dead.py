@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import Convertor, register_url_convertor
 
+from api.auth import Principal, ReadDep, SubmitDep
 from api.deps import Services, ServicesDep
 from api.problems import Problem
 from api.strict_route import StrictRoute
@@ -48,36 +49,52 @@ class DeadCount(BaseModel):
 async def list_dead(
     lane: str,
     services: ServicesDep,
+    principal: ReadDep,
     offset: Annotated[int, Query(ge=0)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[dict[str, Any]]:
     """The lane's dead letters, newest first: id, reason, error, attempts, worker, when."""
     _known(services, lane)
-    return await services.store.dead_letters(lane, offset=offset, limit=limit)
+    return await services.store.dead_letters(
+        lane, offset=offset, limit=limit, owned=_owned_by(principal)
+    )
 
 
 @router.get("/{lane}/{job_id:dead_id}")
-async def show_dead(lane: str, job_id: str, services: ServicesDep) -> dict[str, Any]:
+async def show_dead(
+    lane: str, job_id: str, services: ServicesDep, principal: ReadDep
+) -> dict[str, Any]:
     """One dead letter with its message as it was."""
     _known(services, lane)
     letter = await services.store.dead_letter(lane, job_id)
-    if letter is None:
+    if letter is None or not principal.owns(letter.get("tenant", "")):
         raise Problem(404, "unknown_job", f"lane {lane!r} has no dead letter {job_id!r}")
     return letter
 
 
 @router.post("/{lane}/retry")
-async def retry_dead(lane: str, selection: DeadSelection, services: ServicesDep) -> DeadCount:
+async def retry_dead(
+    lane: str, selection: DeadSelection, services: ServicesDep, principal: SubmitDep
+) -> DeadCount:
     """Put dead jobs back into their lane, with no attempts counted."""
     _known(services, lane)
-    return DeadCount(jobs=await services.store.retry_dead(lane, selection.ids))
+    ids = await services.store.dead_ids(lane, selection.ids, _owned_by(principal))
+    return DeadCount(jobs=await services.store.retry_dead(lane, ids))
 
 
 @router.post("/{lane}/purge")
-async def purge_dead(lane: str, selection: DeadSelection, services: ServicesDep) -> DeadCount:
+async def purge_dead(
+    lane: str, selection: DeadSelection, services: ServicesDep, principal: SubmitDep
+) -> DeadCount:
     """Drop dead letters for good."""
     _known(services, lane)
-    return DeadCount(jobs=await services.store.purge_dead(lane, selection.ids))
+    ids = await services.store.dead_ids(lane, selection.ids, _owned_by(principal))
+    return DeadCount(jobs=await services.store.purge_dead(lane, ids))
+
+
+def _owned_by(principal: Principal) -> str | None:
+    """Whose letters it may see; None is everybody's."""
+    return None if principal.allows("admin") else principal.tenant
 
 
 def _known(services: Services, lane: str) -> None:

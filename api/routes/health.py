@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from api.auth import MetricsDep
 from api.deps import ServicesDep
 from api.problems import Problem
 
@@ -28,6 +29,6 @@ async def ready(services: ServicesDep) -> dict[str, object]:
 
 
 @router.get("/metrics", include_in_schema=False)
-async def metrics() -> Response:
+async def metrics(_principal: MetricsDep) -> Response:
     """Prometheus' text format."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

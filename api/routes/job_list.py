@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator
 
-from api.auth import PrincipalDep
+from api.auth import ReadDep
 from api.deps import ServicesDep
 from api.listing import JobFilter
 from api.lookup import json_response
@@ -39,7 +39,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 async def list_jobs(
     request: Request,
     services: ServicesDep,
-    principal: PrincipalDep,
+    principal: ReadDep,
     model: Annotated[str, Query(max_length=200, description="Only jobs of this model.")] = "",
     state: Annotated[JobState | None, Query(description="Only jobs in this state now.")] = None,
     created_after: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.auth import Principal, PrincipalDep, principal_of
+from api.auth import Principal, ReadDep, SubmitDep, require
 from api.bodies import (
     RAW_BODIES,
     RAW_PARAMETERS,
@@ -115,18 +115,24 @@ _LINKS = {
         ),
     },
 )
-async def submit_job(request: Request, services: ServicesDep) -> Response:
+async def submit_job(request: Request, services: ServicesDep, _principal: SubmitDep) -> Response:
     """Queue one job. With `Prefer: wait=n`, answer 200 with the result when it is done in time."""
     return await take_job(request, services)
 
 
 async def take_job(request: Request, services: Services) -> Response:
     """What `POST /v1/jobs` does; the hot route calls it too."""
-    principal = await principal_of(request)
+    principal = await services.authenticator.identify(request.scope["headers"])
+    require(principal, "submit")
     asked = asked_of(request.scope["headers"])
     if asked.idempotency_key is not None:
-        return await _take_once(request, services, principal, asked)
-    return await _publish(await _prepare(request, services, principal, asked), services, asked)
+        response = await _take_once(request, services, principal, asked)
+    else:
+        job = await _prepare(request, services, principal, asked)
+        response = await _publish(job, services, asked)
+    if principal.tenant:
+        response.headers.update(services.submitter.rate_headers(principal))
+    return response
 
 
 async def _take_once(
@@ -207,7 +213,7 @@ async def get_job(
     request: Request,
     job_id: JobId,
     services: ServicesDep,
-    principal: PrincipalDep,
+    principal: ReadDep,
     wait: Annotated[
         float | None, Query(ge=0, description="Seconds to wait for the job to be settled.")
     ] = None,
@@ -235,7 +241,7 @@ async def get_job(
     response_model=JobView,
     responses=responses(s404="No such job."),
 )
-async def cancel_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
+async def cancel_job(job_id: JobId, services: ServicesDep, principal: SubmitDep) -> Response:
     """Cancel a job: queued, it never runs; running, it never publishes. Repeatable."""
     await find_job(services, principal, job_id)
     if await services.store.cancel(job_id) is None:
@@ -252,7 +258,7 @@ async def cancel_job(job_id: JobId, services: ServicesDep, principal: PrincipalD
         s404="No such job.", s409="It is not on the dead list: nothing to retry, or no input left."
     ),
 )
-async def retry_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
+async def retry_job(job_id: JobId, services: ServicesDep, principal: SubmitDep) -> Response:
     """Give a dead job a new life: back into its lane, same id, no attempts counted.
 
     Only a job on the dead list still has its input. Everything else that is settled has

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from starlette.convertors import Convertor, register_url_convertor
 
+from api.auth import AdminDep, ReadDep
 from api.deps import Services, ServicesDep
 from api.problems import Problem, responses
 from api.schemas import AliasTarget, ModelList, ModelView, OpenAIModel, Purged, Told
@@ -32,7 +33,7 @@ router = APIRouter(prefix="/v1", tags=["models"], route_class=StrictRoute)
 
 
 @router.get("/models")
-async def list_models(services: ServicesDep) -> ModelList:
+async def list_models(services: ServicesDep, _principal: ReadDep) -> ModelList:
     """Every name a job may give, and which workers have its model in memory."""
     workers, moved = await services.store.workers(), await services.store.aliases()
     names = services.catalog
@@ -43,7 +44,7 @@ async def list_models(services: ServicesDep) -> ModelList:
 
 
 @router.get("/models/{name}", responses=responses(s404="No such model."))
-async def get_model(name: str, services: ServicesDep) -> ModelView:
+async def get_model(name: str, services: ServicesDep, _principal: ReadDep) -> ModelView:
     """One model."""
     spec = _spec(services, name, await services.store.aliases())
     return ModelView.of(name, spec, await services.store.workers())
@@ -55,7 +56,10 @@ async def get_model(name: str, services: ServicesDep) -> ModelView:
     responses=responses(s404="No such model."),
 )
 async def ask_of_model(
-    name: str, action: Literal["load", "unload", "warm"], services: ServicesDep
+    name: str,
+    action: Literal["load", "unload", "warm"],
+    services: ServicesDep,
+    _principal: AdminDep,
 ) -> Told:
     """Ask every worker to load a model now, to let it go, or to run its warm-up.
 
@@ -70,7 +74,7 @@ async def ask_of_model(
     "/models/{name}/cache",
     responses=responses(s404="No such model.", s503="The queue cannot be reached."),
 )
-async def purge_cache(name: str, services: ServicesDep) -> Purged:
+async def purge_cache(name: str, services: ServicesDep, _principal: AdminDep) -> Purged:
     """Drop every result that is kept of a model; other API processes follow within a second."""
     spec = _spec(services, name, await services.store.aliases())
     await services.fingerprints.begin_epoch(spec.name)
@@ -81,7 +85,9 @@ async def purge_cache(name: str, services: ServicesDep) -> Purged:
     "/models/{name}/alias",
     responses=responses(s404="No such alias or model.", s409="Not an alias, or of another input."),
 )
-async def move_alias(name: str, target: AliasTarget, services: ServicesDep) -> Told:
+async def move_alias(
+    name: str, target: AliasTarget, services: ServicesDep, _principal: AdminDep
+) -> Told:
     """Point an alias at another model, without a job failing.
 
     Each worker loads the new model beside the old one and hands over when it is warm.
@@ -101,13 +107,13 @@ async def move_alias(name: str, target: AliasTarget, services: ServicesDep) -> T
 
 
 @router.get("/lanes")
-async def list_lanes(services: ServicesDep) -> dict[str, dict[str, int]]:
+async def list_lanes(services: ServicesDep, _principal: AdminDep) -> dict[str, dict[str, int]]:
     """Per lane: jobs waiting, leased, delayed and dead, and its counters."""
     return await services.store.lanes(list(services.catalog))
 
 
 @router.get("/workers")
-async def list_workers(services: ServicesDep) -> list[dict[str, Any]]:
+async def list_workers(services: ServicesDep, _principal: AdminDep) -> list[dict[str, Any]]:
     """What each live worker says of itself: device, models, batches by size, time by stage.
 
     Seconds and counts are since the worker's start; `lanefleet stages` explains them.

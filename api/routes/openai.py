@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from api import gather
-from api.auth import PrincipalDep
+from api.auth import SubmitDep
 from api.bodies import parse_json, read_body
 from api.cache_wishes import cache_wish
 from api.deps import Services, ServicesDep
@@ -84,7 +84,7 @@ def _errors(**by_status: str) -> dict[int | str, dict[str, Any]]:
     ),
 )
 async def create_embeddings(
-    request: Request, services: ServicesDep, principal: PrincipalDep
+    request: Request, services: ServicesDep, principal: SubmitDep
 ) -> Response:
     """Vectors of texts, in OpenAI's shape, errors too."""
     asked = _read(await _document(request, services))

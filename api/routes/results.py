@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
-from api.auth import PrincipalDep
+from api.auth import ReadDep
 from api.context import waiting_by_choice
 from api.deps import Services, ServicesDep
 from api.events import HEARTBEAT, history, news
@@ -61,7 +61,7 @@ class _EventStream(StreamingResponse):
 async def get_result(
     job_id: JobId,
     services: ServicesDep,
-    principal: PrincipalDep,
+    principal: ReadDep,
     wait: Annotated[
         float, Query(ge=0, description="Seconds to wait for the job to be settled.")
     ] = 0.0,
@@ -101,7 +101,7 @@ def _ending(record: JobRecord) -> Problem:
 async def get_events(
     job_id: JobId,
     services: ServicesDep,
-    principal: PrincipalDep,
+    principal: ReadDep,
     last_event_id: Annotated[
         str | None, Header(max_length=64, description="The last event that was heard.")
     ] = None,

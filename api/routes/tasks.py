@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from api import gather
-from api.auth import Principal, PrincipalDep
+from api.auth import Principal, SubmitDep
 from api.cache_wishes import cache_wish
 from api.deps import Services, ServicesDep
 from api.gather import TaskCall
@@ -72,7 +72,7 @@ def _declared(answer: type) -> dict[int | str, dict[str, Any]]:
         },
     ),
 )
-async def embed(request: Request, services: ServicesDep, principal: PrincipalDep) -> Response:
+async def embed(request: Request, services: ServicesDep, principal: SubmitDep) -> Response:
     """Vectors of texts, one item per input.
 
     An input that fails has an `error` and leaves the others alone; where none is accepted, the
@@ -95,7 +95,7 @@ async def embed(request: Request, services: ServicesDep, principal: PrincipalDep
         },
     ),
 )
-async def classify(request: Request, services: ServicesDep, principal: PrincipalDep) -> Response:
+async def classify(request: Request, services: ServicesDep, principal: SubmitDep) -> Response:
     """Labels of pictures, one item per input."""
     return await _answer(request, services, principal, "classify")
 
@@ -118,7 +118,7 @@ async def classify(request: Request, services: ServicesDep, principal: Principal
         },
     ),
 )
-async def detect(request: Request, services: ServicesDep, principal: PrincipalDep) -> Response:
+async def detect(request: Request, services: ServicesDep, principal: SubmitDep) -> Response:
     """Boxes around what is found in pictures, one item per input."""
     return await _answer(request, services, principal, "detect")
 

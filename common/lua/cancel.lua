@@ -28,7 +28,7 @@ local reason = state == 'expired' and 'deadline' or 'canceled'
 settle(id, ending(id, rec, state, reason, text, now_ms()), ttl)
 if waits then
   -- Its message still waits: the record stays until reserve has met it.
-  redis.call('SET', JOB .. id, 'x ' .. rec.lane .. ' ' .. rec.created)
+  redis.call('SET', JOB .. id, 'x ' .. rec.lane .. ' ' .. origin(rec.created, rec.tenant))
 end
 redis.call('HINCRBY', 'lf:lane:' .. rec.lane .. ':stats', state, 1)
 return state

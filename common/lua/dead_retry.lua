@@ -1,9 +1,10 @@
 -- Give dead jobs a new life: back into their lane with no attempts counted.
--- KEYS: the lane's. ARGV: ids ...
+-- KEYS: the lane's. ARGV: tenant window, ids ...
 -- Returns how many were on the dead list and could be put back.
 
 local revived, now = 0, string.format('%d', now_ms())
-for i = 1, #ARGV do
+local window = tonumber(ARGV[1])
+for i = 2, #ARGV do
   local id = ARGV[i]
   local letter = redis.call('HGET', KEYS[9], id)
   local newline = letter and string.find(letter, '\n', 1, true)
@@ -14,8 +15,15 @@ for i = 1, #ARGV do
     redis.call('ZREM', KEYS[8], id)
     redis.call('HDEL', KEYS[9], id)
     redis.call('DEL', META .. id)
-    redis.call('SET', JOB .. id, 'q ' .. about.lane .. ' ' .. now)
-    redis.call('LPUSH', KEYS[about.band or 1], string.sub(letter, newline + 1))
+    local band, tenant = about.band or 1, about.tenant or ''
+    local message = string.sub(letter, newline + 1)
+    redis.call('SET', JOB .. id, 'q ' .. about.lane .. ' ' .. origin(now, tenant))
+    if tenant == '' then
+      redis.call('LPUSH', KEYS[band], message)
+    else
+      place(KEYS[band], about.lane, band, tenant, { message }, window)
+      count_in(about.lane, tenant, 1)
+    end
     revived = revived + 1
   end
 end

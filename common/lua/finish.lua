@@ -2,11 +2,11 @@
 -- KEYS: the lane's. ARGV: result_ttl, then per job: tag, id, meta,
 --   '' where it succeeded or 'f', then 'i' where the input was at fault, 'b' where an input
 --   lies beside it; where it may lead others ':', for how many ms after a success those to
---   come get its result, and the flight's name
+--   come get its result, and the flight's name; in front of it all '@<tenant> ' where it has one
 -- Returns the numbers (from 0) of the jobs that were fenced.
 
 local ttl = ARGV[1]
-local fenced, tags, gone, failed = {}, {}, {}, 0
+local fenced, tags, gone, failed, settled = {}, {}, {}, 0, {}
 
 for i = 2, #ARGV, 4 do
   local tag = ARGV[i]
@@ -20,6 +20,11 @@ for i = 2, #ARGV, 4 do
     redis.call('SET', result, meta, 'EX', ttl)
     redis.call('PUBLISH', result, meta)
     if kind ~= '' then
+      local tenant, rest = string.match(kind, '^@(%S+) (.*)$')
+      if tenant then
+        settled[tenant] = (settled[tenant] or 0) + 1
+        kind = rest
+      end
       local flags, landed_ms, flight = string.match(kind, '^(%l*):?(%d*) ?(.*)$')
       local outcome = 'succeeded'
       if string.find(flags, 'f', 1, true) then
@@ -33,6 +38,7 @@ for i = 2, #ARGV, 4 do
 end
 in_chunks(tags, function(...) redis.call('ZREM', KEYS[6], ...) end)
 in_chunks(gone, function(...) redis.call('DEL', ...) end)
+for tenant, count in pairs(settled) do count_out(KEYS[1], tenant, count) end
 if #tags > failed then redis.call('HINCRBY', KEYS[10], 'succeeded', #tags - failed) end
 if failed > 0 then redis.call('HINCRBY', KEYS[10], 'failed', failed) end
 if #fenced > 0 then redis.call('HINCRBY', KEYS[10], 'fenced', #fenced) end

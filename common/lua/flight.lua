@@ -28,7 +28,8 @@ local function read_seat(value)
 end
 
 local function follower_text(rec, leader)
-  return 'w ' .. rec.lane .. ' ' .. rec.created .. ' ' .. rec.deadline .. ' 0 0 ' .. leader
+  local word = origin(rec.created, rec.tenant)
+  return 'w ' .. rec.lane .. ' ' .. word .. ' ' .. rec.deadline .. ' 0 0 ' .. leader
 end
 
 -- A job's result in three parts, between which another's id and time of acceptance go; nil
@@ -46,12 +47,15 @@ local function split_meta(meta, id)
   local first, last = string.find(tail, '"created_ms":%w+')
   if not first or string.sub(tail, -2) ~= '}}' then return nil end
   local rest = string.sub(tail, last + 1, -3)
+  rest = string.gsub(rest, ',"tenant":"[^"]+"', '') -- the follower has its own
   if string.sub(rest, -#SHARED) ~= SHARED then rest = rest .. SHARED end
   return string.sub(meta, 1, at - 1), string.sub(tail, 1, first - 1), rest
 end
 
-local function join_meta(head, middle, rest, id, created)
-  return head .. '"task_id":"' .. id .. '"' .. middle .. '"created_ms":' .. created .. rest .. '}}'
+local function join_meta(head, middle, rest, id, created, tenant)
+  local owner = tenant ~= '' and ',"tenant":"' .. tenant .. '"' or ''
+  return head .. '"task_id":"' .. id .. '"' .. middle .. '"created_ms":' .. created .. owner
+    .. rest .. '}}'
 end
 
 -- Take a follower out of its flight; returns whether its message still waits in its lane.
@@ -79,7 +83,8 @@ end
 -- Publish how a follower ended. A message that still waits must find a record.
 local function settle_follower(id, rec, meta, ttl, listed, outcome)
   settle(id, meta, ttl, false, outcome)
-  if listed then redis.call('SET', JOB .. id, 'x ' .. rec.lane .. ' ' .. rec.created) end
+  if not listed then return end
+  redis.call('SET', JOB .. id, 'x ' .. rec.lane .. ' ' .. origin(rec.created, rec.tenant))
 end
 
 local function expire_follower(id, rec, ttl, listed, now)
@@ -122,7 +127,7 @@ local function share(crew, leader_started, head, middle, rest, ttl, outcome)
     if (one.deadline > 0 and one.deadline <= now) or began_late then
       expire_follower(one.id, rec, ttl, listed, now)
     else
-      local meta = join_meta(head, middle, rest, one.id, rec.created)
+      local meta = join_meta(head, middle, rest, one.id, rec.created, rec.tenant)
       settle_follower(one.id, rec, meta, ttl, listed, outcome)
       counts[rec.lane] = (counts[rec.lane] or 0) + 1
     end
@@ -164,7 +169,8 @@ local function promote(crew, flight, attempts)
   rec.state, rec.tag, rec.attempts = 'q', '-', attempts
   redis.call('SET', JOB .. best.id, record_text(rec))
   if best.message ~= '' then
-    redis.call('RPUSH', rec.lane .. BAND_SUFFIX[best.band], best.message)
+    local list = rec.lane .. BAND_SUFFIX[best.band]
+    put_back(list, rec.lane, best.band, best.message, rec.tenant)
   end
   local seat = best.band .. ' ' .. best.deadline .. ' '
   if #crew > 1 then

@@ -11,7 +11,7 @@ for serial = tonumber(ARGV[3]), 1, -1 do
       redis.call('HDEL', KEYS[5], tag)
       redis.call('ZREM', KEYS[6], tag)
       local message = unwrap(stored, lane)
-      redis.call('RPUSH', KEYS[band], message)
+      put_back(KEYS[band], lane, band, message, tenant_of(message))
       local id = id_of(message)
       if id then
         local rec = leased_record(id, lane, tag)

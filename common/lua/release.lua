@@ -9,8 +9,9 @@ for i = #ARGV - 2, 2, -3 do
   if stored then
     redis.call('HDEL', KEYS[5], tag)
     redis.call('ZREM', KEYS[6], tag)
-    redis.call('RPUSH', KEYS[band_of(tag)], unwrap(stored, lane))
     local rec = leased_record(id, lane, tag)
+    local band = band_of(tag)
+    put_back(KEYS[band], lane, band, unwrap(stored, lane), rec.tenant)
     -- A suspect's attempt is counted when it starts; what it had was a delivery.
     local uncount = ARGV[i + 2] == '1'
     if not uncount then rec.deliveries = math.max(rec.deliveries - 1, 0) end

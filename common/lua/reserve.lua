@@ -1,32 +1,35 @@
 -- Lease up to N waiting jobs of one lane to one worker.
 -- KEYS: the lane's. ARGV: lane, n, lease_ms, tag prefix (fresh for this call), worker,
---   result_ttl, dead_max_count, max_deliveries, share of lower bands, which of them begins (0-2)
--- Returns {left waiting, server time in ms, then per job: tag, attempts, created_ms, message}.
+--   result_ttl, dead_max_count, max_deliveries, share of lower bands, which of them begins (0-2),
+--   tenant window
+-- Returns {left waiting, server time in ms, then per job: tag, attempts, created_ms[:tenant],
+-- message}.
 -- Set aside on the way: settled jobs, duplicates of a live lease, jobs past their
 -- deadline, and bytes that are no message (parked as they are).
 
 local lane, n, lease_ms, prefix, worker = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local ttl, keep, max_deliveries = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
-local share, turn = tonumber(ARGV[9]), tonumber(ARGV[10])
+local share, turn, window = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
 -- Numbers that go into many commands are turned into text once: Redis would print each
 -- of them as a double again and again.
 local now = now_ms()
 local stamp = string.format('%d', now)
 local due = string.format('%.3f', (now + lease_ms) / 1000) -- seconds, as kombu keeps them
-local fresh = '^q ' .. string.gsub(lane, '%W', '%%%0') .. ' (%d+)$'
+local fresh = '^q ' .. string.gsub(lane, '%W', '%%%0') .. ' (%d+):?(%S*)$'
 local leased = 'r ' .. lane .. ' '
 local leased_by = ' ' .. stamp .. ' ' .. worker .. ' '
 local out, records, unacked, tags, scores = { 0, now }, {}, {}, {}, {}
 local serial = 0
 local leased_now = {} -- ids; their leases are written at the end, in one go
+local beside = over_total(lane)
 
 local function next_tag(band)
   serial = serial + 1
   return tag_of(prefix, serial, band)
 end
 
-local function lease(id, message, tag, attempts, created, record)
+local function lease(id, message, tag, attempts, born, record)
   leased_now[id] = true
   records[#records + 1] = JOB .. id
   records[#records + 1] = record
@@ -36,7 +39,7 @@ local function lease(id, message, tag, attempts, created, record)
   local at = #out
   out[at + 1] = tag
   out[at + 2] = attempts
-  out[at + 3] = created
+  out[at + 3] = born
   out[at + 4] = message
 end
 
@@ -76,14 +79,13 @@ local function take_other(id, message, text, band)
   rec.state, rec.lane, rec.tag = 'r', lane, next_tag(band)
   rec.started, rec.worker = stamp, worker
   -- A suspect's attempt is counted when it starts, alone (start.lua).
-  lease(id, message, rec.tag, rec.attempts + 1, rec.created, record_text(rec))
+  lease(id, message, rec.tag, rec.attempts + 1, origin(rec.created, rec.tenant),
+    record_text(rec))
 end
 
-local function pop(band, count)
-  if count <= 0 then return 0 end
-  local messages = redis.call('RPOP', KEYS[band], count)
-  if not messages then return 0 end
-  local ids, keys, texts = {}, {}, {}
+-- Returns how many of them each tenant had.
+local function take(band, messages)
+  local ids, keys, texts, tenants = {}, {}, {}, {}
   for i, message in ipairs(messages) do
     ids[i] = id_of(message) or false
     keys[i] = JOB .. (ids[i] or '')
@@ -93,7 +95,10 @@ local function pop(band, count)
   end)
   for i, message in ipairs(messages) do
     local id, text = ids[i], texts[i]
-    local created = text and string.match(text, fresh)
+    local created, tenant
+    if text then created, tenant = string.match(text, fresh) end
+    if text and not created then tenant = string.match(text, '^%l %S+ %d+:(%S+)') end
+    if tenant and tenant ~= '' then tenants[tenant] = (tenants[tenant] or 0) + 1 end
     if not id then
       bury(KEYS, 'unreadable-' .. next_tag(band), lane, band, message, 'unreadable',
         'not a Celery message', 0, worker, now, keep)
@@ -101,19 +106,53 @@ local function pop(band, count)
       -- Sent twice, and both are here.
     elseif created then
       local tag = next_tag(band)
-      lease(id, message, tag, 1, created, leased .. created .. ' 0 0 0 ' .. tag .. leased_by)
+      local born = origin(created, tenant)
+      lease(id, message, tag, 1, born, leased .. born .. ' 0 0 0 ' .. tag .. leased_by)
     else
       take_other(id, message, text, band)
     end
+  end
+  return tenants
+end
+
+-- The list is used up, so nobody has any in it: everybody beside it gives an equal share.
+local function take_beside(band, count)
+  local taken = 0
+  redis.call('DEL', placed_key(lane, band))
+  local tenants = waiting_beside(lane, band)
+  while taken < count and #tenants > 0 do
+    local share, left = math.ceil((count - taken) / #tenants), {}
+    for _, tenant in ipairs(tenants) do
+      local messages = take_over(lane, band, tenant, math.min(share, count - taken))
+      if #messages > 0 then left[#left + 1] = tenant end
+      if #messages > 0 then take(band, messages) end
+      taken = taken + #messages
+    end
+    tenants = left
+  end
+  for _, tenant in ipairs(waiting_beside(lane, band)) do
+    refill(KEYS[band], lane, band, tenant, 0, window)
+  end
+  return taken
+end
+
+local function pop(band, count)
+  if count <= 0 then return 0 end
+  local messages = redis.call('RPOP', KEYS[band], count) or {}
+  local tenants = take(band, messages)
+  if beside > 0 and #messages < count then
+    return #messages + take_beside(band, count - #messages)
+  end
+  for tenant, taken in pairs(tenants) do
+    local placed = count_placed(lane, band, tenant, -taken)
+    if beside > 0 then refill(KEYS[band], lane, band, tenant, placed, window) end
   end
   return #messages
 end
 
 local ready = redis.call('ZRANGEBYSCORE', KEYS[7], '-inf', now, 'LIMIT', 0, n)
 for i = #ready, 1, -1 do
-  local member = ready[i]
-  redis.call('ZREM', KEYS[7], member)
-  redis.call('RPUSH', KEYS[tonumber(string.sub(member, 1, 1))], string.sub(member, 3))
+  make_due(KEYS, lane, ready[i])
 end
 
 local low = { redis.call('LLEN', KEYS[2]), redis.call('LLEN', KEYS[3]), redis.call('LLEN', KEYS[4]) }
@@ -139,4 +178,5 @@ in_chunks(unacked, function(...) redis.call('HSET', KEYS[5], ...) end)
 in_chunks(scores, function(...) redis.call('ZADD', KEYS[6], ...) end)
 out[1] = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[2])
   + redis.call('LLEN', KEYS[3]) + redis.call('LLEN', KEYS[4])
+  + (beside > 0 and over_total(lane) or 0)
 return out

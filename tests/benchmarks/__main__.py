@@ -27,6 +27,7 @@ NAMES = (
     "memory",
     "flatness",
     "scaling",
+    "tenants",
     "efficiency",
     "gpu",
 )

@@ -74,8 +74,11 @@ class FlightMachine(RuleBasedStateMachine):
         band=st.sampled_from([0, 0, 1, 3]),
         limit=st.sampled_from(["none", "none", "start", "deadline"]),
         blob=st.booleans(),
+        tenant=st.sampled_from(["", "a", "b"]),
     )
-    def submit(self, inputs: list[int], band: int, limit: str, blob: bool) -> None:
+    def submit(
+        self, inputs: list[int], band: int, limit: str, blob: bool, tenant: str = ""
+    ) -> None:
         jobs = [
             Job(
                 LANE,
@@ -86,6 +89,7 @@ class FlightMachine(RuleBasedStateMachine):
                 deadline_ms=FAR_MS if limit == "deadline" else None,
                 blob=b"large" if blob else None,
                 cache=CacheTicket(f"{number:064x}", LANE, "w"),
+                tenant=tenant,
             )
             for number in inputs
         ]
@@ -125,16 +129,20 @@ class FlightMachine(RuleBasedStateMachine):
             run = f"{job.input} run {next(self.runs)}"
             state = "succeeded" if ends == "succeeds" else "failed"
             about = {"state": state, "lane": LANE, "attempts": lease.attempt}
+            assert lease.tenant == job.tenant
             # What the model returns may look like what we write.
             result = {"run": run, "task_id": job.id, "created_ms": 7, "x": '"task_id":"x"}}'}
+            owner = {"tenant": job.tenant} if job.tenant else {}
             meta = {
                 "status": "SUCCESS" if ends == "succeeds" else "FAILURE",
                 "result": result,
                 "task_id": job.id,
-                "lanefleet": {**about, "created_ms": lease.created_ms, "started_ms": 5},
+                "lanefleet": {**about, "created_ms": lease.created_ms, "started_ms": 5, **owner},
             }
             flags = {"succeeds": "", "is refused": "fi", "fails": "f"}[ends]
             kind = f"{flags}{'b' if job.blob else ''}:10000 {LANE}:{job.cache.digest}"
+            if job.tenant:
+                kind = f"@{job.tenant} {kind}"
             dumped = json.dumps(meta, separators=(",", ":")).encode()
             outcomes.append(Outcome(lease.tag, job.id, dumped, kind))
             del self.leases[lease.tag]
@@ -246,6 +254,11 @@ class FlightMachine(RuleBasedStateMachine):
             for message in self.client.lrange(band, 0, -1)
         )
         waiting.update(
+            json.loads(message)["headers"]["id"]
+            for key in self.client.scan_iter(f"lf:lane:{LANE}:over:*")
+            for message in self.client.lrange(key, 0, -1)
+        )
+        waiting.update(
             json.loads(member[2:])["headers"]["id"]
             for member in self.client.zrange(KEYS.delayed, 0, -1)
         )
@@ -279,7 +292,18 @@ class FlightMachine(RuleBasedStateMachine):
             assert (waiting[name] == 1) == seat.endswith(b" "), name
             assert self.client.hexists(f"lf:followers:{words[6]}", ""), name
 
+        if not self.foreign:
+            live = Counter(job.tenant for name, job in self.jobs.items() if self._is_live(name))
+            counted = self.client.hgetall(f"lf:lane:{LANE}:tenants")
+            del live[""]
+            assert {name.decode(): int(n) for name, n in counted.items()} == dict(live)
+
+    def _is_live(self, name: str) -> bool:
+        record = self._record(name)
+        return record is not None and record.state not in TERMINAL
+
     def _check_result(self, job: Job, known: JobRecord) -> None:
+        assert known.tenant == job.tenant
         meta = json.loads(self.client.get(meta_key(job.id)) or b"{}")
         if job.id in self.foreign:
             return

@@ -441,7 +441,7 @@ class LeaseMachine(RuleBasedStateMachine):
             job.state, job.settled_as, job.past_deadline = "queued", None, False
             job.attempts = job.deliveries = 0
             self.model.bands[job.band].append(job)
-        assert self.scripts.run("dead_retry", KEYS.as_list(), chosen) == len(revived)
+        assert self.scripts.run("dead_retry", KEYS.as_list(), (8, *chosen)) == len(revived)
 
     @while_dead
     @rule(numbers=picks)

@@ -371,10 +371,10 @@ def area_under_curve(one: list[float], other: list[float]) -> float:
 def test_a_tenant_learns_nothing_of_what_another_has_kept(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def by_header(request: Any) -> Principal:
-        return Principal(request.headers.get("x-tenant", ""), SCOPES)
+    async def by_header(_self: auth.Authenticator, headers: Any) -> Principal:
+        return Principal(dict(headers).get(b"x-tenant", b"").decode(), SCOPES)
 
-    monkeypatch.setattr("api.routes.jobs.principal_of", by_header)
+    monkeypatch.setattr(auth.Authenticator, "identify", by_header)
     assert auth.LOCAL.tenant == ""
     pairs = 500
 

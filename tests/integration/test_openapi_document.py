@@ -2,7 +2,10 @@
 
 By hand, against an API that runs:
 
-    st --config-file tests/schemathesis.toml run http://127.0.0.1:8000/openapi.json -n 150
+    st --config-file tests/schemathesis.toml run http://127.0.0.1:8000/openapi.json -n 150 \\
+        -H "Authorization: Bearer $LANEFLEET_API_KEY"
+
+The API asks for a key here, so that schemathesis sees that it does.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.keyring import Keyring
 from common.redis_server import RedisServer
 from tests.support import ROOT, ApiProcess, Stack
 
@@ -29,7 +33,11 @@ def api(
     stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("openapi"))
     stack.redis.flushall()
     stack.worker("echo")
-    yield stack.api("echo")
+    with stack.redis as client:
+        _, key = Keyring(client).create("walk", "walkers", frozenset({"admin"}))
+    found = stack.api("echo", LANEFLEET_API_KEYS_REQUIRED="true")
+    found.headers["Authorization"] = f"Bearer {key}"
+    yield found
     stack.close()
 
 
@@ -40,6 +48,7 @@ def walk(api: ApiProcess, examples: int, *more: str) -> tuple[int, str]:
             *(sys.executable, "-m", "schemathesis.cli"),
             *("--config-file", "tests/schemathesis.toml"),
             *("run", f"{api.url}/openapi.json", "--max-examples", str(examples), *more),
+            *("-H", f"Authorization: {api.headers['Authorization']}"),
         ],
         capture_output=True,
         text=True,
@@ -91,7 +100,7 @@ def test_every_json_body_is_read_strictly(api: ApiProcess) -> None:
                 continue
             url = api.url + re.sub(r"\{\w+\}", "echo", path)
             for body in (b'{"a":1,"a":2}', b'{"a":NaN}', b"[" * 100_000):
-                headers = {"Content-Type": "application/json"}
+                headers = {"Content-Type": "application/json", **api.headers}
                 answer = httpx.request(method, url, content=body, headers=headers)
                 assert answer.status_code == 400, (method, path, answer.text)
                 asked += 1

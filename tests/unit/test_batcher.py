@@ -462,3 +462,68 @@ def test_without_readings_the_latency_target_cuts_nothing() -> None:
     for item in range(8):
         batcher.add(item, 10, now=0.0)
     assert len(batcher.next_batch(0.0, device_idle=True)) == 8
+
+
+def test_a_tenants_first_job_leads_the_next_batch_however_many_others_wait() -> None:
+    batcher = make(max_batch=4)
+    for item in range(40):
+        batcher.add(item, 1, now=0.0, tenant="heavy")
+    assert batcher.next_batch(0.0, device_idle=True) == [0, 1, 2, 3]
+    batcher.add(100, 1, now=1.0, tenant="light")
+    assert 100 in batcher.next_batch(1.0, device_idle=True)
+
+
+def test_a_light_tenant_with_dear_items_is_not_passed_over_for_cheap_company() -> None:
+    batcher = taught(make(max_batch=4))
+    for item in range(40):
+        batcher.add(item, 10, now=0.0, tenant="heavy")
+    assert batcher.next_batch(0.0, device_idle=True) == [0, 1, 2, 3]
+    batcher.add(100, 900, now=1.0, tenant="light")
+    assert batcher.next_batch(1.0, device_idle=True) == [100]
+
+
+def test_tenants_who_send_without_end_share_alike() -> None:
+    batcher = make(max_batch=6)
+    for tenant in ("a", "b", "c"):
+        for item in range(20):
+            batcher.add(ord(tenant) * 100 + item, 1, now=0.0, tenant=tenant)
+    for _ in range(5):
+        batch = batcher.next_batch(0.0, device_idle=True)
+        assert [sum(item // 100 == ord(t) for item in batch) for t in "abc"] == [2, 2, 2]
+
+
+def test_who_paused_does_not_get_what_it_did_not_use() -> None:
+    batcher = make(max_batch=2)
+    batcher.add(1, 1, now=0.0, tenant="paused")
+    for item in range(100, 140):
+        batcher.add(item, 1, now=0.0, tenant="busy")
+    for _ in range(10):
+        batcher.next_batch(0.0, device_idle=True)
+    for item in range(2, 12):
+        batcher.add(item, 1, now=1.0, tenant="paused")
+    later = [batcher.next_batch(1.0, device_idle=True) for _ in range(6)]
+    theirs = [sum(item >= 100 for item in batch) for batch in later]
+    assert sum(theirs) >= 5, "both were served by turns"
+
+
+def test_tenants_do_not_change_the_order_of_bands() -> None:
+    batcher = make(max_batch=2)
+    for item in range(4):
+        batcher.add(item, 1, now=0.0, priority=3, tenant="new")
+    for item in range(10, 14):
+        batcher.add(item, 1, now=0.0, priority=0, tenant="old")
+    assert take_all(batcher, 0.0) == [[10, 11], [12, 13], [0, 1], [2, 3]]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3)), min_size=1, max_size=80))
+def test_each_tenants_like_items_leave_in_the_order_they_came(sent: list[tuple[str, int]]) -> None:
+    batcher = make(max_batch=3)
+    for item, (tenant, _) in enumerate(sent):
+        batcher.add(item, 1, now=0.0, tenant=tenant)
+        if item % 7 == 6:
+            batcher.next_batch(0.0, device_idle=True)
+    left = [item for batch in take_all(batcher, 0.0) for item in batch]
+    for tenant in "abc":
+        mine = [item for item in left if sent[item][0] == tenant]
+        assert sorted(mine) == mine
+    assert len(batcher) == 0
