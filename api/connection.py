@@ -63,6 +63,12 @@ class Patience:
         )
 
 
+# Called directly: `super()` costs each of them more than what they add.
+_data_received = HttpToolsProtocol.data_received
+_on_headers_complete = HttpToolsProtocol.on_headers_complete
+_on_body = HttpToolsProtocol.on_body
+
+
 class Refused(Exception):
     """Raised inside the parser to stop it; what to answer is in `refusal`."""
 
@@ -87,14 +93,14 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._head_since: float | None = self.loop.time()
         """Since when a head is awaited; None while a request is under way."""
-        self._in_head = False
         self._fed = 0
-        """Bytes since the head began, the whole piece it began in included."""
+        """Bytes of a head, or after it of a body, that does not come in whole."""
         self._arrived = 0
-        self._head_bytes = 0
+        """Bytes of the piece that is being read."""
         self._content = 0
         """Bytes of the body's content."""
         self._barren = 0
+        """Bytes since the last one of content."""
         self._refusal: Problem | None = None
         self._draining = False
         self._linger_until: float | None = None
@@ -122,63 +128,61 @@ class Connection(HttpToolsProtocol):
             self._refuse(Problem(503, "too_many_connections", detail))
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, and count."""
+        """Feed the parser; what has to be counted is a request that does not come in whole."""
         if self._linger_until is not None:
             self._lingered += len(data)
             if self._lingered > _LINGER_BYTES:
                 self.transport.abort()
             return
-        cycle = self.cycle
-        if self._head_since is None and (cycle is None or cycle.response_complete):
-            self._head_since = self.loop.time()
         self._arrived = len(data)
-        self._fed += self._arrived
         content = self._content
-        super().data_received(data)
-        if self._in_head:
-            if self._fed > self.patience.head_bytes:
-                self._refuse(self._head_too_large())
-        elif self._content == content:
-            self._barren += len(data)
-            if self._barren > _BARREN_BYTES:
-                self._refuse_framing()
+        _data_received(self, data)
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not self.scope or cycle.response_complete:
+            self._head_grows()
+        elif cycle.more_body:
+            self._body_grows(content)
+
+    def _head_grows(self) -> None:
+        """A head that is not yet whole; or empty lines, after which uvicorn forgets the time."""
+        if self._head_since is None:
+            self._head_since = self.loop.time()
+        self._fed += self._arrived
+        if self._fed > self.patience.head_bytes:
+            self._refuse(self._head_too_large())
+
+    def _body_grows(self, content: int) -> None:
+        """More of a body that is not yet whole, and how much content was there before."""
+        self._fed += self._arrived
+        if self._content == content:
+            self._barren += self._arrived
         else:
             self._barren = 0
-            framing = self._fed - self._head_bytes - self._content
-            if framing > _BARREN_BYTES + _FRAMING_FACTOR * self._content:
-                self._refuse_framing()
-
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        super().on_message_begin()
-        self._in_head = True
-        self._fed = self._arrived
-        self._head_bytes = self._content = self._barren = 0
+        framing = self._fed - self._content
+        if self._barren > _BARREN_BYTES or (
+            framing > _BARREN_BYTES + _FRAMING_FACTOR * self._content
+        ):
+            detail = "the body is nearly all chunk framing; send larger chunks"
+            self._refuse(Problem(400, "bad_request", detail))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._in_head, self._head_since = False, None
         limits = self.patience
-        if self._fed > limits.head_bytes or len(self.headers) > limits.head_fields:
+        if self._fed + self._arrived > limits.head_bytes or len(self.headers) > limits.head_fields:
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > limits.head_bytes or len(self.headers) > limits.head_fields:
                 self._refusal = self._head_too_large()
                 raise Refused
-        self._head_bytes = self._fed
-        super().on_headers_complete()
+        self._head_since = None
+        self._fed = self._content = self._barren = 0
+        _on_headers_complete(self)
         if self._draining:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Some content."""
         self._content += len(body)
-        super().on_body(body)
-
-    def on_response_complete(self) -> None:
-        """The answer is out; where the request is not yet in, there is nothing to wait for."""
-        super().on_response_complete()
-        if self.cycle.more_body and not self.transport.is_closing():
-            self._linger()
+        _on_body(self, body)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """What uvicorn calls when the parser stopped."""
@@ -210,14 +214,14 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
         elif self._head_since is not None and now - self._head_since > self.patience.head_seconds:
             self._end_of_patience_with_head()
+        elif self.cycle is not None and self.cycle.response_complete and self.cycle.more_body:
+            self._linger()
         else:
             self._sweep_body(now)
             self._sweep_writes(now)
 
     def _end_of_patience_with_head(self) -> None:
-        if self.idle:  # an empty line after the last request
-            self.transport.close()
-        elif not self._fed:
+        if not self._fed:
             self.transport.abort()
         else:
             seconds = self.patience.head_seconds
@@ -263,12 +267,6 @@ class Connection(HttpToolsProtocol):
             f"or has more than {limits.head_fields} fields"
         )
         return Problem(431, "head_too_large", detail)
-
-    def _refuse_framing(self) -> None:
-        cycle = self.cycle
-        if cycle is not None and cycle.more_body and not cycle.response_complete:
-            detail = "the body is nearly all chunk framing; send larger chunks"
-            self._refuse(Problem(400, "bad_request", detail))
 
     def _refuse(self, problem: Problem) -> None:
         """Answer from here, unless an answer is on its way, and let go of the client."""

@@ -19,7 +19,7 @@ from typing import Any
 from common.trace import trace_id
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
-_PROCESS = urandom(8).hex()
+_PROCESS = urandom(8).hex().encode()
 _NUMBERS = count(1)
 
 
@@ -45,21 +45,26 @@ class RequestContext:
     waited_seconds: float = 0.0
     """Spent waiting because the client asked to."""
 
-    def __init__(self, request_id: str, traceparent: str, budget: BodyBudget) -> None:
-        self.request_id = request_id
+    def __init__(self, header_id: bytes, traceparent: str, budget: BodyBudget) -> None:
+        self.header_id = header_id
         self.traceparent = traceparent
         """Valid, or empty."""
         self.budget = budget
+
+    @property
+    def request_id(self) -> str:
+        """Its id as text; few requests need it."""
+        return self.header_id.decode()
 
 
 CURRENT: ContextVar[RequestContext | None] = ContextVar("lanefleet_request", default=None)
 
 
-def request_id_of(header: bytes | None) -> str:
+def request_id_of(header: bytes | None) -> bytes:
     """The client's id for the request where it is a sane one, else a new one."""
     if header and _SANE_ID.fullmatch(header):
-        return header.decode()
-    return f"{_PROCESS}-{next(_NUMBERS)}"
+        return header
+    return b"%b-%d" % (_PROCESS, next(_NUMBERS))
 
 
 def current_traceparent() -> str:

@@ -49,21 +49,22 @@ class Door:
             return
         began = perf_counter()
         seen: dict[bytes, bytes] = {}
-        hosts = 0
         for name, value in scope["headers"]:
             if name in _READ:
-                hosts += name == b"host"
-                seen[name] = value
+                seen[name] = value if name not in seen else b""  # twice is none
         request = RequestContext(
             request_id_of(seen.get(b"x-request-id")),
-            read_traceparent(seen.get(b"traceparent")),
+            read_traceparent(seen[b"traceparent"]) if b"traceparent" in seen else "",
             self._budget,
         )
         CURRENT.set(request)
         self._under_way += 1
         status = 0
         try:
-            refusal = self._refusal(scope, seen, hosts)
+            if seen.get(b"host") in self._hosts.good and len(seen) == 1:
+                refusal = self._too_much(scope) if self._under_way > self._most else None
+            else:
+                refusal = self._refusal(scope, seen)
             if refusal is not None:
                 response: Response = refusal.response()
             elif self._hot is not None and self._hot.takes(scope):
@@ -72,7 +73,7 @@ class Door:
                 status = await self._pass_on(scope, receive, send, request, began)
                 return
             status = response.status_code
-            response.raw_headers += _fields(request, began)
+            _add_fields(response.raw_headers, request, began)
             await response(scope, receive, send)
         finally:
             self._under_way -= 1
@@ -90,29 +91,23 @@ class Door:
             if message["type"] == "http.response.start":
                 nonlocal status
                 status = message["status"]
-                message["headers"] = [*message["headers"], *_fields(request, began)]
+                message["headers"] = headers = [*message["headers"]]
+                _add_fields(headers, request, began)
             await send(message)
 
         await self._app(scope, receive, answer)
         return status
 
-    def _refusal(self, scope: Scope, seen: dict[bytes, bytes], hosts: int) -> Problem | None:
+    def _refusal(self, scope: Scope, seen: dict[bytes, bytes]) -> Problem | None:
         """What to answer instead, where the request may not pass."""
-        host = seen.get(b"host")
-        if hosts != 1 and (hosts or scope["http_version"] == "1.1"):
-            return Problem(400, "bad_request", "send exactly one Host header")
+        host = seen.get(b"host", b"" if scope["http_version"] == "1.1" else None)
+        if host == b"":
+            return Problem(400, "bad_request", "send one Host header, and each other once")
         if host is not None and host not in self._hosts:
             return Problem(
                 421,
                 "misdirected_request",
                 "this API does not answer to that Host; LANEFLEET_ALLOWED_HOSTS says to which",
-            )
-        if self._under_way > self._most and scope["path"] not in _ALWAYS_ANSWERED:
-            return Problem(
-                503,
-                "too_many_requests_under_way",
-                f"this process answers {self._most} requests already; try again shortly",
-                headers={"Retry-After": "1"},
             )
         if seen.get(b"content-encoding", b"identity").lower() != b"identity":
             return Problem(
@@ -121,17 +116,24 @@ class Door:
                 "bodies are taken as they are; send it without Content-Encoding",
                 headers={"Accept-Encoding": "identity"},
             )
-        return None
+        return self._too_much(scope) if self._under_way > self._most else None
+
+    def _too_much(self, scope: Scope) -> Problem | None:
+        if scope["path"] in _ALWAYS_ANSWERED:
+            return None
+        return Problem(
+            503,
+            "too_many_requests_under_way",
+            f"this process answers {self._most} requests already; try again shortly",
+            headers={"Retry-After": "1"},
+        )
 
 
-def _fields(request: RequestContext, began: float) -> list[tuple[bytes, bytes]]:
-    fields = [
-        (b"x-request-id", request.request_id.encode()),
-        (b"x-process-time", b"%.6f" % (perf_counter() - began)),
-    ]
+def _add_fields(headers: list[tuple[bytes, bytes]], request: RequestContext, began: float) -> None:
+    headers.append((b"x-request-id", request.header_id))
+    headers.append((b"x-process-time", b"%.6f" % (perf_counter() - began)))
     if request.traceparent:
-        fields.append((b"traceparent", request.traceparent.encode()))
-    return fields
+        headers.append((b"traceparent", request.traceparent.encode()))
 
 
 def _log_slow(scope: Scope, status: int, seconds: float, request: RequestContext) -> None:

@@ -26,14 +26,15 @@ class AllowedHosts:
         patterns = [*_LOOPBACK_NAMES, listening_on] if local else names
         self._exact = {name.lower() for name in patterns if not name.startswith("*.")}
         self._suffixes = tuple(name[1:].lower() for name in patterns if name.startswith("*."))
-        self._good: set[bytes] = set()
+        self.good: set[bytes] = set()
+        """Headers that were found good; `in` this is the quickest answer."""
 
     def __contains__(self, header: bytes) -> bool:
-        if header in self._good:
+        if header in self.good:
             return True
         good = self._judge(header)
-        if good and len(self._good) < _REMEMBERED:
-            self._good.add(header)
+        if good and len(self.good) < _REMEMBERED:
+            self.good.add(header)
         return good
 
     def _judge(self, header: bytes) -> bool:

@@ -48,8 +48,9 @@ def json_response(
     body: bytes, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     """A job as JSON that is already text: its owner's, of the moment, and nobody's to keep."""
-    kept = {**(headers or {}), "Cache-Control": "no-store"}
-    return Response(body, status, kept, media_type="application/json")
+    response = Response(body, status, headers, media_type="application/json")
+    response.raw_headers.append((b"cache-control", b"no-store"))
+    return response
 
 
 async def show_job(

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.fleet import free_port
@@ -228,7 +229,9 @@ def test_an_error_of_our_own_is_a_problem_without_internals(stack: Stack) -> Non
             app.state.services = None
             for way in (app, HotSubmit(app)):
                 async with client_of(way) as send:
-                    answer = await send(Case("broken"))
+                    with capture_logs() as logged:
+                        answer = await send(Case("broken"))
+                assert [event["event"] for event in logged] == ["request_failed"]
                 assert (answer.status_code, answer.json()["title"]) == (500, "Internal error")
                 assert "NoneType" not in answer.text
 
