@@ -60,10 +60,10 @@ def stages(
 ) -> None:
     """Show where the time goes, stage by stage, and what the device waits for."""
     with Client(url) as client:
-        reports = client.workers()
+        reports = _telling(client)
         if over:
             time.sleep(over)
-            reports = list(_since(reports, client.workers()))
+            reports = list(_since(reports, _telling(client)))
     if as_json:
         sys.stdout.write(json.dumps([_facts(report) for report in reports]) + "\n")
         return
@@ -75,6 +75,11 @@ def stages(
             f"[bold]{escape(str(report['worker']))}[/]: {escape(sentence(report))}",
             highlight=False,
         )
+
+
+def _telling(client: Client) -> list[dict[str, Any]]:
+    """The workers' reports, less those of an older version that do not say where time goes."""
+    return [report for report in client.workers() if "device_time" in report]
 
 
 def sentence(report: Report) -> str:
