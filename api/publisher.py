@@ -14,6 +14,7 @@ from api.large_inputs import LargeInputs
 from common.broker import enqueue_args, positions, quotas
 from common.errors import Refused
 from common.job import Job, Quota
+from common.keys import blob_key
 from common.scripts import Args, AsyncScripts
 from common.settings import DEFAULT_WINDOW
 
@@ -40,6 +41,7 @@ class Publisher:
         window: int = DEFAULT_WINDOW,
     ) -> None:
         self._large_inputs = large_inputs or LargeInputs(None, 0)
+        self._client = client
         self._scripts = AsyncScripts(client)
         self._max_backlog = max_backlog
         self._window = window
@@ -63,7 +65,9 @@ class Publisher:
         try:
             return await self._board(job)
         except Refused:
-            await self._large_inputs.drop([job])
+            # Not where the same submit, sent a moment before, was taken under this id.
+            if not await self._client.exists(blob_key(job.id)):
+                await self._large_inputs.drop([job])
             raise
 
     async def _board(self, job: Job) -> int:

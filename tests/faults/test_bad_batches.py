@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import struct
+import zlib
+
 import pytest
+from PIL import Image
 
 from common.job import Job
 from tests.faults.support import LANE, RecordedLane, await_settled
@@ -78,25 +84,51 @@ def test_a_failed_attempt_is_retried_later_and_alone(stack: Stack) -> None:
     assert lane.batch_sizes()[-1] == 1
 
 
+def picture(width: int = 40, height: int = 30) -> bytes:
+    """A PNG; of more than its own pixels where these are named in its header."""
+    buffer = io.BytesIO()
+    Image.effect_noise((40, 30), 50).save(buffer, "PNG")
+    png = bytearray(buffer.getvalue())
+    png[16:24] = struct.pack(">II", width, height)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    return bytes(png)
+
+
 @pytest.mark.parametrize("threads", [0, 2])
-def test_an_input_that_hangs_in_decode_fails_alone(stack: Stack, threads: int) -> None:
-    """Also where the reserving thread decodes by itself."""
-    RecordedLane.on(
-        stack,
-        LANEFLEET_DECODE_TIMEOUT_SECONDS="1",
-        LANEFLEET_DECODE_THREADS=str(threads),
+def test_a_corrupt_a_too_large_and_a_hanging_picture_fail_alone(stack: Stack, threads: int) -> None:
+    """Of a batch of 32; also where the reserving thread decodes by itself."""
+    catalog = stack.folder / "models.yaml"
+    catalog.write_text(
+        "models:\n  pictures:\n    handler: tests.handlers:Looker\n    input: image\n"
+        "    max_batch: 32\n"
     )
-    worker = stack.worker(LANE)
-    jobs = [Job(LANE, f"n{n}") for n in range(32)]
-    jobs[5] = Job(LANE, "hangs", {"hang": True})
-    jobs[20] = Job(LANE, "hangs too", {"hang": True})
-    jobs[21] = Job(LANE, "corrupt", {"bad": True})
-    ids = stack.publish(jobs)
+    stack.environment |= {
+        "LANEFLEET_CATALOG": str(catalog),
+        "LANEFLEET_DECODE_TIMEOUT_SECONDS": "1",
+        "LANEFLEET_DECODE_THREADS": str(threads),
+    }
+    worker = stack.worker("pictures")
+    pictures = [picture() for _ in range(32)]
+    pictures[5] = pictures[5][:500]
+    pictures[21] = picture(30_000, 30_000)
+    ids = stack.publish(_picture_jobs(pictures, hanging=20))
     await_settled(stack, ids, 20)
     assert stack.states(ids) == {"succeeded": 29, "failed": 3}
-    reasons = [one.reason for job_id in ids if (one := stack.record(job_id)) and one.reason]
-    assert reasons == ["decode_timeout", "decode_timeout", "decode_failed"]
-    more = stack.publish([Job(LANE, f"m{n}") for n in range(32)])
+    records = [stack.record(one) for one in ids]
+    reasons = {at: one.reason for at, one in enumerate(records) if one and one.reason}
+    assert reasons == {5: "invalid_input", 20: "decode_timeout", 21: "input_too_large"}
+    more = stack.publish(_picture_jobs([picture()] * 32))
     await_settled(stack, more, 10)
     assert stack.states(more) == {"succeeded": 32}, "the worker goes on"
     assert worker.stop() == 0
+
+
+def _picture_jobs(pictures: list[bytes], hanging: int | None = None) -> list[Job]:
+    return [
+        Job(
+            "pictures",
+            {"image": base64.b64encode(content).decode()},
+            {"hang": True} if at == hanging else {},
+        )
+        for at, content in enumerate(pictures)
+    ]

@@ -6,8 +6,10 @@ import io
 import json
 import re
 import socket
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -308,20 +310,33 @@ def test_pictures_come_by_url_by_form_and_raw_whatever_they_are_called(fleet: Fl
     assert httpx.post(url, params=other, content=png, headers=raw).status_code == 422
 
 
+def tiled_tiff(side: int) -> bytes:
+    """A TIFF of 8 x 8 pixels whose one tile claims to be `side` wide and high."""
+    tile = zlib.compress(bytes(64))
+    tags = [
+        *((256, 8), (257, 8), (258, 8), (259, 8), (262, 1), (277, 1)),
+        *((322, side), (323, side), (324, 8), (325, len(tile))),
+    ]
+    directory = struct.pack("<H", len(tags))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(tile)) + tile + directory + bytes(4)
+
+
 def bombs() -> dict[str, tuple[bytes, str | None]]:
     """Pictures that want too much, and the reason with which each must fail; None succeeds."""
-    large = Image.new("1", (30_000, 30_000))
-    png, gif, bad = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    large.save(png, "PNG")
-    large.resize((20_000, 20_000)).save(bad, "TIFF", compression="group4")
+    small, gif = io.BytesIO(), io.BytesIO()
+    Image.new("L", (8, 8)).save(small, "PNG")
+    png = bytearray(small.getvalue())
+    png[16:24] = struct.pack(">II", 30_000, 30_000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
     frames = [Image.new("P", (64, 64), color=n) for n in (1, 2)]
     frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:], duration=40)
     one_frame = gif.getvalue()[:-1]
     second = one_frame.rindex(b"\x21\xf9")
     many = one_frame + one_frame[second:] * 9_998 + b";"
     return {
-        "pixel bomb, PNG": (png.getvalue(), "input_too_large"),
-        "pixel bomb, TIFF": (bad.getvalue(), "input_too_large"),
+        "pixel bomb": (bytes(png), "input_too_large"),
+        "large tiles": (tiled_tiff(60_000), "input_too_large"),
         "10,000 frames": (many, None),
         "truncated": (PHOTO[: len(PHOTO) // 2], "invalid_input"),
         "a head alone": (PHOTO[:4], "unsupported_media"),
