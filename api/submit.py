@@ -69,6 +69,8 @@ class Submitter:
         wish: CacheWish = ANYTHING,
     ) -> Job:
         """Check one job whose input is a file's bytes; raises as `prepare` does."""
+        if request.input_url is not None:
+            raise InvalidInput("send either a file or `input_url`, not both")
         spec = self._catalog[request.model]
         inline = self._settings.inline_input_bytes
         if spec.input == "image":

@@ -138,7 +138,7 @@ def _checked_host(host: str, netloc: str) -> str:
         except ValueError:
             raise UrlRefused("what stands in brackets is not an IPv6 address") from None
         if address.scope_id is not None:
-            raise UrlRefused("an address with a zone, as fe80::1%eth0, leads to this machine only")
+            raise UrlRefused("an address with a zone (%eth0) leads to this machine's links only")
         return str(address)
     host = host.removesuffix(".")
     if len(host) > 253 or not _NAME.fullmatch(host):
@@ -164,9 +164,9 @@ def is_public(address: Address) -> bool:
 
 def embedded(address: Address) -> Iterator[IPv4Address]:
     """The IPv4 addresses that an IPv6 address stands for."""
-    if isinstance(address, IPv4Address):
-        return
     bits = int(address)
+    if isinstance(address, IPv4Address) or bits <= 1:  # :: and ::1 are themselves
+        return
     if any(address in network for network in _V4_AT_THE_END) or _is_isatap(address):
         yield IPv4Address(bits & _LOW)
     if address in _SIX_TO_FOUR:

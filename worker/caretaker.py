@@ -212,6 +212,7 @@ class Reaper(_Caretaker):
                     "model": lane.spec.name,
                     "fingerprint": models[lane.spec.name].fingerprint,
                     "in_hand": len(lane.in_hand),
+                    "fetching": lane.fetching,
                     "max_batch": lane.limits.max_batch,
                     "batch_seconds": round(lane.batcher.time.typical, 6),
                     "batches": {str(size): n for size, n in sorted(lane.sizes.copy().items())},

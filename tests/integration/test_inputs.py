@@ -272,14 +272,13 @@ def test_what_the_operator_allows_is_fetched(fleet: Fleet) -> None:
 
 def test_servers_that_hang_hold_up_no_other_job(fleet: Fleet) -> None:
     port = fleet.outside.port
-    hanging = [
-        fleet.submit(model="looker", input_url=f"http://{OUTSIDE}:{port}/hang") for _ in range(40)
-    ]
-    began = time.monotonic()
-    plain = [fleet.submit(model="looker", input=n) for n in range(40)]
-    fetched = fleet.submit(model="looker", input_url=f"http://good.test:{port}/")
-    assert set(fleet.settled([*plain, fetched])) == {("succeeded", None)}
-    assert time.monotonic() - began < FETCH_SECONDS, "nobody waited for those that hang"
+    slow, quick = f"http://{OUTSIDE}:{port}/hang", f"http://good.test:{port}/"
+    hanging = fleet.stack.publish([Job("looker", None, input_url=slow) for _ in range(40)])
+    others = fleet.stack.publish(
+        [*(Job("looker", n) for n in range(40)), Job("looker", None, input_url=quick)]
+    )
+    assert set(fleet.settled(others)) == {("succeeded", None)}
+    assert fleet.stack.states(hanging) == {"running": 40}, "nobody waited for those that hang"
     assert set(fleet.settled(hanging)) == {("failed", "input_url_failed")}
 
 

@@ -57,7 +57,7 @@ def forms_of(address: IPv4Address) -> dict[str, IPv6Address]:
     }
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.one_of(ANY_V4, ANY_V6))
 def test_what_is_let_through_is_global_and_no_group(address: IPv4Address | IPv6Address) -> None:
     if RULES.permit(str(address), 443):
@@ -66,7 +66,7 @@ def test_what_is_let_through_is_global_and_no_group(address: IPv4Address | IPv6A
         assert not list(embedded(address))
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(ANY_V4)
 def test_an_ordinary_public_address_is_let_through(address: IPv4Address) -> None:
     special = ("192.88.99.0/24", "168.63.129.16/32", "192.0.0.0/24")
@@ -75,7 +75,7 @@ def test_an_ordinary_public_address_is_let_through(address: IPv4Address) -> None
         assert RULES.permit(str(address), 80)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(INSIDE)
 def test_no_form_of_an_inside_address_is_let_through(address: IPv4Address) -> None:
     assert not RULES.permit(str(address), 80)
@@ -83,15 +83,18 @@ def test_no_form_of_an_inside_address_is_let_through(address: IPv4Address) -> No
         assert not RULES.permit(str(form), 80), form
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(INSIDE)
 def test_allowing_a_tunnel_does_not_allow_what_is_inside(address: IPv4Address) -> None:
     rules = AddressRules(allowed=[ip_network("::/0")])
     for name, form in forms_of(address).items():
+        if int(form) <= 1:
+            continue  # :: and ::1 are themselves
         assert address in list(embedded(form)), name
         assert not rules.permit(str(form), 80), name
 
 
+@settings(deadline=None)
 @given(PUBLIC_V4)
 def test_a_tunnel_to_a_public_address_passes_only_where_it_is_allowed(address: IPv4Address) -> None:
     for name, form in forms_of(address).items():
@@ -110,6 +113,7 @@ def test_the_ports_bind_the_internet_and_not_the_allowed_networks() -> None:
     assert not rules.permit("10.2.2.3", 443)
     assert rules.permit("fd00:1::7", 9000)
     assert not rules.permit("fd00:2::7", 443)
+    assert AddressRules(allowed=[ip_network("::1")]).permit("::1", 9000)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +199,7 @@ def test_a_url_of_another_form_is_refused_with_what_to_send(url: str, says: str)
         check_input_url(url)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_taken_apart_or_refused(text: str) -> None:
     for url in (text, f"http://{text}", f"http://{text}@example.com/{text}"):

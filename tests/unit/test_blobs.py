@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
+from api.fleet import free_port
 from api.large_inputs import LargeInputs
 from common.blobs import STORED, Blobs, FolderBlobs, ObjectBlobs, open_blobs
 from common.errors import ConfigurationError, InputStoreUnavailable
 from common.job import Job
+from tests.support import wait_until
 
 Open = Callable[[Path], Blobs]
 
@@ -142,3 +147,32 @@ def test_a_store_that_fails_takes_no_job() -> None:
         assert not nowhere.concern(Job("echo", 1, blob=b"x"))
 
     asyncio.run(run())
+
+
+def test_a_server_that_speaks_s3_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With moto's server, where it is installed; it is too large to ask for."""
+    pytest.importorskip("obstore")
+    moto = shutil.which("moto_server")
+    if moto is None:
+        pytest.skip("no moto_server on this machine: pip install 'moto[server]'")
+    url = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    server = subprocess.Popen([moto, "-p", url.rpartition(":")[2]], stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _made_bucket(url), 20, "a bucket")
+        blobs = open_blobs("s3://inputs/fleet/one")
+        assert blobs is not None
+        test_what_was_put_is_there_until_it_is_deleted(blobs)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _made_bucket(url: str) -> bool:
+    try:
+        return httpx.put(f"{url}/inputs").is_success
+    except httpx.HTTPError:
+        return False
