@@ -52,6 +52,10 @@ _LOOK_AT_DEVICE_SECONDS = 1e-3
 _MAX_UNPUBLISHED = 4
 """Batches that may wait for the finisher; with more, memory would grow without a bound."""
 _CACHE_GRACE_SECONDS = 1.0
+_MAX_UNPUBLISHED_IN_HURRY = 2
+"""The same while tenants with few jobs have some here: they would wait behind the others' results.
+One that is published and one that waits keep the device as busy, less what evens out jitter."""
+_HURRY_SECONDS = 1.0
 _INLINE_DECODE_SECONDS = 50e-6
 """Decoding that is cheaper than this per job is not worth handing to another thread."""
 
@@ -120,6 +124,7 @@ class Engine:
         self._fetched: list[tuple[Lane, Execution]] = []
         self._feeder = threading.Thread(target=self._feed, name="feeder", daemon=True)
         self._turn = 0
+        self._hurry_until = 0.0
         self._asked: Lane | None = None
         """The lane whose reservation is on its way; the feeder's own."""
         self.on_batch: Callable[[str, Sequence[Execution]], None] = lambda _lane, _batch: None
@@ -189,7 +194,8 @@ class Engine:
                 if errand := self.models.next_errand():
                     return errand
                 now = time.monotonic()
-                behind = self.finisher.pending >= _MAX_UNPUBLISHED
+                most = _MAX_UNPUBLISHED if now > self._hurry_until else _MAX_UNPUBLISHED_IN_HURRY
+                behind = self.finisher.pending >= most
                 if not behind and (work := self._next_batch(now, on_device is None)):
                     return work
                 if on_device is not None:
@@ -289,6 +295,7 @@ class Engine:
             return
         with self.changed:
             lane.hurried = lane.ready = True
+            self._hurry_until = time.monotonic() + _HURRY_SECONDS
             self.changed.notify_all()
 
     def _on_control(self, command: bytes) -> None:
@@ -345,6 +352,8 @@ class Engine:
         """Start to reserve, a batch at a time, so that parsing one overlaps reserving the next."""
         with self.changed:
             wanted = min(lane.room(), lane.limits.max_batch)
+            if lane.hurried:  # it is among the first, and soon here where few are asked for
+                wanted = min(wanted, 2 * self.settings.tenant_window_jobs)
             lane.hurried = False  # whoever hurries from now on asks again
         try:
             lane.ask(wanted)
