@@ -173,9 +173,19 @@ def _submit(
         value = sys.stdin.read()
     elif len(value) < 4096 and path.is_file():
         return client.submit_file(model, path, params=json.dumps(params), **fields)
-    spec = next((one for one in client.models() if one["name"] == model), None)
-    parsed = json.loads(value) if spec and spec["input"] == "json" and _is_json(value) else value
+    parsed = json.loads(value) if _is_json(value) and _takes_json(client, model, value) else value
     return client.submit(model, parsed, params=params, **fields)
+
+
+def _takes_json(client: Client, model: str, value: str) -> bool:
+    """Whether the model wants the value and not its text; a key that may not ask has to guess."""
+    try:
+        models = client.models()
+    except ApiError as exc:
+        if exc.status != 403:
+            raise
+        return value.lstrip().startswith(("{", "["))
+    return any(one["name"] == model and one["input"] == "json" for one in models)
 
 
 def _is_json(text: str) -> bool:
