@@ -47,6 +47,7 @@ class Job(TypedDict, total=False):
     version: str
     cached: bool
     age: int
+    shared: bool
     result: Any
     error: Failure
     links: Links
