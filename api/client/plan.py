@@ -8,7 +8,7 @@ window counts from the submit to the moment the caller has the job.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import httpx
@@ -25,6 +25,7 @@ __all__ = ("Chunk", "MapOptions", "Patience", "Plan")
 _CHUNK_BYTES = 8 * 1024 * 1024
 _TURNED_AWAY = frozenset({429, 503})
 _PAUSE_SECONDS = 1.0
+_PATIENCE = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Chunk:
         self._indexes: dict[str, int] = {}
         self._submitting = False
         self._open = 2 * len(lines)
+        self._turned_away = ("", "")
         self.retry_after: float | None = None
         """Seconds that were asked for, where some of the lines were turned away for now."""
 
@@ -85,9 +87,8 @@ class Chunk:
         return self._open < before
 
     def give_up(self) -> list[Job]:
-        """Refuse what was turned away time and again."""
-        message = "turned away for too long; try again later"
-        jobs = [self._refused(index, "lane_full", message) for index in self._lines]
+        """Refuse what was turned away time and again, for the reason last given."""
+        jobs = [self._refused(index, *self._turned_away) for index in self._lines]
         self._lines.clear()
         return jobs
 
@@ -98,12 +99,14 @@ class Chunk:
             self._indexes[answer["id"]] = index
             return None
         problem = answer["error"]
+        reason = str(problem.get("type", "")).rpartition("/")[2].replace("-", "_")
+        why = (reason, str(problem.get("detail", "")))
         if problem.get("status") in _TURNED_AWAY:
+            self._turned_away = why
             self.retry_after = float(problem.get("retry_after") or _PAUSE_SECONDS)
             return None
         self._lines.pop(index, None)
-        reason = str(problem.get("type", "")).rpartition("/")[2].replace("-", "_")
-        return self._refused(index, reason, str(problem.get("detail", "")))
+        return self._refused(index, *why)
 
     def _read_result(self, answer: dict[str, Any]) -> Job | None:
         unknown = "state" not in answer
@@ -120,26 +123,34 @@ class Chunk:
 
 
 class Patience:
-    """How long a chunk pauses between its requests, and when it has had enough."""
+    """How long a chunk pauses between its requests, and when it has had enough.
+
+    Being turned away is how a full lane or a rate slows a map down, and others in the same
+    window may get what there was; so that is borne for longer than an error is.
+    """
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._attempts = Attempts(policy, repeatable=True)
+        self._reset()
 
     def pause(self, chunk: Chunk, error: httpx.TransportError | ApiError | None) -> float | None:
         """Seconds until the next request; None when lines were turned away too often in a row.
 
         Raises the error when that came too often in a row, or is for good.
         """
-        if chunk.moved():
-            self._attempts = Attempts(self._policy, repeatable=True)
-            if error is None and chunk.retry_after is None:
-                return 0.0
-        if error is None:
-            if chunk.retry_after is None:
-                return _PAUSE_SECONDS / 10
-            return self._attempts.pause(chunk.retry_after)
-        return self._attempts.after(error)
+        moved = chunk.moved()
+        if moved:
+            self._reset()
+        if error is not None:
+            return self._after_errors.after(error)
+        if chunk.retry_after is not None:
+            return self._turned_away.pause(chunk.retry_after)
+        return 0.0 if moved else _PAUSE_SECONDS / 10
+
+    def _reset(self) -> None:
+        patient = replace(self._policy, retries=self._policy.retries * _PATIENCE)
+        self._turned_away = Attempts(patient, repeatable=True)
+        self._after_errors = Attempts(self._policy, repeatable=True)
 
 
 class Plan:

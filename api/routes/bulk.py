@@ -200,7 +200,8 @@ class _Intake:
         accepted = []
         for (line, job), outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, Refused):
-                self._answer(line, 429, outcome.code, str(outcome))
+                wait = outcome.retry_after_seconds
+                self._answer(line, 429, outcome.code, str(outcome), retry_after=wait)
             elif isinstance(outcome, Hit):
                 accepted.append(f'{{"line":{line},"id":"{job.id}","cached":true}}\n')
             else:
@@ -210,6 +211,6 @@ class _Intake:
     def _refuse(self, status: int, code: str, detail: str) -> None:
         self._answer(self._line, status, code, detail)
 
-    def _answer(self, line: int, status: int, code: str, detail: str) -> None:
-        document = Problem(status, code, detail).document()
+    def _answer(self, line: int, status: int, code: str, detail: str, **more: Any) -> None:
+        document = Problem(status, code, detail, **more).document()
         self._queue.put_nowait(orjson.dumps({"line": line, "error": document}) + b"\n")

@@ -27,9 +27,11 @@ JOB=$(curl -s localhost:8000/v1/jobs -H 'Content-Type: application/json' \
 ELSEWHERE = {
     "README.md": ("make ", "lanefleet worker", ".venv/bin/lanefleet", "from celery import"),
     "docs/models.md": ('"""Score texts',),
+    "docs/security.md": ("lanefleet keys", "grep -rE"),  # with a key, all others would need it
+    "docs/server.md": ("st --config-file",),
 }
 """Where a snippet begins like this, another test runs it, or nobody could here."""
-FENCE = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```(sh|bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def snippets() -> Iterator[tuple[str, str, str]]:
@@ -116,4 +118,4 @@ def test_the_bodies_of_the_api_document_are_taken(up: Up, document: dict[str, An
 def test_the_snippets_of_the_documentation_run(up: Up, name: str, language: str, text: str) -> None:
     shell = ["bash", "-c", here(up, PRELUDE + text)]
     python = [sys.executable, "-c", here(up, text)]
-    run(up, shell if language == "sh" else python)
+    run(up, python if language == "python" else shell)

@@ -241,7 +241,7 @@ def test_an_input_that_is_refused_is_raised_or_returned_in_its_place() -> None:
 
 
 def test_a_lane_that_stays_full_ends_the_map_with_what_it_said() -> None:
-    with pytest.raises(JobFailed, match="lane_full"):
+    with pytest.raises(JobFailed, match="lane_full: full"):
         list(mapper(Fleet(full_every=1)).map("echo", range(3)))
 
 
