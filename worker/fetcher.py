@@ -82,7 +82,7 @@ class Fetcher:
                 if execution.settled is None:
                     await self._fetch(execution)
         except InputStoreUnavailable as exc:
-            # Not the job's fault: it comes again, so often as deliveries are allowed.
+            # Not the job's fault: it comes again until the store is back, and no attempt counts.
             if execution.settled is None:
                 execution.settled, execution.error = "parked", exc
                 execution.eta = -_STORE_RETRY_MS

@@ -18,7 +18,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from common.cache import Entry
-from common.errors import AttemptsExhausted, InvalidInput
+from common.errors import AttemptsExhausted, InputStoreUnavailable, InvalidInput
 from common.keys import cache_key, flight_name
 from common.scripts import Scripts
 from common.trace import trace_id
@@ -235,5 +235,7 @@ def _parking(execution: Execution) -> tuple[bytes, str, str, str, bool]:
     """An ETA (Unix seconds) or, when negative, a retry's delay in milliseconds."""
     eta = execution.eta or 0.0
     if execution.error is not None:
-        return execution.tag, execution.job_id, f"+{int(-eta)}", pipeline.describe(execution), False
+        began = execution.suspect or not isinstance(execution.error, InputStoreUnavailable)
+        text = pipeline.describe(execution)
+        return execution.tag, execution.job_id, f"+{int(-eta)}", text, not began
     return execution.tag, execution.job_id, str(int(eta * 1000)), "", not execution.suspect

@@ -413,6 +413,22 @@ def test_a_dead_job_keeps_its_input_until_it_is_purged(fleet: Fleet) -> None:
     wait_until(lambda: dead not in stored(fleet), 5, "swept after the purge")
 
 
+def test_a_job_waits_while_its_input_cannot_be_read(fleet: Fleet) -> None:
+    job = fleet.submit(model="nobody", input=LARGE)
+    place, aside = fleet.blobs / job, fleet.stack.folder / "aside"
+    place.rename(aside)
+    place.mkdir()
+    worker = fleet.stack.worker("nobody")
+    wait_until(lambda: fleet.stack.stats("nobody").get("retried"), 10, "put back")
+    record = fleet.stack.record(job)
+    assert record is not None
+    assert (record.state, record.attempts) == ("queued", 0)
+    place.rmdir()
+    aside.rename(place)
+    assert fleet.settled([job]) == [("succeeded", None)]
+    assert worker.stop() == 0
+
+
 def test_an_input_whose_submit_died_is_swept_and_one_that_expired_too(fleet: Fleet) -> None:
     (fleet.blobs / "0-orphan").write_bytes(b"x")
     (fleet.blobs / "0-half.part").write_bytes(b"x")
