@@ -4,6 +4,9 @@
 PYTHON    ?= python3
 BOOTSTRAP  = @$(PYTHON) deploy/bootstrap.py --with
 PYTEST     = .venv/bin/python -m pytest
+# `make test PYTEST_ARGS="-n 2 --dist loadfile"` runs two files at a time: most tests wait for
+# processes that they started. Some watch the clock too closely for a busy machine.
+PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test check bench faults fmt clean
@@ -24,7 +27,7 @@ up: ## Start the whole fleet on this machine and leave it running
 
 test: ## Run the tests, less the slow ones
 	$(BOOTSTRAP) test
-	$(PYTEST) -m "not slow and not bench"
+	$(PYTEST) $(PYTEST_ARGS) -m "not slow and not bench"
 
 check: ## Run what CI runs: format, lint, types, import rules, tests
 	$(BOOTSTRAP) test
@@ -32,7 +35,7 @@ check: ## Run what CI runs: format, lint, types, import rules, tests
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(PYTEST) -m "not slow and not bench"
+	$(PYTEST) $(PYTEST_ARGS) -m "not slow and not bench"
 
 bench: ## Run the benchmarks and print their ratios
 	$(BOOTSTRAP) test

@@ -97,18 +97,18 @@ def test_a_worker_that_wakes_after_its_lease_is_fenced(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "others"),
-    [({"sleep_ms": LEASE * 4 * 1000}, 3), ({"spin_ms": LEASE * 2 * 1000}, 1)],
+    ("lease", "params", "others"),
+    [(2, {"sleep_ms": 4 * 2 * 1000}, 2), (3, {"spin_ms": 2 * 3 * 1000}, 1)],
     ids=["four-leases-of-sleep", "two-leases-of-pure-python"],
 )
 def test_a_job_longer_than_its_lease_runs_once(
-    stack: Stack, params: dict[str, float], others: int
+    stack: Stack, lease: int, params: dict[str, float], others: int
 ) -> None:
-    lane = RecordedLane.on(stack)
+    lane = RecordedLane.on(stack, LANEFLEET_LEASE_SECONDS=str(lease))
     for _ in range(1 + others):
         stack.worker(LANE)
     ids = stack.publish([Job(LANE, "long", params)])
-    await_settled(stack, ids, LEASE * 4 + 20)
+    await_settled(stack, ids, lease * 4 + 20)
     assert lane.executions() == {"long": 1}
     assert stack.states(ids) == {"succeeded": 1}
     assert stack.stats(LANE).get("reaped", 0) == 0
