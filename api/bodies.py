@@ -18,6 +18,7 @@ from api.context import CURRENT
 from api.problems import Problem, validation_problem
 from api.schemas import JobRequest
 from api.strict_json import loads_strict
+from common.inputs import IMAGE_TYPES, sniff_image
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -120,8 +121,31 @@ async def multipart_job(request: Request, max_bytes: int) -> tuple[JobRequest, b
     }
     if "params" in document:
         document["params"] = parse_json(document["params"].encode())
-    return job_request({**document, "input": None}, strict=False), await upload.read()
+    payload = await upload.read()
+    check_label(upload.content_type, payload)
+    return job_request({**document, "input": None}, strict=False), payload
 
+
+def check_label(label: str | None, payload: bytes) -> None:
+    """Raise a 415 problem for an image that says it is of another kind than its bytes are.
+
+    Whoever looked at the label alone, a proxy or a scanner, looked for the wrong thing.
+    """
+    said = (label or "").partition(";")[0].strip().lower()
+    said = _OTHER_NAMES.get(said, said)
+    found = sniff_image(payload)
+    if found is not None and found != said and said in IMAGE_TYPES:
+        detail = f"the file is labelled {said} and is {found}; label it as what it is"
+        raise Problem(415, "mislabelled_image", detail)
+
+
+_OTHER_NAMES = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/x-ms-bmp": "image/bmp",
+    "image/x-bmp": "image/bmp",
+}
 
 RAW_TYPES = ("application/octet-stream", "text/plain")
 RAW_BODIES: dict[str, Any] = {
@@ -156,4 +180,6 @@ async def raw_job(request: Request, max_bytes: int) -> tuple[JobRequest, bytes]:
     if "params" in document:
         document["params"] = parse_json(document["params"].encode())
     job = job_request({**document, "input": None}, strict=False)
-    return job, await read_body(request, max_bytes)
+    payload = await read_body(request, max_bytes)
+    check_label(request.headers.get("content-type"), payload)
+    return job, payload

@@ -9,7 +9,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
-from api.bodies import is_raw, parse_json, read_body
+from api.bodies import check_label, is_raw, parse_json, read_body
 from api.gather import FetchedFrom
 from api.problems import Problem
 
@@ -40,7 +40,9 @@ async def read_task(request: Request, max_bytes: int) -> TaskBody:
         return await _from_form(form, dict(request.query_params))
     if is_raw(content_type):
         fields = _fields(dict(request.query_params))
-        return TaskBody(fields, [await read_body(request, max_bytes)])
+        payload = await read_body(request, max_bytes)
+        check_label(content_type, payload)
+        return TaskBody(fields, [payload])
     raise Problem(
         415,
         "unsupported_content_type",
@@ -68,7 +70,10 @@ async def _from_form(form: FormData, query: Mapping[str, str]) -> TaskBody:
     if not uploads:
         raise Problem(422, "invalid_request", "send each file in a part named `file`")
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
-    return TaskBody(_fields({**query, **texts}), [await one.read() for one in uploads])
+    payloads = [await one.read() for one in uploads]
+    for upload, payload in zip(uploads, payloads, strict=True):
+        check_label(upload.content_type, payload)
+    return TaskBody(_fields({**query, **texts}), payloads)
 
 
 def _fields(texts: Mapping[str, str]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def request_body(task_input: str, examples: dict[str, Any]) -> dict[str, Any]:
     schema = JobRequest.model_json_schema()
     properties = {**schema["properties"], "input": {"description": task_input}}
     properties["model"] = {
-        "type": "string",
+        "type": ["string", "null"],
         "description": "A name from /v1/models whose `task` is this one; needed only where the "
         "catalog has several and no default.",
     }

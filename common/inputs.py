@@ -33,6 +33,8 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"MM\x00*", "image/tiff"),
 )
 
+IMAGE_TYPES = frozenset(kind for _, kind in _MAGIC) | {"image/webp"}
+
 
 def sniff_image(payload: bytes) -> str | None:
     """The media type that the first bytes show, or None when it is no known image."""

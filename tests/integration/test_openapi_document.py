@@ -32,10 +32,10 @@ def api(
 ) -> Iterator[ApiProcess]:
     stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("openapi"))
     stack.redis.flushall()
-    stack.worker("echo")
+    stack.worker("echo,minilm")
     with stack.redis as client:
         _, key = Keyring(client).create("walk", "walkers", frozenset({"admin"}))
-    found = stack.api("echo", LANEFLEET_API_KEYS_REQUIRED="true")
+    found = stack.api("echo,minilm", LANEFLEET_API_KEYS_REQUIRED="true")
     found.headers["Authorization"] = f"Bearer {key}"
     yield found
     stack.close()
