@@ -84,13 +84,11 @@ def _show(console: Console, fleet: Fleet, output: Path, as_json: bool) -> None:
     _await_models(console, fleet)
     with Client(fleet.url) as client, ThreadPoolExecutor(len(SENTENCES) + len(PHOTOS)) as pool:
         began = time.perf_counter()
+        job: dict[str, Any] = {"wait": _JOB_SECONDS, "cache": False}  # it is to be seen running
         photos = [
-            pool.submit(client.submit_file, "text-detect", _photo(name), wait=_JOB_SECONDS)
-            for name in PHOTOS
+            pool.submit(client.submit_file, "text-detect", _photo(name), **job) for name in PHOTOS
         ]
-        texts = [
-            pool.submit(client.submit, "minilm", text, wait=_JOB_SECONDS) for text in SENTENCES
-        ]
+        texts = [pool.submit(client.submit, "minilm", text, **job) for text in SENTENCES]
         found = [_succeeded(future.result()) for future in photos]
         embedded = [_succeeded(future.result()) for future in texts]
         seconds = time.perf_counter() - began
