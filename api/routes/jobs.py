@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from redis.exceptions import RedisError
 
 from api.auth import Principal, ReadDep, SubmitDep, require
 from api.bodies import (
@@ -142,7 +143,13 @@ async def _take_once(
     key = key_of(asked.idempotency_key or "")
     request, fingerprint = await read_ahead(request, services.settings.max_body_bytes)
     job = await _prepare(request, services, principal, asked)  # what is refused claims nothing
-    claim = await services.claims.claim(principal.tenant, key, fingerprint, job.id)
+    try:
+        claim = await services.claims.claim(principal.tenant, key, fingerprint, job.id)
+    except RedisError:
+        # Nothing can be claimed or enqueued now, but what is kept needs neither.
+        if hit := await services.submitter.find(job):
+            return _found(hit, services, asked)
+        raise
     record = await services.store.get(claim.job_id) if claim.replayed else None
     if record is None:  # new; or on its way; or its taker died just before it could publish
         response = await _publish(replace(job, id=claim.job_id), services, asked)

@@ -1,0 +1,370 @@
+"""Identical jobs that share a run, in random order over a real server.
+
+What must hold whatever happens: every job that was taken is in one place until it is
+settled, it is settled once, with the result of its own input, and once all are settled
+nothing of the flights is left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from redis import Redis
+
+from common.broker import enqueue_args
+from common.connect import connect
+from common.job import CacheTicket, Job, JobRecord
+from common.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
+from common.redis_server import RedisServer
+from common.scripts import Scripts
+from common.settings import Settings
+from worker.lease import DeadLetter, LaneLeases, Lease, Outcome
+from worker.pipeline import parse
+
+LANE = "shared"
+KEYS = LaneKeys.of(LANE)
+FLEET = Settings(max_attempts=3, lease_seconds=3600)
+TTL_SECONDS = 10_000
+FAR_MS = 4_000_000_000_000
+picks = st.lists(st.integers(0, 99), min_size=1, max_size=6)
+TERMINAL = {"succeeded", "failed", "canceled", "expired"}
+
+
+class FlightMachine(RuleBasedStateMachine):
+    """Clients that send the same few inputs, two workers, a reaper, and strangers."""
+
+    def __init__(self, client: Redis) -> None:
+        super().__init__()
+        client.flushdb()
+        self.client = client
+        self.scripts = Scripts(client)
+        self.workers = [LaneLeases(client, LANE, name, FLEET) for name in ("one", "two")]
+        self.serial = count(1)
+        self.runs = count(1)
+        self.jobs: dict[str, Job] = {}
+        self.leases: dict[bytes, tuple[Lease, Job]] = {}
+        self.heard: Counter[str] = Counter()
+        self.foreign: set[str] = set()
+        self.listener = client.pubsub()
+        self.listener.psubscribe(f"{META_PREFIX}*")
+        self.listener.get_message(timeout=5)
+
+    # -- clients ----------------------------------------------------------
+
+    @initialize()
+    def begin(self) -> None:
+        self.submit([0, 0, 1, 0], 0, "none", blob=True)
+
+    @rule(
+        inputs=st.lists(st.integers(0, 2), min_size=1, max_size=5),
+        band=st.sampled_from([0, 0, 1, 3]),
+        limit=st.sampled_from(["none", "none", "start", "deadline"]),
+        blob=st.booleans(),
+        tenant=st.sampled_from(["", "a", "b"]),
+    )
+    def submit(
+        self, inputs: list[int], band: int, limit: str, blob: bool, tenant: str = ""
+    ) -> None:
+        jobs = [
+            Job(
+                LANE,
+                f"input {number}",
+                id=f"job-{next(self.serial):04}",
+                priority=BANDS[band],
+                start_by_ms=FAR_MS if limit == "start" else None,
+                deadline_ms=FAR_MS if limit == "deadline" else None,
+                blob=b"large" if blob else None,
+                cache=CacheTicket(f"{number:064x}", LANE, "w"),
+                tenant=tenant,
+            )
+            for number in inputs
+        ]
+        args = enqueue_args(jobs, 1_000_000)
+        assert min(self.scripts.run("enqueue", (), args)[: len(jobs)]) >= 0
+        self.jobs |= {job.id: job for job in jobs}
+        self.scripts.run("enqueue", (), args)  # sent again, as after a lost answer
+
+    @rule(number=st.integers(0, 999))
+    def cancel(self, number: int) -> None:
+        name = list(self.jobs)[-1 - number % len(self.jobs)]
+        if name in self.foreign:
+            return  # nobody told us that it is done
+        self.scripts.run("cancel", (), (name, TTL_SECONDS, "canceled"))
+        self.leases = {tag: one for tag, one in self.leases.items() if one[1].id != name}
+
+    # -- workers ----------------------------------------------------------
+
+    @rule(worker=st.integers(0, 1), wanted=st.integers(1, 4))
+    def reserve(self, worker: int, wanted: int) -> None:
+        for lease in self.workers[worker].reserve(wanted, TTL_SECONDS).leases:
+            job = self.jobs[parse(lease, LANE, 0.0).job_id]
+            assert job.id not in {held.id for _, held in self.leases.values()}, "leased twice"
+            self.leases[lease.tag] = (lease, job)
+
+    def _chosen(self, numbers: list[int]) -> list[tuple[Lease, Job]]:
+        held = list(self.leases.values())
+        return list(
+            {one[0].tag: one for n in numbers if held for one in [held[n % len(held)]]}.values()
+        )
+
+    @rule(numbers=picks, ends=st.sampled_from(["succeeds", "succeeds", "is refused", "fails"]))
+    def finish(self, numbers: list[int], ends: str) -> None:
+        outcomes = []
+        for lease, job in self._chosen(numbers):
+            assert job.cache is not None
+            run = f"{job.input} run {next(self.runs)}"
+            state = "succeeded" if ends == "succeeds" else "failed"
+            about = {"state": state, "lane": LANE, "attempts": lease.attempt}
+            assert lease.tenant == job.tenant
+            # What the model returns may look like what we write.
+            result = {"run": run, "task_id": job.id, "created_ms": 7, "x": '"task_id":"x"}}'}
+            owner = {"tenant": job.tenant} if job.tenant else {}
+            meta = {
+                "status": "SUCCESS" if ends == "succeeds" else "FAILURE",
+                "result": result,
+                "task_id": job.id,
+                "lanefleet": {**about, "created_ms": lease.created_ms, "started_ms": 5, **owner},
+            }
+            flags = {"succeeds": "", "is refused": "fi", "fails": "f"}[ends]
+            kind = f"{flags}{'b' if job.blob else ''}:10000 {LANE}:{job.cache.digest}"
+            if job.tenant:
+                kind = f"@{job.tenant} {kind}"
+            dumped = json.dumps(meta, separators=(",", ":")).encode()
+            outcomes.append(Outcome(lease.tag, job.id, dumped, kind))
+            del self.leases[lease.tag]
+        if outcomes:
+            assert self.workers[0].finish(outcomes, TTL_SECONDS) == []
+            assert self.workers[0].finish(outcomes, TTL_SECONDS) == list(range(len(outcomes)))
+
+    @rule(numbers=picks)
+    def release(self, numbers: list[int]) -> None:
+        chosen = self._chosen(numbers)
+        handed = [(lease.tag, job.id, lease.attempt == 1) for lease, job in chosen]
+        assert self.workers[0].release(handed) == len(chosen)
+        for lease, _ in chosen:
+            del self.leases[lease.tag]
+
+    @rule(numbers=picks)
+    def let_leases_lapse(self, numbers: list[int]) -> None:
+        chosen = self._chosen(numbers)
+        for lease, _ in chosen:
+            del self.leases[lease.tag]
+            self.client.zadd(KEYS.index, {lease.tag: 1}, xx=True)
+        assert self.workers[1].reap()[0] == len(chosen)
+
+    @rule(numbers=picks)
+    def start(self, numbers: list[int]) -> None:
+        for lease, job in self._chosen(numbers):
+            if lease.attempt > 1 and self.workers[0].start(lease.tag, job.id, TTL_SECONDS) == -1:
+                del self.leases[lease.tag]
+
+    @rule(numbers=picks)
+    def bury(self, numbers: list[int]) -> None:
+        chosen = self._chosen(numbers)
+        letters = [
+            DeadLetter(lease.tag, job.id, "attempts_exhausted", "no", lease.attempt, b"")
+            for lease, job in chosen
+        ]
+        assert self.workers[0].bury(letters, TTL_SECONDS) == len(chosen)
+        for lease, _ in chosen:
+            del self.leases[lease.tag]
+
+    @rule(numbers=picks)
+    def retry(self, numbers: list[int]) -> None:
+        chosen = self._chosen(numbers)
+        parked = [(lease.tag, job.id, "+36000000", "it broke", False) for lease, job in chosen]
+        assert self.workers[0].retry(parked) == len(chosen)
+        for lease, _ in chosen:
+            del self.leases[lease.tag]
+
+    # -- time and strangers -----------------------------------------------
+
+    @rule()
+    def let_delays_pass(self) -> None:
+        for member in self.client.zrange(KEYS.delayed, 0, -1):
+            self.client.zadd(KEYS.delayed, {member: 1})
+        self.workers[0].reap()
+
+    @rule(number=st.integers(0, 99))
+    def let_a_deadline_pass(self, number: int) -> None:
+        """Of a follower: its limit is moved to now, wherever it is written."""
+        ids = [name.decode() for name in self.client.zrange(KEYS.followers, 0, -1)]
+        limited = [name for name in ids if self.jobs[name].expires_ms]
+        if not limited:
+            return
+        name = limited[number % len(limited)]
+        words = self.client.get(job_key(name)).decode().split(" ")  # type: ignore[union-attr]
+        words[3] = "1"
+        self.client.set(job_key(name), " ".join(words))
+        self.client.zadd(KEYS.followers, {name: 1})
+        hash_key = f"lf:followers:{words[6]}"
+        band, deadline, message = self.client.hget(hash_key, name).split(b" ", 2)  # type: ignore[union-attr]
+        if deadline != b"0":
+            self.client.hset(hash_key, name, b" ".join((band, b"1", message)))
+        self.workers[0].reap()
+        assert self._record(name).state == "expired"  # type: ignore[union-attr]
+
+    @rule()
+    def forget_the_hints(self) -> None:
+        for key in self.client.scan_iter("lf:flight:*"):
+            self.client.delete(key)
+
+    @rule()
+    def a_foreign_worker_takes_one(self) -> None:
+        """A stock Celery worker pops it and stores its result; our record stays behind."""
+        message = self.client.lindex(LANE, -1)
+        if message is None:
+            return
+        name = json.loads(message)["headers"]["id"]
+        record = self.client.get(job_key(name))
+        if not (record or b"").startswith(b"q"):
+            return
+        self.client.rpop(LANE)
+        self.foreign.add(name)
+        meta = json.dumps({"status": "SUCCESS", "result": {"run": self.jobs[name].input}})
+        self.client.set(meta_key(name), meta, ex=TTL_SECONDS)
+        for _ in range(40):
+            self.workers[0].reap()
+
+    # -- after every step -------------------------------------------------
+
+    def _record(self, name: str) -> JobRecord | None:
+        return JobRecord.read(name, *self.client.mget(job_key(name), meta_key(name)))  # type: ignore[misc]
+
+    @invariant()
+    def every_job_is_in_one_place_and_settled_once(self) -> None:
+        self._listen()
+        waiting = Counter(
+            json.loads(message)["headers"]["id"]
+            for band in KEYS.bands
+            for message in self.client.lrange(band, 0, -1)
+        )
+        waiting.update(
+            json.loads(message)["headers"]["id"]
+            for key in self.client.scan_iter(f"lf:lane:{LANE}:over:*")
+            for message in self.client.lrange(key, 0, -1)
+        )
+        waiting.update(
+            json.loads(member[2:])["headers"]["id"]
+            for member in self.client.zrange(KEYS.delayed, 0, -1)
+        )
+        leased = {job.id for _, job in self.leases.values()}
+        followers = {name.decode() for name in self.client.zrange(KEYS.followers, 0, -1)}
+        for name, job in self.jobs.items():
+            record = self.client.get(job_key(name)) or b""
+            known = self._record(name)
+            assert known is not None, name
+            if known.state in TERMINAL:
+                assert self.heard[name] == (name not in self.foreign), name
+                assert name not in leased | followers, name
+                assert not self.client.exists(f"lf:followers:{name}"), name
+                if record and name not in self.foreign:
+                    assert record.startswith(b"x "), name
+                    assert waiting[name] == 1 or self.client.ttl(job_key(name)) > 0, name
+                self._check_result(job, known)
+                continue
+            assert self.heard[name] == 0, name
+            words = record.decode().split(" ")
+            assert (name in leased) == (words[0] == "r"), name
+            assert (name in followers) == (words[0] == "w"), name
+            if words[0] != "w":
+                assert (waiting[name] + (name in leased)) == 1, (name, words)
+                continue
+            leader = self._record(words[6])
+            assert leader is not None, (name, words)
+            assert leader.state not in TERMINAL, (name, words)
+            seat = self.client.hget(f"lf:followers:{words[6]}", name)
+            assert seat is not None, name
+            assert (waiting[name] == 1) == seat.endswith(b" "), name
+            assert self.client.hexists(f"lf:followers:{words[6]}", ""), name
+
+        if not self.foreign:
+            live = Counter(job.tenant for name, job in self.jobs.items() if self._is_live(name))
+            counted = self.client.hgetall(f"lf:lane:{LANE}:tenants")
+            del live[""]
+            assert {name.decode(): int(n) for name, n in counted.items()} == dict(live)
+
+    def _is_live(self, name: str) -> bool:
+        record = self._record(name)
+        return record is not None and record.state not in TERMINAL
+
+    def _check_result(self, job: Job, known: JobRecord) -> None:
+        meta = json.loads(self.client.get(meta_key(job.id)) or b"{}")
+        if job.id in self.foreign:
+            return
+        assert known.tenant == job.tenant
+        assert meta["task_id"] == job.id
+        assert meta["lanefleet"]["created_ms"] > 1_700_000_000_000
+        if known.state == "succeeded":
+            assert meta["result"]["run"].startswith(job.input)
+        dead = self.client.hexists(KEYS.letters, job.id)
+        assert self.client.exists(blob_key(job.id)) == (dead and job.blob is not None), job.id
+
+    def _listen(self) -> None:
+        self.listener.ping()
+        while (message := self.listener.get_message(timeout=5)) and message["type"] != "pong":
+            if message["type"] == "pmessage":
+                self.heard[message["channel"].decode().removeprefix(META_PREFIX)] += 1
+
+    def teardown(self) -> None:
+        """Run what is left: everything ends, and nothing of the flights stays."""
+        for _ in range(40):
+            self.let_delays_pass()
+            self.reserve(0, 100)
+            self.finish(list(range(100)), "succeeds")
+            if not (self.client.zcard(KEYS.followers) or self.client.llen(LANE)):
+                break
+        self.workers[0].reap()  # counts the tenants' jobs again, after strangers took some
+        self.every_job_is_in_one_place_and_settled_once()
+        assert {str(one.state) for one in map(self._record, self.jobs) if one} <= TERMINAL
+        left = [key for key in self.client.scan_iter("lf:*") if self.client.ttl(key) < 0]
+        ours = {KEYS.stats, KEYS.dead, KEYS.letters, *map(blob_key, self.jobs)}
+        ours |= {job_key(name) for name in self.foreign}
+        others = {key.decode() for key in left} - ours
+        assert not {key for key in others if not key.startswith("lf:jobs:")}
+        self.listener.close()
+
+
+@pytest.fixture(scope="module")
+def client(embedded_redis: RedisServer) -> Iterator[Redis]:
+    with connect(embedded_redis.url, Settings()) as opened:
+        yield opened
+
+
+def _run(client: Redis, examples: int, steps: int, *, derandomize: bool) -> Any:
+    run_state_machine_as_test(
+        lambda: FlightMachine(client),
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=derandomize, phases=[__import__("hypothesis").Phase.generate],
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.timeout(300)  # a failure is shrunk before it is shown
+def test_identical_jobs_are_each_settled_once(client: Redis) -> None:
+    _run(client, 25, 25, derandomize=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_identical_jobs_are_each_settled_once_over_10_000_steps(client: Redis) -> None:
+    _run(client, 250, 40, derandomize=False)
