@@ -11,7 +11,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from api import docs, examples, openapi, problems
+from api.admission import Admission
 from api.auth import Authenticator
+from api.breaker import Policy
+from api.breakers import Breakers
 from api.cors import allow_origins
 from api.deps import Services
 from api.door import Door
@@ -23,6 +26,7 @@ from api.large_inputs import LargeInputs
 from api.listing import Listing
 from api.places import Places
 from api.publisher import Publisher
+from api.queue_guard import QueueGuard
 from api.result_cache import ResultCache
 from api.routes import (
     bulk,
@@ -81,9 +85,6 @@ def create_app(
         client = connect_async(redis_url, settings)
         store = JobStore(client, settings.result_ttl_seconds, settings.tenant_window_jobs)
         waiter = ResultWaiter(client, store)
-        large_inputs = LargeInputs(blobs, settings.redis_input_bytes)
-        window = settings.tenant_window_jobs
-        publisher = Publisher(client, settings.max_backlog, large_inputs, window)
         fingerprints = Fingerprints(client, catalog)
         cache_url = cache_url_of(settings, redis_url)
         cache_client = connect_async(cache_url, settings, time_commands=False)
@@ -93,17 +94,27 @@ def create_app(
             hits_client,
             settings.cache_timeout_seconds,
             lambda lane: catalog[lane].result_ttl_seconds or settings.result_ttl_seconds,
+            lambda: drain.readable,
         )
-        submitter = Submitter(settings, catalog, publisher, fingerprints, cache)
         drain = DrainSampler(client, list(catalog), settings.max_backlog)
+        breakers = Breakers(client, Policy.of(settings), catalog)
+        guard = QueueGuard()
+        admission = Admission(settings, drain, breakers, guard)
+        large_inputs = LargeInputs(blobs, settings.redis_input_bytes)
+        window = settings.tenant_window_jobs
+        publisher = Publisher(client, settings.max_backlog, large_inputs, window, guard)
+        submitter = Submitter(settings, catalog, publisher, fingerprints, cache, admission)
         app.state.services = Services(
             settings,
             catalog,
             store,
             waiter,
             submitter,
-            Authenticator(client, settings),
+            Authenticator(client, settings, lambda: drain.readable),
             drain,
+            breakers,
+            guard,
+            admission,
             told,
             Claims(client, settings),
             Watching(store, waiter, settings.event_poll_seconds),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, cast
@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from api.hosts import is_loopback
 from api.keyring import PREFIX, SCOPES, limits_from, opens, read_record, split_key
 from api.problems import Problem
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, QueueUnavailable
 from common.job import UNLIMITED, Limits
 from common.keys import API_KEYS, API_KEYS_USED, TENANT_LIMITS
 from common.settings import Settings
@@ -46,6 +46,8 @@ __all__ = (
 )
 
 _KEYS_REMEMBERED = 10_000
+_KNOWN_WITHOUT_REDIS_SECONDS = 300.0
+_LOOK_SECONDS = 1.0
 _PREFIX = PREFIX.encode()
 _REALM = 'Bearer realm="lanefleet"'
 
@@ -87,8 +89,14 @@ class _Known:
 class Authenticator:
     """Turns keys into principals; one per process."""
 
-    def __init__(self, client: redis.asyncio.Redis, settings: Settings) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        settings: Settings,
+        reachable: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._client = client
+        self._reachable = reachable
         self._settings = settings
         self._known: dict[bytes, _Known] = {}
         self._asking: dict[bytes, asyncio.Task[_Known]] = {}
@@ -107,27 +115,43 @@ class Authenticator:
             raise unauthorized(text is not None)
         digest = sha256(text).digest()
         known = self._known.get(digest)
-        if known is None or known.until <= time.monotonic():
+        if known is None or self._outdated(known):
             known = await self._ask(text, digest)
         expired = known.expires_at is not None and known.expires_at <= time.time()
         if known.principal is None or expired:
             raise unauthorized(True)
         return known.principal
 
+    def _outdated(self, known: _Known) -> bool:
+        """Whether to ask again. While Redis is away, who was known stays so for a while: reads
+        of kept results need no queue, and nobody should wait for a timeout to get one.
+        """
+        late = time.monotonic() - known.until
+        return late >= (0 if self._reachable() else _KNOWN_WITHOUT_REDIS_SECONDS)
+
     async def _look_whether_open(self) -> None:
         """Nobody needs a key while there is none, and only this machine can reach us."""
-        try:
-            self._open = self._may_open and not await cast("Any", self._client.hlen(API_KEYS))
-        except RedisError:
-            if not self._open:
-                raise
+        looked = self._open_until > 0
+        if not self._reachable():
+            if not looked:
+                raise QueueUnavailable("whether API keys are asked for cannot be told yet")
             return  # as open as it was, until Redis can be asked again
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                keys = await cast("Any", self._client.hlen(API_KEYS))
+            self._open = self._may_open and not keys
+        except (RedisError, TimeoutError) as exc:
+            if not looked:
+                raise QueueUnavailable("whether API keys are asked for cannot be told") from exc
+            return
         self._open_until = time.monotonic() + self._settings.key_cache_seconds
 
     async def _ask(self, text: bytes, digest: bytes) -> _Known:
         """Look the key up; requests that come meanwhile wait for the same answer."""
         task = self._asking.get(digest)
         if task is None:
+            if not self._reachable():
+                raise QueueUnavailable("API keys cannot be looked up at the moment")
             task = self._asking[digest] = asyncio.create_task(self._look_up(text))
             task.add_done_callback(lambda _task: self._asking.pop(digest, None))
         known = await asyncio.shield(task)

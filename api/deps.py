@@ -8,12 +8,15 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.admission import Admission
 from api.auth import Authenticator
+from api.breakers import Breakers
 from api.drain import DrainSampler
 from api.fingerprints import Fingerprints
 from api.idempotency import Claims
 from api.listing import Listing
 from api.places import Places
+from api.queue_guard import QueueGuard
 from api.result_cache import ResultCache
 from api.submit import Submitter
 from api.watching import Watching
@@ -33,6 +36,9 @@ class Services:
     submitter: Submitter
     authenticator: Authenticator
     drain: DrainSampler
+    breakers: Breakers
+    guard: QueueGuard
+    admission: Admission
     draining: asyncio.Event
     """Set when the process is to end: whoever waits or streams is let go."""
     claims: Claims

@@ -2,7 +2,8 @@
 
 One pipelined trip per second and process reads every lane's counters, its
 backlog and the live workers' reports; requests look at what the last trip
-brought and make none of their own.
+brought and make none of their own. It also writes a word, to learn whether
+Redis still takes any.
 
 A rate is measured only while more waits than the workers can hold in one
 batch each: what a lane drains when little arrives says nothing about what it
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +24,16 @@ import structlog
 from redis.exceptions import RedisError
 
 from api import tasks
-from common.keys import BANDS, OVER_TOTALS, WORKERS, LaneKeys, worker_key
+from common.keys import BANDS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, worker_key
 
 log = structlog.get_logger(__name__)
 
-INTERVAL_SECONDS = 1.0
+_INTERVAL_SECONDS = 1.0
+_TROUBLED_SECONDS = 0.25
 _TRIP_SECONDS = 1.0
+DEEP_SECONDS = 0.5
+"""A wait that is shorter than this is not worth being counted by tenant, or refused for."""
+_PROBE_TTL_SECONDS = 60
 _MEMORY_SECONDS = 15.0
 """What was measured this many seconds of work ago counts for 1/e of what was measured now."""
 _TRUST_SECONDS = 600.0
@@ -84,7 +89,11 @@ class LaneState:
     """Jobs per second all its workers drain together, measured; None when unknown."""
     estimated: float | None = None
     """The same by the workers' batch times, for as long as nothing is measured."""
+    tenants: Mapping[str, int] | None = None
+    """Jobs waiting or leased by tenant; None while so little waits that nobody need know."""
     counters: Mapping[str, int] = field(default_factory=dict)
+    breaker: str = ""
+    """The record of its circuit breaker, as kept in Redis."""
 
     @property
     def backlog(self) -> int:
@@ -117,21 +126,29 @@ class DrainSampler:
         client: redis.asyncio.Redis,
         lanes: Sequence[str],
         max_backlog: int,
-        on_sample: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._keys = {lane: LaneKeys.of(lane) for lane in lanes}
         self._rates = {lane: DrainRate() for lane in lanes}
         self._max_backlog = max_backlog
-        self._on_sample = on_sample
+        self.on_sample: Callable[[], Awaitable[None]] | None = None
+        """Called after each trip, also after one that failed."""
         self._names: list[str] = []
+        self._deep: set[str] = set()
+        """Lanes whose jobs by tenant are looked at: those where jobs wait for long."""
         self._task: asyncio.Task[None] | None = None
         self.lanes: dict[str, LaneState] = {}
         """Per lane; empty until the first trip is back."""
         self.reports: list[dict[str, Any]] = []
         """What the live workers say of themselves."""
+        self.server_ms = 0
+        """The Redis server's clock at the last trip, Unix milliseconds."""
         self.trouble: Exception | None = None
-        """Why the last trip failed; None when it did not."""
+        """Why the last trip failed, or that Redis takes no writes; None when all is well."""
+        self.readable = False
+        """Whether the last trip could read, whatever became of the word it wrote."""
+        self.began = 0.0
+        """When the last trip began, by the loop's clock."""
 
     async def start(self) -> None:
         """Take the first sample, for no longer than a second, and begin."""
@@ -152,35 +169,55 @@ class DrainSampler:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(INTERVAL_SECONDS)
+            await asyncio.sleep(_TROUBLED_SECONDS if self.trouble else _INTERVAL_SECONDS)
             await self._once()
 
     async def _once(self) -> None:
+        self.began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(_TRIP_SECONDS):
-                await self._sample()
-            self.trouble = None
+                self.trouble = await self._sample()
+            self.readable = True
         except (RedisError, TimeoutError, OSError) as exc:
-            if self.trouble is None:
-                log.warning("lanes_unsampled", error=str(exc), exc_type=type(exc).__name__)
-            self.trouble = exc
+            self.readable, self.trouble = False, exc
         except Exception as exc:
             log.exception("sampler_failed")
-            self.trouble = exc
-        self._on_sample()
+            self.readable, self.trouble = False, exc
+        if self.on_sample:
+            try:
+                await self.on_sample()
+            except Exception:
+                log.exception("sample_unused")
 
-    async def _sample(self) -> None:
+    async def _sample(self) -> Exception | None:
+        """Read everything; returns why Redis takes no writes, where it does not."""
         pipe = self._client.pipeline(transaction=False)
+        pipe.set(PROBE, 1, ex=_PROBE_TTL_SECONDS)
+        pipe.time()
         pipe.zrange(WORKERS, 0, -1)
         self._ask_reports(pipe, self._names)
-        for keys in self._keys.values():
+        for lane, keys in self._keys.items():
             for band in keys.bands:
                 pipe.llen(band)
             pipe.hmget(keys.over, OVER_TOTALS)
             pipe.hlen(keys.unacked)
             pipe.zcard(keys.delayed)
             pipe.hgetall(keys.stats)
-        names, reports, *replies = await pipe.execute()
+            pipe.hget(keys.breaker, "state")
+            if lane in self._deep:
+                pipe.hgetall(keys.tenants)
+            else:
+                pipe.exists(keys.tenants)
+        written, *replies = await pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        await self._take(replies)
+        return written if isinstance(written, Exception) else None
+
+    async def _take(self, replies: list[Any]) -> None:
+        (seconds, micros), names, reports, *of_lanes = replies
+        self.server_ms = seconds * 1000 + micros // 1000
         now = asyncio.get_running_loop().time()
         live = [name.decode() for name in names]
         if not set(live) <= set(self._names):  # somebody is new
@@ -190,8 +227,13 @@ class DrainSampler:
         self._names = live
         self.reports = [orjson.loads(report) for report in reports if report]
         self.lanes = {
-            lane: self._lane(lane, now, replies[at * 8 : at * 8 + 8])
+            lane: self._lane(lane, now, of_lanes[at * 10 : at * 10 + 10])
             for at, lane in enumerate(self._keys)
+        }
+        self._deep = {
+            name
+            for name, lane in self.lanes.items()
+            if (lane.start_seconds(9) or 0) >= DEEP_SECONDS
         }
 
     @staticmethod
@@ -199,9 +241,10 @@ class DrainSampler:
         pipe.mget([worker_key(name) for name in names] or [worker_key("")])
 
     def _lane(self, lane: str, now: float, reply: Sequence[Any]) -> LaneState:
-        *listed, beside, leased, delayed, stats = reply
+        *listed, beside, leased, delayed, stats, breaker, tenants = reply
         waiting = [n + int(more or 0) for n, more in zip(listed, beside, strict=True)]
-        counters = {key.decode(): int(value) for key, value in stats.items()}
+        by_tenant = tenants if isinstance(tenants, dict) else None
+        counters = _counts(stats)
         said = [one["lanes"][lane] for one in self.reports if lane in one["lanes"]]
         able = [one for one in said if not one["error"]]
         loaded = [one for one in able if one["loaded"]]
@@ -223,8 +266,14 @@ class DrainSampler:
             load_errors=tuple(one["error"] for one in said if one["error"]),
             measured=each * serving if able and each else None,
             estimated=_by_batch_times(able),
+            tenants=None if by_tenant is None else _counts(by_tenant),
             counters=counters,
+            breaker=breaker.decode() if breaker else "",
         )
+
+
+def _counts(found: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {key.decode(): int(value) for key, value in found.items()}
 
 
 def _by_batch_times(said: Sequence[dict[str, Any]]) -> float | None:

@@ -14,7 +14,7 @@ from api.context import waiting_by_choice
 from api.deps import Services
 from api.problems import Problem
 from api.schemas import view_json
-from common.job import JobRecord
+from common.job import JobRecord, JobState
 
 JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="The job's id.")]
 
@@ -61,4 +61,6 @@ async def show_job(
 ) -> Response:
     """The view of a job as a response, with its place while it waits."""
     place = await services.places.of(record)
-    return json_response(view_json(record, place), status, headers)
+    waits = record.state is JobState.QUEUED
+    notice = services.admission.notice(record.lane) if waits else None
+    return json_response(view_json(record, place, notice), status, headers)

@@ -55,6 +55,13 @@ def warm(name: Name, url: UrlOption = DEFAULT_URL) -> None:
 
 
 @models.command()
+def reset(name: Name, url: UrlOption = DEFAULT_URL) -> None:
+    """Take its jobs again at once, after it failed so often that they are refused."""
+    with Client(url) as client:
+        out.print(f"{name}: its circuit breaker is {client.reset_breaker(name)['state']}")
+
+
+@models.command()
 def move(
     alias: Annotated[str, typer.Argument(help="An alias of the catalog.")],
     model: Annotated[str, typer.Argument(help="The model it should point at.")],

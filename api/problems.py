@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import structlog
@@ -15,9 +16,15 @@ from starlette.requests import ClientDisconnect
 
 from api.allow import methods_of
 from api.context import CURRENT
+from api.queue_guard import kind_of
 from common.errors import (
+    DeadlineUnreachable,
     FleetError,
     InputStoreUnavailable,
+    LaneFull,
+    QueueFull,
+    QuotaExceeded,
+    RateLimited,
     Refused,
     UnknownModel,
     UnsupportedMedia,
@@ -27,7 +34,11 @@ log = structlog.get_logger(__name__)
 
 TYPE_BASE = "https://lanefleet.dev/problems/"
 MEDIA_TYPE = "application/problem+json"
-_RETRY_AFTER_SECONDS = "5"
+_RETRY_AFTER_SECONDS = 5.0
+_BACK_PRESSURE = (LaneFull, DeadlineUnreachable, QueueFull, RateLimited, QuotaExceeded)
+"""Refusals that are about how much there is to do: 429. The others are about what is broken or
+not there: 503.
+"""
 UNEXPECTED_STATUS = 500
 _METHOD_NOT_ALLOWED = 405
 
@@ -110,12 +121,20 @@ def from_fleet_error(exc: FleetError) -> Problem:
     if isinstance(exc, UnsupportedMedia):
         return Problem(415, exc.code, str(exc))
     if isinstance(exc, Refused):
-        headers = {"Retry-After": str(exc.retry_after_seconds), **exc.headers}
-        return Problem(429, exc.code, str(exc), headers=headers)
+        status = 429 if isinstance(exc, _BACK_PRESSURE) else 503
+        problem = _later(status, exc.code, str(exc), exc.retry_after_seconds)
+        problem.headers = {**(problem.headers or {}), **exc.headers}
+        return problem
     if isinstance(exc, InputStoreUnavailable):
-        headers = {"Retry-After": _RETRY_AFTER_SECONDS}
-        return Problem(503, exc.code, str(exc), headers=headers)
+        return _later(503, exc.code, str(exc))
     return Problem(422, exc.code, str(exc))
+
+
+def _later(status: int, code: str, detail: str, seconds: float | None = None) -> Problem:
+    """A problem that says when to try again: in whole seconds, and in the document exactly."""
+    seconds = _RETRY_AFTER_SECONDS if seconds is None else seconds
+    headers = {"Retry-After": str(math.ceil(seconds))}
+    return Problem(status, code, detail, headers=headers, retry_after=round(seconds, 3))
 
 
 def response_for(exc: Exception) -> JSONResponse:
@@ -153,17 +172,12 @@ def _from_http(exc: HTTPException) -> Problem:
 
 def _from_redis(exc: RedisError) -> Problem:
     log.warning("redis_failed", error=str(exc), exc_type=type(exc).__name__)
-    full = "OOM" in str(exc)
-    detail = (
-        "the queue's memory is full; workers are draining it, try again shortly"
-        if full
-        else "the queue cannot be reached; whether the job was taken is unknown"
-    )
-    return Problem(
-        429 if full else 503,
-        "queue_full" if full else "queue_unavailable",
-        detail,
-        headers={"Retry-After": _RETRY_AFTER_SECONDS},
+    kind = kind_of(exc)
+    if kind is QueueFull:
+        detail = "the queue's memory is full; workers are draining it, try again shortly"
+        return _later(429, kind.code, detail)
+    return _later(
+        503, kind.code, "the queue cannot be reached; whether the job was taken is unknown"
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.large_inputs import LargeInputs
+from api.queue_guard import QueueGuard
 from common.broker import enqueue_args, positions, quotas
 from common.errors import Refused
 from common.job import Job, Quota
@@ -39,17 +41,21 @@ class Publisher:
         max_backlog: int,
         large_inputs: LargeInputs | None = None,
         window: int = DEFAULT_WINDOW,
+        guard: QueueGuard | None = None,
     ) -> None:
         self._large_inputs = large_inputs or LargeInputs(None, 0)
         self._client = client
         self._scripts = AsyncScripts(client)
+        self._guard = guard or QueueGuard()
+        self._guard.on_refusal = self._on_refusal
         self._max_backlog = max_backlog
         self._window = window
         self.quotas: dict[str, Quota] = {}
         """What was left to each tenant with a limited rate when it last sent something."""
         self._waiting: list[tuple[Job, asyncio.Future[int]]] = []
         self._called = False
-        self._trips: set[asyncio.Task[None]] = set()
+        self._trips: dict[asyncio.Task[None], list[tuple[Job, asyncio.Future[int]]]] = {}
+        """Those under way, and who waits for each."""
 
     async def publish(self, job: Job) -> int:
         """Publish one job; returns the backlog ahead of it, or raises Refused.
@@ -82,7 +88,11 @@ class Publisher:
     async def publish_all(self, jobs: Sequence[Job]) -> list[int | Refused]:
         """Publish these in one round trip; per job the backlog ahead of it, or Refused."""
         jobs = await self._large_inputs.put_all_aside(jobs)
-        outcomes = self._read(jobs, await self._enqueue(jobs))
+        try:
+            outcomes = self._read(jobs, await self._enqueue(jobs))
+        except RedisError as exc:
+            self._guard.publish_failed(exc)
+            raise
         refused = [job for job, one in zip(jobs, outcomes, strict=True) if isinstance(one, Refused)]
         if refused:
             await self._large_inputs.drop(refused)
@@ -104,11 +114,28 @@ class Publisher:
             try:
                 reply: Sequence[int] = await self._scripts.run("enqueue", (), args)
             except (RedisConnectionError, RedisTimeoutError, ReadOnlyError):
+                if self._guard.refusal is not None:
+                    raise
                 await asyncio.sleep(pause)
             else:
                 return reply
         last: Sequence[int] = await self._scripts.run("enqueue", (), args)
         return last
+
+    def _on_refusal(self, silent: bool) -> None:
+        """The queue takes nothing: nobody need wait for it.
+
+        Where it is silent, those who have been sent to it hear what is known: that their jobs
+        may have been taken.
+        """
+        assert self._guard.refusal is not None
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(self._guard.refusal(self._guard.text))
+        for _, future in chain(*self._trips.values()) if silent else ():
+            if not future.done():
+                future.set_exception(RedisTimeoutError("no answer from the queue"))
 
     def _depart(self) -> None:
         """Send what waits, as far as trips are free; the end of one calls again."""
@@ -118,11 +145,11 @@ class Publisher:
             passengers = self._waiting[: len(aboard)]
             self._waiting = self._waiting[len(aboard) :]
             trip = asyncio.get_running_loop().create_task(self._travel(aboard, passengers))
-            self._trips.add(trip)
+            self._trips[trip] = passengers
             trip.add_done_callback(self._arrived)
 
     def _arrived(self, trip: asyncio.Task[None]) -> None:
-        self._trips.discard(trip)
+        self._trips.pop(trip, None)
         if self._waiting and not self._called:
             self._depart()
 
@@ -135,6 +162,7 @@ class Publisher:
             for _, future in passengers:
                 if not future.done():
                     future.set_exception(exc)
+            self._guard.publish_failed(exc)
             return
         for (_, future), outcome in zip(passengers, outcomes, strict=True):
             if future.done():

@@ -80,12 +80,14 @@ class ResultCache:
         queue: redis.asyncio.Redis,
         timeout_seconds: float,
         result_ttl_seconds: Callable[[str], int],
+        queue_is_there: Callable[[], bool] = lambda: True,
     ) -> None:
         """Commands are timed here, so the clients should not do it too."""
         self._cache = cache
         self._queue = queue
         self._timeout = timeout_seconds
         self._result_ttl = result_ttl_seconds
+        self._queue_is_there = queue_is_there
         self._waiting: list[tuple[Job, asyncio.Future[Hit | None]]] = []
         self._called = False
         self._trips: set[asyncio.Task[None]] = set()
@@ -209,6 +211,8 @@ class ResultCache:
 
     async def _send(self, hits: Sequence[Hit]) -> asyncio.Task[int] | None:
         """Put the results of these on their way to the queue's Redis; None when it is away."""
+        if not self._queue_is_there():
+            return None
         pool = self._queue.connection_pool
         commands = b"".join(
             _packed("SET", meta_key(hit.job_id), hit.meta(), "EX", self._result_ttl(hit.lane))

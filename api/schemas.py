@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from api.breaker import Record, State
 from api.links import job_links, open_links
 from api.result_cache import Hit
 from common.catalog import ModelSpec
@@ -126,10 +127,13 @@ class JobView(BaseModel):
     )
     result: Any = None
     error: JobFailure | None = None
+    notice: str | None = Field(None, description="What to know of a job that waits.")
     links: Links
 
     @classmethod
-    def of(cls, record: JobRecord, place: Place | None = None) -> JobView:
+    def of(
+        cls, record: JobRecord, place: Place | None = None, notice: str | None = None
+    ) -> JobView:
         """The view of a record."""
         failure = None
         if record.reason:
@@ -153,6 +157,7 @@ class JobView(BaseModel):
             shared=record.shared or None,
             result=record.result,
             error=failure,
+            notice=notice,
             links=Links(**job_links(record.id, record.state, record.reason)),
         )
 
@@ -171,7 +176,7 @@ class JobList(BaseModel):
     links: ListLinks
 
 
-def view_json(record: JobRecord, place: Place | None = None) -> bytes:
+def view_json(record: JobRecord, place: Place | None = None, notice: str | None = None) -> bytes:
     """The view of a record as JSON, less what is not known of it.
 
     By hand, as pydantic takes five times as long, and twice for a vector of 384 numbers; a test
@@ -195,6 +200,7 @@ def view_json(record: JobRecord, place: Place | None = None) -> bytes:
         "age": record.age_seconds,
         "shared": record.shared or None,
         "result": record.result,
+        "notice": notice,
         "links": job_links(record.id, record.state, record.reason),
     }
     known = {name: value for name, value in view.items() if value is not None}
@@ -205,10 +211,10 @@ def view_json(record: JobRecord, place: Place | None = None) -> bytes:
     try:
         return orjson.dumps(known, option=orjson.OPT_UTC_Z)
     except TypeError:  # a number beyond 64 bits, which another Celery worker may have stored
-        return JobView.of(record, place).model_dump_json(exclude_none=True).encode()
+        return JobView.of(record, place, notice).model_dump_json(exclude_none=True).encode()
 
 
-def queued_json(record: JobRecord) -> bytes:
+def queued_json(record: JobRecord, notice: str | None = None) -> bytes:
     """The same for a job queued just now, whose few fields need no 17 us of pydantic."""
     view = {
         "id": record.id,
@@ -218,6 +224,8 @@ def queued_json(record: JobRecord) -> bytes:
         "attempts": record.attempts,
         "links": open_links(record.id),
     }
+    if notice:
+        view["notice"] = notice
     return orjson.dumps(view, option=orjson.OPT_UTC_Z)
 
 
@@ -287,6 +295,55 @@ class ModelView(BaseModel):
             ],
             errors={worker: lane["error"] for worker, lane in lanes.items() if lane["error"]},
         )
+
+
+class BreakerView(BaseModel):
+    """Whether a model's jobs are refused because it fails."""
+
+    state: State
+    since: datetime | None = Field(None, description="When it came into this state.")
+    until: datetime | None = Field(None, description="When it is probed, or probed again.")
+    openings: int = Field(0, description="Times in a row that it opened.")
+
+    @classmethod
+    def of(cls, record: Record) -> BreakerView:
+        """The view of a record."""
+        return cls(
+            state=record.state,
+            since=_moment(record.since_ms or None),
+            until=_moment(record.until_ms or None),
+            openings=record.openings,
+        )
+
+
+class LaneView(BaseModel):
+    """A lane: what waits, what became of the rest, how fast it drains."""
+
+    model_config = ConfigDict(extra="allow")
+
+    waiting: int
+    leased: int
+    delayed: int
+    dead: int
+    workers: int = Field(description="Live workers that can serve it.")
+    per_second: float | None = Field(
+        description="Jobs per second that it drains; null while unknown."
+    )
+    breaker: BreakerView
+
+
+class Ready(BaseModel):
+    """What this process can do."""
+
+    status: Literal["ready", "degraded"] = Field(
+        description="Degraded: reads and cached results are served, new work is refused."
+    )
+    queue: Literal["ok", "queue_full", "queue_unavailable"] = Field(
+        description="Whether the queue takes work."
+    )
+    workers: list[str] = Field(description="Live workers.")
+    lanes_without_worker: list[str] = Field(description="Lanes whose jobs wait for a worker.")
+    models_unavailable: list[str] = Field(description="Lanes whose circuit breaker is not closed.")
 
 
 class AliasTarget(BaseModel):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from api.admission import Admission
 from api.auth import Principal
 from api.cache_wishes import ANYTHING, NOTHING, CacheWish
 from api.context import current_traceparent
@@ -19,7 +20,7 @@ from api.publisher import Publisher
 from api.result_cache import Hit, ResultCache
 from api.schemas import MISSING, JobRequest
 from common.catalog import Catalog
-from common.errors import InvalidInput, RateLimited, Refused
+from common.errors import InvalidInput, LaneFull, RateLimited, Refused
 from common.inputs import check_image, check_input, check_input_url
 from common.job import Job, JobRecord, JobState
 from common.settings import Settings
@@ -35,12 +36,14 @@ class Submitter:
         publisher: Publisher,
         fingerprints: Fingerprints,
         cache: ResultCache,
+        admission: Admission,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._publisher = publisher
         self._fingerprints = fingerprints
         self._cache = cache
+        self._admission = admission
 
     def prepare(
         self,
@@ -90,8 +93,11 @@ class Submitter:
 
     async def enqueue(self, job: Job) -> JobRecord:
         """Publish a prepared job; raises Refused, and then nothing was queued."""
+        await self._admission.admit(job)
         try:
             await self._publisher.publish(job)
+        except LaneFull as exc:
+            raise self._admission.full(job) from exc
         except RateLimited as exc:
             quota = self._publisher.quotas.get(job.tenant)
             exc.retry_after_seconds = seconds_until_next(quota)
@@ -111,11 +117,22 @@ class Submitter:
         Per job the backlog ahead of it, Refused, or the hit.
         """
         if all(job.cache is None for job in jobs):
-            return [*await self._publisher.publish_all(jobs)]
+            return [*await self._enqueue_all(jobs)]
         hits = await self._cache.find_all(jobs)
         missed = [job for job, hit in zip(jobs, hits, strict=True) if hit is None]
-        outcomes = iter(await self._publisher.publish_all(missed) if missed else ())
+        outcomes = iter(await self._enqueue_all(missed))
         return [next(outcomes) if hit is None else hit for hit in hits]
+
+    async def _enqueue_all(self, jobs: Sequence[Job]) -> list[int | Refused]:
+        refused = await self._admission.admit_all(jobs)
+        taken = [job for index, job in enumerate(jobs) if index not in refused]
+        published = iter(await self._publisher.publish_all(taken) if taken else ())
+        outcomes: list[int | Refused] = []
+        for index, job in enumerate(jobs):
+            outcome = refused[index] if index in refused else next(published)
+            full = isinstance(outcome, LaneFull)
+            outcomes.append(self._admission.full(job) if full else outcome)
+        return outcomes
 
     def _job(
         self,

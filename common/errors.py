@@ -18,10 +18,15 @@ FleetError
 ├── AttemptsExhausted         the job took its worker down, or failed, too often
 ├── JobCanceled               somebody asked for it
 ├── JobExpired                its deadline passed first
-└── Refused                   not taken, and nothing was queued; try later
+└── Refused                   nothing was queued; the same request may be taken later
     ├── LaneFull              the lane's backlog is at its bound
     ├── RateLimited           the tenant sends faster than it may
-    └── QuotaExceeded         the tenant has as many jobs in flight as it may
+    ├── QuotaExceeded         the tenant has as many jobs in flight as it may
+    ├── DeadlineUnreachable   the job would start too late
+    ├── NoWorker              nobody serves the model, and nobody is going to be started
+    ├── ModelUnavailable      the model fails again and again; its breaker is open
+    ├── QueueFull             Redis' memory is full
+    └── QueueUnavailable      Redis cannot be reached, or refuses writes
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from typing import ClassVar
 __all__ = (
     "AttemptsExhausted",
     "ConfigurationError",
+    "DeadlineUnreachable",
     "DecodeTimedOut",
     "DeviceOutOfMemory",
     "FleetError",
@@ -44,6 +50,10 @@ __all__ = (
     "JobCanceled",
     "JobExpired",
     "LaneFull",
+    "ModelUnavailable",
+    "NoWorker",
+    "QueueFull",
+    "QueueUnavailable",
     "QuotaExceeded",
     "RateLimited",
     "RedisUnavailable",
@@ -169,13 +179,17 @@ class JobExpired(FleetError):
 
 
 class Refused(FleetError):
-    """The job was not taken now; the same may be sent again later."""
+    """Nothing was queued; the same request may be taken later."""
 
     code = "refused"
     retryable = True
-    retry_after_seconds: int = 5
     headers: Mapping[str, str] = {}
     """More that the client is told."""
+
+    def __init__(self, text: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_seconds = retry_after_seconds
+        """When trying again makes sense; None when nobody knows."""
 
 
 class LaneFull(Refused):
@@ -194,3 +208,33 @@ class QuotaExceeded(Refused):
     """The tenant has as many jobs waiting or running as it may."""
 
     code = "quota_exceeded"
+
+
+class DeadlineUnreachable(Refused):
+    """So much waits that the job would start after its deadline."""
+
+    code = "deadline_unreachable"
+
+
+class NoWorker(Refused):
+    """No live worker serves the model, and no scaler is going to start one."""
+
+    code = "no_worker"
+
+
+class ModelUnavailable(Refused):
+    """The model failed again and again; until it has recovered its jobs are refused."""
+
+    code = "model_unavailable"
+
+
+class QueueFull(Refused):
+    """Redis' memory is full; workers are draining it."""
+
+    code = "queue_full"
+
+
+class QueueUnavailable(Refused):
+    """Redis cannot be reached, or takes no writes."""
+
+    code = "queue_unavailable"

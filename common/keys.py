@@ -18,6 +18,7 @@
 | `lf:keys`                    | hash   | key id -> what is known of an API key | max 10,000 (api/keyring.py) |
 | `lf:keys:used`               | hash   | key id -> when it was last used, Unix seconds | the same       |
 | `lf:limits`                  | hash   | tenant -> limits of its own           | max 10,000             |
+| `lf:lane:<lane>:breaker`     | hash   | the model's circuit breaker: its state (api/breaker.py), probes let through | fixed fields |
 | `lf:job:<id>`                | string | the record of a job that is not settled (lua/shared.lua) | max_backlog |
 | `celery-task-meta-<id>`      | string | the result, as Celery stores it, and what became of the job | result_ttl |
 | `lf:blob:<id>`               | string | a large input, or the mark that it lies in LANEFLEET_BLOB_URL (blobs.py); freed with the job | its job |
@@ -33,6 +34,7 @@
 | `lf:jobs:<tenant>:count`     | string | how many these were since the first   | one number             |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
+| `lf:probe`                   | string | written to learn whether Redis takes writes | 60 s             |
 | `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
 
 The band keys and the result key are Celery's own names, so that any Celery
@@ -58,6 +60,7 @@ BLOB_SWEEP = "lf:blob-sweep"
 WORKER_TTL_SECONDS = 15
 WORKERS = "lf:workers"
 """The names of live workers, and of some who died within the last minute."""
+PROBE = "lf:probe"
 ALIASES = "lf:aliases"
 FINGERPRINTS = "lf:fingerprints"
 CACHE_EPOCHS = "lf:cache-epochs"
@@ -97,8 +100,10 @@ class LaneKeys:
     letters: str
     stats: str
     followers: str
-    """Not among those that every script takes."""
+    """Not among those that every script takes; nor the next ones."""
     over: str
+    breaker: str
+    tenants: str
 
     @classmethod
     def of(cls, lane: str) -> LaneKeys:
@@ -114,10 +119,12 @@ class LaneKeys:
             stats=f"{prefix}stats",
             followers=f"{prefix}followers",
             over=f"{prefix}over",
+            breaker=f"{prefix}breaker",
+            tenants=f"{prefix}tenants",
         )
 
     def as_list(self) -> list[str]:
-        """Bands first, then unacked, index, delayed, dead, letters, stats."""
+        """Bands first, then unacked, index, delayed, dead, letters, stats; as scripts take them."""
         return [
             *self.bands,
             self.unacked,

@@ -210,6 +210,8 @@ def _outcome(execution: Execution, lane: Lane) -> Outcome:
     kind = ""
     if execution.settled == "failed":
         kind = "fi" if isinstance(execution.error, InvalidInput) else "f"
+        if pipeline.model_is_to_blame(execution):
+            kind = "fm"
     if execution.has_blob:
         kind += "b"
     if execution.digest:

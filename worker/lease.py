@@ -60,9 +60,9 @@ class Outcome(NamedTuple):
     meta: bytes
     """The result as Celery stores it: JSON."""
     kind: str = ""
-    """`f` when it failed, `i` when the input was at fault, `b` when an input lies beside the
-    message; then `:`, for how many ms its result serves those to come, and the flight. In front of
-    it all `@`, its tenant and a space, where it has one."""
+    """`f` when it failed, `i` when the input was at fault, `m` when the model was, `b` when an
+    input lies beside the message; then `:`, for how many ms its result serves those to come,
+    and the flight. In front of it all `@`, its tenant and a space, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)

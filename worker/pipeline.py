@@ -359,3 +359,8 @@ def reason_of(execution: Execution) -> str:
     if isinstance(error, FleetError):
         return error.code
     return f"{execution.step}_failed"
+
+
+def model_is_to_blame(execution: Execution) -> bool:
+    """Whether a job that failed for good did so after the model took its input."""
+    return execution.step in ("infer", "encode") and not isinstance(execution.error, InvalidInput)

@@ -145,6 +145,11 @@ def lanes() -> Call:
     return Call("GET", "/v1/lanes")
 
 
+def reset_breaker(lane: str) -> Call:
+    """Close a lane's circuit breaker."""
+    return Call("POST", f"/v1/lanes/{quote(lane)}/breaker/reset")
+
+
 def workers() -> Call:
     """What the workers say of themselves."""
     return Call("GET", "/v1/workers")

@@ -35,9 +35,13 @@ class Operations:
         """Drop every result that is kept of a model; returns how many."""
         return int(self._call(calls.purge_cache(name))["results"])
 
-    def lanes(self) -> dict[str, dict[str, int]]:
+    def lanes(self) -> dict[str, dict[str, Any]]:
         """The state of every lane."""
-        return cast("dict[str, dict[str, int]]", self._call(calls.lanes()))
+        return cast("dict[str, dict[str, Any]]", self._call(calls.lanes()))
+
+    def reset_breaker(self, lane: str) -> dict[str, Any]:
+        """Take a failing model's jobs again at once; returns its circuit breaker."""
+        return cast("dict[str, Any]", self._call(calls.reset_breaker(lane)))
 
     def workers(self) -> list[dict[str, Any]]:
         """What each live worker says of itself."""
@@ -83,9 +87,13 @@ class AsyncOperations:
         """Drop every result that is kept of a model; returns how many."""
         return int((await self._call(calls.purge_cache(name)))["results"])
 
-    async def lanes(self) -> dict[str, dict[str, int]]:
+    async def lanes(self) -> dict[str, dict[str, Any]]:
         """The state of every lane."""
-        return cast("dict[str, dict[str, int]]", await self._call(calls.lanes()))
+        return cast("dict[str, dict[str, Any]]", await self._call(calls.lanes()))
+
+    async def reset_breaker(self, lane: str) -> dict[str, Any]:
+        """Take a failing model's jobs again at once; returns its circuit breaker."""
+        return cast("dict[str, Any]", await self._call(calls.reset_breaker(lane)))
 
     async def workers(self) -> list[dict[str, Any]]:
         """What each live worker says of itself."""

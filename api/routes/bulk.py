@@ -23,7 +23,7 @@ from api.auth import Principal, SubmitDep
 from api.bodies import hold_bytes, release_bytes
 from api.cache_wishes import ANYTHING, cache_wish
 from api.deps import Services, ServicesDep
-from api.problems import Problem, from_fleet_error, validation_problem
+from api.problems import Problem, from_fleet_error, problem_for, validation_problem
 from api.result_cache import Hit
 from api.schemas import JobRequest
 from api.strict_json import loads_strict
@@ -189,19 +189,17 @@ class _Intake:
             outcomes = await self._services.submitter.publish_all([job for _, job in taken])
         except InputStoreUnavailable as exc:
             for line, _ in taken:
-                self._answer(line, 503, exc.code, str(exc))
+                self._answer(line, from_fleet_error(exc))
             return
         except RedisError as exc:
-            full = "OOM" in str(exc)
-            status, code = (429, "queue_full") if full else (503, "queue_unavailable")
+            problem = problem_for(exc)
             for line, _ in taken:
-                self._answer(line, status, code, "the queue did not take it; try again shortly")
+                self._answer(line, problem)
             return
         accepted = []
         for (line, job), outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, Refused):
-                wait = outcome.retry_after_seconds
-                self._answer(line, 429, outcome.code, str(outcome), retry_after=wait)
+                self._answer(line, from_fleet_error(outcome))
             elif isinstance(outcome, Hit):
                 accepted.append(f'{{"line":{line},"id":"{job.id}","cached":true}}\n')
             else:
@@ -209,8 +207,8 @@ class _Intake:
         self._queue.put_nowait("".join(accepted).encode())
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
-        self._answer(self._line, status, code, detail)
+        self._answer(self._line, Problem(status, code, detail))
 
-    def _answer(self, line: int, status: int, code: str, detail: str, **more: Any) -> None:
-        document = Problem(status, code, detail, **more).document()
+    def _answer(self, line: int, problem: Problem) -> None:
+        document = problem.document()
         self._queue.put_nowait(orjson.dumps({"line": line, "error": document}) + b"\n")

@@ -6,8 +6,11 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.auth import MetricsDep
+from api.breaker import State
 from api.deps import ServicesDep
-from api.problems import Problem
+from api.problems import from_fleet_error, responses
+from api.schemas import Ready
+from common.errors import QueueUnavailable
 
 router = APIRouter(tags=["health"])
 
@@ -18,14 +21,26 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready", responses={503: {"description": "Redis cannot be reached."}})
-async def ready(services: ServicesDep) -> dict[str, object]:
-    """Redis answers, and these workers are alive."""
-    try:
-        workers = await services.store.workers()
-    except Exception as exc:
-        raise Problem(503, "queue_unavailable", "Redis cannot be reached") from exc
-    return {"status": "ready", "workers": [report["worker"] for report in workers]}
+@router.get("/ready", responses=responses(s503="Redis cannot be reached."))
+async def ready(services: ServicesDep) -> Ready:
+    """What this process can do, as it was at most a second ago.
+
+    200 as long as it has something to offer: a queue that takes no work leaves the reads and the
+    cached results, and lanes without a worker take jobs that wait for one.
+    """
+    drain, refusal = services.drain, services.guard.refusal
+    if not drain.readable:
+        raise from_fleet_error(QueueUnavailable("Redis cannot be reached"))
+    records = services.breakers.records
+    return Ready(
+        status="degraded" if refusal else "ready",
+        queue=refusal.code if refusal else "ok",
+        workers=[report["worker"] for report in drain.reports],
+        lanes_without_worker=[name for name, one in drain.lanes.items() if not one.workers],
+        models_unavailable=[
+            name for name, record in records.items() if record.state is not State.CLOSED
+        ],
+    )
 
 
 @router.get("/metrics", include_in_schema=False)

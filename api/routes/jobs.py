@@ -111,8 +111,11 @@ _LINKS = {
             s413="The body is too large.",
             s415="Not an image that this fleet reads, or another content type.",
             s422="A field is missing or wrong.",
-            s429="The lane is full.",
-            s503="The queue cannot be reached.",
+            s429="Too much waits: the lane is full (`lane-full`), the job would start too late "
+            "(`deadline-unreachable`), or the queue's memory is full (`queue-full`). `Retry-After` "
+            "says when there should be room.",
+            s503="Nothing would run it: the queue takes no work (`queue-unavailable`), the model "
+            "fails (`model-unavailable`), or no worker serves it (`no-worker`). See `Retry-After`.",
         ),
     },
 )
@@ -165,16 +168,20 @@ async def _publish(job: Job, services: Services, asked: Asked) -> Response:
         return _found(hit, services, asked)
     publishing = services.submitter.enqueue(job)
     if asked.prefer is None:
-        return json_response(queued_json(await publishing), 202, _headers(job.id))
+        record = await publishing
+        notice = services.admission.notice(job.model)
+        return json_response(queued_json(record, notice), 202, _headers(job.id))
     preferences = Preferences.of(asked.prefer, services.settings.max_wait_seconds)
     if preferences.wait_seconds is None:
-        headers = _headers(job.id, preferences)
-        return json_response(queued_json(await publishing), 202, headers)
+        record, headers = await publishing, _headers(job.id, preferences)
+        return json_response(
+            queued_json(record, services.admission.notice(job.model)), 202, headers
+        )
     with waiting_by_choice():
-        record = await services.waiter.wait(job.id, preferences.wait_seconds, begin=publishing)
-    if record is None:
+        waited = await services.waiter.wait(job.id, preferences.wait_seconds, begin=publishing)
+    if waited is None:
         raise unknown_job(job.id)
-    return await _taken(record, services, preferences)
+    return await _taken(waited, services, preferences)
 
 
 def _found(hit: Hit, services: Services, asked: Asked) -> Response:

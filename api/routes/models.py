@@ -10,7 +10,16 @@ from starlette.convertors import Convertor, register_url_convertor
 from api.auth import AdminDep, ReadDep
 from api.deps import Services, ServicesDep
 from api.problems import Problem, responses
-from api.schemas import AliasTarget, ModelList, ModelView, OpenAIModel, Purged, Told
+from api.schemas import (
+    AliasTarget,
+    BreakerView,
+    LaneView,
+    ModelList,
+    ModelView,
+    OpenAIModel,
+    Purged,
+    Told,
+)
 from api.strict_route import StrictRoute
 from common.catalog import ModelSpec
 
@@ -103,13 +112,33 @@ async def move_alias(
     if new.task != old.task:
         detail = f"{new.name!r} is for {new.task or 'no task'}, {name!r} is for {old.task}"
         raise Problem(409, "other_task", detail)
-    return Told(model=new.name, workers=await services.store.move_alias(name, new.name))
+    told = await services.store.move_alias(name, new.name)
+    # What the old model did says nothing about the new one.
+    await services.admission.close_breaker(name)
+    return Told(model=new.name, workers=told)
 
 
 @router.get("/lanes")
-async def list_lanes(services: ServicesDep, _principal: AdminDep) -> dict[str, dict[str, int]]:
-    """Per lane: jobs waiting, leased, delayed and dead, and its counters."""
-    return await services.store.lanes(list(services.catalog))
+async def list_lanes(services: ServicesDep, _principal: AdminDep) -> dict[str, LaneView]:
+    """Per lane: jobs waiting, leased, delayed and dead, its counters, pace and circuit breaker."""
+    counts = await services.store.lanes(list(services.catalog))
+    drain, records = services.drain, services.breakers.records
+    return {
+        name: LaneView(
+            **found,
+            workers=drain.lane(name).workers,
+            per_second=drain.per_second(name),
+            breaker=BreakerView.of(records[name]),
+        )
+        for name, found in counts.items()
+    }
+
+
+@router.post("/lanes/{name}/breaker/reset", responses=responses(s404="No such lane."))
+async def reset_breaker(name: str, services: ServicesDep, _principal: AdminDep) -> BreakerView:
+    """Take the model's jobs again at once, whatever failed before."""
+    services.catalog[name]
+    return BreakerView.of(await services.admission.close_breaker(name))
 
 
 @router.get("/workers")

@@ -15,6 +15,9 @@ for i = 5, #ARGV, 6 do
     id = id_of(message) or id -- the one that reserve wrote a record for
     bury(KEYS, id, lane, band_of(tag), message, ARGV[i + 2], ARGV[i + 3],
       tonumber(ARGV[i + 4]), worker, now, keep)
+    if ARGV[i + 2] == 'attempts_exhausted' and ARGV[i + 4] == '1' then
+      redis.call('HINCRBY', KEYS[10], 'model_failed', 1)
+    end
     local meta = ARGV[i + 5]
     if meta == '' then
       local rec = leased_record(id, lane, tag)

@@ -16,6 +16,8 @@ for i = 2, #ARGV, 5 do
     redis.call('ZADD', KEYS[7], due, band_of(tag) .. ':' .. unwrap(stored, lane))
     local rec = leased_record(id, lane, tag)
     if ARGV[i + 3] ~= '' then
+      -- Only a job's first failure says something of the model; the others are of this job.
+      if rec.error == '' then redis.call('HINCRBY', KEYS[10], 'model_failed', 1) end
       rec.error = ARGV[i + 3]
       redis.call('HINCRBY', KEYS[10], 'retried', 1)
     end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.drain import DrainRate, LaneState
@@ -77,6 +77,7 @@ def test_counters_that_began_anew_are_taken_from_there() -> None:
     assert rate.per_worker(now + 2) == pytest.approx(50)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0.01, 30), st.integers(0, 1000), st.booleans(), st.integers(1, 9)),

@@ -1,0 +1,84 @@
+"""Whether the queue's Redis takes work; when it does not, nobody waits to hear it.
+
+Without this each request would find out by itself: a full server costs a
+trip, one that is away costs a timeout of seconds, and all of them together
+keep a server busy that should recover. Once a write has failed for good, new
+work is refused on the spot, until the sampler's trip has written a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from common.errors import QueueFull, QueueUnavailable, Refused
+
+log = structlog.get_logger(__name__)
+
+_PATIENCE_SECONDS = 1.5
+"""A server may be away for so long before new work is refused: a restart, a failover."""
+
+_NO_WRITES = ("MISCONF", "NOREPLICAS")
+"""The words an answer begins with; those that redis-py has a class for lose theirs."""
+
+
+class QueueGuard:
+    """Knows, from the last failures, whether publishing makes sense. Reads no clock."""
+
+    def __init__(self) -> None:
+        self.refusal: type[Refused] | None = None
+        """What new work is answered with; None while it is taken."""
+        self.on_refusal: Callable[[bool], None] | None = None
+        """Called when work begins to be refused; told whether the server is silent."""
+        self._trouble_since: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The sentence for whoever is refused."""
+        if self.refusal is QueueFull:
+            return "the queue's memory is full; workers are draining it, try again shortly"
+        return "the queue takes no work at the moment; nothing was queued, try again shortly"
+
+    def publish_failed(self, error: Exception) -> None:
+        """Work could not be published, however often it was tried.
+
+        An error that is about one job's message is not the server's trouble.
+        """
+        if isinstance(error, RedisConnectionError | RedisTimeoutError) or says_no(error):
+            self._refuse(error)
+
+    def sampled(self, trouble: Exception | None, began: float, now: float) -> None:
+        """A sampler's trip came back, well or not; it began at this time."""
+        if trouble is None:
+            if self.refusal is not None:
+                log.info("queue_takes_work_again")
+            self.refusal = self._trouble_since = None
+            return
+        if self._trouble_since is None:
+            self._trouble_since = began
+        if says_no(trouble) or now - self._trouble_since >= _PATIENCE_SECONDS:
+            self._refuse(trouble)
+
+    def _refuse(self, error: Exception) -> None:
+        kind, before = kind_of(error), self.refusal
+        self.refusal = kind
+        if before is not kind:
+            log.warning("queue_refuses_work", code=kind.code, error=str(error)[:200])
+        if before is None and self.on_refusal:
+            self.on_refusal(not says_no(error))
+
+
+def says_no(error: Exception) -> bool:
+    """Whether the server itself answered that it takes no writes now."""
+    if isinstance(error, ReadOnlyError | OutOfMemoryError):
+        return True
+    return isinstance(error, ResponseError) and any(word in str(error) for word in _NO_WRITES)
+
+
+def kind_of(error: Exception) -> type[Refused]:
+    """What an error of Redis means to somebody with work."""
+    return QueueFull if isinstance(error, OutOfMemoryError) else QueueUnavailable
