@@ -104,13 +104,14 @@ def create_app(
         window = settings.tenant_window_jobs
         publisher = Publisher(client, settings.max_backlog, large_inputs, window, guard)
         submitter = Submitter(settings, catalog, publisher, fingerprints, cache, admission)
+        authenticator = Authenticator(client, settings, lambda: drain.readable)
         app.state.services = Services(
             settings,
             catalog,
             store,
             waiter,
             submitter,
-            Authenticator(client, settings, lambda: drain.readable),
+            authenticator,
             drain,
             breakers,
             guard,
@@ -125,6 +126,7 @@ def create_app(
         )
         waiter.start()
         await drain.start()
+        await authenticator.start()
         await fingerprints.start()
         letting_go = asyncio.create_task(_let_go_when_told(told, waiter))
         yield

@@ -11,6 +11,7 @@ no trip to Redis; a revoked key dies within that time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -103,6 +104,12 @@ class Authenticator:
         self._open = settings.api_keys_required is False
         self._open_until = float("inf") if settings.api_keys_required is not None else 0.0
         self._may_open = settings.api_keys_required is None and is_loopback(settings.host)
+
+    async def start(self) -> None:
+        """Look whether a key is asked for, so that it is known should Redis be away later."""
+        if self._open_until == 0:
+            with contextlib.suppress(QueueUnavailable):
+                await self._look_whether_open()
 
     async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
         """The principal; raises a 401 problem, or RedisError where Redis must be asked."""
