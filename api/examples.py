@@ -73,6 +73,9 @@ curl -s localhost:8000/v1/embeddings {_JSON} \\
 curl -s -X PUT localhost:8000/v1/models/sentences/alias {_JSON} -d '{{"model": "minilm"}}'
 """,
     "GET /v1/lanes": "curl -s localhost:8000/v1/lanes\n",
+    "POST /v1/lanes/{name}/breaker/reset": (
+        "curl -s -X POST localhost:8000/v1/lanes/minilm/breaker/reset\n"
+    ),
     "GET /v1/workers": "curl -s localhost:8000/v1/workers\n",
     "GET /v1/dead/{lane}": "curl -s 'localhost:8000/v1/dead/echo?limit=10'\n",
     "GET /v1/dead/{lane}/{job_id}": _DEAD_JOB + "curl -s localhost:8000/v1/dead/echo/$job\n",

@@ -48,6 +48,7 @@ class Job(TypedDict, total=False):
     cached: bool
     age: int
     shared: bool
+    notice: str
     result: Any
     error: Failure
     links: Links

@@ -20,6 +20,7 @@ from api.bodies import parse_json, read_body
 from api.cache_wishes import cache_wish
 from api.deps import Services, ServicesDep
 from api.gather import Outcome, TaskCall
+from api.lookup import json_response
 from api.openai_shape import (
     EmbeddingsAnswer,
     EmbeddingsRequest,
@@ -74,6 +75,8 @@ def _errors(**by_status: str) -> dict[int | str, dict[str, Any]]:
     openapi_extra=_BODY,
     responses=_errors(
         s400="Not JSON, or a field is missing or wrong.",
+        s401="No API key, or one that is not valid.",
+        s403="The API key lacks the scope.",
         s404="No such model.",
         s413="The body is too large.",
         s415="Not JSON by its content type.",
@@ -105,7 +108,7 @@ async def create_embeddings(
         await _cancel_rest(services, outcomes)
         raise
     body = embeddings_json(model, results, asked)
-    return Response(body, media_type="application/json")
+    return json_response(body, headers=services.submitter.rate_headers(principal))
 
 
 async def _document(request: Request, services: Services) -> Any:

@@ -137,7 +137,7 @@ async def _answer(
     outcomes = await gather.run(services, prepared, _seconds(preferences, settings))
     records = [one for one in outcomes if isinstance(one, JobRecord)]
     done = all(record.state.terminal for record in records)
-    headers = {"Vary": VARY}
+    headers = {"Vary": VARY, **services.submitter.rate_headers(principal)}
     if applied := preferences.applied(settled=done):
         headers["Preference-Applied"] = applied
     if not done and len(outcomes) == 1:

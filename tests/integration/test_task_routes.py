@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from typer.testing import CliRunner
 
+from api.client import ApiError, Client
+from api.keys_cli import keys
 from common.catalog import load_catalog
 from common.redis_server import RedisServer
 from tests.support import DATA, ROOT, ApiProcess, Stack
@@ -239,23 +243,35 @@ def test_what_is_not_done_in_time_is_a_job_to_poll(api: ApiProcess) -> None:
     assert one.headers["location"] == f"/v1/jobs/{one.json()['results'][0]['id']}"
 
 
-def test_an_openai_timeout_cancels_what_is_left(api: ApiProcess, tmp_path: Path) -> None:
-    folder = tmp_path
-    stack = Stack(api.process.environment["LANEFLEET_REDIS_URL"], folder)
-    catalog = "models:\n  nobody: {handler: minilm, input: text, task: embed}\n"
-    (folder / "models.yaml").write_text(catalog)
+def test_an_openai_timeout_cancels_what_is_left_and_a_key_is_a_key(
+    api: ApiProcess, tmp_path: Path
+) -> None:
+    url = api.process.environment["LANEFLEET_REDIS_URL"]
+    stack = Stack(url, tmp_path)
+    catalog = tmp_path / "models.yaml"
+    catalog.write_text("models:\n  nobody: {handler: minilm, input: text, task: embed}\n")
     lonely = stack.api(
-        "", LANEFLEET_CATALOG=str(folder / "models.yaml"), LANEFLEET_MAX_WAIT_SECONDS="0.3"
+        "",
+        LANEFLEET_CATALOG=str(catalog),
+        LANEFLEET_MAX_WAIT_SECONDS="0.3",
+        LANEFLEET_API_KEYS_REQUIRED="true",
     )
+    cli = CliRunner(env={"LANEFLEET_REDIS_URL": url})
+    made = cli.invoke(keys, ["create", "embedder", "--tenant", "acme", "--json"])
+    key = json.loads(made.stdout)["key"]
     try:
-        url = f"{lonely.url}/v1"
-        with (
-            openai.OpenAI(base_url=url, api_key="none") as client,
-            pytest.raises(openai.InternalServerError) as late,
-        ):
-            client.embeddings.create(model="nobody", input=["a", "b"])
-        assert late.value.status_code == 504
-        assert late.value.code == "timeout"
-        assert stack.stats("nobody")["canceled"] == 2
+        with openai.OpenAI(base_url=f"{lonely.url}/v1", api_key=key) as client:
+            with pytest.raises(openai.InternalServerError) as late:
+                client.embeddings.create(model="nobody", input=["a", "b"])
+            assert (late.value.status_code, late.value.code) == (504, "timeout")
+            assert stack.stats("nobody")["canceled"] == 2
+            stranger = client.with_options(api_key="lfk_nonsense")
+            with pytest.raises(openai.AuthenticationError, match="unknown, expired") as refused:
+                stranger.embeddings.create(model="nobody", input="a")
+            assert refused.value.type == "authentication_error"
+        with Client(lonely.url, api_key=key) as own, Client(lonely.url, api_key="") as nobody:
+            assert own.submit("nobody", "a")["state"] == "queued"
+            with pytest.raises(ApiError, match="send an API key"):
+                nobody.models()
     finally:
         stack.close()
