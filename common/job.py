@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from os import urandom
 from typing import Any
@@ -167,7 +167,11 @@ class JobRecord:
     def read(cls, job_id: str, record: bytes | None, meta: bytes | None) -> JobRecord | None:
         """Read what Redis holds of a job: its live record and its result; None without both."""
         if meta:
-            return cls._settled(job_id, _loads(meta))
+            settled = cls._settled(job_id, _loads(meta))
+            if record and not settled.tenant:  # another Celery worker does not say whose it was
+                owner = b"".join(record.split(b" ", 3)[2:3]).partition(b":")[2]
+                return replace(settled, tenant=owner.decode()) if owner else settled
+            return settled
         if not record:
             return None
         words = record.decode("utf-8", "replace").split(" ", 9)

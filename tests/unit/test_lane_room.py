@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from common.catalog import ModelSpec
+from common.job import JobRecord
 from common.settings import Settings
 from worker.lane import Lane
 from worker.lease import Lease
@@ -54,3 +55,14 @@ def test_a_lease_tells_when_its_job_came_and_whose_it_is(
     assert (lease.created_ms, lease.tenant) == (created_ms, tenant)
     execution = parse(lease, "model", 0.0)
     assert (execution.created_ms, execution.tenant) == (created_ms, tenant)
+
+
+@pytest.mark.parametrize(
+    ("record", "tenant"), [(b"q echo 17:acme", "acme"), (b"q echo 17", ""), (None, "")]
+)
+def test_a_result_that_another_celery_worker_stored_is_still_its_tenants(
+    record: bytes | None, tenant: str
+) -> None:
+    found = JobRecord.read("job", record, b'{"status":"SUCCESS","result":1}')
+    assert found is not None
+    assert (found.tenant, found.result) == (tenant, 1)
