@@ -55,7 +55,8 @@ def test_bulk_stops_at_a_full_lane_and_says_so(stack: Stack) -> None:
     assert sum("id" in one for one in found) == 10
     assert {one["error"]["status"] for one in found if "error" in one} == {429}
     single = httpx.post(f"{api.url}/v1/jobs", json={"model": "echo", "input": 1})
-    assert (single.status_code, single.headers["retry-after"]) == (429, "5")
+    assert single.status_code == 429
+    assert 5 <= int(single.headers["retry-after"]) <= 7, "no rate is known: five seconds, spread"
 
 
 def test_bulk_answers_every_line_also_when_redis_is_away(tmp_path: Path) -> None:

@@ -144,12 +144,16 @@ async def client_of(app: ASGIApp, root_path: str = "") -> AsyncIterator[Send_]:
 def seen(answer: httpx.Response) -> dict[str, Any]:
     """What a client sees, less what differs from one job or moment to the next."""
     body = re.sub(r"[0-9a-f-]{36}", "ID", answer.text)
+    varying = {"x-layers"}
+    if "retry-after" in answer.headers:  # spread, each client is told another
+        varying |= {"retry-after", "content-length"}
     headers = [
         (name, re.sub(r"[0-9a-f-]{36}", "ID", value))
         for name, value in answer.headers.multi_items()
-        if name != "x-layers"
+        if name not in varying
     ]
     body = re.sub(r'"created_at":"[^"]+"', '"created_at":"NOW"', body)
+    body = re.sub(r'"retry_after":[0-9.]+', '"retry_after":N', body)
     body = re.sub(r'"queue_position":\d+', '"queue_position":N', body)
     return {"status": answer.status_code, "body": body, "headers": headers}
 
