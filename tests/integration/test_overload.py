@@ -198,6 +198,7 @@ def test_a_model_that_fails_is_left_alone_until_it_works_again(
 
 
 def test_an_operator_can_close_it(fleet: Stack, api: ApiProcess, replica: ApiProcess) -> None:
+    wait_until(lambda: not fleet.redis.hlen("lf:lane:shaky:unacked"), 10, "the probes to be done")
     time.sleep(1.2)  # what succeeded just now is not between the failures
     fail(api, 6)
     wait_until(lambda: breaker(api) == breaker(replica) == "open", 5, "both to open")
