@@ -68,7 +68,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
             lane["loaded"] for report in reports for lane in report["lanes"].values()
         )
 
-    wait_until(ready, 90, "the fleet")
+    wait_until(ready, 110, "the fleet")
     yield running
     if popen.poll() is None:
         popen.send_signal(signal.SIGINT)
