@@ -17,7 +17,14 @@ import orjson
 
 from common.addresses import parse_target
 from common.catalog import InputKind
-from common.errors import InputUrlRefused, InvalidInput, UnsupportedMedia, UrlRefused
+from common.errors import (
+    InputTooLarge,
+    InputUrlRefused,
+    InvalidInput,
+    UnsupportedMedia,
+    UrlRefused,
+)
+from common.image_headers import MAX_FRAMES, MAX_PIXELS, frames_beyond, size_of
 
 BLOB_REFERENCE = {"$blob": True}
 """Stands in the message for an input that lies under the job's blob key."""
@@ -79,16 +86,33 @@ def check_input_url(url: str) -> str:
 def check_image(payload: bytes, inline_bytes: int) -> tuple[Any, bytes | None]:
     """Check an image's bytes; returns what goes into the message, and the blob or None.
 
-    Raises UnsupportedMedia when the bytes are no image that a worker reads.
+    Raises UnsupportedMedia when the bytes are no image that a worker reads, and
+    InputTooLarge for one that no worker would decode.
     """
-    if sniff_image(payload) is None:
+    media_type = sniff_image(payload)
+    if media_type is None:
         raise UnsupportedMedia(
             f"the {len(payload)} bytes sent are not an image that this fleet reads; "
             f"send {IMAGE_FORMATS}"
         )
+    _check_pixels(payload, media_type)
     if len(payload) > inline_bytes:
         return BLOB_REFERENCE, payload
     return {"image": b64encode(payload).decode()}, None
+
+
+def _check_pixels(payload: bytes, media_type: str) -> None:
+    width, height = size_of(payload, media_type) or (0, 0)
+    if width * height > MAX_PIXELS:
+        raise InputTooLarge(
+            f"the image is {width} x {height}, more than the {MAX_PIXELS:,} pixels "
+            "allowed here; send a smaller one"
+        )
+    if media_type == "image/gif" and frames_beyond(payload):
+        raise InputTooLarge(
+            f"the GIF has more than {MAX_FRAMES:,} frames, of which only the first would be "
+            "looked at; send that one"
+        )
 
 
 def materialize(kind: InputKind, value: Any, blob: bytes | None) -> Any:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from common.errors import FleetError, InputTooLarge, InvalidInput, UnsupportedMedia
+from common.image_headers import MAX_PIXELS
 
 __all__ = (
     "MAX_PIXELS",
@@ -36,7 +37,6 @@ Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 """Width and height, as Pillow has them."""
 
-MAX_PIXELS = 50_000_000
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF") + (("WEBP",) if features.check("webp") else ())
 """A pillow-simd built where libwebp's headers were missing reads no WebP."""
 EXIF_ORIENTATION = 0x0112
