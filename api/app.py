@@ -101,8 +101,14 @@ def create_app(
         guard = QueueGuard()
         admission = Admission(settings, drain, breakers, guard)
         large_inputs = LargeInputs(blobs, settings.redis_input_bytes)
-        window = settings.tenant_window_jobs
-        publisher = Publisher(client, settings.max_backlog, large_inputs, window, guard)
+        publisher = Publisher(
+            client,
+            settings.max_backlog,
+            large_inputs,
+            settings.tenant_window_jobs,
+            guard,
+            settings.list_max_count,
+        )
         submitter = Submitter(settings, catalog, publisher, fingerprints, cache, admission)
         authenticator = Authenticator(client, settings, lambda: drain.readable)
         app.state.services = Services(

@@ -18,7 +18,7 @@ from common.errors import Refused
 from common.job import Job, Quota
 from common.keys import blob_key
 from common.scripts import Args, AsyncScripts
-from common.settings import DEFAULT_WINDOW
+from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW
 
 _RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
 _JOBS_PER_TRIP = 500
@@ -42,6 +42,7 @@ class Publisher:
         large_inputs: LargeInputs | None = None,
         window: int = DEFAULT_WINDOW,
         guard: QueueGuard | None = None,
+        list_max: int = DEFAULT_LIST_MAX,
     ) -> None:
         self._large_inputs = large_inputs or LargeInputs(None, 0)
         self._client = client
@@ -49,7 +50,7 @@ class Publisher:
         self._guard = guard or QueueGuard()
         self._guard.on_refusal = self._on_refusal
         self._max_backlog = max_backlog
-        self._window = window
+        self._window, self._list_max = window, list_max
         self.quotas: dict[str, Quota] = {}
         """What was left to each tenant with a limited rate when it last sent something."""
         self._waiting: list[tuple[Job, asyncio.Future[int]]] = []
@@ -109,7 +110,7 @@ class Publisher:
 
     async def _enqueue(self, jobs: Sequence[Job]) -> Sequence[int]:
         """Publish; a lost connection is tried again, as the script takes an id only once."""
-        args: Args = enqueue_args(jobs, self._max_backlog, self._window)
+        args: Args = enqueue_args(jobs, self._max_backlog, self._window, self._list_max)
         for pause in _RETRY_PAUSES_SECONDS:
             try:
                 reply: Sequence[int] = await self._scripts.run("enqueue", (), args)

@@ -22,7 +22,7 @@ from common.job import Job, Limits, Quota
 from common.keys import BANDS, band_key, band_of, flight_name
 from common.redis_server import resolve_redis_url
 from common.scripts import Scripts
-from common.settings import DEFAULT_WINDOW, Settings, load_settings
+from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW, Settings, load_settings
 
 TASK_NAME = "infer"
 _TOO_FAST, _TOO_MANY = -2, -3
@@ -156,11 +156,14 @@ def _trace(job: Job) -> bytes:
 
 
 def enqueue_args(
-    jobs: Sequence[Job], max_backlog: int, window: int = DEFAULT_WINDOW
+    jobs: Sequence[Job],
+    max_backlog: int,
+    window: int = DEFAULT_WINDOW,
+    list_max: int = DEFAULT_LIST_MAX,
 ) -> list[str | bytes | int | float]:
     """The arguments of the enqueue script for these jobs."""
     tenants = limits_of(jobs)
-    args: list[str | bytes | int | float] = [max_backlog, window, len(tenants)]
+    args: list[str | bytes | int | float] = [max_backlog, window, list_max, len(tenants)]
     for tenant, limits in tenants.items():
         args += (tenant, limits.jobs_per_second, limits.burst, limits.max_in_flight)
     for job in jobs:

@@ -24,6 +24,7 @@ from common.errors import ConfigurationError
 
 ENV_PREFIX = "LANEFLEET_"
 DEFAULT_WINDOW = 8
+DEFAULT_LIST_MAX = 100_000
 
 
 def _split(value: object) -> object:
@@ -96,7 +97,7 @@ class Settings(BaseSettings):
         0.5, gt=0, description="How often watched jobs are looked at for having begun to run."
     )
     list_max_count: int = Field(
-        100_000,
+        DEFAULT_LIST_MAX,
         ge=1,
         description="Newest jobs of each tenant that GET /v1/jobs can list, about; 60 bytes each.",
     )

@@ -19,7 +19,7 @@ from api.events import HEARTBEAT, history, news
 from api.links import job_path
 from api.lookup import JobId, find_job, json_response, show_job
 from api.problems import Problem, responses
-from api.schemas import JobView
+from api.schemas import JobView, Place
 from common.job import JobRecord, JobState
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -128,7 +128,8 @@ async def _follow(services: Services, job_id: str, last_id: str | None) -> Async
 
     `queued` comes again, under its id, when the job has moved up.
     """
-    settings, told_place = services.settings, None
+    settings = services.settings
+    told_place: Place | None = None
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + settings.event_stream_seconds
     yield b"retry: 1000\n\n"
@@ -136,11 +137,12 @@ async def _follow(services: Services, job_id: str, last_id: str | None) -> Async
         record = await services.store.get(job_id)
         while record is not None:
             place = await services.places.of(record)
-            moved = place is not None and place.ahead != told_place
+            moved = place and told_place and place.ahead != told_place.ahead
             fresh = news(record, last_id)
             for event in fresh or (history(record)[-1:] if moved else []):
                 yield event.encode(place)
-                last_id, told_place = event.id, place.ahead if place else None
+                last_id = event.id
+            told_place = place
             if record.state.terminal or services.draining.is_set() or loop.time() >= ends_at:
                 return
             with waiting_by_choice():

@@ -1,19 +1,19 @@
 -- Accept N jobs: the record, the input by reference and the message, or none of them.
 -- KEYS: none by name (lanes differ per job).
--- ARGV: max_backlog, tenant window, how many tenants; per tenant: name, jobs_per_second or 0,
---   burst, max_in_flight or 0; then per job: lane, band key, id, message, expires_ms or '',
---   blob or '', '' or '<band 1-4> <deadline_ms or 0> <flight>' where it may share an identical
---   job's run, tenant or ''
+-- ARGV: max_backlog, tenant window, how many jobs a tenant can list, how many tenants; per
+--   tenant: name, jobs_per_second or 0, burst, max_in_flight or 0; then per job: lane,
+--   band key, id, message, expires_ms or '', blob or '', '' or '<band 1-4> <deadline_ms or 0>
+--   <flight>' where it may share an identical job's run, tenant or ''
 -- Returns one number per job: its lane's backlog before it, or -1 where the lane is full, -2 where
 -- the tenant sends too fast, -3 where it has as many in flight as it may; then per tenant two: how
 -- many it may send now, or -1, and how many milliseconds until it may send all of its burst.
 
 local WORDS = 8
-local max_backlog, window = tonumber(ARGV[1]), tonumber(ARGV[2])
+local max_backlog, window, list_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local clock = now_ms()
 local now = string.format('%d', clock)
 local backlog, known, records, pushes, out = {}, {}, {}, {}, {}
-local owned, entered, tenants, jobs_at = {}, {}, {}, 4 + 4 * ARGV[3]
+local owned, entered, tenants, jobs_at = {}, {}, {}, 5 + 4 * ARGV[4]
 
 -- Who was published already: the answer to it got lost on the way. Seldom any, so all
 -- are asked about at once, and one by one only then.
@@ -141,7 +141,7 @@ local function note_entry(lane, name)
   lanes[lane] = (lanes[lane] or 0) + 1
 end
 
-for at = 4, jobs_at - 1, 4 do read_tenant(at) end
+for at = 5, jobs_at - 1, 4 do read_tenant(at) end
 for first = jobs_at, #ARGV, WORDS * CHUNK do
   find_known(first, math.min(first + WORDS * CHUNK, #ARGV + 1) - 1)
 end
@@ -149,7 +149,7 @@ for i = jobs_at, #ARGV, WORDS do
   local lane, job, name = ARGV[i], JOB .. ARGV[i + 2], ARGV[i + 7]
   local depth = backlog[lane] or backlog_of(lane)
   backlog[lane] = depth
-  local refused = depth >= max_backlog and -1
+  local refused = depth >= max_backlog and not known[job] and -1
   if not refused and name ~= '' and not known[job] then refused = refusal(tenants[name]) end
   if refused then
     out[#out + 1] = refused
@@ -181,7 +181,7 @@ in_chunks(records, function(...) redis.call('MSET', ...) end)
 for band, list in pairs(pushes) do
   in_chunks(list, function(...) redis.call('LPUSH', band, ...) end)
 end
-write_lists(now, 100000)
+write_lists(now, list_max)
 for name, lanes in pairs(entered) do
   for lane, count in pairs(lanes) do count_in(lane, name, count) end
 end
@@ -193,7 +193,7 @@ for _, one in pairs(owned) do
     redis.call('PUBLISH', 'lf:hurry', one.lane)
   end
 end
-for at = 4, jobs_at - 1, 4 do
+for at = 5, jobs_at - 1, 4 do
   out[#out + 1], out[#out + 2] = write_tenant(ARGV[at], tenants[ARGV[at]])
 end
 return out

@@ -24,7 +24,11 @@ local function skip_to(moment)
   while low < high do
     local middle = math.ceil((low + high) / 2)
     local found = redis.call('XREVRANGE', key, number(middle), '-', 'COUNT', 1)[1]
-    if not found or created_of(found) <= moment then low = middle else high = number_of(found) - 1 end
+    if not found or created_of(found) <= moment then
+      low = middle
+    else
+      high = number_of(found) - 1
+    end
   end
   return low + 1
 end

@@ -169,7 +169,6 @@ def test_a_dead_job_is_retried_under_its_id_and_others_are_not(pair: Pair) -> No
     assert dead["error"]["reason"] == "attempts_exhausted"
     again = httpx.post(pair.two.url + dead["links"]["retry"])
     assert again.status_code == 202
-    assert again.json()["state"] in ("queued", "running")
     assert again.headers["location"] == again.json()["links"]["self"] == dead["links"]["self"]
     settled = pair.one.client.get(dead["id"], wait=10)
     assert (settled["state"], settled["attempts"]) == ("failed", 1)

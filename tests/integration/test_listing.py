@@ -14,9 +14,11 @@ import redis.asyncio
 from api.listing import JobFilter, Listing
 from api.places import Places
 from api.problems import Problem
+from common.broker import enqueue_args
 from common.connect import connect_async
 from common.job import Job, JobRecord, JobState
 from common.keys import META_PREFIX, job_key
+from common.scripts import Scripts
 from common.store import JobStore
 from tests.support import Stack
 
@@ -132,6 +134,31 @@ def test_results_stay_where_they_are(stack: Stack) -> None:
     }
     assert records[large].created_ms == 5
     assert ids_of(listed(stack, state=JobState.FAILED)) == [foreign]
+
+
+def test_the_index_is_bounded_in_jobs_and_tenants_have_their_own(stack: Stack) -> None:
+    scripts = Scripts(stack.redis)
+    mine = [Job("echo", n, tenant="mine") for n in range(40)]
+    scripts.run("enqueue", (), enqueue_args(mine, 1_000_000, list_max=500))
+    for _ in range(40):
+        scripts.run("enqueue", (), enqueue_args(echoes(100), 1_000_000, list_max=500))
+    for _ in range(1_000):
+        scripts.run("enqueue", (), enqueue_args(echoes(1), 1_000_000, list_max=500))
+    with stack.redis as client:
+        client.delete(*(job_key(job.id) for job in mine[:3]))
+    assert 500 <= len(listed(stack)) <= 800, "Redis trims whole nodes, once in a hundred jobs"
+
+    async def read(client: redis.asyncio.Redis) -> list[JobRecord]:
+        return list((await Listing(client).page("mine", JobFilter(), 200, None)).records)
+
+    assert ids_of(with_redis(stack, read)) == [job.id for job in mine[:2:-1]]
+
+
+def test_a_job_that_is_known_is_not_refused_by_a_full_lane(stack: Stack) -> None:
+    """Its input, put aside a second time, would be dropped with the refusal."""
+    scripts, jobs = Scripts(stack.redis), echoes(3)
+    assert scripts.run("enqueue", (), enqueue_args(jobs, 3)) == [0, 1, 2]
+    assert scripts.run("enqueue", (), enqueue_args([*jobs, *echoes(1)], 3)) == [3, 3, 3, -1]
 
 
 def test_a_cursor_that_is_none_of_ours_is_refused(stack: Stack) -> None:
