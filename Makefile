@@ -52,5 +52,5 @@ fmt: ## Format the code and fix what ruff can fix
 
 clean: ## Remove .venv and every cache
 	rm -rf .venv build dist demo-output bench-output *.egg-info
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache
 	find api common worker tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
