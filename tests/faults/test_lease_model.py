@@ -74,6 +74,7 @@ class Known:
     state: str = "queued"
     attempts: int = 0
     deliveries: int = 0
+    failed_before: bool = False
     settled_as: bytes | tuple[str, str] | None = None
     """The published result, or what a script's own result says: status and exception."""
 
@@ -412,6 +413,9 @@ class LeaseMachine(RuleBasedStateMachine):
                 job.attempts -= uncount
                 self.model.delayed[job] = None
                 self.model.stats["retried"] += failed
+                if failed and not job.failed_before:
+                    job.failed_before = True
+                    self.model.stats["model_failed"] += 1
                 ours += 1
         assert self.workers[0].retry(parked) == ours
 
@@ -426,7 +430,9 @@ class LeaseMachine(RuleBasedStateMachine):
         ]
         ours = [tag for tag, _ in chosen if tag in self.model.leases]
         for tag in ours:
-            self.model.bury(self.model.drop(tag), meta)
+            job = self.model.drop(tag)
+            self.model.stats["model_failed"] += job.attempts == 1
+            self.model.bury(job, meta)
         assert self.workers[0].bury(letters, TTL_SECONDS) == len(ours)
 
     # -- operators --------------------------------------------------------
@@ -440,6 +446,7 @@ class LeaseMachine(RuleBasedStateMachine):
             del self.model.dead[job.id]
             job.state, job.settled_as, job.past_deadline = "queued", None, False
             job.attempts = job.deliveries = 0
+            job.failed_before = False
             self.model.bands[job.band].append(job)
         assert self.scripts.run("dead_retry", KEYS.as_list(), (8, *chosen)) == len(revived)
 
