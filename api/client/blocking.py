@@ -69,7 +69,7 @@ class Client(Operations):
     def submit(
         self,
         model: str,
-        value: Any,
+        value: Any = None,
         *,
         wait: float | None = None,
         idempotency_key: str | None = None,
@@ -78,8 +78,8 @@ class Client(Operations):
         """Submit one input; with `wait` seconds, come back with the result if in time.
 
         Bytes, and the bytes of a path, go as an image. fields are those of `POST /v1/jobs`:
-        params, priority, deadline, ... A submit that is repeated, by us or with the same
-        idempotency_key by you, queues no second job.
+        params, priority, deadline, ..., or input_url in place of the value. A submit that is
+        repeated, by us or with the same idempotency_key by you, queues no second job.
         """
         return self._job(calls.submit(model, value, wait, idempotency_key, fields))
 

@@ -63,7 +63,9 @@ def submit(
     model: str, value: Any, wait: float | None, key: str | None, fields: Mapping[str, Any]
 ) -> Call:
     """Submit one input."""
-    body = {"model": model, "input": json_input(value), **fields}
+    body = {"model": model, **fields}
+    if "input_url" not in fields:
+        body["input"] = json_input(value)
     headers = {"Content-Type": "application/json", **_submit_headers(wait, key)}
     options = {"content": orjson.dumps(body), "headers": headers}
     return Call("POST", "/v1/jobs", options, wait=wait)

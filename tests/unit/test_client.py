@@ -281,3 +281,12 @@ def test_events_are_read_whole_however_they_are_cut() -> None:
             for one in reader.feed(content[first : first + size])
         ]
         assert found == [Event("5-0", "queued", QUEUED), Event("5-end", "succeeded", DONE)]  # type: ignore[arg-type]
+
+
+def test_an_input_may_be_named_by_its_url() -> None:
+    client, seen = client_of(httpx.Response(202, json=QUEUED))
+    client.submit("resnet50", input_url="https://example.org/cat.jpg")
+    assert json.loads(seen[0].content) == {
+        "model": "resnet50",
+        "input_url": "https://example.org/cat.jpg",
+    }
