@@ -4,9 +4,9 @@
 PYTHON    ?= python3
 BOOTSTRAP  = @$(PYTHON) deploy/bootstrap.py --with
 PYTEST     = .venv/bin/python -m pytest
-# `make test PYTEST_ARGS="-n 2 --dist loadfile"` runs two files at a time: most tests wait for
-# processes that they started. Some watch the clock too closely for a busy machine.
-PYTEST_ARGS ?=
+# Two files at a time, as most tests wait for processes to start; `make test PYTEST_ARGS=`
+# runs one after the other.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test check bench faults fmt clean

@@ -14,6 +14,7 @@ from tests.benchmarks.__main__ import NAMES
 from tests.benchmarks.arena import Arena, open_arena
 from tests.benchmarks.report import Table, Target, machine, show, write
 
+SLOW = pytest.mark.slow
 pytestmark = pytest.mark.skipif(not measure.SUPPORTED, reason="reads /proc")
 
 
@@ -33,7 +34,9 @@ def arena(one_arena: Arena) -> Iterator[Arena]:
 
 
 @pytest.mark.timeout(300)  # efficiency loads torch in five processes
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=SLOW if name == "efficiency" else ()) for name in NAMES]
+)
 def test_a_benchmark_runs_and_fills_its_table(arena: Arena, name: str) -> None:
     table = import_module(f"tests.benchmarks.{name}").run(arena)
     assert table.name == name

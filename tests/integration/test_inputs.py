@@ -289,17 +289,19 @@ def test_pictures_come_by_url_by_form_and_raw_whatever_they_are_called(fleet: Fl
     fleet.outside.bodies["/a.jpg"] = ("200 OK\r\nContent-Type: image/jpeg", png)
     url = f"{fleet.api.url}/v1/jobs"
     wait = {"Prefer": "wait=10"}
-    raw = {**wait, "Content-Type": "image/jpeg"}
+    raw = {**wait, "Content-Type": "application/octet-stream"}
     query = {"model": "pictures", "params": '{"a": 1}', "priority": 3, "deadline": 60}
     link = {"model": "pictures", "input_url": f"http://good.test:{fleet.outside.port}/a.jpg"}
-    form = {"file": ("a.jpg", png, "image/jpeg")}
+    lie = {"file": ("a.jpg", png, "image/jpeg")}
     for answer in (
         httpx.post(url, json=link, headers=wait),
-        httpx.post(url, data={"model": "pictures"}, files=form, headers=wait),
+        httpx.post(url, data={"model": "pictures"}, files={"file": ("a", png)}, headers=wait),
         httpx.post(url, params=query, content=png, headers=raw),
     ):
         assert answer.status_code == 200, answer.text
         assert answer.json()["result"] == [30, 40, 3]
+    labelled = httpx.post(url, data={"model": "pictures"}, files=lie)
+    assert (labelled.status_code, labelled.json()["title"]) == (415, "Mislabelled image")
     nothing = httpx.post(url, params=query, content=b"no picture", headers=raw)
     assert (nothing.status_code, nothing.json()["title"]) == (415, "Unsupported media")
     nameless = httpx.post(url, content=png, headers=raw)

@@ -140,9 +140,9 @@ def test_an_alias_moves_under_load_without_a_failed_job(stack: Stack) -> None:
     swap = versions.index("2")
     assert set(versions[:swap]) == {"1"}
     assert set(versions[swap:]) == {"2"}
-    assert swap > 100, "the old version served while the new one was loaded"
+    assert swap > 20, "the old version served while the new one was loaded"
     took = [(one.finished_ms or 0) - (one.created_ms or 0) for one in records if one]
-    steady = statistics.median(took[:100])
+    steady = statistics.median(took[:swap])
     print(f"steady {steady} ms, first of the new {took[swap]} ms, worst {max(took)} ms")
     print(swap, [(i, t) for i, t in enumerate(took) if t > 60])
     assert took[swap + 1] < 500, "it was warm when it took over"

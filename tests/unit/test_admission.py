@@ -55,26 +55,31 @@ class Front:
         return None
 
 
-def within(seconds: float) -> int:
-    return int((time.time() + seconds) * 1000)
+def within(limits: dict[str, Any]) -> dict[str, Any]:
+    """Its limits, in seconds from now, as points in time."""
+    now = time.time()
+    return {
+        name: int((now + value) * 1000) if name.endswith("_ms") else value
+        for name, value in limits.items()
+    }
 
 
 @pytest.mark.parametrize(
     ("job", "taken"),
     [
         ({}, True),
-        ({"start_by_ms": within(40)}, False),  # twice as fast as measured it would take 50 s
-        ({"start_by_ms": within(70)}, True),
-        ({"deadline_ms": within(40)}, False),
-        ({"deadline_ms": within(-5)}, False),
-        ({"priority": 5, "start_by_ms": within(70)}, True),
-        ({"priority": 6, "start_by_ms": within(70)}, False),
-        ({"priority": 9, "start_by_ms": within(120)}, True),
+        ({"start_by_ms": 40}, False),  # twice as fast as measured it would take 50 s
+        ({"start_by_ms": 70}, True),
+        ({"deadline_ms": 40}, False),
+        ({"deadline_ms": -5}, False),
+        ({"priority": 5, "start_by_ms": 70}, True),
+        ({"priority": 6, "start_by_ms": 70}, False),
+        ({"priority": 9, "start_by_ms": 120}, True),
     ],
 )
 def test_only_what_would_surely_start_too_late_is_refused(job: Any, taken: bool) -> None:
     async def main() -> None:
-        refusal = await Front(BUSY).refusal(**job)
+        refusal = await Front(BUSY).refusal(**within(job))
         assert isinstance(refusal, DeadlineUnreachable) is not taken
 
     asyncio.run(main())
@@ -95,7 +100,7 @@ def test_what_other_tenants_have_waiting_is_not_held_against_a_deadline(
 ) -> None:
     async def main() -> None:
         refusal = await Front(replace(BUSY, tenants=tenants)).refusal(
-            tenant="ours", start_by_ms=within(40)
+            tenant="ours", **within({"start_by_ms": 40})
         )
         assert (refusal is None) is taken
 
@@ -105,15 +110,18 @@ def test_what_other_tenants_have_waiting_is_not_held_against_a_deadline(
 def test_a_rate_that_was_not_measured_refuses_nothing() -> None:
     async def main() -> None:
         state = LaneState(waiting=(1_000_000, 0, 0, 0), workers=1, loaded=1, estimated=1.0)
-        assert await Front(state).refusal(start_by_ms=within(1)) is None
-        assert await Front(BUSY, deadline_safety_factor=0).refusal(start_by_ms=within(1)) is None
+        assert await Front(state).refusal(**within({"start_by_ms": 1})) is None
+        assert (
+            await Front(BUSY, deadline_safety_factor=0).refusal(**within({"start_by_ms": 1}))
+            is None
+        )
 
     asyncio.run(main())
 
 
 def test_it_says_when_the_same_deadline_could_be_met() -> None:
     async def main() -> None:
-        refusal = await Front(BUSY).refusal(start_by_ms=within(20))
+        refusal = await Front(BUSY).refusal(**within({"start_by_ms": 20}))
         assert refusal is not None
         assert refusal.retry_after_seconds == pytest.approx(33, abs=5)  # 50 - 20, and jitter
         assert "in about 100 s" in str(refusal)
