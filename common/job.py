@@ -186,7 +186,7 @@ class JobRecord:
             lane=lane,
             created_ms=int(created) or None,
             started_ms=int(started) or None,
-            attempts=max(int(attempts), leased),
+            attempts=max(int(attempts), int(leased)),
             worker=worker if leased else None,
             tenant=tenant,
         )

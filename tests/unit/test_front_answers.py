@@ -63,3 +63,10 @@ def test_a_view_is_written_as_pydantic_would(record: JobRecord, place: Place | N
     assert json.loads(written) == json.loads(theirs)
     assert list(json.loads(written)) == list(json.loads(theirs))
     assert JobView.model_validate_json(written) == JobView.of(record, place)
+
+
+def test_a_running_job_has_had_one_attempt_as_a_number() -> None:
+    record = JobRecord.read("j", b"r echo 1700000000000 0 0 0 tag:1 1700000000001 w ", None)
+    assert record is not None
+    assert record.attempts == 1
+    assert record.attempts is not True
