@@ -398,6 +398,7 @@ def test_two_replicas_behind_a_balancer_need_no_sticky_session(pair: Pair) -> No
 JSON = {"content-type": "application/json"}
 
 
+@pytest.mark.slow  # on a busy machine some are told 503: their look at the record times out
 def test_a_thousand_waiters_share_one_subscription(pair: Pair) -> None:
     """500 event streams and 500 long polls on one process."""
     jobs = [pair.submit(pair.one, "closed", n).json() for n in range(10)]
@@ -407,10 +408,6 @@ def test_a_thousand_waiters_share_one_subscription(pair: Pair) -> None:
 
     async def poll(client: httpx.AsyncClient, job_id: str) -> str:
         answer = await client.get(f"{base}/v1/jobs/{job_id}", params={"wait": 60})
-        if answer.status_code == 503:  # a busy machine; it says when to come back
-            print(answer.text)
-            await asyncio.sleep(float(answer.headers["retry-after"]))
-            return await poll(client, job_id)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["state"])
 
