@@ -1,21 +1,26 @@
 """Ask Redis from the event loop for what many want to know, many to a round trip.
 
 A thousand clients that poll, or that look again after a lost connection, ask
-within one turn of the loop. Each on its own would take a connection and a
-round trip; together they take a few.
+within a few turns of the loop. Each on its own would take a connection and a
+round trip, and redis-py's pool refuses whoever comes when all of its 100
+connections are out; together they take a few.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+_TRIPS = 4
+"""Round trips under way at a time; what is asked for meanwhile shares the next."""
+
 
 class SharedTrips(Generic[T]):
-    """Answers by key; those asked for in one turn of the loop share their trips.
+    """Answers by key; those asked for in one turn, or while all trips are out, share the next.
 
     `ask` gets keys, each once, and returns an answer for each: its value, or the exception
     that whoever asked for it is to get.
@@ -27,6 +32,7 @@ class SharedTrips(Generic[T]):
         self._ask = ask
         self._most = most
         self._wanted: dict[str, asyncio.Future[T]] = {}
+        self._called = False
         self._trips: set[asyncio.Task[None]] = set()
 
     async def get(self, key: str) -> T:
@@ -34,18 +40,27 @@ class SharedTrips(Generic[T]):
         future = self._wanted.get(key)
         if future is None:
             loop = asyncio.get_running_loop()
-            if not self._wanted:
+            if not self._called and len(self._trips) < _TRIPS:
+                self._called = True
                 loop.call_soon(self._depart)
             future = self._wanted[key] = loop.create_future()
             future.add_done_callback(_seen)
         return await asyncio.shield(future)  # one caller that leaves must not take the others along
 
     def _depart(self) -> None:
-        wanted, self._wanted = list(self._wanted.items()), {}
-        for first in range(0, len(wanted), self._most):
-            trip = asyncio.create_task(self._travel(wanted[first : first + self._most]))
+        self._called = False
+        while self._wanted and len(self._trips) < _TRIPS:
+            aboard = list(islice(self._wanted.items(), self._most))
+            for key, _ in aboard:
+                del self._wanted[key]
+            trip = asyncio.create_task(self._travel(aboard))
             self._trips.add(trip)
-            trip.add_done_callback(self._trips.discard)
+            trip.add_done_callback(self._arrived)
+
+    def _arrived(self, trip: asyncio.Task[None]) -> None:
+        self._trips.discard(trip)
+        if self._wanted and not self._called:
+            self._depart()
 
     async def _travel(self, wanted: Sequence[tuple[str, asyncio.Future[T]]]) -> None:
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any
 
 import orjson
+import structlog
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from redis.exceptions import RedisError
 from starlette.types import Send
 
 from api.auth import ReadDep
@@ -22,6 +24,7 @@ from api.problems import Problem, responses
 from api.schemas import JobView, Place
 from common.job import JobRecord, JobState
 
+log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _POLL_AGAIN_SECONDS = "1"
@@ -133,7 +136,7 @@ async def _follow(services: Services, job_id: str, last_id: str | None) -> Async
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + settings.event_stream_seconds
     yield b"retry: 1000\n\n"
-    async with services.watching.watch(job_id) as watch:
+    async with services.watching.watch(job_id) as watch, _ending_without_redis():
         record = await services.store.get(job_id)
         while record is not None:
             place = await services.places.of(record)
@@ -152,3 +155,12 @@ async def _follow(services: Services, job_id: str, last_id: str | None) -> Async
             if changed is None:
                 yield HEARTBEAT
             record = changed or record
+
+
+@asynccontextmanager
+async def _ending_without_redis() -> AsyncIterator[None]:
+    """A stream that cannot go on ends; its client comes back with `Last-Event-ID`."""
+    try:
+        yield
+    except RedisError as exc:
+        log.warning("event_stream_interrupted", error=str(exc), exc_type=type(exc).__name__)

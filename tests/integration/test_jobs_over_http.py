@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ import pytest
 from common.redis_server import RedisServer
 from tests.balancer import balancing
 from tests.faults.proxy import FaultyProxy
-from tests.support import ApiProcess, Process, Stack, wait_until
+from tests.support import ApiProcess, Process, Stack, running_redis, wait_until
 
 CATALOG = """
 models:
@@ -398,7 +399,6 @@ def test_two_replicas_behind_a_balancer_need_no_sticky_session(pair: Pair) -> No
 JSON = {"content-type": "application/json"}
 
 
-@pytest.mark.slow  # on a busy machine some are told 503: their look at the record times out
 def test_a_thousand_waiters_share_one_subscription(pair: Pair) -> None:
     """500 event streams and 500 long polls on one process."""
     jobs = [pair.submit(pair.one, "closed", n).json() for n in range(10)]
@@ -445,6 +445,24 @@ def test_a_thousand_waiters_share_one_subscription(pair: Pair) -> None:
     assert states == {"canceled": 1_000}
     assert subscriptions <= subscribers + 1, "one connection listens for all of the process"
     assert connections < 150
+
+
+def test_a_stream_ends_quietly_when_redis_goes(tmp_path: Path) -> None:
+    with running_redis(tmp_path / "redis") as redis:
+        stack = Stack(redis.url, tmp_path, {"LANEFLEET_EVENT_HEARTBEAT_SECONDS": "0.3"})
+        try:
+            api = stack.api()
+            job_id = api.client.submit("echo", 1)["id"]
+            with Stream(api.url, job_id) as stream:
+                event = stream.next()
+                assert event
+                assert event.name == "queued"
+                redis.stop()
+                assert stream.rest() == []
+            assert api.process.alive
+            assert "Traceback" not in api.process.output()
+        finally:
+            stack.close()
 
 
 def subscriber_count(stack: Stack) -> int:
