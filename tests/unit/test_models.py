@@ -490,30 +490,24 @@ def test_minilm_refuses_an_activation_that_it_does_not_know(tmp_path: Path) -> N
         loaded(spec_of("minilm", weights=str(tmp_path)))
 
 
-def test_packed_bert_computes_what_transformers_does(minilm: Model) -> None:
-    import numpy as np
+@pytest.mark.parametrize("one_run", [False, True], ids=["as-on-a-cpu", "as-on-a-gpu"])
+def test_packed_bert_computes_what_transformers_does(minilm: Model, one_run: bool) -> None:
     import torch
+    from safetensors.torch import load_file
     from transformers import BertModel
 
+    from worker.models.bert import Bert
+
     folder = find_weights(CATALOG["minilm"].weights)
+    config = json.loads((folder / "config.json").read_text())
+    ours = Bert(config, load_file(folder / "model.safetensors"), one_run=one_run)
     theirs = BertModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
     texts = ["", "a", *(" ".join(["word"] * count) for count in (1, 2, 9, 40, 40, 200, 300))]
     items = [minilm.decode(text, {}) for text in texts]
-    for item, output in zip(items, minilm.infer(items), strict=True):
-        with torch.inference_mode():
+    with torch.inference_mode():
+        for item, mean in zip(items, ours.mean_states(items), strict=True):
             hidden = theirs.eval()(input_ids=torch.tensor([item])).last_hidden_state[0]
-        wanted = torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()
-        assert np.abs(output.vector - wanted).max() < 1e-5
-
-
-def test_lengths_are_split_where_padding_costs_more_than_another_run() -> None:
-    need("torch")
-    from worker.models.bert import runs_of_like_lengths
-
-    assert list(runs_of_like_lengths([5, 6, 190, 200], 8_000)) == [(0, 2), (2, 4)]
-    assert list(runs_of_like_lengths([5, 6, 190, 200], 10**9)) == [(0, 4)]
-    assert list(runs_of_like_lengths([7, 7, 7], 0)) == [(0, 3)]
-    assert list(runs_of_like_lengths([], 8_000)) == []
+            assert (mean - hidden.mean(0)).abs().max() < 2e-5
 
 
 # ---------------------------------------------------------------- text-detect

@@ -33,10 +33,6 @@ __all__ = ("MiniLM",)
 DEFAULT_MAX_TOKENS = 256
 CHARACTERS_PER_TOKEN = 256
 """Text beyond max_tokens times this is not even tokenised, so that a book costs no more."""
-RUN_SCORES_CPU = 8_000
-"""What the calls of one more run of attention cost, in wasted scores; flat from 2,000 to 60,000."""
-RUN_SCORES_GPU = 10**9
-"""Unmeasured: keeps a batch in one run, since a GPU waits for launches, not for scores."""
 EXAMPLE = (
     "A sentence of about twenty words, as long as most that come, is what this model embeds best."
 )
@@ -85,9 +81,8 @@ class MiniLM:
             for name, tensor in load_file(folder / "model.safetensors").items()
         }
         self._transfer = open_transfer(device)
-        run_scores = RUN_SCORES_CPU if device == "cpu" else RUN_SCORES_GPU
         try:
-            self._network = Bert(config, tensors, wasted_scores=run_scores)
+            self._network = Bert(config, tensors, one_run=device != "cpu")
         except KeyError as exc:
             raise ConfigurationError(
                 f"models.{spec.name}.weights: {folder}/model.safetensors lacks {exc}"
