@@ -21,6 +21,27 @@ from api.strict_json import loads_strict
 from common.inputs import IMAGE_TYPES, sniff_image
 
 
+def media_type(request: Request) -> str:
+    """The body's content type without its parameters, in lower case; empty when none is given."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a body of this type is JSON, by its name or its suffix (RFC 6839)."""
+    return content_type == "application/json" or content_type.endswith("+json")
+
+
+def type_not_taken(content_type: str) -> Problem:
+    """The refusal of a body that is neither JSON, nor a form, nor a file."""
+    return Problem(
+        415,
+        "unsupported_content_type",
+        f"content type {content_type or '(none)'!r} is not taken; send application/json, "
+        "multipart/form-data, or a file's bytes as image/*, text/plain or "
+        "application/octet-stream",
+    )
+
+
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body; raises a 413 problem as soon as it is too long."""
     declared = request.headers.get("content-length", "")

@@ -16,10 +16,10 @@ from api.auth import Principal
 from api.bodies import job_request
 from api.cache_wishes import ANYTHING, CacheWish
 from api.context import waiting_by_choice
-from api.deps import Services
 from api.problems import Problem, from_fleet_error
 from api.result_cache import Hit
 from api.schemas import MISSING
+from api.services import Services
 from common.catalog import Task
 from common.errors import FleetError, InvalidInput, Refused
 from common.job import Job, JobRecord, JobState

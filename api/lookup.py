@@ -11,9 +11,9 @@ from fastapi import Path, Response
 
 from api.auth import Principal
 from api.context import waiting_by_choice
-from api.deps import Services
 from api.problems import Problem
 from api.schemas import view_json
+from api.services import Services
 from common.job import JobRecord, JobState
 
 JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="The job's id.")]

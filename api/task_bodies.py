@@ -9,7 +9,15 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
-from api.bodies import check_label, is_raw, parse_json, read_body
+from api.bodies import (
+    check_label,
+    is_json,
+    is_raw,
+    media_type,
+    parse_json,
+    read_body,
+    type_not_taken,
+)
 from api.gather import FetchedFrom
 from api.problems import Problem
 
@@ -31,8 +39,8 @@ class TaskBody(NamedTuple):
 
 async def read_task(request: Request, max_bytes: int) -> TaskBody:
     """The body's fields and inputs. Raises 400, 413, 415 and 422 problems."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type == "application/json" or content_type.endswith("+json"):
+    content_type = media_type(request)
+    if is_json(content_type):
         body = await read_body(request, max_bytes)
         return _from_json(parse_json(body), len(body))
     if content_type == "multipart/form-data":
@@ -43,13 +51,7 @@ async def read_task(request: Request, max_bytes: int) -> TaskBody:
         payload = await read_body(request, max_bytes)
         check_label(content_type, payload)
         return TaskBody(fields, [payload])
-    raise Problem(
-        415,
-        "unsupported_content_type",
-        f"content type {content_type or '(none)'!r} is not taken; send application/json, "
-        "multipart/form-data, or a file's bytes as image/*, text/plain or "
-        "application/octet-stream",
-    )
+    raise type_not_taken(content_type)
 
 
 def _from_json(document: Any, sent_bytes: int) -> TaskBody:

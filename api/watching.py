@@ -17,7 +17,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from common.job import JobRecord
-from common.store import JobStore, ResultWaiter
+from common.store import JobStore
+from common.waiter import ResultWaiter
 
 log = structlog.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """The threads that take jobs from lease to result.
 
-1. feeder: reserves what the lanes want and hands it to the decoders
+1. feeder: reserves what the lanes want and hands it to the decoders (worker/feeder.py)
 2. fetcher: gets inputs that are neither in the message nor in Redis (worker/fetcher.py)
 3. decoders: turn inputs into items (in the feeder itself when there are none)
 4. runner: the one thread that owns the device (worker/runner.py)
@@ -28,25 +28,23 @@ from common.scripts import Scripts
 from common.settings import Settings
 from worker.cache_writer import CacheWriter
 from worker.caretaker import Reaper, Renewer, Sweeper
-from worker.decoders import Decoded, Decoders
+from worker.decoders import Decoders
 from worker.doorbell import Doorbell
+from worker.feeder import Feeder
 from worker.fetcher import Fetcher
 from worker.finisher import Finisher
 from worker.health import HealthServer
 from worker.lane import Lane
-from worker.lease import Reservation
 from worker.model_host import Errand, ModelHost
 from worker.pipeline import Execution
 from worker.runner import Runner
-from worker.stages import DeviceTime, Idle, Passage
+from worker.stages import DeviceTime, Idle
 from worker.transfer import Later
 from worker.turns import Candidate, Turns
 
 log = structlog.get_logger(__name__)
 
 _LOOK_AGAIN_SECONDS = 1.0
-_POLL_SECONDS = 0.02
-_REDIS_PAUSE_SECONDS = 0.2
 _LOOK_AT_DEVICE_SECONDS = 1e-3
 """How often a device that works by itself is asked whether it is done."""
 _MAX_UNPUBLISHED = 4
@@ -56,9 +54,6 @@ _MAX_UNPUBLISHED_IN_HURRY = 2
 """The same while tenants with few jobs have some here: they would wait behind the others' results.
 One that is published and one that waits keep the device as busy, less what evens out jitter."""
 _HURRY_SECONDS = 1.0
-_INLINE_DECODE_SECONDS = 50e-6
-"""Decoding that is cheaper than this per job is not worth handing to another thread."""
-
 
 Work = tuple[Lane, list[Execution]] | Errand
 
@@ -114,19 +109,15 @@ class Engine:
         self.reaper = Reaper(self, connect(redis_url, settings))
         self.sweeper = Sweeper(self, connect(redis_url, settings), blobs) if blobs else None
         self.health = HealthServer(self) if settings.worker_health_port else None
+        self.feeder = Feeder(self)
         self.decoders = Decoders(
             settings.decode_threads,
             settings.decode_timeout_seconds,
-            self._on_decoded,
+            self.feeder.on_decoded,
             self.device_time.busy_at,
         )
-        self.fetcher = Fetcher(settings, blobs, self._on_fetched)
-        self._fetched: list[tuple[Lane, Execution]] = []
-        self._feeder = threading.Thread(target=self._feed, name="feeder", daemon=True)
-        self._turn = 0
+        self.fetcher = Fetcher(settings, blobs, self.feeder.on_fetched)
         self._hurry_until = 0.0
-        self._asked: Lane | None = None
-        """The lane whose reservation is on its way; the feeder's own."""
         self.on_batch: Callable[[str, Sequence[Execution]], None] = lambda _lane, _batch: None
         """Told of every published batch."""
         self._scripts = Scripts(client)
@@ -143,7 +134,7 @@ class Engine:
             self.sweeper.start()
         self.decoders.start()
         self.fetcher.start()
-        self._feeder.start()
+        self.feeder.start()
         if self.health:
             self.health.start()
 
@@ -158,7 +149,7 @@ class Engine:
         self._notify()
         grace = self.settings.shutdown_grace_seconds
         deadline = time.monotonic() + grace
-        self._feeder.join(grace)
+        self.feeder.join(grace)
         self.runner.join(max(0.1, deadline - time.monotonic()))
         self.finisher.stop(max(1.0, deadline - time.monotonic()))
         self.cache.stop(_CACHE_GRACE_SECONDS)
@@ -171,7 +162,7 @@ class Engine:
             self.health.stop()
         self.decoders.stop()
         self.fetcher.stop()
-        self._release_unstarted()
+        self.release_unstarted()
         log.info("engine_stopped", in_hand=sum(len(lane.in_hand) for lane in self.lanes.values()))
 
     def cancel(self, job_id: str) -> str:
@@ -304,244 +295,7 @@ class Engine:
             self.models.on_command(command)
             self.changed.notify_all()
 
-    # -- the feeder -------------------------------------------------------
-
-    def _feed(self) -> None:
-        while not self.stopping.is_set() and threading.current_thread() is self._feeder:
-            try:
-                self._feed_once()
-            except RedisError as exc:
-                log.warning("reserve_failed", error=str(exc), exc_type=type(exc).__name__)
-                self.stopping.wait(_REDIS_PAUSE_SECONDS)
-            except Exception:
-                log.exception("feeder_failed")
-                self.stopping.wait(_REDIS_PAUSE_SECONDS)
-        if threading.current_thread() is self._feeder:
-            self._receive_last()
-            self._release_unstarted()
-
-    def _feed_once(self) -> None:
-        if self._fetched:
-            self._take_fetched()
-        if self._asked is not None:
-            self._take_asked()
-            return
-        with self.changed:
-            lane = self._next_to_ask()
-            unarmed = (
-                []
-                if lane
-                else [name for name, one in self.lanes.items() if one.listens() and not one.armed]
-            )
-        if lane is not None:
-            self._ask(lane)
-            return
-        if unarmed:
-            working = self.doorbell.arm(unarmed)
-            self.touch()
-            with self.changed:
-                for name in unarmed:
-                    self.lanes[name].found(name in working)
-                if any(self.lanes[name].room() for name in working):
-                    return
-                if working:
-                    self.changed.notify_all()  # a model is wanted
-        self._wait_for_change()
-
-    def _ask(self, lane: Lane) -> None:
-        """Start to reserve, a batch at a time, so that parsing one overlaps reserving the next."""
-        with self.changed:
-            wanted = min(lane.room(), lane.limits.max_batch)
-            if lane.hurried:  # it is among the first, and soon here where few are asked for
-                wanted = min(wanted, 2 * self.settings.tenant_window_jobs)
-            lane.hurried = False  # whoever hurries from now on asks again
-        try:
-            lane.ask(wanted)
-        except BaseException:
-            lane.asking = False
-            raise
-        self._asked = lane
-
-    def _receive(self) -> tuple[Lane, Reservation]:
-        lane, self._asked = self._asked, None
-        assert lane is not None
-        try:
-            reservation = lane.receive()
-        except BaseException:
-            lane.asking = False
-            raise
-        self.touch()
-        with self.changed:
-            lane.asking = False
-            lane.ready, lane.armed = lane.backlog > 0 or lane.hurried, False
-            lane.waiting += len(reservation.leases)
-        return lane, reservation
-
-    def _take_asked(self) -> None:
-        lane, reservation = self._receive()
-        asked_at = lane.asked_at
-        try:
-            with self.changed:
-                following = self._next_to_ask()
-            if following is not None:
-                self._ask(following)
-        finally:
-            self._take(lane, reservation)
-        if reservation.leases:
-            lane.feed_seconds += (time.monotonic() - asked_at - lane.feed_seconds) / 4
-
-    def _receive_last(self) -> None:
-        """What was asked for when it was time to stop, so that it is handed back."""
-        if self._asked is None:
-            return
-        try:
-            lane, reservation = self._receive()
-            with self.changed:
-                lane.in_hand |= {one.tag: one for one in lane.read(reservation)}
-        except RedisError as exc:
-            log.warning("reserve_failed", error=str(exc), exc_type=type(exc).__name__)
-
-    def _wait_for_change(self) -> None:
-        with self.changed:
-            if self.stopping.is_set() or self._fetched or self._hungry_lane() is not None:
-                return
-            seconds = _LOOK_AGAIN_SECONDS if self.doorbell.rings else _POLL_SECONDS
-            if not self.changed.wait(seconds):
-                for lane in self.lanes.values():
-                    lane.armed = False
-
-    def _next_to_ask(self) -> Lane | None:
-        """The hungry lane, marked under the lock: its model must not leave meanwhile."""
-        lane = self._hungry_lane()
-        if lane is not None:
-            lane.asking = True
-        return lane
-
-    def _hungry_lane(self) -> Lane | None:
-        """The next lane, in turn, that has room and may have work."""
-        lanes = list(self.lanes.values())
-        for step in range(len(lanes)):
-            lane = lanes[(self._turn + step) % len(lanes)]
-            if lane.ready and lane.room():
-                self._turn = (self._turn + step + 1) % len(lanes)
-                return lane
-        return None
-
-    def _take(self, lane: Lane, reservation: Reservation) -> None:
-        """Read what was reserved and pass it on: to the finisher, the decoders or the runner."""
-        executions = lane.read(reservation)
-        settled = [one for one in executions if one.settled is not None]
-        with self.changed:
-            for execution in executions:
-                lane.in_hand[execution.tag] = execution
-            lane.waiting -= len(settled)
-        if settled:
-            self.finisher.put(lane, settled)
-        waiting = [one for one in executions if one.settled is None]
-        waiting = self._set_aside_early(lane, waiting)
-        self._fetch_blobs(lane, [one for one in waiting if one.has_blob])
-        self._pass_on(lane, self._send_for_inputs(lane, waiting))
-
-    def _send_for_inputs(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
-        """Have the inputs fetched that are elsewhere; returns the others."""
-        away = [one for one in executions if one.input_url is not None or one.stored]
-        if not away:
-            return executions
-        with self.changed:
-            lane.waiting -= len(away)
-            lane.fetching += len(away)
-        self.fetcher.put(lane, away)
-        return [one for one in executions if one.input_url is None and not one.stored]
-
-    def _on_fetched(self, lane: Lane, execution: Execution) -> None:
-        """Its input is here, or it failed; the feeder hands it on."""
-        failed = execution.settled is not None
-        with self.changed:
-            lane.fetching -= 1
-            if not failed:
-                lane.waiting += 1
-                self._fetched.append((lane, execution))
-            self.changed.notify_all()
-        if failed:
-            self.finisher.put(lane, [execution])
-
-    def _take_fetched(self) -> None:
-        with self.changed:
-            fetched, self._fetched = self._fetched, []
-        for lane in {lane.name: lane for lane, _ in fetched}.values():
-            self._pass_on(lane, [one for its, one in fetched if its is lane])
-
-    def _pass_on(self, lane: Lane, waiting: list[Execution]) -> None:
-        """What has its input goes to the decoders; a suspect is decoded when it runs, alone."""
-        suspects = [one for one in waiting if one.suspect]
-        if suspects:
-            with self.changed:
-                lane.suspects.extend(suspects)
-                self.changed.notify_all()
-        fresh = [one for one in waiting if not one.suspect]
-        if fresh:
-            self._decode(lane, fresh)
-
-    def _fetch_blobs(self, lane: Lane, executions: list[Execution]) -> None:
-        """Their leases are renewed meanwhile, so it may take until Redis is back."""
-        while executions and not self.stopping.is_set():
-            try:
-                lane.fetch_blobs(executions)
-            except RedisError as exc:
-                log.warning("fetch_failed", error=str(exc), exc_type=type(exc).__name__)
-                self.stopping.wait(_REDIS_PAUSE_SECONDS)
-            else:
-                return
-
-    def _set_aside_early(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
-        """Park jobs whose ETA lies ahead; returns the others."""
-        now = lane.server_time()
-        early = [one for one in executions if one.eta is not None and one.eta > now]
-        if not early:
-            return executions
-        for execution in early:
-            execution.settled = "parked"
-        with self.changed:
-            lane.waiting -= len(early)
-        self.finisher.put(lane, early)
-        return [one for one in executions if one.settled is None]
-
-    def _decode(self, lane: Lane, executions: list[Execution]) -> None:
-        pooled = self.settings.decode_threads and lane.decode_seconds >= _INLINE_DECODE_SECONDS
-        if not pooled:
-            self.decoders.run(lane, executions, self._replace_feeder)
-            return
-        with self.changed:
-            lane.decoding += len(executions)
-        self.decoders.put(lane, executions)
-
-    def _on_decoded(self, decoded: Decoded) -> None:
-        lane, executions = decoded.lane, decoded.executions
-        failed = [one for one in executions if one.settled is not None]
-        now = time.monotonic()
-        passage = Passage(executions[0].arrived, decoded.began, now, len(executions))
-        beside = self.device_time.busy_at(now) - decoded.busy_before
-        with self.changed:
-            lane.waiting -= len(failed)
-            if decoded.pooled:
-                lane.decoding -= len(executions)
-            for execution in executions:
-                if not failed or execution.settled is None:
-                    execution.passage = passage
-                    lane.add(execution, now)
-            lane.stages.decoded(passage, len(executions), beside)
-            self.changed.notify_all()
-        if failed:
-            self.finisher.put(lane, failed)
-
-    def _replace_feeder(self) -> None:
-        """The feeder is lost in a decode; another goes on where it was."""
-        self._feeder = threading.Thread(target=self._feed, name="feeder", daemon=True)
-        self._feeder.start()
-
-    # -- shutdown ---------------------------------------------------------
-
-    def _release_unstarted(self) -> None:
+    def release_unstarted(self) -> None:
         """Hand back, at once, what no batch has taken."""
         for lane in self.lanes.values():
             with self.changed:

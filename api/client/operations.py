@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal, cast
 
 from api.client import calls
@@ -12,11 +13,11 @@ __all__ = ("AsyncOperations", "Operations")
 Action = Literal["load", "unload", "warm"]
 
 
-class Operations:
+class Operations(ABC):
     """Of `Client`."""
 
-    def _call(self, call: Call) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _call(self, call: Call) -> Any: ...
 
     def models(self) -> list[dict[str, Any]]:
         """The models of this fleet."""
@@ -64,11 +65,11 @@ class Operations:
         return int(self._call(calls.purge_dead(lane, ids))["jobs"])
 
 
-class AsyncOperations:
+class AsyncOperations(ABC):
     """Of `AsyncClient`."""
 
-    async def _call(self, call: Call) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    async def _call(self, call: Call) -> Any: ...
 
     async def models(self) -> list[dict[str, Any]]:
         """The models of this fleet."""

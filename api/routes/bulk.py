@@ -22,10 +22,11 @@ from starlette.types import Receive, Scope, Send
 from api.auth import Principal, SubmitDep
 from api.bodies import hold_bytes, release_bytes
 from api.cache_wishes import ANYTHING, cache_wish
-from api.deps import Services, ServicesDep
+from api.deps import ServicesDep
 from api.problems import Problem, from_fleet_error, problem_for, validation_problem
 from api.result_cache import Hit
 from api.schemas import JobRequest
+from api.services import Services
 from api.strict_json import loads_strict
 from common.errors import FleetError, InputStoreUnavailable, Refused
 from common.job import Job

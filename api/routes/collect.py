@@ -19,10 +19,11 @@ from starlette.types import Send
 from api.auth import Principal, ReadDep
 from api.bodies import parse_json, read_body
 from api.context import waiting_by_choice
-from api.deps import Services, ServicesDep
+from api.deps import ServicesDep
 from api.preferences import Preferences, asked_of
 from api.problems import Problem, responses, validation_problem
 from api.schemas import view_json
+from api.services import Services
 from common.job import JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])

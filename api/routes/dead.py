@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.auth import Principal, ReadDep, SubmitDep
-from api.deps import Services, ServicesDep
+from api.deps import ServicesDep
 from api.problems import Problem
+from api.services import Services
 from api.strict_route import StrictRoute
 
 

@@ -12,16 +12,19 @@ from api.auth import Principal, ReadDep, SubmitDep, require
 from api.bodies import (
     RAW_BODIES,
     RAW_PARAMETERS,
+    is_json,
     is_raw,
     job_request,
+    media_type,
     multipart_job,
     parse_json,
     raw_job,
     read_body,
+    type_not_taken,
 )
 from api.cache_wishes import cache_wish
 from api.context import waiting_by_choice
-from api.deps import Services, ServicesDep
+from api.deps import ServicesDep
 from api.idempotency import REPLAYED, key_of, read_ahead
 from api.links import job_path
 from api.lookup import JobId, find_job, json_response, show_job, unknown_job
@@ -29,6 +32,7 @@ from api.preferences import VARY, Asked, Preferences, asked_of
 from api.problems import Problem, responses
 from api.result_cache import Hit
 from api.schemas import MAX_DEADLINE_SECONDS, JobRequest, JobView, hit_json, queued_json
+from api.services import Services
 from common.job import Job, JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -291,10 +295,10 @@ async def retry_job(job_id: JobId, services: ServicesDep, principal: SubmitDep) 
 
 
 async def _prepare(request: Request, services: Services, principal: Principal, asked: Asked) -> Job:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = media_type(request)
     limit = services.settings.max_body_bytes
     wish = cache_wish(asked.cache_control)
-    if content_type == "application/json" or content_type.endswith("+json"):
+    if is_json(content_type):
         body = await read_body(request, limit)
         document = job_request(parse_json(body))
         return services.submitter.prepare(document, principal, len(body), wish)
@@ -303,11 +307,5 @@ async def _prepare(request: Request, services: Services, principal: Principal, a
     elif is_raw(content_type):
         job, payload = await raw_job(request, limit)
     else:
-        raise Problem(
-            415,
-            "unsupported_content_type",
-            f"content type {content_type or '(none)'!r} is not taken; send application/json, "
-            "multipart/form-data, or a file's bytes as image/*, text/plain or "
-            "application/octet-stream",
-        )
+        raise type_not_taken(content_type)
     return services.submitter.prepare_file(job, payload, principal, wish)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.auth import AdminDep, ReadDep
-from api.deps import Services, ServicesDep
+from api.deps import ServicesDep
 from api.problems import Problem, responses
 from api.schemas import (
     AliasTarget,
@@ -20,6 +20,7 @@ from api.schemas import (
     Purged,
     Told,
 )
+from api.services import Services
 from api.strict_route import StrictRoute
 from common.catalog import ModelSpec
 

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from api import gather
 from api.auth import SubmitDep
-from api.bodies import parse_json, read_body
+from api.bodies import is_json, media_type, parse_json, read_body
 from api.cache_wishes import cache_wish
-from api.deps import Services, ServicesDep
+from api.deps import ServicesDep
 from api.gather import Outcome, TaskCall
 from api.lookup import json_response
 from api.openai_shape import (
@@ -29,6 +29,7 @@ from api.openai_shape import (
     embeddings_json,
 )
 from api.problems import Problem, responses, validation_problem
+from api.services import Services
 from common.job import JobState
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
@@ -112,8 +113,8 @@ async def create_embeddings(
 
 
 async def _document(request: Request, services: Services) -> Any:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
+    content_type = media_type(request)
+    if not is_json(content_type):
         detail = f"content type {content_type or '(none)'!r} is not taken; send application/json"
         raise Problem(415, "unsupported_content_type", detail)
     return parse_json(await read_body(request, services.settings.max_body_bytes))

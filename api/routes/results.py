@@ -16,12 +16,13 @@ from starlette.types import Send
 
 from api.auth import ReadDep
 from api.context import waiting_by_choice
-from api.deps import Services, ServicesDep
+from api.deps import ServicesDep
 from api.events import HEARTBEAT, history, news
 from api.links import job_path
 from api.lookup import JobId, find_job, json_response, show_job
 from api.problems import Problem, responses
 from api.schemas import JobView, Place
+from api.services import Services
 from common.job import JobRecord, JobState
 
 log = structlog.get_logger(__name__)

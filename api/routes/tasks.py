@@ -13,12 +13,13 @@ from fastapi import APIRouter, Request, Response
 from api import gather
 from api.auth import Principal, SubmitDep
 from api.cache_wishes import cache_wish
-from api.deps import Services, ServicesDep
+from api.deps import ServicesDep
 from api.gather import TaskCall
 from api.links import job_path
 from api.lookup import json_response
 from api.preferences import VARY, Preferences, asked_of
 from api.problems import responses
+from api.services import Services
 from api.task_bodies import read_task
 from api.task_schemas import (
     EXAMPLE_IMAGE,

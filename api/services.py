@@ -1,0 +1,153 @@
+"""What one front process holds for all its requests, and how it is put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import redis.asyncio
+
+from api.admission import Admission
+from api.auth import Authenticator
+from api.breaker import Policy
+from api.breakers import Breakers
+from api.drain import DrainSampler
+from api.fingerprints import Fingerprints
+from api.idempotency import Claims
+from api.large_inputs import LargeInputs
+from api.listing import Listing
+from api.places import Places
+from api.publisher import Publisher
+from api.queue_guard import QueueGuard
+from api.result_cache import ResultCache
+from api.submit import Submitter
+from api.watching import Watching
+from common.blobs import Blobs
+from common.catalog import Catalog
+from common.connect import cache_url_of, connect_async
+from common.settings import Settings
+from common.store import JobStore
+from common.waiter import ResultWaiter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The process's long-lived objects."""
+
+    settings: Settings
+    catalog: Catalog
+    store: JobStore
+    waiter: ResultWaiter
+    submitter: Submitter
+    authenticator: Authenticator
+    drain: DrainSampler
+    breakers: Breakers
+    guard: QueueGuard
+    admission: Admission
+    draining: asyncio.Event
+    """Set when the process is to end: whoever waits or streams is let go."""
+    claims: Claims
+    watching: Watching
+    places: Places
+    listing: Listing
+    fingerprints: Fingerprints
+    cache: ResultCache
+
+
+@asynccontextmanager
+async def running_services(
+    settings: Settings,
+    redis_url: str,
+    catalog: Catalog,
+    blobs: Blobs | None,
+    draining: asyncio.Event,
+) -> AsyncIterator[Services]:
+    """The services over this Redis; what they do in the background ends with the context."""
+    async with AsyncExitStack() as stack:
+        client = connect_async(redis_url, settings)
+        stack.push_async_callback(client.aclose)
+        drain = DrainSampler(client, list(catalog), settings.max_backlog)
+        cache = _result_cache(settings, redis_url, catalog, drain, stack)
+        services = _build(settings, client, catalog, blobs, draining, drain, cache)
+        services.waiter.start()
+        stack.push_async_callback(services.waiter.stop)
+        await drain.start()
+        stack.push_async_callback(drain.stop)
+        await services.authenticator.start()
+        await services.fingerprints.start()
+        stack.push_async_callback(services.fingerprints.stop)
+        letting_go = asyncio.create_task(_let_go_when_told(draining, services.waiter))
+        stack.callback(letting_go.cancel)
+        yield services
+
+
+def _result_cache(
+    settings: Settings,
+    redis_url: str,
+    catalog: Catalog,
+    drain: DrainSampler,
+    stack: AsyncExitStack,
+) -> ResultCache:
+    """With connections of its own: a cache that hangs must hold up nothing else."""
+    kept = connect_async(cache_url_of(settings, redis_url), settings, time_commands=False)
+    stack.push_async_callback(kept.aclose)
+    hits = connect_async(redis_url, settings, time_commands=False)
+    stack.push_async_callback(hits.aclose)
+    return ResultCache(
+        kept,
+        hits,
+        settings.cache_timeout_seconds,
+        lambda lane: catalog[lane].result_ttl_seconds or settings.result_ttl_seconds,
+        lambda: drain.readable,
+    )
+
+
+def _build(
+    settings: Settings,
+    client: redis.asyncio.Redis,
+    catalog: Catalog,
+    blobs: Blobs | None,
+    draining: asyncio.Event,
+    drain: DrainSampler,
+    cache: ResultCache,
+) -> Services:
+    store = JobStore(client, settings.result_ttl_seconds, settings.tenant_window_jobs)
+    waiter = ResultWaiter(client, store)
+    fingerprints = Fingerprints(client, catalog)
+    breakers = Breakers(client, Policy.of(settings), catalog)
+    guard = QueueGuard()
+    admission = Admission(settings, drain, breakers, guard)
+    publisher = Publisher(
+        client,
+        settings.max_backlog,
+        LargeInputs(blobs, settings.redis_input_bytes),
+        settings.tenant_window_jobs,
+        guard,
+        settings.list_max_count,
+    )
+    return Services(
+        settings=settings,
+        catalog=catalog,
+        store=store,
+        waiter=waiter,
+        submitter=Submitter(settings, catalog, publisher, fingerprints, cache, admission),
+        authenticator=Authenticator(client, settings, lambda: drain.readable),
+        drain=drain,
+        breakers=breakers,
+        guard=guard,
+        admission=admission,
+        draining=draining,
+        claims=Claims(client, settings),
+        watching=Watching(store, waiter, settings.event_poll_seconds),
+        places=Places(client, drain.per_second),
+        listing=Listing(client),
+        fingerprints=fingerprints,
+        cache=cache,
+    )
+
+
+async def _let_go_when_told(draining: asyncio.Event, waiter: ResultWaiter) -> None:
+    await draining.wait()
+    waiter.drain()
