@@ -101,12 +101,15 @@ class Doorbell:
         if target is not None:
             commands.append(("CLIENT", "TRACKING", "ON", "REDIRECT", str(target)))
         reader.send_packed_command(reader.pack_commands(commands))
-        for _ in commands:
+        refused = None
+        for _ in commands:  # every answer: one left unread would be taken for the next question's
             try:
                 reader.read_response()
             except ResponseError as exc:
-                log.warning("client_tracking_refused", error=str(exc))
-                return
+                refused = exc
+        if refused is not None:
+            log.warning("client_tracking_refused", error=str(refused))
+            return
         self._tracking_to = target
 
     def _listen(self) -> None:

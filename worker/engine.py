@@ -13,6 +13,8 @@ while holding it.
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -76,6 +78,8 @@ class Engine:
         self.device = device
         self.is_revoked = is_revoked
         self.started_at = time.time()
+        self.broken = False
+        """Whether the process must end as failed."""
         self.on_the_bus = False
         """Whether Celery's remote control reaches this worker."""
         self.look_at_aliases = threading.Event()
@@ -165,6 +169,11 @@ class Engine:
         self.release_unstarted()
         log.info("engine_stopped", in_hand=sum(len(lane.in_hand) for lane in self.lanes.values()))
 
+    def break_down(self) -> None:
+        """The device is lost to this process: end it, so that another can take its place."""
+        self.broken = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def cancel(self, job_id: str) -> str:
         """Cancel one job wherever it is; returns its state afterwards, '' when unknown."""
         ttl = self.settings.result_ttl_seconds
@@ -186,11 +195,11 @@ class Engine:
                     return errand
                 now = time.monotonic()
                 most = _MAX_UNPUBLISHED if now > self._hurry_until else _MAX_UNPUBLISHED_IN_HURRY
-                behind = self.finisher.pending >= most
+                behind = self.finisher.pending_batches >= most
                 if not behind and (work := self._next_batch(now, on_device is None)):
                     return work
                 if on_device is not None:
-                    if on_device.done():
+                    if _is_done(on_device):
                         return None
                     self.changed.wait(_LOOK_AT_DEVICE_SECONDS)
                 elif behind:
@@ -222,6 +231,8 @@ class Engine:
         candidates = [one for lane in self.lanes.values() if (one := self._candidate(lane, now))]
         for name in self.turns.order(candidates, now):
             lane = self.lanes[name]
+            if lane.suspects and not device_idle:
+                return None  # it runs alone; with more work behind the batch that never comes
             if lane.handler is None:
                 self.models.open(lane.spec.name)
                 return self.models.next_errand()
@@ -317,3 +328,11 @@ class Engine:
                 log.info("leases_released", lane=lane.name, jobs=count)
             except RedisError as exc:
                 log.warning("release_failed", lane=lane.name, error=str(exc))
+
+
+def _is_done(later: Later) -> bool:
+    """Whether the device is done with it; a failure is, and `wait` raises it where it is judged."""
+    try:
+        return later.done()
+    except Exception:  # noqa: BLE001 - whatever a driver raises
+        return True

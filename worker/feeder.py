@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,6 +29,8 @@ log = structlog.get_logger(__name__)
 _LOOK_AGAIN_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 _REDIS_PAUSE_SECONDS = 0.2
+_MOST_UNPUBLISHED = 64
+"""Puts that may wait for the finisher: inputs that fail come back as fast as we reserve."""
 _INLINE_DECODE_SECONDS = 50e-6
 """Decoding that is cheaper than this per job is not worth handing to another thread."""
 
@@ -42,6 +45,8 @@ class Feeder:
         self._stopping = engine.stopping
         self._fetched: list[tuple[Lane, Execution]] = []
         self._turn = 0
+        self._looked_at = 0.0
+        """When all lanes were last looked at, by the steady clock."""
         self._asked: Lane | None = None
         """The lane whose reservation is on its way."""
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
@@ -71,11 +76,13 @@ class Feeder:
     def _feed(self) -> None:
         if self._fetched:
             self._take_fetched()
+            if threading.current_thread() is not self._thread:
+                return
         if self._asked is not None:
             self._take_asked()
             return
         with self._changed:
-            lane = self._next_to_ask()
+            lane = None if self._look_is_due() else self._next_to_ask()
             unarmed = (
                 []
                 if lane
@@ -95,6 +102,24 @@ class Feeder:
                 if working:
                     self._changed.notify_all()  # a model is wanted
         self._wait_for_change()
+
+    def _look_is_due(self) -> bool:
+        """Whether all lanes should be looked at, rung or not; then none counts as armed.
+
+        However busy one of them keeps us: a ring can be lost, and a lane that was not armed
+        cannot ring.
+        """
+        now = time.monotonic()
+        if now < self._looked_at + self._seconds_between_looks:
+            return False
+        self._looked_at = now
+        for lane in self._lanes.values():
+            lane.armed = False
+        return True
+
+    @property
+    def _seconds_between_looks(self) -> float:
+        return _LOOK_AGAIN_SECONDS if self._engine.doorbell.rings else _POLL_SECONDS
 
     def _ask(self, lane: Lane) -> None:
         """Start to reserve, a batch at a time, so that parsing one overlaps reserving the next."""
@@ -130,7 +155,8 @@ class Feeder:
         asked_at = lane.asked_at
         try:
             with self._changed:
-                following = self._next_to_ask()
+                due = time.monotonic() >= self._looked_at + self._seconds_between_looks
+                following = None if due else self._next_to_ask()
             if following is not None:
                 self._ask(following)
         finally:
@@ -153,10 +179,9 @@ class Feeder:
         with self._changed:
             if self._stopping.is_set() or self._fetched or self._hungry_lane() is not None:
                 return
-            seconds = _LOOK_AGAIN_SECONDS if self._engine.doorbell.rings else _POLL_SECONDS
-            if not self._changed.wait(seconds):
-                for lane in self._lanes.values():
-                    lane.armed = False
+            seconds = self._looked_at + self._seconds_between_looks - time.monotonic()
+            if seconds > 0:
+                self._changed.wait(seconds)
 
     def _next_to_ask(self) -> Lane | None:
         """The hungry lane, marked under the lock: its model must not leave meanwhile."""
@@ -167,6 +192,8 @@ class Feeder:
 
     def _hungry_lane(self) -> Lane | None:
         """The next lane, in turn, that has room and may have work."""
+        if self._engine.finisher.pending >= _MOST_UNPUBLISHED:
+            return None
         lanes = list(self._lanes.values())
         for step in range(len(lanes)):
             lane = lanes[(self._turn + step) % len(lanes)]
@@ -178,17 +205,16 @@ class Feeder:
     def _take(self, lane: Lane, reservation: Reservation) -> None:
         """Read what was reserved and pass it on: to the finisher, the decoders or the runner."""
         executions = lane.read(reservation)
-        settled = [one for one in executions if one.settled is not None]
+        settled, waiting = _parted(executions)
         with self._changed:
             for execution in executions:
                 lane.in_hand[execution.tag] = execution
             lane.waiting -= len(settled)
         if settled:
             self._engine.finisher.put(lane, settled)
-        waiting = [one for one in executions if one.settled is None]
         waiting = self._set_aside_early(lane, waiting)
-        self._fetch_blobs(lane, [one for one in waiting if one.has_blob])
-        self._pass_on(lane, self._send_for_inputs(lane, waiting))
+        if self._fetch_blobs(lane, [one for one in waiting if one.has_blob]):
+            self._pass_on(lane, self._send_for_inputs(lane, waiting))
 
     def _send_for_inputs(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
         """Have the inputs fetched that are elsewhere; returns the others."""
@@ -214,10 +240,12 @@ class Feeder:
             self._engine.finisher.put(lane, [execution])
 
     def _take_fetched(self) -> None:
+        """Of one lane: should decoding them hang, another feeder goes on with the others."""
         with self._changed:
-            fetched, self._fetched = self._fetched, []
-        for lane in {lane.name: lane for lane, _ in fetched}.values():
-            self._pass_on(lane, [one for its, one in fetched if its is lane])
+            lane = self._fetched[0][0]
+            taken = [one for its, one in self._fetched if its is lane]
+            self._fetched = [(its, one) for its, one in self._fetched if its is not lane]
+        self._pass_on(lane, taken)
 
     def _pass_on(self, lane: Lane, waiting: list[Execution]) -> None:
         """What has its input goes to the decoders; a suspect is decoded when it runs, alone."""
@@ -230,21 +258,31 @@ class Feeder:
         if fresh:
             self._decode(lane, fresh)
 
-    def _fetch_blobs(self, lane: Lane, executions: list[Execution]) -> None:
-        """Their leases are renewed meanwhile, so it may take until Redis is back."""
-        while executions and not self._stopping.is_set():
+    def _fetch_blobs(self, lane: Lane, executions: list[Execution]) -> bool:
+        """Whether their inputs are here; if not we stop, and they are to be handed back.
+
+        Their leases are renewed meanwhile, so it may take until Redis is back.
+        """
+        if not executions:
+            return True
+        while not self._stopping.is_set():
             try:
                 lane.fetch_blobs(executions)
             except RedisError as exc:
                 log.warning("fetch_failed", error=str(exc), exc_type=type(exc).__name__)
                 self._stopping.wait(_REDIS_PAUSE_SECONDS)
             else:
-                return
+                return True
+        return False
 
     def _set_aside_early(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
         """Park jobs whose ETA lies ahead; returns the others."""
         now = lane.server_time()
-        early = [one for one in executions if one.eta is not None and one.eta > now]
+        early: list[Execution] = []
+        due: list[Execution] = []
+        for execution in executions:
+            is_early = execution.eta is not None and execution.eta > now
+            (early if is_early else due).append(execution)
         if not early:
             return executions
         for execution in early:
@@ -252,7 +290,7 @@ class Feeder:
         with self._changed:
             lane.waiting -= len(early)
         self._engine.finisher.put(lane, early)
-        return [one for one in executions if one.settled is None]
+        return due
 
     def _decode(self, lane: Lane, executions: list[Execution]) -> None:
         pooled = (
@@ -266,8 +304,9 @@ class Feeder:
         self._engine.decoders.put(lane, executions)
 
     def on_decoded(self, decoded: Decoded) -> None:
+        """They are items, or failed."""
         lane, executions = decoded.lane, decoded.executions
-        failed = [one for one in executions if one.settled is not None]
+        failed, items = _parted(executions)
         now = time.monotonic()
         passage = Passage(executions[0].arrived, decoded.began, now, len(executions))
         beside = self._engine.device_time.busy_at(now) - decoded.busy_before
@@ -275,10 +314,9 @@ class Feeder:
             lane.waiting -= len(failed)
             if decoded.pooled:
                 lane.decoding -= len(executions)
-            for execution in executions:
-                if not failed or execution.settled is None:
-                    execution.passage = passage
-                    lane.add(execution, now)
+            for execution in items:
+                execution.passage = passage
+                lane.add(execution, now)
             lane.stages.decoded(passage, len(executions), beside)
             self._changed.notify_all()
         if failed:
@@ -288,3 +326,14 @@ class Feeder:
         """The feeder is lost in a decode; another goes on where it was."""
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
         self._thread.start()
+
+
+def _parted(executions: Sequence[Execution]) -> tuple[list[Execution], list[Execution]]:
+    """Those that are settled, and the others. Each is asked once: a cancel may settle any of
+    them meanwhile, and one that is in neither list would stay in our hands for ever.
+    """
+    settled: list[Execution] = []
+    others: list[Execution] = []
+    for execution in executions:
+        (others if execution.settled is None else settled).append(execution)
+    return settled, others

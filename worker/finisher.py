@@ -58,7 +58,9 @@ class Finisher:
         self._give_up_at: float | None = None
         self._scripts = Scripts(engine.client)
         self.pending = 0
-        """Batches put and not yet settled; guarded by the engine's lock."""
+        """Put and not yet settled; guarded by the engine's lock."""
+        self.pending_batches = 0
+        """Of these, batches that the device ran."""
         self.finished = 0
         self.fenced = 0
 
@@ -76,6 +78,7 @@ class Finisher:
         """Queue these for publishing."""
         with self._engine.changed:
             self.pending += 1
+            self.pending_batches += infer_ms > 0
         self._queue.put(Finished(lane, executions, infer_ms, time.monotonic()))
 
     def flush(self) -> None:
@@ -93,6 +96,7 @@ class Finisher:
             self._engine.on_batch(finished.lane.name, finished.executions)
             with self._engine.changed:
                 self.pending -= 1
+                self.pending_batches -= finished.infer_ms > 0
             self._engine.settle(finished.lane, finished.executions)
 
     def _encode(self, finished: Finished) -> None:

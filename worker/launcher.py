@@ -83,4 +83,4 @@ def _run_celery(
         optimization="default",
     )
     worker.start()
-    return int(worker.exitcode or 0)
+    return int(worker.exitcode or worker.lanes.engine.broken)

@@ -169,7 +169,7 @@ def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
     if isinstance(ticket, str):
         execution.digest, _, execution.weights = ticket.partition(" ")
     if (deadline_ms := headers.get("deadline_ms")) is not None:
-        execution.deadline = float(deadline_ms) / 1000
+        execution.deadline = _timestamp(float(deadline_ms)) / 1000
 
 
 def _call_kwargs(message: dict[str, Any]) -> dict[str, Any]:

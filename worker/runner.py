@@ -25,7 +25,7 @@ from worker.lane import Lane
 from worker.model_host import Errand
 from worker.pipeline import Execution
 from worker.retry import decide
-from worker.transfer import Later
+from worker.transfer import Later, is_lost
 
 if TYPE_CHECKING:
     from worker.engine import Engine
@@ -67,6 +67,13 @@ class Runner:
         self._thread.join(seconds)
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:
+            log.exception("device_thread_failed")
+            self._engine.break_down()
+
+    def _serve(self) -> None:
         try:
             self._engine.reaper.look_at_aliases()
         except RedisError as exc:
@@ -252,6 +259,11 @@ class Runner:
         lane.stages.ran(len(batch), min(1.0, share), cost, padded, seconds)
 
     def _judge(self, lane: Lane, batch: list[Execution], error: BaseException) -> None:
+        if is_lost(error):
+            log.error("device_lost", lane=lane.name, size=len(batch), error=str(error))
+            self._engine.settle(lane, batch)  # the leases lapse; elsewhere they run one by one
+            self._engine.break_down()
+            return
         settings = self._engine.settings
         decision = decide(error, len(batch), batch[0].attempt, settings.max_attempts)
         if decision.shrink_to is not None and decision.shrink_to < lane.limits.max_batch:

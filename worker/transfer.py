@@ -45,6 +45,18 @@ class Later:
         """What the batch took on the device alone; after `wait`."""
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether this leaves the process without its device: after any CUDA error but one of
+    memory, all that follows fails too.
+    """
+    text = str(error)
+    return (
+        isinstance(error, RuntimeError)
+        and text.startswith("CUDA error")
+        and "out of memory" not in text
+    )
+
+
 class Transfer:
     """For a device that shares our memory, or whose copies we wait for (CPU, MPS)."""
 

@@ -132,3 +132,26 @@ def _picture_jobs(pictures: list[bytes], hanging: int | None = None) -> list[Job
         )
         for at, content in enumerate(pictures)
     ]
+
+
+def test_a_lost_device_ends_the_worker_and_only_the_guilty_pays(stack: Stack) -> None:
+    lane = RecordedLane.on(stack, LANEFLEET_MAX_ATTEMPTS="2", LANEFLEET_LEASE_SECONDS="2")
+    jobs = [Job(LANE, f"n{n}") for n in range(7)]
+    jobs.append(Job(LANE, "guilty", {"fail": "CUDA error: an illegal memory access"}))
+    ids = stack.publish(jobs)
+    for _ in range(4):
+        worker = stack._start("worker", ["-m", "worker"], LANE, {})
+        wait_until(lambda one=worker: not one.alive or settled(stack, ids), 60, "an end")
+        if settled(stack, ids):
+            break
+        assert worker.popen.wait(20) == 1, "not 0, so that whoever watches over it starts another"
+    assert stack.states(ids) == {"succeeded": 7, "failed": 1}
+    guilty = stack.record(ids[7])
+    assert guilty is not None
+    assert guilty.reason == "attempts_exhausted"
+    assert max(lane.executions().values()) <= 3
+
+
+def settled(stack: Stack, ids: list[str]) -> bool:
+    """Whether all of these have come to their end."""
+    return set(stack.states(ids)) <= {"succeeded", "failed", "dead"}

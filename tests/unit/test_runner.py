@@ -32,6 +32,8 @@ class Device:
             self.log.append(f"wait {name}")
             if "bad" in items:
                 raise ValueError("the device failed")
+            if "lost" in items:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
             return [item.upper() for item in items]
 
         later = Later(lambda: False, wait, lambda: 0.001)
@@ -47,6 +49,8 @@ class Desk:
         self.device = handler
         self.done: list[tuple[str | None, str | None]] = []
         self.asked: list[bool] = []
+        self.settled: list[str] = []
+        self.broken = 0
         self.device_time = DeviceTime(time.monotonic())
         self.changed = threading.Condition()
         self.settings = SimpleNamespace(max_attempts=3)
@@ -72,6 +76,12 @@ class Desk:
     def _put(self, _lane: Any, executions: Sequence[Execution], _infer_ms: float = 0.0) -> None:
         self.done += [(one.output, one.settled) for one in executions]
         self.device.log += [f"out {one.job_id}" for one in executions]
+
+    def settle(self, _lane: Any, executions: Sequence[Execution]) -> None:
+        self.settled += [one.job_id for one in executions]
+
+    def break_down(self) -> None:
+        self.broken += 1
 
     def take_work(self, on_device: Later | None) -> Any:
         self.asked.append(on_device is not None)
@@ -138,3 +148,20 @@ def test_out_of_memory_at_the_start_waits_for_the_one_in_flight_and_halves() -> 
     assert sorted(output or "" for output, _ in desk.done) == ["A", "B", "C", "D", "E", "FULL"]
     assert desk.lane.limits.max_batch < 8
     assert not desk.device_time.is_busy
+
+
+def test_a_device_that_is_lost_ends_the_process_and_charges_nobody() -> None:
+    _, desk, _ = run(["a"], ["lost", "b"])
+    assert [output for output, _ in desk.done] == ["A"]
+    assert desk.settled == ["lost", "b"], "their leases lapse, and others run them"
+    assert desk.broken == 1
+
+
+def test_a_fault_of_ours_in_finding_work_ends_the_process_too() -> None:
+    device = Device()
+    desk = Desk(device, [["a"]])
+    desk.take_work = lambda _on_device: desk.work[1]  # type: ignore[method-assign]
+    runner = Runner(desk)  # type: ignore[arg-type]
+    runner.start()
+    runner.join(5)
+    assert desk.broken == 1
