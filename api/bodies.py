@@ -81,12 +81,13 @@ def hold_bytes(size: int) -> None:
     current.held_bytes += size
 
 
-def release_bytes() -> None:
-    """Give back what the current request holds, where it can before it is answered."""
+def release_bytes(size: int) -> None:
+    """Give back so many of what the current request holds, before it is answered."""
     current = CURRENT.get()
     if current is not None:
-        current.budget.left += current.held_bytes
-        current.held_bytes = 0
+        size = min(size, current.held_bytes)
+        current.budget.left += size
+        current.held_bytes -= size
 
 
 def too_large(max_bytes: int) -> Problem:

@@ -78,6 +78,7 @@ class Door:
         finally:
             self._under_way -= 1
             self._budget.left += request.held_bytes
+            request.held_bytes = 0
             seconds = perf_counter() - began - request.waited_seconds
             if seconds > self._slow_seconds:
                 _log_slow(scope, status, seconds, request)

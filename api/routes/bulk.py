@@ -1,8 +1,8 @@
 """Many jobs in one request: NDJSON in, NDJSON out, both streamed.
 
 A line that is wrong gets an error of its own and the others go on. Reading
-never waits for the client to read, so a client that sends everything before
-it looks at the answer cannot lock itself out.
+does not wait for the client to read, so one that sends everything before it
+looks at the answer does not lock itself out, unless megabytes of answers wait.
 """
 
 from __future__ import annotations
@@ -37,7 +37,12 @@ _NDJSON = "application/x-ndjson"
 _JOBS_PER_TRIP = 500
 _BYTES_PER_TRIP = 8 * 1024 * 1024
 _TRIPS = 2
+_MOST_UNREAD_BYTES = 32 * 1024 * 1024
+"""Answers that may wait for the client before we stop reading: those of 600,000 jobs."""
+_VALUE_BYTES = 70
+"""What a value takes in memory once it is parsed; it may be one byte of JSON."""
 
+_OPENERS = (b",", b"[", b"{")
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": False,
@@ -78,21 +83,48 @@ async def submit_bulk(request: Request, services: ServicesDep, principal: Submit
 async def _answers(
     request: Request, services: Services, principal: Principal
 ) -> AsyncIterator[bytes]:
-    queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+    unread = _Unread()
 
     async def take_all() -> None:
         try:
-            await _Intake(services, queue, principal).run(request)
+            await _Intake(services, unread, principal).run(request)
         finally:
-            queue.put_nowait(None)
+            unread.put(b"")
 
     task = asyncio.create_task(take_all())
     try:
-        while (chunk := await queue.get()) is not None:
+        while chunk := await unread.get():
             yield chunk
         await task
     finally:
         task.cancel()
+
+
+class _Unread:
+    """Answers that the client has still to read; an empty one is the end."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._bytes = 0
+        self._read = asyncio.Event()
+
+    def put(self, chunk: bytes) -> None:
+        """Let this be read."""
+        self._bytes += len(chunk)
+        self._queue.put_nowait(chunk)
+
+    async def get(self) -> bytes:
+        """The next one."""
+        chunk = await self._queue.get()
+        self._bytes -= len(chunk)
+        self._read.set()
+        return chunk
+
+    async def room(self) -> None:
+        """Wait until there are few enough."""
+        while self._bytes > _MOST_UNREAD_BYTES:
+            self._read.clear()
+            await self._read.wait()
 
 
 class _Intake:
@@ -102,12 +134,10 @@ class _Intake:
     as many trips are out as may be, reading waits, so memory stays bounded.
     """
 
-    def __init__(
-        self, services: Services, queue: asyncio.Queue[bytes | None], principal: Principal
-    ) -> None:
+    def __init__(self, services: Services, unread: _Unread, principal: Principal) -> None:
         self._services = services
         self._principal = principal
-        self._queue = queue
+        self._unread = unread
         self._line = 0
         self._wish = ANYTHING
         self._jobs: list[tuple[int, Job]] = []
@@ -126,30 +156,35 @@ class _Intake:
     async def _read(self, request: Request) -> None:
         limit = self._services.settings.max_body_bytes
         rest = bytearray()
+        held = 0
         async for chunk in request.stream():
             rest += chunk
             if b"\n" in chunk:
                 *lines, last = bytes(rest).split(b"\n")
                 rest = bytearray(last)
-                release_bytes()
+                release_bytes(held)
+                held = 0
                 for line in lines:
-                    self._take(line, limit)
+                    await self._take(line, limit)
                     if len(self._jobs) >= _JOBS_PER_TRIP or self._bytes >= _BYTES_PER_TRIP:
                         await self._depart()
+                await self._unread.room()
             elif not self._may_hold(len(chunk)):
                 return
+            else:
+                held += len(chunk)
             if len(rest) > limit:
                 self._line += 1
                 self._refuse(413, "body_too_large", f"a line is longer than {limit} bytes")
                 return
-        self._take(bytes(rest), limit)
+        await self._take(bytes(rest), limit)
 
-    def _may_hold(self, size: int) -> bool:
-        """Whether there is memory for more of a line that is not yet whole."""
+    def _may_hold(self, size: int, *, of_a_new_line: bool = True) -> bool:
+        """Whether there is memory for so much of a line, which is refused if not."""
         try:
             hold_bytes(size)
         except Problem as problem:
-            self._line += 1
+            self._line += of_a_new_line
             self._refuse(problem.status, problem.code, problem.detail)
             return False
         return True
@@ -160,22 +195,44 @@ class _Intake:
             return
         if len(self._trips) == _TRIPS:
             await self._trips.popleft()
-        taken, self._jobs, self._bytes = self._jobs, [], 0
-        self._trips.append(asyncio.create_task(self._publish(taken)))
+        trip = self._travel(self._jobs, self._bytes)
+        self._jobs, self._bytes = [], 0
+        self._trips.append(asyncio.create_task(trip))
 
-    def _take(self, line: bytes, limit: int) -> None:
+    async def _travel(self, taken: list[tuple[int, Job]], held: int) -> None:
+        try:
+            await self._publish(taken)
+        finally:
+            release_bytes(held)
+
+    async def _room_for(self, size: int) -> bool:
+        """Hold memory for a job; where there is none, after ours that are under way."""
+        try:
+            hold_bytes(size)
+        except Problem:
+            await self._depart()
+            while self._trips:
+                await self._trips.popleft()
+            return self._may_hold(size, of_a_new_line=False)
+        return True
+
+    async def _take(self, line: bytes, limit: int) -> None:
         self._line += 1
         if not line.strip():
             return
         if len(line) > limit:
             self._refuse(413, "body_too_large", f"the line is longer than {limit} bytes")
             return
+        size = len(line) + _VALUE_BYTES * sum(map(line.count, _OPENERS))
+        if not await self._room_for(size):
+            return
         try:
             document = loads_strict(line)
             request = JobRequest.model_validate(document, strict=True)
             job = self._services.submitter.prepare(request, self._principal, len(line), self._wish)
             self._jobs.append((self._line, job))
-            self._bytes += len(line)
+            self._bytes += size
+            size = 0
         except ValidationError as exc:
             problem = validation_problem(exc.errors(include_url=False, include_input=False))
             self._refuse(problem.status, problem.code, problem.detail)
@@ -184,6 +241,8 @@ class _Intake:
         except FleetError as exc:
             problem = from_fleet_error(exc)
             self._refuse(problem.status, problem.code, problem.detail)
+        finally:
+            release_bytes(size)
 
     async def _publish(self, taken: list[tuple[int, Job]]) -> None:
         try:
@@ -205,11 +264,11 @@ class _Intake:
                 accepted.append(f'{{"line":{line},"id":"{job.id}","cached":true}}\n')
             else:
                 accepted.append(f'{{"line":{line},"id":"{job.id}"}}\n')
-        self._queue.put_nowait("".join(accepted).encode())
+        self._unread.put("".join(accepted).encode())
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         self._answer(self._line, Problem(status, code, detail))
 
     def _answer(self, line: int, problem: Problem) -> None:
         document = problem.document()
-        self._queue.put_nowait(orjson.dumps({"line": line, "error": document}) + b"\n")
+        self._unread.put(orjson.dumps({"line": line, "error": document}) + b"\n")
