@@ -83,12 +83,13 @@ class Residency:
         """Who must leave so that this model fits; None where it never will.
 
         The least recently used first. An unknown size counts as nothing until
-        the first load has shown it.
+        the first load has shown it; one that is loaded is among those in use already.
         """
         wanted = self.models[name]
         if not self._budget_mb:
             return []
-        excess = self.used_mb + wanted.size_mb - self._budget_mb
+        coming_mb = wanted.size_mb if wanted.handler is None else 0.0
+        excess = self.used_mb + coming_mb - self._budget_mb
         leaving: list[str] = []
         for other in sorted(self.models, key=lambda one: self.models[one].used_at):
             if excess <= 0:

@@ -69,6 +69,16 @@ def test_the_least_recently_used_leave_and_the_pinned_stay() -> None:
     assert one.victims("huge") is None, "not even when all but the pinned leave"
 
 
+def test_what_is_loaded_counts_once() -> None:
+    one = residency(Device(), a={"memory_mb": 40}, b={"memory_mb": 40}, c={"memory_mb": 30})
+    load(one, "a")
+    load(one, "b")
+    use(one, "b")
+    assert one.victims("b") == [], "both fit"
+    load(one, "c")
+    assert one.victims("c") == ["a"], "whoever turns out too large still makes others leave"
+
+
 def test_without_a_budget_nobody_leaves() -> None:
     one = residency(Device(), 0.0, a={"memory_mb": 1e6}, b={"memory_mb": 1e6})
     load(one, "a")
