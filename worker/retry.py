@@ -25,18 +25,20 @@ class Decision:
     delay_ms: int = 0
     shrink_to: int | None = None
     """New cap on the lane's batch size, when the device ran out of memory."""
+    too_large_alone: bool = False
+    """Whether the device ran out of memory on one job: no cap would have helped."""
 
 
 def decide(error: BaseException, size: int, attempt: int, max_attempts: int) -> Decision:
     """Judge an error of a batch of `size` jobs; attempt counts from 1."""
-    shrink_to = max(1, size // 2) if out_of_memory(error) else None
+    no_memory = out_of_memory(error)
     if size > 1:
-        return Decision("split", shrink_to=shrink_to)
+        return Decision("split", shrink_to=size // 2 if no_memory else None)
     if isinstance(error, FleetError) and not error.retryable:
-        return Decision("fail")
+        return Decision("fail", too_large_alone=no_memory)
     if attempt >= max_attempts:
-        return Decision("dead")
-    return Decision("retry", delay_ms=backoff_ms(attempt))
+        return Decision("dead", too_large_alone=no_memory)
+    return Decision("retry", delay_ms=backoff_ms(attempt), too_large_alone=no_memory)
 
 
 def backoff_ms(attempt: int) -> int:

@@ -20,11 +20,11 @@ from redis.exceptions import RedisError
 
 from common.errors import AttemptsExhausted, JobExpired
 from worker import pipeline
-from worker.batcher import Batch
+from worker.batcher import Batch, BatchLimits
 from worker.lane import Lane
 from worker.model_host import Errand
 from worker.pipeline import Execution
-from worker.retry import decide
+from worker.retry import Decision, decide
 from worker.transfer import Later, is_lost
 
 if TYPE_CHECKING:
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _COST = attrgetter("cost")
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """What the parts of a batch that raised have in common."""
+
+    limits: BatchLimits
+    max_batch: int
+    """The cap when the whole batch raised."""
 
 
 @dataclass(slots=True)
@@ -44,6 +53,8 @@ class _Flight:
     runs: list[list[Execution]]
     later: Later
     began: float
+    split: _Split | None
+    """Set where it is part of a batch that raised."""
 
 
 class Runner:
@@ -175,7 +186,7 @@ class Runner:
             return []
         return [suspect]
 
-    def _infer(self, lane: Lane, batch: list[Execution]) -> None:
+    def _infer(self, lane: Lane, batch: list[Execution], split: _Split | None = None) -> None:
         handler = batch[0].handler
         if handler is None:
             return
@@ -191,12 +202,12 @@ class Runner:
         except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
             self._land()
             self._device_time.end(time.monotonic())
-            self._judge(lane, batch, exc)
+            self._judge(lane, batch, exc, split)
             return
         now = time.monotonic()
         if isinstance(outputs, Later):
             lane.stages.stages["collate"].observe(now - began)
-            ahead, self._flight = self._flight, _Flight(lane, batch, runs, outputs, began)
+            ahead, self._flight = self._flight, _Flight(lane, batch, runs, outputs, began, split)
             self._await(ahead)  # with this one queued behind it
             return
         self._land()
@@ -218,7 +229,7 @@ class Runner:
             pipeline.accept([run[0] for run in flight.runs], outputs)
         except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
             self._landed()
-            self._judge(flight.lane, flight.batch, exc)
+            self._judge(flight.lane, flight.batch, exc, flight.split)
             return
         # What is queued behind another batch has the device once that one has left.
         began = max(flight.began, self._landed_at)
@@ -258,7 +269,9 @@ class Runner:
         share = max(len(runs) / caps.max_batch, padded / caps.max_cost if caps.max_cost else 0.0)
         lane.stages.ran(len(batch), min(1.0, share), cost, padded, seconds)
 
-    def _judge(self, lane: Lane, batch: list[Execution], error: BaseException) -> None:
+    def _judge(
+        self, lane: Lane, batch: list[Execution], error: BaseException, split: _Split | None
+    ) -> None:
         if is_lost(error):
             log.error("device_lost", lane=lane.name, size=len(batch), error=str(error))
             self._engine.settle(lane, batch)  # the leases lapse; elsewhere they run one by one
@@ -266,13 +279,12 @@ class Runner:
             return
         settings = self._engine.settings
         decision = decide(error, len(batch), batch[0].attempt, settings.max_attempts)
-        if decision.shrink_to is not None and decision.shrink_to < lane.limits.max_batch:
-            lane.limits.max_batch = decision.shrink_to
-            log.warning("batch_cap_lowered", lane=lane.name, max_batch=decision.shrink_to)
+        split = split or _Split(lane.limits, lane.limits.max_batch)
+        self._set_cap(lane, decision, split)
         if decision.action == "split":
             half = len(batch) // 2
-            self._infer(lane, batch[:half])
-            self._infer(lane, batch[half:])
+            self._infer(lane, batch[:half], split)
+            self._infer(lane, batch[half:], split)
             return
         execution = batch[0]
         if decision.action == "retry":
@@ -286,3 +298,17 @@ class Runner:
                     f"gave up after {execution.attempt} attempts: {text}"
                 )
         self._engine.finisher.put(lane, [execution])
+
+    @staticmethod
+    def _set_cap(lane: Lane, decision: Decision, split: _Split) -> None:
+        """Lower the lane's cap; back to what it was where one job is too large by itself.
+
+        Should the size have mattered as well, the next full batch says so again.
+        """
+        limits = split.limits
+        if decision.shrink_to is not None and decision.shrink_to < limits.max_batch:
+            limits.max_batch = decision.shrink_to
+            log.warning("batch_cap_lowered", lane=lane.name, max_batch=limits.max_batch)
+        elif decision.too_large_alone and limits.max_batch < split.max_batch:
+            limits.max_batch = split.max_batch
+            log.warning("batch_cap_restored", lane=lane.name, max_batch=limits.max_batch)

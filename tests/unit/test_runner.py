@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from worker.batcher import Batch, BatchLimits
 from worker.pipeline import Execution
 from worker.runner import Runner
@@ -26,10 +28,14 @@ class Device:
         name = "+".join(items)
         if "full" in items and len(items) > 1:
             raise RuntimeError("CUDA out of memory (on request)")
+        if "huge" in items:
+            raise RuntimeError("CUDA out of memory (one is too large)")
         self.log.append(f"start {name}")
 
         def wait() -> list[str]:
             self.log.append(f"wait {name}")
+            if "huge later" in items:
+                raise RuntimeError("CUDA out of memory (one is too large)")
             if "bad" in items:
                 raise ValueError("the device failed")
             if "lost" in items:
@@ -165,3 +171,29 @@ def test_a_fault_of_ours_in_finding_work_ends_the_process_too() -> None:
     runner.start()
     runner.join(5)
     assert desk.broken == 1
+
+
+@pytest.mark.parametrize("culprit", ["huge", "huge later"])
+@pytest.mark.parametrize("place", [0, 3])
+def test_one_that_is_too_large_alone_does_not_keep_the_batches_small(
+    culprit: str, place: int
+) -> None:
+    names = ["a", "b", "c"]
+    names.insert(place, culprit)
+    _, desk, _ = run(["x"], names, ["y", "z"])
+    assert sorted(output for output, _ in desk.done if output) == ["A", "B", "C", "X", "Y", "Z"]
+    assert len(desk.done) == 7, "each exactly once"
+    assert desk.lane.limits.max_batch == 8
+
+
+def test_one_that_was_never_in_a_batch_leaves_the_cap_alone() -> None:
+    _, desk, _ = run(["huge"])
+    assert [settled for _, settled in desk.done] == ["parked"]
+    assert desk.lane.limits.max_batch == 8
+
+
+def test_the_cap_goes_back_only_as_far_as_the_size_was_not_the_reason() -> None:
+    _, desk, _ = run(["full", "a", "b", "c"], ["huge", "d"])
+    assert desk.lane.limits.max_batch == 1, "the first batch ran once its size was 1"
+    _, desk, _ = run(["huge", "d"], ["full", "a", "b", "c"])
+    assert desk.lane.limits.max_batch == 1
