@@ -29,7 +29,7 @@ from worker.lane import Lane
 from worker.models import load_handler
 from worker.models.base import Model
 from worker.pipeline import Execution
-from worker.residency import Residency, memory_in_use
+from worker.residency import Residency, let_go, memory_in_use
 
 if TYPE_CHECKING:
     from worker.engine import Engine
@@ -143,7 +143,7 @@ class ModelHost:
             return
         handler = self.residency.handler(model)
         if verb in ("load", "warm") and handler is None:
-            self.residency.models[model].retry_at = 0.0
+            self.residency.models[model].forgive()
             self._wanted.append(model)
         elif verb == "warm" and handler is not None:
             self._errands.append(lambda: self._warm_up(model, handler))
@@ -168,8 +168,12 @@ class ModelHost:
     # -- on a thread of its own, while the device goes on ------------------
 
     def _bring_in(self, model: str) -> None:
-        files = self._files_of(model)
-        handler = self.residency.load(model)
+        files, handler = None, None
+        try:
+            files = self._files_of(model)
+            handler = self.residency.load(model)
+        except BaseException as exc:  # noqa: BLE001 - even an exit: no other would ever load
+            self.residency.refuse(model, f"{type(exc).__name__}: {exc}")
         with self._engine.changed:
             if handler is None:
                 self.loading = None
@@ -211,6 +215,11 @@ class ModelHost:
     def _admit(self, model: str, handler: Model) -> None:
         """Warm it up, then let its lanes reserve."""
         warm = self._warm_up(model, handler)
+        if not warm:
+            try:
+                let_go(handler)
+            except Exception:
+                log.exception("unload_failed", model=model)
         with self._engine.changed:
             self.loading = None
             if warm:
@@ -230,7 +239,7 @@ class ModelHost:
             if example is None:
                 return True
             warm_up(handler, example, 1 if self._engine.device == "cpu" else spec.max_batch)
-        except Exception as exc:  # noqa: BLE001 - whatever a handler raises keeps it out
+        except BaseException as exc:  # noqa: BLE001 - even an exit: no batch would ever run
             self.residency.refuse(model, f"its warm-up failed: {type(exc).__name__}: {exc}")
             return False
         return True

@@ -22,6 +22,7 @@ from worker.models.base import Model
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 30.0
+_LONGEST_RETRY_SECONDS = 300.0
 _MB = 2**20
 
 
@@ -42,6 +43,12 @@ class Resident:
     used_at: float = 0.0
     retry_at: float = 0.0
     """Steady time before which a failed load is not tried again."""
+    failures: int = 0
+    """Loads that failed in a row."""
+
+    def forgive(self) -> None:
+        """Its next load may be tried at once, whatever became of the last ones."""
+        self.failures, self.retry_at = 0, 0.0
 
 
 class Residency:
@@ -125,6 +132,7 @@ class Residency:
         """It is warm, and may be used."""
         model = self.models[name]
         model.handler, model.error = handler, None
+        model.forgive()
         model.admitted_at = model.used_at = time.monotonic()
         log.info(
             "model_loaded",
@@ -134,10 +142,15 @@ class Residency:
         )
 
     def refuse(self, name: str, reason: str) -> None:
-        """Note why it cannot be loaded; it is tried again after a while."""
+        """Note why it cannot be loaded; it is tried again after a while.
+
+        Twice as long with each failure, as others may have to leave for each try.
+        """
         model = self.models[name]
-        model.error, model.retry_at = reason, time.monotonic() + _RETRY_SECONDS
-        log.error("model_unavailable", model=name, error=reason)
+        pause = min(_RETRY_SECONDS * 2.0 ** min(model.failures, 10), _LONGEST_RETRY_SECONDS)
+        model.failures += 1
+        model.error, model.retry_at = reason, time.monotonic() + pause
+        log.error("model_unavailable", model=name, error=reason, retry_seconds=pause)
 
     def unload(self, name: str) -> bool:
         """Free its memory; returns whether it was loaded. Nothing may be running on it."""
@@ -145,9 +158,7 @@ class Residency:
         handler, model.handler = model.handler, None
         if handler is None:
             return False
-        unload = getattr(handler, "unload", None)
-        if unload is not None:
-            unload()
+        let_go(handler)
         del handler
         gc.collect()
         torch = sys.modules.get("torch")
@@ -159,6 +170,13 @@ class Residency:
     def touch(self, name: str) -> None:
         """It was used now."""
         self.models[name].used_at = time.monotonic()
+
+
+def let_go(handler: Model) -> None:
+    """Have it free what dropping it would not."""
+    unload = getattr(handler, "unload", None)
+    if unload is not None:
+        unload()
 
 
 def memory_in_use(device: str) -> Callable[[], float]:

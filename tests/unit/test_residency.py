@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from typing import Any
 
 from common.catalog import ModelSpec
@@ -91,6 +92,27 @@ def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again_later() -> No
     assert one.models["a"].error == "no weights; put them there"
     assert not one.may_load("a", one.models["a"].retry_at - 1)
     assert one.may_load("a", one.models["a"].retry_at)
+
+
+def test_the_pause_doubles_with_each_failure_in_a_row() -> None:
+    one = residency(Device(), a={"options": {"broken": True}})
+    model = one.models["a"]
+
+    def pauses(count: int) -> list[int]:
+        found = []
+        for _ in range(count):
+            began = time.monotonic()
+            assert not load(one, "a")
+            found.append(round(model.retry_at - began))
+        return found
+
+    assert pauses(6) == [30, 60, 120, 240, 300, 300]
+    model.forgive()
+    assert one.may_load("a", time.monotonic())
+    assert pauses(2) == [30, 60]
+    one.admit("a", object())  # type: ignore[arg-type]
+    one.unload("a")
+    assert pauses(1) == [30], "it worked in between"
 
 
 def test_unloading_tells_the_handler_and_loading_again_works() -> None:
