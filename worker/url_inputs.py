@@ -112,15 +112,21 @@ def _check_status(status: int) -> None:
 
 
 async def _read(response: httpcore.Response, limit: int) -> bytes:
-    """The body, decompressed where its server compressed it all the same; never past the limit."""
+    """The body, decompressed where its server compressed it all the same; never past the limit.
+
+    The limit holds for what arrives as well: what is compressed may grow to nothing for ever.
+    """
     headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
     declared = headers.get(b"content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
     inflater = _inflater(headers.get(b"content-encoding", ""))
     chunks: list[bytes] = []
-    size = 0
+    size = arrived = 0
     async for chunk in response.aiter_stream():
+        arrived += len(chunk)
+        if arrived > limit:
+            raise _too_large(limit)
         part = _inflate(inflater, chunk, limit - size) if inflater else chunk
         size += len(part)
         if size > limit:
@@ -147,6 +153,8 @@ def _inflate(inflater: Any, chunk: bytes, room: int) -> bytes:
         inflated: bytes = inflater.decompress(chunk, room + 1)
     except zlib.error as exc:
         raise InputUrlFailed("`input_url`: what its server compressed is corrupt") from exc
+    if inflater.unused_data:
+        raise InputUrlFailed("`input_url`: something follows what its server compressed")
     return inflated
 
 

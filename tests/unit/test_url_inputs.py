@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -23,6 +24,7 @@ from worker.url_inputs import UrlInputs
 
 PICTURES = "127.0.0.1"
 LIMIT = 100_000
+GZIP, DEFLATE = ["Content-Encoding: gzip"], ["Content-Encoding: deflate"]
 
 
 @dataclass
@@ -214,13 +216,16 @@ def test_what_is_no_answer_is_a_failure_that_does_not_quote_it(
     assert str(caught.value) == "`input_url`: its server could not be reached"
 
 
-def chunked(pieces: int) -> Callable[[socket.socket], None]:
+def chunked(
+    pieces: int, piece: bytes = b"x" * 10_000, first: bytes = b"", *headers: str
+) -> Callable[[socket.socket], None]:
     """Sends a body without a length, of 10 KB pieces."""
 
     def answer(it: socket.socket) -> None:
-        it.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for _ in range(pieces):
-            it.sendall(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+        lines = ["HTTP/1.1 200 OK", "Transfer-Encoding: chunked", *headers]
+        it.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+        for part in ([first] if first else []) + [piece] * pieces:
+            it.sendall(b"%x\r\n%b\r\n" % (len(part), part))
         it.sendall(b"0\r\n\r\n")
 
     return answer
@@ -251,6 +256,32 @@ def test_a_compressed_answer_is_counted_after_decompression(serve: Callable) -> 
     other = serve(reply(b"x", "Content-Encoding: br"))
     with pytest.raises(InputUrlFailed, match="not asked for"):
         fetch(f"http://{PICTURES}:{other.port}/")
+
+
+def test_what_follows_the_end_of_a_compressed_answer_is_not_read(serve: Callable) -> None:
+    compressed = gzip.compress(b"x")
+    ends = chunked(0, b"", compressed, *GZIP)
+    assert fetch(f"http://{PICTURES}:{serve(ends).port}/") == b"x"
+    for headers, first in ((GZIP, compressed), (DEFLATE, zlib.compress(b"x"))):
+        server = serve(chunked(30_000, b"x" * 10_000, first, *headers))  # 300 MB
+        began = time.monotonic()
+        with pytest.raises(InputUrlFailed, match="something follows what its server compressed"):
+            fetch(f"http://{PICTURES}:{server.port}/", fetch_max_bytes=1_000_000_000)
+        assert time.monotonic() - began < 2
+        assert len(server.asked) == 1
+    for tail in (compressed, b"\0"):
+        server = serve(reply(compressed + tail, *GZIP))
+        with pytest.raises(InputUrlFailed, match="something follows"):
+            fetch(f"http://{PICTURES}:{server.port}/")
+
+
+def test_what_is_compressed_to_nothing_is_counted_as_it_arrives(serve: Callable) -> None:
+    head, empty_block = gzip.compress(b"")[:10], b"\0\0\0\xff\xff"
+    server = serve(chunked(30_000, empty_block * 2_000, head, *GZIP))
+    began = time.monotonic()
+    with pytest.raises(InputTooLarge, match="larger than 100000 bytes"):
+        fetch(f"http://{PICTURES}:{server.port}/")
+    assert time.monotonic() - began < 2
 
 
 def drip(it: socket.socket) -> None:
