@@ -91,9 +91,9 @@ class Finisher:
         while (finished := self._queue.get()) is not None:
             try:
                 self._publish(finished)
+                self._engine.on_batch(finished.lane.name, finished.executions)
             except Exception:
                 log.exception("publish_lost_to_a_fault_of_ours", lane=finished.lane.name)
-            self._engine.on_batch(finished.lane.name, finished.executions)
             with self._engine.changed:
                 self.pending -= 1
                 self.pending_batches -= finished.infer_ms > 0
@@ -114,7 +114,17 @@ class Finisher:
         for execution in executions:
             if execution.deadline is not None and execution.deadline <= server_time:
                 execution.settled = execution.settled or "expired"
-            pipeline.encode(execution, stamp)
+            try:
+                pipeline.encode(execution, stamp)
+                f"{execution.job_id}{execution.digest}".encode()  # both go to Redis as they are
+            except Exception:
+                # Its lease lapses, as if we had died of it; the others of its batch go on.
+                log.exception(
+                    "result_lost_to_a_fault_of_ours",
+                    lane=lane.name,
+                    job_id=ascii(execution.job_id),
+                )
+                execution.settled = "lost"
         if finished.infer_ms:
             lane.stages.stages["publish"].observe(began - finished.put_at)
             lane.stages.stages["encode"].observe(time.monotonic() - began)

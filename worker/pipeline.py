@@ -347,10 +347,18 @@ def failure_meta(execution: Execution, stamp: Stamp) -> bytes:
 
 def describe(execution: Execution) -> str:
     """One sentence about what went wrong, for the job's owner."""
-    error = execution.error
+    error, text = execution.error, _text_of(execution.error)
     if isinstance(error, FleetError):
-        return str(error)
-    return f"{execution.step} failed: {type(error).__name__}: {str(error)[:500]}"
+        return text
+    return f"{execution.step} failed: {type(error).__name__}: {text[:500]}"
+
+
+def _text_of(error: BaseException | None) -> str:
+    """What it says, as text that UTF-8 can hold: it may quote what others sent."""
+    try:
+        return str(error).encode("utf-8", "replace").decode()
+    except Exception:  # noqa: BLE001 - its `__str__` is not ours either
+        return "what it says cannot be read"
 
 
 def reason_of(execution: Execution) -> str:
