@@ -248,10 +248,13 @@ def _letter(execution: Execution) -> DeadLetter:
 
 
 def _parking(execution: Execution) -> tuple[bytes, str, str, str, bool]:
-    """An ETA (Unix seconds) or, when negative, a retry's delay in milliseconds."""
-    eta = execution.eta or 0.0
-    if execution.error is not None:
-        began = execution.suspect or not isinstance(execution.error, InputStoreUnavailable)
-        text = pipeline.describe(execution)
-        return execution.tag, execution.job_id, f"+{int(-eta)}", text, not began
-    return execution.tag, execution.job_id, str(int(eta * 1000)), "", not execution.suspect
+    """Due at an ETA (Unix seconds) or, when negative, after so many milliseconds.
+
+    A job whose input could not be read gives back what its lease was counted as.
+    """
+    tag, job_id, eta = execution.tag, execution.job_id, execution.eta or 0.0
+    if execution.error is None:
+        return tag, job_id, str(int(eta * 1000)), "", not execution.suspect
+    if isinstance(execution.error, InputStoreUnavailable) and not execution.started:
+        return tag, job_id, f"~{int(-eta)}", "", not execution.suspect
+    return tag, job_id, f"+{int(-eta)}", pipeline.describe(execution), False

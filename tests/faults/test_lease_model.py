@@ -48,7 +48,7 @@ KEYS = LaneKeys.of(LANE)
 TTL_SECONDS = 10_000
 FLEET = Settings(max_attempts=2, dead_max_count=6, lease_seconds=3600)
 MAX_DELIVERIES = FLEET.max_attempts * 10
-LATER = "+36000000"
+LATER, UNREAD = "+36000000", "~36000000"
 JUNK = (b"{}", b"not json", b'{"id":', b"\x80\x04\xff", b'{"id": ""}')
 TERMINAL = {"succeeded", "failed", "canceled", "expired"}
 
@@ -399,20 +399,25 @@ class LeaseMachine(RuleBasedStateMachine):
         assert self.workers[0].release(handed) == len(ours)
 
     @while_leased
-    @rule(numbers=picks, failed=st.booleans())
-    def retry(self, numbers: list[int], failed: bool) -> None:
-        """A failed attempt keeps its count; an ETA not yet reached gives it back."""
-        parked, ours = [], 0
+    @rule(numbers=picks, why=st.sampled_from(["failed", "early", "unread"]))
+    def retry(self, numbers: list[int], why: str) -> None:
+        """A failed attempt keeps its count; an ETA not yet reached gives it back.
+
+        An input that could not be read gives a delivery back as well.
+        """
+        parked, ours, failed = [], 0, why == "failed"
         for tag, job in self._any(numbers):
             held = self.model.leases.get(tag)
             uncount = bool(held and not held.suspect and not failed)
-            parked.append((tag, job.id, LATER, "it broke" if failed else "", uncount))
+            due = UNREAD if why == "unread" else LATER
+            parked.append((tag, job.id, due, "it broke" if failed else "", uncount))
             if held:
                 self.model.drop(tag)
                 job.state = "queued"
                 job.attempts -= uncount
                 self.model.delayed[job] = None
-                self.model.stats["retried"] += failed
+                job.deliveries -= why == "unread" and held.suspect
+                self.model.stats["retried"] += why != "early"
                 if failed and not job.failed_before:
                     job.failed_before = True
                     self.model.stats["model_failed"] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import socket
 import struct
 import threading
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 
 from common.job import Job
-from common.keys import blob_key
+from common.keys import blob_key, job_key
 from common.redis_server import RedisServer
 from tests.support import DATA, ApiProcess, Process, Stack, wait_until
 
@@ -420,18 +421,27 @@ def test_a_dead_job_keeps_its_input_until_it_is_purged(fleet: Fleet) -> None:
 
 
 def test_a_job_waits_while_its_input_cannot_be_read(fleet: Fleet) -> None:
-    job = fleet.submit(model="nobody", input=LARGE)
-    place, aside = fleet.blobs / job, fleet.stack.folder / "aside"
-    place.rename(aside)
-    place.mkdir()
-    worker = fleet.stack.worker("nobody")
-    wait_until(lambda: fleet.stack.stats("nobody").get("retried"), 10, "put back")
-    record = fleet.stack.record(job)
-    assert record is not None
-    assert (record.state, record.attempts) == ("queued", 0)
-    place.rmdir()
-    aside.rename(place)
-    assert fleet.settled([job]) == [("succeeded", None)]
+    """Nobody is charged with it: not the model, nor a job that has one delivery left."""
+    ids = [fleet.submit(model="nobody", input=LARGE) for _ in range(2)]
+    suspect = ids[1]
+    deliveries = 2 * 10 - 1
+    words = fleet.stack.redis.get(job_key(suspect)).split(b" ")  # type: ignore[union-attr]
+    tried = b"%b 0 1 %d - 0 - " % (b" ".join(words[:3]), deliveries)
+    fleet.stack.redis.set(job_key(suspect), tried)
+    aside = fleet.stack.folder / "aside"
+    fleet.blobs.rename(aside)
+    for one in ids:
+        (fleet.blobs / one).mkdir(parents=True)
+    worker = fleet.stack.worker("nobody", LANEFLEET_MAX_ATTEMPTS="2")
+    wait_until(lambda: fleet.stack.stats("nobody").get("retried", 0) >= 4, 15, "put back twice")
+    records = [fleet.stack.record(one) for one in ids]
+    assert [(one.state, one.attempts) for one in records if one] == [("queued", 0), ("queued", 1)]
+    words = fleet.stack.redis.get(job_key(suspect)).split(b" ")  # type: ignore[union-attr]
+    assert int(words[5]) == deliveries
+    assert "model_failed" not in fleet.stack.stats("nobody")
+    shutil.rmtree(fleet.blobs)
+    aside.rename(fleet.blobs)
+    assert fleet.settled(ids) == [("succeeded", None)] * 2
     assert worker.stop() == 0
 
 
