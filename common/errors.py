@@ -65,6 +65,14 @@ __all__ = (
 )
 
 
+def text_of(error: BaseException | None) -> str:
+    """What it says, as text that UTF-8 can hold; it may quote what others sent, or raise."""
+    try:
+        return str(error).encode("utf-8", "replace").decode()
+    except Exception:  # noqa: BLE001 - its `__str__` is not ours either
+        return "what it says cannot be read"
+
+
 class FleetError(Exception):
     """Base of every error this project raises on purpose."""
 

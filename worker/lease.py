@@ -179,7 +179,9 @@ class LaneLeases:
         return int(self._scripts.run("release", self._keys, args)) if len(args) > 1 else 0
 
     def retry(self, jobs: Iterable[tuple[bytes, str, str, str, bool]]) -> int:
-        """Park (tag, id, due, error, take the attempt back); due is Unix ms or `+ms`."""
+        """Park (tag, id, due, error, take the attempt back); due is Unix ms or `+ms`, or `~ms`
+        where the store of inputs failed, which charges neither job nor model.
+        """
         args: list[str | bytes | int | float] = [self._lane]
         for tag, job_id, due, error, uncount in jobs:
             args += (tag, job_id, due, error, "1" if uncount else "")

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import orjson
 
 from common.catalog import ModelSpec
-from common.errors import FleetError, InferenceFailed, InvalidInput, UnreadableMessage
+from common.errors import FleetError, InferenceFailed, InvalidInput, UnreadableMessage, text_of
 from common.inputs import BLOB_REFERENCE, materialize
 from common.trace import read_traceparent
 from worker.lease import Lease
@@ -347,18 +347,10 @@ def failure_meta(execution: Execution, stamp: Stamp) -> bytes:
 
 def describe(execution: Execution) -> str:
     """One sentence about what went wrong, for the job's owner."""
-    error, text = execution.error, _text_of(execution.error)
+    error, text = execution.error, text_of(execution.error)
     if isinstance(error, FleetError):
         return text
     return f"{execution.step} failed: {type(error).__name__}: {text[:500]}"
-
-
-def _text_of(error: BaseException | None) -> str:
-    """What it says, as text that UTF-8 can hold: it may quote what others sent."""
-    try:
-        return str(error).encode("utf-8", "replace").decode()
-    except Exception:  # noqa: BLE001 - its `__str__` is not ours either
-        return "what it says cannot be read"
 
 
 def reason_of(execution: Execution) -> str:

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from common.errors import DeviceOutOfMemory, FleetError
+from common.errors import DeviceOutOfMemory, FleetError, text_of
 
 BASE_DELAY_MS = 1_000
 MAX_DELAY_MS = 60_000
@@ -53,5 +53,5 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     if type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error).lower()
+    text = text_of(error).lower()
     return "out of memory" in text or "failed to allocate memory" in text

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
-from common.errors import AttemptsExhausted, JobExpired
+from common.errors import AttemptsExhausted, JobExpired, text_of
 from worker import pipeline
 from worker.batcher import Batch, BatchLimits
 from worker.lane import Lane
@@ -80,7 +80,7 @@ class Runner:
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception:
+        except BaseException:  # a handler may even raise SystemExit
             log.exception("device_thread_failed")
             self._engine.break_down()
 
@@ -91,7 +91,9 @@ class Runner:
             log.warning("aliases_unread", error=str(exc))  # the reaper looks again
         with self._engine.changed:
             self._engine.models.begin()
+        work = None
         while True:
+            del work  # an errand holds its model
             work = self._engine.take_work(self._flight.later if self._flight else None)
             if isinstance(work, tuple):
                 self._run_turn(*work)
@@ -273,7 +275,7 @@ class Runner:
         self, lane: Lane, batch: list[Execution], error: BaseException, split: _Split | None
     ) -> None:
         if is_lost(error):
-            log.error("device_lost", lane=lane.name, size=len(batch), error=str(error))
+            log.error("device_lost", lane=lane.name, size=len(batch), error=text_of(error))
             self._engine.settle(lane, batch)  # the leases lapse; elsewhere they run one by one
             self._engine.break_down()
             return

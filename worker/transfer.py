@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from common.errors import text_of
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ("CudaTransfer", "Later", "Transfer", "open_transfer")
+__all__ = ("CudaTransfer", "Later", "Transfer", "is_lost", "open_transfer")
 
 _MAX_SPARE = 8
 """Pinned buffers kept for reuse; each holds a batch."""
@@ -49,7 +51,7 @@ def is_lost(error: BaseException) -> bool:
     """Whether this leaves the process without its device: after any CUDA error but one of
     memory, all that follows fails too.
     """
-    text = str(error)
+    text = text_of(error)
     return (
         isinstance(error, RuntimeError)
         and text.startswith("CUDA error")

@@ -197,3 +197,24 @@ def test_the_cap_goes_back_only_as_far_as_the_size_was_not_the_reason() -> None:
     assert desk.lane.limits.max_batch == 1, "the first batch ran once its size was 1"
     _, desk, _ = run(["huge", "d"], ["full", "a", "b", "c"])
     assert desk.lane.limits.max_batch == 1
+
+
+def test_an_error_that_does_not_say_what_it_is_is_judged_all_the_same() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    class Broken(Device):
+        def infer(self, items: Sequence[str]) -> Later:
+            if "mute" in items:
+                raise Mute
+            return super().infer(items)
+
+    device = Broken()
+    desk = Desk(device, [["a", "mute"]])
+    runner = Runner(desk)  # type: ignore[arg-type]
+    runner.start()
+    runner.join(5)
+    assert len(desk.done) == 2
+    assert ("A", None) in desk.done
+    assert desk.broken == 0
