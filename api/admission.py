@@ -118,7 +118,7 @@ class Admission:
             f"there should be room in about {max(seconds, 1):.0f} s"
         )
         exc = LaneFull(text, self._spread(seconds))
-        return self._noted(job, exc)
+        return self.noted(job, exc)
 
     async def close_breaker(self, lane: str) -> Record:
         """Take the lane's jobs again from now on, whatever failed before. May raise RedisError."""
@@ -136,14 +136,14 @@ class Admission:
     def _away(self, job: Job) -> Refused:
         assert self._guard.refusal is not None
         exc = self._guard.refusal(self._guard.text, self._spread(_AWAY_SECONDS))
-        return self._noted(job, exc)
+        return self.noted(job, exc)
 
     async def _pass(self, gate: Gate, job: Job) -> None:
         if gate.refusal is not None:
             if gate.probing and await self._breakers.take_probe(job.model):
                 return
             seconds = self._seconds_until(gate.until)
-            raise self._noted(job, gate.refusal(gate.text, self._spread(seconds)))
+            raise self.noted(job, gate.refusal(gate.text, self._spread(seconds)))
         limit_ms = job.expires_ms
         if gate.starts is None or limit_ms is None:
             return
@@ -151,7 +151,7 @@ class Admission:
         if job.tenant:
             wait = min(wait, self._own_wait(job))
         if wait > left:
-            raise self._noted(job, self._too_late(job, left, wait))
+            raise self.noted(job, self._too_late(job, left, wait))
 
     def _own_wait(self, job: Job) -> float:
         """Seconds that its tenant's jobs alone would take, as if all others stood back: tenants
@@ -226,6 +226,7 @@ class Admission:
         return moment - asyncio.get_running_loop().time()
 
     @staticmethod
-    def _noted(job: Job, exc: E) -> E:
+    def noted(job: Job, exc: E) -> E:
+        """Count a refusal; returns it."""
         REFUSED.labels(job.model, exc.code).inc()
         return exc

@@ -20,7 +20,7 @@ from api.publisher import Publisher
 from api.result_cache import Hit, ResultCache
 from api.schemas import MISSING, JobRequest
 from common.catalog import Catalog
-from common.errors import InvalidInput, LaneFull, RateLimited, Refused
+from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Refused
 from common.inputs import check_image, check_input, check_input_url
 from common.job import Job, JobRecord, JobState
 from common.settings import Settings
@@ -102,6 +102,10 @@ class Submitter:
             quota = self._publisher.quotas.get(job.tenant)
             exc.retry_after_seconds = seconds_until_next(quota)
             exc.headers = rate_headers(quota)
+            self._admission.noted(job, exc)
+            raise
+        except QuotaExceeded as exc:
+            self._admission.noted(job, exc)
             raise
         now_ms = int(time.time() * 1000)
         return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
@@ -130,8 +134,11 @@ class Submitter:
         outcomes: list[int | Refused] = []
         for index, job in enumerate(jobs):
             outcome = refused[index] if index in refused else next(published)
-            full = isinstance(outcome, LaneFull)
-            outcomes.append(self._admission.full(job) if full else outcome)
+            if isinstance(outcome, LaneFull):
+                outcome = self._admission.full(job)
+            elif isinstance(outcome, Refused) and index not in refused:
+                self._admission.noted(job, outcome)
+            outcomes.append(outcome)
         return outcomes
 
     def _job(

@@ -111,6 +111,8 @@ class Watching:
             record = (
                 await self._store.get(job_id) if settled else JobRecord.read(job_id, text, None)
             )
+            if job_id not in self._watches:  # its last stream ended meanwhile
+                continue
             self._seen[job_id] = text
-            for watch in self._watches.get(job_id, ()):
+            for watch in self._watches[job_id]:
                 watch.put(record)

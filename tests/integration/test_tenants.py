@@ -229,6 +229,8 @@ def test_a_rate_is_told_and_kept(town: Town) -> None:
     bulk = town.call("POST", "/v1/jobs/bulk", key, content=lines)
     errors = [json.loads(line)["error"]["status"] for line in bulk.text.splitlines()]
     assert errors == [429, 429, 429]
+    metrics = town.call("GET", "/metrics", town.key("ops", "admin")).text
+    assert 'lanefleet_api_refused_total{lane="echo",reason="rate_limited"} 4.0' in metrics
     assert "RateLimit" not in town.submit(town.key("a")).headers
 
 
