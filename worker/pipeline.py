@@ -104,7 +104,9 @@ def parse(lease: Lease, lane: str, now: float) -> Execution:
     try:
         message = _loads(raw)
         headers = message["headers"]
-        execution = Execution(tag, attempt, created_ms, str(headers["id"]), now, tenant)
+        job_id = str(headers["id"])
+        job_id.encode()  # half a surrogate pair could name no key
+        execution = Execution(tag, attempt, created_ms, job_id, now, tenant)
     except _UNREADABLE as exc:
         lost = Execution(tag, attempt, created_ms, "", now, tenant)
         lost.settled, lost.error = "unreadable", UnreadableMessage(f"not a Celery message: {exc}")

@@ -223,6 +223,11 @@ def test_a_deadline_that_is_no_time_makes_the_message_unreadable(text: str) -> N
         assert parse(Lease(b"tag:1", 1, b"0", orjson.dumps(message)), "a", 0.0).settled == settled
 
 
+def test_an_id_that_is_no_text_makes_the_message_unreadable() -> None:
+    message = build_message(Job("a", 1, id="ID")).replace(b'"ID"', rb'"\ud800"')
+    assert parse(Lease(b"tag:1", 1, b"0", message), "a", 0.0).settled == "unreadable"
+
+
 def test_a_refused_tracking_leaves_no_answer_behind() -> None:
     from redis.exceptions import ResponseError
 
