@@ -2,7 +2,8 @@
 
 All waiters of a process share one subscription connection. A waiter first
 has its channel subscribed, then looks at the record, then sleeps: in that
-order nothing can finish unseen. The notification carries the whole result.
+order nothing can finish unseen, and it is kept again after the connection was
+lost. The notification carries the whole result.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Sequence
 from typing import Any
 
 import redis.asyncio
@@ -28,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 _RECONNECT_SECONDS = 0.5
 _PING_SECONDS = 10.0
+_CONFIRM_SECONDS = 2.0
+"""Longest to wait for a subscription to stand; who is still not sure looks again after as long."""
 _LOOK_AFTER_SECONDS = 0.02
 """After this long a waiter looks at the record too, in case it was deaf for a moment."""
 
@@ -91,11 +94,13 @@ class ResultWaiter:
         if self._listener:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
-        self._wake_all()
+        self.drain()
 
     def drain(self) -> None:
         """Let everybody go who waits, now and from now on, with the record as it stands."""
         self._draining = True
+        for confirmed in self._confirmed.values():
+            confirmed.set()
         self._wake_all()
 
     async def wait(
@@ -116,8 +121,6 @@ class ResultWaiter:
                 if isinstance(begun, JobRecord) and begun.state.terminal:
                     return begun
                 await asyncio.wait({future}, timeout=min(seconds, _LOOK_AFTER_SECONDS))
-            if not future.done():
-                await self._confirm(job_id, seconds)
             while True:
                 record = future.result() if future.done() else None
                 if record is not None:
@@ -125,11 +128,13 @@ class ResultWaiter:
                 if future.done():  # woken without news: the connection was lost
                     self._waiters[job_id].discard(future)
                     future = self._listen_for(job_id)
+                sure = await self._confirm([job_id], deadline - loop.time())
                 record = await self._store.get(job_id)
                 left = deadline - loop.time()
                 if record is None or record.state.terminal or left <= 0 or self._draining:
                     return record
-                await asyncio.wait({future}, timeout=left)
+                if sure:
+                    await asyncio.wait({future}, timeout=left)
         finally:
             self._dismiss(job_id, future)
 
@@ -164,8 +169,9 @@ class ResultWaiter:
                     waiting[job_id] = self._listen_for(job_id, arrivals)
                 over = loop.time() >= deadline or self._draining
                 if deaf or over or loop.time() >= look_at:
-                    look_at = math.inf
-                    settled += await self._look(list(waiting), seconds, settled)
+                    sure = await self._confirm(waiting, deadline - loop.time())
+                    look_at = math.inf if sure else loop.time()
+                    settled += await self._look(list(waiting), settled)
                 news = [record for record in settled if record.id in waiting]
                 for record in news:
                     self._dismiss(record.id, waiting.pop(record.id))
@@ -177,17 +183,13 @@ class ResultWaiter:
             for job_id, future in waiting.items():
                 self._dismiss(job_id, future)
 
-    async def _look(
-        self, ids: list[str], seconds: float, known: list[JobRecord]
-    ) -> list[JobRecord]:
-        """What is settled of these by the records, once the subscription is sure to stand.
+    async def _look(self, ids: list[str], known: list[JobRecord]) -> list[JobRecord]:
+        """What is settled of these by the records, beside those that are known to be.
 
         A job that nobody knows comes back as one that is queued nowhere, to be left out.
         """
         settled = {record.id for record in known}
         left = [job_id for job_id in ids if job_id not in settled]
-        if left:
-            await self._confirm(left[-1], seconds)
         records = zip(left, await self._store.get_many(left), strict=True)
         found = [record or JobRecord(job_id, JobState.QUEUED, "") for job_id, record in records]
         return [record for record in found if record.state.terminal or not record.lane]
@@ -232,11 +234,19 @@ class ResultWaiter:
                 await self._send("UNSUBSCRIBE", *map(meta_key, gone))
         self._departure = None
 
-    async def _confirm(self, job_id: str, seconds: float) -> None:
+    async def _confirm(self, ids: Iterable[str], seconds: float) -> bool:
+        """Whether the subscriptions are sure to stand, after a while at most."""
+        missing = [self._confirmed[one] for one in ids if not self._confirmed[one].is_set()]
+        if not missing or self._draining:
+            return True
         try:
-            await asyncio.wait_for(self._confirmed[job_id].wait(), min(seconds, 5.0))
+            async with asyncio.timeout(max(0.0, min(seconds, _CONFIRM_SECONDS))):
+                for confirmed in missing:
+                    await confirmed.wait()
         except TimeoutError:
             log.warning("subscription_unconfirmed")
+            return False
+        return True
 
     async def _send(self, *command: str) -> None:
         if self._connection is None or not self._connection.is_connected:
@@ -252,7 +262,7 @@ class ResultWaiter:
             try:
                 await connection.connect()
                 self._connection = connection
-                channels = [meta_key(job_id) for job_id in self._waiters]
+                channels = [meta_key(job_id) for job_id in self._confirmed]
                 if channels:
                     await connection.send_command("SUBSCRIBE", *channels)
                 await self._listen_on(connection)
@@ -260,7 +270,9 @@ class ResultWaiter:
                 log.warning("result_waiter_disconnected", error=str(exc))
             finally:
                 self._connection = None
-                await connection.disconnect()
+                for confirmed in self._confirmed.values():
+                    confirmed.clear()
+                await connection.disconnect(nowait=True)
             self._wake_all()
             await asyncio.sleep(_RECONNECT_SECONDS)
 

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from common.job import JobRecord, JobState
+from common.keys import META_PREFIX
+from common.waiter import ResultWaiter
+
+DONE = JobState.SUCCEEDED
+
+
+class Connection:
+    """Confirms subscriptions as Redis does, until it is lost."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.is_connected = False
+        self.replies: asyncio.Queue[list[Any] | None] = asyncio.Queue()
+
+    async def connect(self) -> None:
+        self.is_connected = True
+        self.server.connections.append(self)
+
+    async def disconnect(self, nowait: bool = False) -> None:
+        self.is_connected = False
+        self.replies.put_nowait(None)
+
+    async def send_command(self, *command: str) -> None:
+        self.server.commands.append(command)
+        if command[0] == "SUBSCRIBE":
+            for channel in command[1:]:
+                self.replies.put_nowait([b"subscribe", channel.encode(), 1])
+
+    async def read_response(self, timeout: float) -> list[Any] | None:
+        """None after the timeout, as redis-py does it."""
+        try:
+            message = await asyncio.wait_for(self.replies.get(), timeout)
+        except TimeoutError:
+            return None
+        if message is None:
+            raise RedisConnectionError("lost")
+        return message
+
+    def lose(self) -> None:
+        self.is_connected = False
+        self.replies.put_nowait(None)
+
+
+class Server:
+    """What a waiter has of Redis: the pool, the connections and the records."""
+
+    def __init__(self) -> None:
+        self.connection_pool = self
+        self.connections: list[Connection] = []
+        self.commands: list[tuple[str, ...]] = []
+        self.states: dict[str, JobState] = {}
+        self.looks = 0
+
+    def make_connection(self) -> Connection:
+        return Connection(self)
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        return (await self.get_many([job_id]))[0]
+
+    async def get_many(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        self.looks += 1
+        await asyncio.sleep(0)
+        return [JobRecord(one, self.states.get(one, JobState.RUNNING), "m") for one in ids]
+
+    def channels(self, verb: str) -> list[str]:
+        named = [channel for first, *rest in self.commands if first == verb for channel in rest]
+        return [channel.removeprefix(META_PREFIX) for channel in named]
+
+
+async def started(server: Server) -> ResultWaiter:
+    waiter = ResultWaiter(server, server)  # type: ignore[arg-type]
+    waiter.start()
+    await until(lambda: server.connections)
+    return waiter
+
+
+async def until(condition: Any, seconds: float = 2.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def by_wait(waiter: ResultWaiter, job_id: str, seconds: float) -> JobState | None:
+    record = await waiter.wait(job_id, seconds)
+    return record.state if record else None
+
+
+async def by_watch(waiter: ResultWaiter, job_id: str, seconds: float) -> JobState | None:
+    async for records in waiter.watch(["other", job_id], seconds):
+        for record in records:
+            if record.id == job_id:
+                return record.state
+    return None
+
+
+BOTH = pytest.mark.parametrize("ask", [by_wait, by_watch])
+
+
+@BOTH
+def test_what_ends_between_a_lost_connection_and_the_next_is_seen(ask: Any) -> None:
+    async def main() -> None:
+        server = Server()
+        waiter = await started(server)
+        asking = asyncio.create_task(ask(waiter, "j", 20))
+        await until(lambda: server.looks)
+        server.connections[0].lose()
+        await asyncio.sleep(0.2)  # whoever was woken by the loss has looked by now
+        server.states["j"] = DONE
+        began = time.monotonic()
+        assert await asyncio.wait_for(asking, 3) is DONE
+        assert time.monotonic() - began < 1.5
+        assert server.channels("SUBSCRIBE").count("j") == 2
+        await waiter.stop()
+
+    asyncio.run(main())
+
+
+@BOTH
+def test_who_cannot_be_sure_to_hear_looks_again(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.waiter._CONFIRM_SECONDS", 0.05)
+
+    async def main() -> None:
+        server = Server()
+        waiter = ResultWaiter(server, server)  # type: ignore[arg-type]  # never started
+        asking = asyncio.create_task(ask(waiter, "j", 20))
+        await until(lambda: server.looks >= 2)
+        server.states["j"] = DONE
+        assert await asyncio.wait_for(asking, 1) is DONE
+
+    asyncio.run(main())
+
+
+@BOTH
+@pytest.mark.parametrize("end", ["drain", "stop"])
+def test_nobody_who_waits_to_be_sure_holds_up_a_drain(ask: Any, end: str) -> None:
+    async def main() -> None:
+        server = Server()
+        waiter = await started(server)
+        asking = asyncio.create_task(ask(waiter, "j", 20))
+        await until(lambda: server.looks)
+        server.connections[0].lose()
+        await asyncio.sleep(0.1)
+        if end == "drain":
+            waiter.drain()
+        else:
+            await waiter.stop()
+        await asyncio.wait_for(asking, 0.3)
+        await waiter.stop()
+
+    asyncio.run(main())
