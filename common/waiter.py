@@ -18,7 +18,6 @@ from typing import Any
 import redis.asyncio
 import structlog
 from redis.asyncio.connection import Connection
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from common.job import JobRecord, JobState
@@ -224,15 +223,17 @@ class ResultWaiter:
             self._departure = asyncio.create_task(self._unsubscribe())
 
     async def _unsubscribe(self) -> None:
-        await asyncio.sleep(0)
-        while self._leaving:
-            leaving, self._leaving = self._leaving, set()
-            gone = [job_id for job_id in leaving if job_id not in self._waiters]
-            for job_id in gone:
-                self._confirmed.pop(job_id, None)
-            if gone:
-                await self._send("UNSUBSCRIBE", *map(meta_key, gone))
-        self._departure = None
+        try:
+            await asyncio.sleep(0)
+            while self._leaving:
+                leaving, self._leaving = self._leaving, set()
+                gone = [job_id for job_id in leaving if job_id not in self._waiters]
+                for job_id in gone:
+                    self._confirmed.pop(job_id, None)
+                if gone:
+                    await self._send("UNSUBSCRIBE", *map(meta_key, gone))
+        finally:
+            self._departure = None
 
     async def _confirm(self, ids: Iterable[str], seconds: float) -> bool:
         """Whether the subscriptions are sure to stand, after a while at most."""
@@ -249,12 +250,20 @@ class ResultWaiter:
         return True
 
     async def _send(self, *command: str) -> None:
-        if self._connection is None or not self._connection.is_connected:
-            return  # the listener subscribes to everything when it is back
+        """Send, or have the connection replaced; the next one subscribes to everything.
+
+        The listener may close the connection meanwhile, and then redis-py fails in ways of
+        its own; none of that is any caller's concern.
+        """
+        connection = self._connection
+        if connection is None or not connection.is_connected:
+            return
         try:
-            await self._connection.send_command(*command)
-        except (RedisError, OSError):
-            await self._connection.disconnect()
+            await connection.send_command(*command)
+        except Exception as exc:  # noqa: BLE001
+            log.warning("subscription_not_sent", error=str(exc))
+            with contextlib.suppress(Exception):
+                await connection.disconnect(nowait=True)
 
     async def _listen(self) -> None:
         while True:
@@ -266,13 +275,14 @@ class ResultWaiter:
                 if channels:
                     await connection.send_command("SUBSCRIBE", *channels)
                 await self._listen_on(connection)
-            except (RedisError, OSError) as exc:
+            except Exception as exc:  # noqa: BLE001 - without it everybody would be deaf
                 log.warning("result_waiter_disconnected", error=str(exc))
             finally:
                 self._connection = None
                 for confirmed in self._confirmed.values():
                     confirmed.clear()
-                await connection.disconnect(nowait=True)
+                with contextlib.suppress(Exception):
+                    await connection.disconnect(nowait=True)
             self._wake_all()
             await asyncio.sleep(_RECONNECT_SECONDS)
 

@@ -33,6 +33,10 @@ class Connection:
 
     async def send_command(self, *command: str) -> None:
         self.server.commands.append(command)
+        if command[0] == self.server.held:
+            await self.server.gate.wait()
+            if not self.is_connected:
+                raise AttributeError("'NoneType' object has no attribute 'writelines'")
         if command[0] == "SUBSCRIBE":
             for channel in command[1:]:
                 self.replies.put_nowait([b"subscribe", channel.encode(), 1])
@@ -61,6 +65,8 @@ class Server:
         self.commands: list[tuple[str, ...]] = []
         self.states: dict[str, JobState] = {}
         self.looks = 0
+        self.held = ""
+        self.gate = asyncio.Event()
 
     def make_connection(self) -> Connection:
         return Connection(self)
@@ -156,6 +162,47 @@ def test_nobody_who_waits_to_be_sure_holds_up_a_drain(ask: Any, end: str) -> Non
         else:
             await waiter.stop()
         await asyncio.wait_for(asking, 0.3)
+        await waiter.stop()
+
+    asyncio.run(main())
+
+
+def test_a_connection_lost_while_a_wait_begins_is_no_error_of_the_wait() -> None:
+    async def main() -> None:
+        server = Server()
+        waiter = await started(server)
+        server.held = "SUBSCRIBE"
+        asking = asyncio.create_task(waiter.wait("j", 20))
+        await until(lambda: server.channels("SUBSCRIBE"))
+        server.connections[0].lose()
+        await asyncio.sleep(0.05)
+        server.gate.set()
+        server.states["j"] = DONE
+        record = await asyncio.wait_for(asking, 3)
+        assert record is not None
+        assert record.state is DONE
+        await waiter.stop()
+
+    asyncio.run(main())
+
+
+def test_a_connection_lost_while_one_leaves_does_not_end_leaving() -> None:
+    async def main() -> None:
+        server = Server()
+        waiter = await started(server)
+        server.held = "UNSUBSCRIBE"
+        await waiter.wait("a", 0)
+        await until(lambda: server.channels("UNSUBSCRIBE"))
+        await waiter.wait("b", 0)
+        server.connections[0].lose()
+        await asyncio.sleep(0.05)
+        server.gate.set()
+        await until(lambda: len(server.connections) == 2)
+        await waiter.wait("c", 0)
+        await until(lambda: "c" in server.channels("UNSUBSCRIBE"))
+        await asyncio.sleep(0.01)
+        assert not waiter._confirmed
+        assert not waiter._leaving
         await waiter.stop()
 
     asyncio.run(main())
