@@ -18,7 +18,7 @@ from typing import Any
 import redis.asyncio
 import structlog
 from redis.asyncio.connection import Connection
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from common.job import JobRecord, JobState
 from common.keys import META_PREFIX, meta_key
@@ -290,12 +290,13 @@ class ResultWaiter:
         """Until the connection is dead; a silent one is asked for a sign of life first."""
         pinged = False
         while True:
-            try:
-                self._hear(await connection.read_response(timeout=_PING_SECONDS))
+            message = await connection.read_response(timeout=_PING_SECONDS)
+            if message is not None:
+                self._hear(message)
                 pinged = False
-            except RedisTimeoutError:
-                if pinged:
-                    raise
+            elif pinged:
+                raise RedisConnectionError("no sign of life")
+            else:
                 await connection.send_command("PING")
                 pinged = True
 

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from common.connect import connect_async
 from common.job import JobRecord, JobState
 from common.keys import META_PREFIX
+from common.redis_server import RedisServer
+from common.settings import Settings
+from common.store import JobStore
 from common.waiter import ResultWaiter
+from tests.faults.proxy import FaultyProxy
 
 DONE = JobState.SUCCEEDED
 
@@ -37,6 +42,8 @@ class Connection:
             await self.server.gate.wait()
             if not self.is_connected:
                 raise AttributeError("'NoneType' object has no attribute 'writelines'")
+        if command[0] == "PING" and self.server.alive:
+            self.replies.put_nowait([b"pong", b""])
         if command[0] == "SUBSCRIBE":
             for channel in command[1:]:
                 self.replies.put_nowait([b"subscribe", channel.encode(), 1])
@@ -65,6 +72,7 @@ class Server:
         self.commands: list[tuple[str, ...]] = []
         self.states: dict[str, JobState] = {}
         self.looks = 0
+        self.alive = True
         self.held = ""
         self.gate = asyncio.Event()
 
@@ -204,5 +212,51 @@ def test_a_connection_lost_while_one_leaves_does_not_end_leaving() -> None:
         assert not waiter._confirmed
         assert not waiter._leaving
         await waiter.stop()
+
+    asyncio.run(main())
+
+
+def test_a_silent_connection_is_asked_once_and_then_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("common.waiter._PING_SECONDS", 0.05)
+    monkeypatch.setattr("common.waiter._RECONNECT_SECONDS", 0.05)
+
+    async def main() -> None:
+        server = Server()
+        waiter = await started(server)
+        await until(lambda: server.commands.count(("PING",)) >= 3)
+        assert len(server.connections) == 1, "it answers"
+        server.alive = False
+        asked = server.commands.count(("PING",))
+        await until(lambda: len(server.connections) == 2)
+        assert server.commands.count(("PING",)) - asked <= 1
+        assert not server.connections[0].is_connected
+        await waiter.stop()
+
+    asyncio.run(main())
+
+
+def test_a_peer_that_vanished_is_replaced_over_sockets(
+    embedded_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.waiter._PING_SECONDS", 0.2)
+    monkeypatch.setattr("common.waiter._RECONNECT_SECONDS", 0.1)
+
+    async def main() -> None:
+        proxy = FaultyProxy(embedded_redis.url)
+        client = connect_async(proxy.url, Settings(socket_timeout_seconds=1))
+        waiter = ResultWaiter(client, JobStore(client, 60))
+        waiter.start()
+        await until(lambda: waiter._connection)
+        first = waiter._connection
+        await asyncio.sleep(1)
+        assert waiter._connection is first, "a quiet one that answers is kept"
+        with proxy.blackhole():
+            await until(lambda: waiter._connection is not first)
+        await until(lambda: waiter._connection is not None, 5)
+        await waiter.stop()
+        await client.aclose()
+        proxy.close()
 
     asyncio.run(main())
