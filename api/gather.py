@@ -6,11 +6,14 @@ refused keeps its place as the problem it was refused with; the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+
+from redis.exceptions import RedisError
 
 from api.auth import Principal
 from api.bodies import job_request
@@ -149,8 +152,9 @@ def _is_over(outcome: Outcome) -> bool:
 
 
 async def _look_again(services: Services, records: dict[str, Outcome]) -> None:
-    """The jobs that were not settled in time, as they stand."""
+    """The jobs that were not settled in time, as they stand; as accepted where Redis is away."""
     left = [job_id for job_id, record in records.items() if not _is_over(record)]
-    for record in await services.store.get_many(left) if left else ():
-        if record is not None:
-            records[record.id] = record
+    with contextlib.suppress(RedisError):
+        for record in await services.store.get_many(left) if left else ():
+            if record is not None:
+                records[record.id] = record

@@ -5,9 +5,11 @@ That a job is unknown, gone or somebody else's is one answer, given here.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 from fastapi import Path, Response
+from redis.exceptions import RedisError
 
 from api.auth import Principal
 from api.context import waiting_by_choice
@@ -59,8 +61,10 @@ async def show_job(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """The view of a job as a response, with its place while it waits."""
-    place = await services.places.of(record)
+    """The view of a job as a response, with its place while it waits and Redis can tell it."""
+    place = None
+    with contextlib.suppress(RedisError):
+        place = await services.places.of(record)
     waits = record.state is JobState.QUEUED
     notice = services.admission.notice(record.lane) if waits else None
     return json_response(view_json(record, place, notice), status, headers)

@@ -12,13 +12,14 @@ import asyncio
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Any, TypeVar
 
 import redis.asyncio
 import structlog
 from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from common.job import JobRecord, JobState
 from common.keys import META_PREFIX, meta_key
@@ -26,10 +27,15 @@ from common.store import JobStore
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 _RECONNECT_SECONDS = 0.5
 _PING_SECONDS = 10.0
 _CONFIRM_SECONDS = 2.0
 """Longest to wait for a subscription to stand; who is still not sure looks again after as long."""
+_PATIENCE_SECONDS = 2.0
+"""How long Redis may be away before whoever waits hears of it; longer than a quick restart."""
+_RETRY_SECONDS = 0.2
 _LOOK_AFTER_SECONDS = 0.02
 """After this long a waiter looks at the record too, in case it was deaf for a moment."""
 
@@ -128,7 +134,7 @@ class ResultWaiter:
                     self._waiters[job_id].discard(future)
                     future = self._listen_for(job_id)
                 sure = await self._confirm([job_id], deadline - loop.time())
-                record = await self._store.get(job_id)
+                record = await self._patiently(lambda: self._store.get(job_id), deadline)
                 left = deadline - loop.time()
                 if record is None or record.state.terminal or left <= 0 or self._draining:
                     return record
@@ -170,7 +176,7 @@ class ResultWaiter:
                 if deaf or over or loop.time() >= look_at:
                     sure = await self._confirm(waiting, deadline - loop.time())
                     look_at = math.inf if sure else loop.time()
-                    settled += await self._look(list(waiting), settled)
+                    settled += await self._look(list(waiting), settled, deadline)
                 news = [record for record in settled if record.id in waiting]
                 for record in news:
                     self._dismiss(record.id, waiting.pop(record.id))
@@ -182,16 +188,33 @@ class ResultWaiter:
             for job_id, future in waiting.items():
                 self._dismiss(job_id, future)
 
-    async def _look(self, ids: list[str], known: list[JobRecord]) -> list[JobRecord]:
+    async def _look(
+        self, ids: list[str], known: list[JobRecord], deadline: float
+    ) -> list[JobRecord]:
         """What is settled of these by the records, beside those that are known to be.
 
         A job that nobody knows comes back as one that is queued nowhere, to be left out.
         """
         settled = {record.id for record in known}
         left = [job_id for job_id in ids if job_id not in settled]
-        records = zip(left, await self._store.get_many(left), strict=True)
-        found = [record or JobRecord(job_id, JobState.QUEUED, "") for job_id, record in records]
+        records = await self._patiently(lambda: self._store.get_many(left), deadline)
+        found = [
+            record or JobRecord(job_id, JobState.QUEUED, "")
+            for job_id, record in zip(left, records, strict=True)
+        ]
         return [record for record in found if record.state.terminal or not record.lane]
+
+    async def _patiently(self, look: Callable[[], Awaitable[T]], deadline: float) -> T:
+        """Look, and again while Redis is away for a moment; raises what it raises after that."""
+        loop = asyncio.get_running_loop()
+        give_up = min(loop.time() + _PATIENCE_SECONDS, deadline)
+        while True:
+            try:
+                return await look()
+            except (RedisConnectionError, RedisTimeoutError):
+                if self._draining or loop.time() + _RETRY_SECONDS > give_up:
+                    raise
+            await asyncio.sleep(_RETRY_SECONDS)
 
     def _dismiss(self, job_id: str, future: asyncio.Future[JobRecord | None]) -> None:
         """End one waiter's wait; the last one's ends the subscription."""

@@ -1,13 +1,18 @@
-"""Waiting for a result, while the connection that the news comes by is lost."""
+"""Waiting for a result, while the connection that the news comes by or all of Redis is lost."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
+import redis
 
-from tests.support import Stack
+from api.fleet import free_port
+from tests.support import Stack, redis_binary, wait_until
 
 
 def test_a_result_that_comes_while_the_subscription_is_lost_is_answered_at_once(
@@ -25,3 +30,50 @@ def test_a_result_that_comes_while_the_subscription_is_lost_is_answered_at_once(
         stack.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         assert answer.result().json()["state"] == "succeeded"
     assert time.monotonic() - began < 4
+
+
+def test_a_quick_restart_of_redis_is_not_noticed_by_who_waits(tmp_path: Path) -> None:
+    port = free_port()
+    command = [redis_binary("embedded")[0], "--port", str(port), "--bind", "127.0.0.1"]
+    command += ["--dir", str(tmp_path), "--save", "", "--logfile", "redis.log"]
+    command += ["--appendonly", "yes", "--appendfsync", "always"]
+    stack = Stack(f"redis://127.0.0.1:{port}/0", tmp_path)
+
+    def start() -> subprocess.Popen[bytes]:
+        server = subprocess.Popen(command)
+        wait_until(answers, 20, "the server")
+        return server
+
+    def answers() -> bool:
+        try:
+            return bool(redis.Redis(port=port, socket_timeout=2).ping())
+        except redis.RedisError:
+            return False
+
+    server = start()
+    try:
+        stack.worker("echo")
+        api = stack.api("echo")
+        began = time.monotonic()
+        body = {"model": "echo", "input": "x", "params": {"sleep_ms": 3_000}}
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(
+                httpx.post,
+                f"{api.url}/v1/jobs",
+                json=body,
+                headers={"Prefer": "wait=30"},
+                timeout=40,
+            )
+            time.sleep(1)
+            server.send_signal(signal.SIGKILL)
+            server.wait()
+            time.sleep(2.5)
+            server = start()
+            response = answer.result()
+        assert response.status_code == 200, response.text
+        assert response.json()["state"] == "succeeded"
+        assert time.monotonic() - began < 15
+    finally:
+        stack.close()
+        server.kill()
+        server.wait()

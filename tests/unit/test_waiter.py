@@ -72,7 +72,7 @@ class Server:
         self.commands: list[tuple[str, ...]] = []
         self.states: dict[str, JobState] = {}
         self.looks = 0
-        self.alive = True
+        self.up = self.alive = True
         self.held = ""
         self.gate = asyncio.Event()
 
@@ -84,6 +84,8 @@ class Server:
 
     async def get_many(self, ids: Sequence[str]) -> list[JobRecord | None]:
         self.looks += 1
+        if not self.up:
+            raise RedisConnectionError("refused")
         await asyncio.sleep(0)
         return [JobRecord(one, self.states.get(one, JobState.RUNNING), "m") for one in ids]
 
@@ -258,5 +260,46 @@ def test_a_peer_that_vanished_is_replaced_over_sockets(
         await waiter.stop()
         await client.aclose()
         proxy.close()
+
+    asyncio.run(main())
+
+
+@BOTH
+def test_a_restart_of_redis_is_no_news_to_who_waits(ask: Any) -> None:
+    async def main() -> None:
+        server = Server()
+        waiter = await started(server)
+        asking = asyncio.create_task(ask(waiter, "j", 20))
+        await until(lambda: server.looks)
+        server.up = False
+        server.connections[0].lose()
+        looks = server.looks
+        await until(lambda: server.looks > looks + 1)
+        server.up = True
+        await asyncio.sleep(0.3)
+        server.states["j"] = DONE
+        server.connections[-1].lose()
+        assert await asyncio.wait_for(asking, 3) is DONE
+        await waiter.stop()
+
+    asyncio.run(main())
+
+
+@BOTH
+@pytest.mark.parametrize(("seconds", "at_least", "at_most"), [(20, 0.2, 1.5), (0.1, 0, 0.5)])
+def test_who_waits_hears_of_a_redis_that_stays_away(
+    ask: Any, seconds: float, at_least: float, at_most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.waiter._PATIENCE_SECONDS", 0.5)
+
+    async def main() -> None:
+        server = Server()
+        waiter = await started(server)
+        server.up = False
+        began = time.monotonic()
+        with pytest.raises(RedisConnectionError):
+            await ask(waiter, "j", seconds)
+        assert at_least <= time.monotonic() - began < at_most
+        await waiter.stop()
 
     asyncio.run(main())
