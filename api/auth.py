@@ -49,6 +49,8 @@ __all__ = (
 _KEYS_REMEMBERED = 10_000
 _KNOWN_WITHOUT_REDIS_SECONDS = 300.0
 _LOOK_SECONDS = 1.0
+_LOOK_UPS = 4
+"""Keys looked up at a time: many that come at once must not take all connections."""
 _PREFIX = PREFIX.encode()
 _REALM = 'Bearer realm="lanefleet"'
 
@@ -101,6 +103,7 @@ class Authenticator:
         self._settings = settings
         self._known: dict[bytes, _Known] = {}
         self._asking: dict[bytes, asyncio.Task[_Known]] = {}
+        self._look_ups = asyncio.Semaphore(_LOOK_UPS)
         self._open = settings.api_keys_required is False
         self._open_until = float("inf") if settings.api_keys_required is not None else 0.0
         self._may_open = settings.api_keys_required is None and is_loopback(settings.host)
@@ -169,11 +172,14 @@ class Authenticator:
         return known
 
     async def _look_up(self, text: bytes) -> _Known:
-        until = time.monotonic() + self._settings.key_cache_seconds
         parts = split_key(text)
         if parts is None:
-            return _Known(None, until)
-        key_id, secret = parts
+            return _Known(None, time.monotonic() + self._settings.key_cache_seconds)
+        async with self._look_ups:
+            return await self._read_key(*parts)
+
+    async def _read_key(self, key_id: str, secret: bytes) -> _Known:
+        until = time.monotonic() + self._settings.key_cache_seconds
         kept = cast("bytes | None", await cast("Any", self._client.hget(API_KEYS, key_id)))
         record = read_record(kept)
         if not opens(record, secret) or record is None or record.dead(time.time()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
@@ -24,6 +25,9 @@ from common.scripts import AsyncScripts
 from common.settings import DEFAULT_WINDOW
 
 _IDS_PER_CALL = 500
+_BATCHES = 4
+"""Reads of many records under way at a time: redis-py's pool refuses whoever comes when all of
+its 100 connections are out, and a lost connection makes all requests look at once."""
 _RECORDS_PER_TRIP = 64
 """Few enough that a trip stays small where results are large."""
 
@@ -40,6 +44,7 @@ class JobStore:
         self._client = client
         self._scripts = AsyncScripts(client)
         self._reads = SharedTrips(self._read, _RECORDS_PER_TRIP)
+        self._batches = asyncio.Semaphore(_BATCHES)
         self._result_ttl = result_ttl_seconds
         self._window = tenant_window
 
@@ -58,12 +63,16 @@ class JobStore:
         found: list[bytes | None] = []
         for first in range(0, len(ids), _IDS_PER_CALL):
             keys = [job_key(job_id) for job_id in ids[first : first + _IDS_PER_CALL]]
-            found += cast("list[bytes | None]", await self._client.mget(keys))
+            async with self._batches:
+                found += cast("list[bytes | None]", await self._client.mget(keys))
         return found
 
     async def get_many(self, ids: Sequence[str]) -> list[JobRecord | None]:
         """As `get` for each, in one round trip; None also for what cannot be read."""
-        found = await self._read(ids) if ids else ()
+        if not ids:
+            return []
+        async with self._batches:
+            found = await self._read(ids)
         return [one if isinstance(one, JobRecord) else None for one in found]
 
     async def cancel(self, job_id: str) -> str | None:
