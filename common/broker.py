@@ -152,7 +152,7 @@ def _seat(job: Job) -> str:
 
 def _trace(job: Job) -> bytes:
     """The root id's quotation mark, and the header that OpenTelemetry's Celery side reads."""
-    return b'","traceparent":"%b"' % job.traceparent.encode() if job.traceparent else b'"'
+    return b'","traceparent":' + orjson.dumps(job.traceparent) if job.traceparent else b'"'
 
 
 def enqueue_args(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
-# A version above 00 may append fields, each after a hyphen; ff is no version.
+# A version above 00 may append fields, each after a hyphen; ff is no version. What may be in
+# those is ours to say: nothing that means anything in JSON, in a log or in a header.
 _TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,128})?"
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[0-9A-Za-z._~-]{1,128})?"
 )
 
 

@@ -114,7 +114,8 @@ class EventSender:
             parts.append(
                 beginning % (uuid, uuid, arrived, clock, one.attempt - 1, uuid, started, clock + 1)
             )
-            traced = f'"traceparent":"{one.traceparent}",' if one.traceparent else ""
+            trace = orjson.dumps(one.traceparent).decode() if one.traceparent else ""
+            traced = f'"traceparent":{trace},' if trace else ""
             parts.append(
                 f'{{"uuid":{uuid},"timestamp":{now:.6f},"clock":{clock + 2},{common},'
                 f"{traced}{ending}"

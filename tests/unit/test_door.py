@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from api.hosts import AllowedHosts
 from common.broker import build_message
 from common.job import Job
 from common.trace import read_traceparent, trace_id
+from worker.events import EventSender
+from worker.pipeline import Execution
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -76,6 +80,10 @@ def test_any_other_is_replaced_by_a_new_one(given: bytes | None) -> None:
         (TRACE.replace("b7ad6b7169203331", "0" * 16), False),
         (TRACE.replace("0af7651916cd43dd8448eb211c80319c", "0" * 32), False),
         (TRACE + '","id":"x', False),
+        ("01" + TRACE[2:] + "-a.b_c~d-e", True),
+        ("01" + TRACE[2:] + '-x","id":"y', False),
+        ("01" + TRACE[2:] + "-x\\", False),
+        ("01" + TRACE[2:] + "-", False),
         ("", False),
         (None, False),
         (7, False),
@@ -86,8 +94,6 @@ def test_only_a_valid_traceparent_is_believed(value: Any, good: bool) -> None:
 
 
 def test_a_traceparent_travels_in_the_messages_headers() -> None:
-    import json
-
     traced = json.loads(build_message(Job("echo", 1, traceparent=TRACE)))
     assert traced["headers"]["traceparent"] == TRACE
     late = json.loads(build_message(Job("echo", 1, traceparent=TRACE, deadline_ms=1_000)))
@@ -95,6 +101,20 @@ def test_a_traceparent_travels_in_the_messages_headers() -> None:
     assert late["headers"]["deadline_ms"] == 1_000
     assert "traceparent" not in json.loads(build_message(Job("echo", 1)))["headers"]
     assert trace_id(TRACE) == "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_no_traceparent_can_add_headers_to_a_message_or_fields_to_an_event() -> None:
+    forged = "01" + TRACE[2:] + '-x","id":"y'
+    job = Job("echo", 1, traceparent=forged)
+    headers = json.loads(build_message(job))["headers"]
+    assert headers["id"] == job.id
+    assert headers["traceparent"] == forged
+
+    execution = Execution(b"1", 1, 0, job.id, 1.0)
+    execution.settled, execution.traceparent = "succeeded", forged
+    sender = EventSender(SimpleNamespace(worker="w"), lambda: None)  # type: ignore[arg-type]
+    events = json.loads(f"[{sender._events_of('echo', [execution], 1)}]")
+    assert {event["uuid"] for event in events} == {job.id}
 
 
 def test_the_policy_of_the_docs_names_its_script_by_hash() -> None:
