@@ -4,6 +4,7 @@
 All are read in one walk over the raw headers, because every submit passes
 here and most carry none. A preference that is unknown or makes no sense
 is ignored, as the RFC demands; the answer names those that were honoured.
+So is a `Prefer` of more than 1 KB.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from dataclasses import dataclass
 
 VARY = "Prefer"
 
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_LONGEST = 1024
+
+# A quotation mark without a second one counts to the end: a search that began again after each
+# would take time with the square of the length.
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|\\?$))+')
 _PREFERENCE = re.compile(
     r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(\"(?:[^\"\\]|\\.)*\"|[^\s;\"]*)\s*)?(?:;|$)"
 )
@@ -64,7 +69,9 @@ class Preferences:
     def of(cls, header: str | None, longest_seconds: float) -> Preferences:
         """Read the header; of a preference given twice the first counts."""
         found: dict[str, str] = {}
-        for element in _ELEMENT.findall(header or ""):
+        if header is None or len(header) > _LONGEST:
+            return _NONE
+        for element in _ELEMENT.findall(header):
             if match := _PREFERENCE.match(element):
                 name, value = match.group(1).lower(), match.group(2) or ""
                 found.setdefault(name, value.strip('"'))
@@ -80,3 +87,6 @@ class Preferences:
         if self.wait_seconds is not None:
             parts.append(f"wait={self.wait_seconds:g}")
         return ", ".join(parts)
+
+
+_NONE = Preferences()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from api.cache_wishes import cache_wish
 from api.idempotency import key_of
 from api.preferences import Asked, Preferences, asked_of
 from api.problems import Problem
@@ -40,12 +43,40 @@ from api.problems import Problem
         ("respond-async=no", None, False),
         (",,;=,wait=2", 2, False),
         ('"' * 2_000 + "wait=2", None, False),
+        ('wait=2, "unclosed', 2, False),
+        ("wait=2, x=" + "y" * 2_000, None, False),
     ],
 )
 def test_preferences_are_read_as_the_rfc_says(
     header: str | None, wait: float | None, respond_async: bool
 ) -> None:
     assert Preferences.of(header, 60) == Preferences(wait, respond_async)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ['"' + '\\"' * 16_000, '"' + '\\"' * 510, "a=" + " " * 32_000 + "x", "a=" + " " * 1_020 + "x"],
+)
+def test_a_long_header_holds_nobody_up(header: str) -> None:
+    began = time.process_time()
+    assert Preferences.of(header, 60) == Preferences()
+    assert time.process_time() - began < 0.2
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "max-age " * 4_000,
+        "max-age" + " " * 32_000,
+        'max-age="' * 4_000,
+        "no-cach," * 4_000,
+        "max-age= " * 4_000,
+    ],
+)
+def test_a_long_cache_control_holds_nobody_up(header: str) -> None:
+    began = time.process_time()
+    assert cache_wish(header).look
+    assert time.process_time() - began < 0.2
 
 
 def test_the_answer_names_the_preferences_that_it_honoured() -> None:
