@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
@@ -122,9 +122,8 @@ def job_request(document: Any, *, strict: bool = True) -> JobRequest:
         raise validation_problem(exc.errors(include_url=False, include_input=False)) from exc
 
 
-async def multipart_job(request: Request, max_bytes: int) -> tuple[JobRequest, bytes]:
-    """A multipart body's fields as a job, and its file's bytes."""
-    body = await read_body(request, max_bytes)
+async def read_form(request: Request, body: bytes, max_files: int, max_fields: int) -> FormData:
+    """The body as a form whose fields are all proper text; raises a 400 problem."""
 
     async def replay() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -132,9 +131,18 @@ async def multipart_job(request: Request, max_bytes: int) -> tuple[JobRequest, b
     # Starlette raises an error of its own kind where it finds an application in the scope.
     scope = {name: value for name, value in request.scope.items() if name != "app"}
     try:
-        form = await Request(scope, replay).form(max_files=1, max_fields=10)
-    except MultiPartException as exc:
+        form = await Request(scope, replay).form(max_files=max_files, max_fields=max_fields)
+        for name, value in form.multi_items():  # some charsets give halves of characters
+            (name if isinstance(value, UploadFile) else name + value).encode()
+    except (MultiPartException, ValueError) as exc:  # the latter from the charset it names
         raise Problem(400, "invalid_multipart", str(exc)) from exc
+    return form
+
+
+async def multipart_job(request: Request, max_bytes: int) -> tuple[JobRequest, bytes]:
+    """A multipart body's fields as a job, and its file's bytes."""
+    body = await read_body(request, max_bytes)
+    form = await read_form(request, body, max_files=1, max_fields=10)
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise Problem(422, "invalid_request", "send the file in a part named `file`")

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
 
 from api.bodies import (
     check_label,
@@ -16,6 +15,7 @@ from api.bodies import (
     media_type,
     parse_json,
     read_body,
+    read_form,
     type_not_taken,
 )
 from api.gather import FetchedFrom
@@ -44,7 +44,8 @@ async def read_task(request: Request, max_bytes: int) -> TaskBody:
         body = await read_body(request, max_bytes)
         return _from_json(parse_json(body), len(body))
     if content_type == "multipart/form-data":
-        form = await _form(request, await read_body(request, max_bytes))
+        body = await read_body(request, max_bytes)
+        form = await read_form(request, body, MAX_FILES, MAX_FIELDS)
         return await _from_form(form, dict(request.query_params))
     if is_raw(content_type):
         fields = _fields(dict(request.query_params))
@@ -84,15 +85,3 @@ def _fields(texts: Mapping[str, str]) -> dict[str, Any]:
     if "params" in fields:
         fields["params"] = parse_json(fields["params"].encode())
     return fields
-
-
-async def _form(request: Request, body: bytes) -> FormData:
-    async def replay() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    # Starlette raises an error of its own kind where it finds an application in the scope.
-    scope = {name: value for name, value in request.scope.items() if name != "app"}
-    try:
-        return await Request(scope, replay).form(max_files=MAX_FILES, max_fields=MAX_FIELDS)
-    except MultiPartException as exc:
-        raise Problem(400, "invalid_multipart", str(exc)) from exc

@@ -51,7 +51,7 @@ async def list_dead(
     lane: str,
     services: ServicesDep,
     principal: ReadDep,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[dict[str, Any]]:
     """The lane's dead letters, newest first: id, reason, error, attempts, worker, when."""

@@ -83,6 +83,38 @@ def test_other_content_types_and_paths_are_problems_too(api: ApiProcess) -> None
     assert httpx.get(f"{api.url}/nowhere").headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("charset", "name", "value"),
+    [
+        ("undefined", "params", b"{}"),
+        ("unicode_escape", "params", b"\\ud800"),
+        ("unicode_escape", "model", b"\\ud800"),
+        ("unicode_escape", "\\ud800", b"{}"),
+        ("utf-7", "params", b"+2AA-"),
+    ],
+)
+def test_a_charset_that_gives_no_text_is_refused(
+    stack: Stack, api: ApiProcess, charset: str, name: str, value: bytes
+) -> None:
+    parts = {"model": b"minilm", name: value, 'file"; filename="a.txt': b"text"}
+    body = b"".join(
+        b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (key.encode(), text)
+        for key, text in parts.items()
+    )
+    headers = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+    for path in ("/v1/jobs", "/v1/embed"):
+        answer = httpx.post(f"{api.url}{path}", content=body + b"--b--\r\n", headers=headers)
+        assert (answer.status_code, answer.json()["title"]) == (400, "Invalid multipart"), path
+    assert nothing_was_queued(stack)
+
+
+@pytest.mark.parametrize("offset", ["-1", "1000001", "9" * 20])
+def test_an_offset_beyond_all_reason_is_refused(api: ApiProcess, offset: str) -> None:
+    answer = httpx.get(f"{api.url}/v1/dead/echo", params={"offset": offset})
+    assert answer.status_code == 422
+    assert httpx.get(f"{api.url}/v1/dead/echo?offset=1000000").json() == []
+
+
 def test_a_truncated_image_fails_alone(stack: Stack) -> None:
     whole = PHOTO.read_bytes()
     images = [whole] * 7
