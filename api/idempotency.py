@@ -7,8 +7,8 @@ publishes, a crash after them one whose repetition finds the job, and of many
 at the same time, on any replica, all publish the one id or find it.
 
 A claim must not outlive the record of its job, or its repetition would run
-the job again; a settled record is kept for `result_ttl_seconds`, so that
-bounds the claim's life as well.
+the job again; a settled record is kept for `result_ttl_seconds`, the fleet's or
+the model's own, so those bound the claim's life as well.
 """
 
 from __future__ import annotations
@@ -46,11 +46,17 @@ class Claims:
         self._scripts = AsyncScripts(client)
         self._ttl = min(settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
 
-    async def claim(self, tenant: str, key: str, fingerprint: str, job_id: str) -> Claim:
-        """Claim the key for this job; raises a 422 problem where it stands for another body."""
+    async def claim(
+        self, tenant: str, key: str, fingerprint: str, job_id: str, lane_ttl: int | None
+    ) -> Claim:
+        """Claim the key for this job; raises a 422 problem where it stands for another body.
+
+        lane_ttl is how many seconds its lane keeps results; None is as long as the fleet does.
+        """
         name = hashlib.sha256(key.encode()).hexdigest()
+        ttl = min(self._ttl, lane_ttl or self._ttl)
         held: bytes = await self._scripts.run(
-            "claim", (idempotency_key(tenant, name),), (f"{fingerprint} {job_id}", self._ttl)
+            "claim", (idempotency_key(tenant, name),), (f"{fingerprint} {job_id}", ttl)
         )
         held_for, _, held_id = held.decode().partition(" ")
         if held_for != fingerprint:

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         86_400,
         ge=1,
         description="How long an Idempotency-Key stands for its job; never longer than a result "
-        "is kept (result_ttl_seconds).",
+        "is kept (result_ttl_seconds, here and of the model).",
     )
     max_inputs: int = Field(
         2_048, ge=1, le=100_000, description="Most inputs in one request to a task-shaped route."

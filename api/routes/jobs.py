@@ -150,8 +150,9 @@ async def _take_once(
     key = key_of(asked.idempotency_key or "")
     request, fingerprint = await read_ahead(request, services.settings.max_body_bytes)
     job = await _prepare(request, services, principal, asked)  # what is refused claims nothing
+    lane_ttl = services.catalog[job.model].result_ttl_seconds
     try:
-        claim = await services.claims.claim(principal.tenant, key, fingerprint, job.id)
+        claim = await services.claims.claim(principal.tenant, key, fingerprint, job.id, lane_ttl)
     except RedisError:
         # Nothing can be claimed or enqueued now, but what is kept needs neither.
         if hit := await services.submitter.find(job):

@@ -28,7 +28,11 @@ CATALOG = """
 models:
   echo: {handler: echo, max_batch: 8}
   closed: {handler: echo}
-  odd: {handler: "tests.handlers:Recorder", max_batch: 1, options: {ledger: LEDGER}}
+  odd:
+    handler: "tests.handlers:Recorder"
+    max_batch: 1
+    result_ttl_seconds: 600
+    options: {ledger: LEDGER}
 """
 
 
@@ -203,6 +207,15 @@ def test_a_key_stands_for_one_job_whatever_the_replica(pair: Pair) -> None:
     assert refused.status_code == 404
     assert pair.submit(pair.one, "echo", "x", Idempotency_Key="k-2").status_code == 202
     assert pair.submit(pair.one, "echo", "x", Idempotency_Key="").status_code == 400
+
+
+def test_a_key_is_forgotten_no_later_than_its_models_results(pair: Pair) -> None:
+    for model, longest in (("odd", 600), ("echo", 86_400)):
+        key = f"{model}-claim"
+        done = pair.submit(pair.one, model, "x", Idempotency_Key=key, Prefer="wait=10").json()
+        claim = pair.stack.redis.ttl("lf:idempotency::" + sha256(key.encode()).hexdigest())
+        record = pair.stack.redis.ttl(f"celery-task-meta-{done['id']}")
+        assert longest - 30 < claim <= record <= longest, model
 
 
 def test_a_form_keeps_its_key_though_its_boundary_changes(pair: Pair) -> None:
