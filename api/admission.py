@@ -92,11 +92,15 @@ class Admission:
 
     async def admit(self, job: Job) -> None:
         """Return when the job may be published; raises Refused."""
-        if self._guard.refusal is not None:
-            raise self._away(job)
+        self.require_queue(job)
         gate = self._gates.get(job.model)
         if gate is not None:
             await self._pass(gate, job)
+
+    def require_queue(self, job: Job) -> None:
+        """Return when the queue takes work, as far as is known; raises Refused."""
+        if self._guard.refusal is not None:
+            raise self._away(job)
 
     async def admit_all(self, jobs: Sequence[Job]) -> dict[int, Refused]:
         """The same for many: by their index those that may not, and why."""

@@ -150,6 +150,10 @@ async def _take_once(
     key = key_of(asked.idempotency_key or "")
     request, fingerprint = await read_ahead(request, services.settings.max_body_bytes)
     job = await _prepare(request, services, principal, asked)  # what is refused claims nothing
+    if services.guard.refusal is not None:  # a claim would be refused as well, or wait for nothing
+        if hit := await services.submitter.find(job):
+            return _found(hit, services, asked)
+        services.admission.require_queue(job)
     lane_ttl = services.catalog[job.model].result_ttl_seconds
     try:
         claim = await services.claims.claim(principal.tenant, key, fingerprint, job.id, lane_ttl)

@@ -46,32 +46,37 @@ def done(api: ApiProcess) -> str:
     return str(api.client.submit("echo", "earlier", wait=10)["id"])
 
 
-def post(api: ApiProcess) -> httpx.Response:
+def post(api: ApiProcess, keyed: bool = False) -> httpx.Response:
     """Submit an input that nobody has sent before."""
     body = {"model": "echo", "input": time.monotonic_ns()}
-    return httpx.post(f"{api.url}/v1/jobs", json=body, timeout=20)
+    return httpx.post(f"{api.url}/v1/jobs", json=body, headers=fresh_key(keyed), timeout=20)
 
 
-def assert_cached_is_served(api: ApiProcess) -> None:
+def fresh_key(keyed: bool) -> dict[str, str]:
+    return {"Idempotency-Key": f"key-{time.monotonic_ns()}"} if keyed else {}
+
+
+def assert_cached_is_served(api: ApiProcess, keyed: bool = False) -> None:
     body = {"model": "echo", "input": "earlier"}
     seconds = []
     for _ in range(20):
         began = time.monotonic()
-        answer = httpx.post(f"{api.url}/v1/jobs", json=body, headers={"Prefer": "wait=5"})
+        headers = {"Prefer": "wait=5", **fresh_key(keyed)}
+        answer = httpx.post(f"{api.url}/v1/jobs", json=body, headers=headers)
         seconds.append(time.monotonic() - began)
         assert answer.json()["state"] == "succeeded"
         assert answer.json()["cached"] is True
     assert_quick("cached", seconds)
 
 
-def timed(api: ApiProcess) -> tuple[float, httpx.Response]:
+def timed(api: ApiProcess, keyed: bool) -> tuple[float, httpx.Response]:
     began = time.monotonic()
-    answer = post(api)
+    answer = post(api, keyed)
     return time.monotonic() - began, answer
 
 
-def assert_refused_quickly(api: ApiProcess, status: int, code: str) -> None:
-    answers = [timed(api) for _ in range(20)]
+def assert_refused_quickly(api: ApiProcess, status: int, code: str, keyed: bool = False) -> None:
+    answers = [timed(api, keyed) for _ in range(20)]
     assert {answer.status_code for _, answer in answers} == {status}
     for _, answer in answers:
         assert answer.json()["type"].endswith(f"/{code}")
@@ -157,6 +162,21 @@ def test_a_redis_that_hangs_does_not_hang_the_front(
         assert_quick("/health meanwhile", seconds)
         assert_cached_is_served(api)
         assert httpx.get(f"{api.url}/ready").status_code == 503
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert_takes_work_again(fleet, api)
+
+
+def test_a_redis_that_hangs_holds_up_no_idempotency_key(
+    fleet: Stack, api: ApiProcess, done: str
+) -> None:
+    with fleet.redis as client:
+        pid = client.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert post(api).status_code == 503
+        assert_refused_quickly(api, 503, "queue-unavailable", keyed=True)
+        assert_cached_is_served(api, keyed=True)
     finally:
         os.kill(pid, signal.SIGCONT)
     assert_takes_work_again(fleet, api)
