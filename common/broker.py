@@ -147,7 +147,8 @@ def _seat(job: Job) -> str:
     if ticket is None or not ticket.look:
         return ""
     band = BANDS.index(band_of(job.priority)) + 1
-    return f"{band} {job.deadline_ms or 0} {flight_name(job.model, ticket.digest)}"
+    seat = f"{band} {job.deadline_ms or 0} {flight_name(job.model, ticket.digest)}"
+    return seat if ticket.max_age_seconds is None else f"{seat} {ticket.max_age_seconds}"
 
 
 def _trace(job: Job) -> bytes:

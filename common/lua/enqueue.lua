@@ -3,7 +3,8 @@
 -- ARGV: max_backlog, tenant window, how many jobs a tenant can list, how many tenants; per
 --   tenant: name, jobs_per_second or 0, burst, max_in_flight or 0; then per job: lane,
 --   band key, id, message, expires_ms or '', blob or '', '' or '<band 1-4> <deadline_ms or 0>
---   <flight>' where it may share an identical job's run, tenant or ''
+--   <flight>[ <seconds>]' where it may share an identical job's run, and how old a result may be
+--   that one has brought already; tenant or ''
 -- Returns one number per job: its lane's backlog before it, or -1 where the lane is full, -2 where
 -- the tenant sends too fast, -3 where it has as many in flight as it may; then per tenant two: how
 -- many it may send now, or -1, and how many milliseconds until it may send all of its burst.
@@ -45,12 +46,17 @@ local function push(i)
   list[#list + 1] = ARGV[i + 3]
 end
 
--- The same input succeeded since this job's own look into the cache: it gets that result.
-local function get_landed(id, tenant, other)
+-- The same input succeeded since this job's own look into the cache: it gets that result, unless
+-- it wants none that old. Ages are in whole seconds, as in the cache.
+local function get_landed(id, tenant, other, oldest)
   local meta = redis.call('GET', META .. other)
   if not meta or string.sub(meta, 1, 19) ~= '{"status":"SUCCESS"' then return false end
   local head, middle, rest = split_meta(meta, other)
   if not head then return false end
+  if oldest then
+    local finished = tonumber(string.match(middle, '"finished_ms":(%d+)') or 0)
+    if math.floor((clock - finished) / 1000) > oldest then return false end
+  end
   local left = math.max(redis.call('PTTL', META .. other), 1)
   meta = join_meta(head, middle, rest, id, now, tenant)
   redis.call('SET', META .. id, meta, 'PX', left)
@@ -72,10 +78,12 @@ end
 -- still waits overtakes it, and is followed by it.
 local function board(i, record)
   local id, rec = ARGV[i + 2], parse_record(record)
-  local band, deadline, flight = read_seat(ARGV[i + 6])
+  local band, deadline, wish = read_seat(ARGV[i + 6])
+  local flight, oldest = string.match(wish, '^(%S+) ?(%d*)$')
   local hint = redis.call('GET', FLIGHT .. flight)
   if hint and string.sub(hint, 1, 1) == '!' then
-    if get_landed(id, ARGV[i + 7], string.sub(hint, 2)) then return 'landed' end
+    local other = string.sub(hint, 2)
+    if get_landed(id, ARGV[i + 7], other, tonumber(oldest)) then return 'landed' end
     hint = nil
   end
   local leader_band, leader_deadline, leader = read_seat(hint)

@@ -253,6 +253,30 @@ def test_clients_may_want_a_fresh_result_or_none_to_be_kept(fleet: Fleet) -> Non
     assert not any(b"secret" in (entry or b"") for entry in entries)
 
 
+def test_a_greatest_age_is_asked_of_results_that_just_landed_too(fleet: Fleet) -> None:
+    fleet.post(model="kept", input="landed")
+    fleet.await_kept("landed")
+    time.sleep(2.1)
+    fresh = fleet.post({"Cache-Control": "max-age=1"}, model="kept", input="landed").json()
+    assert "cached" not in fresh
+    assert "shared" not in fresh
+    assert fleet.runs("landed") == 2
+    recent = {"Cache-Control": "max-age=1"}
+    wait_until(
+        lambda: fleet.post(recent, model="kept", input="landed").json().get("cached"), 5, "a hit"
+    )
+    [entry] = [
+        key
+        for key in fleet.stack.redis.scan_iter("lf:cache:*")
+        if b'"landed"' in (fleet.stack.redis.get(key) or b"")
+    ]
+    fleet.stack.redis.delete(entry)  # as for one who looked before it was there
+    for header in ({"Cache-Control": "max-age=5"}, {}):
+        shared = fleet.post(header, model="kept", input="landed").json()
+        assert shared["shared"] is True
+    assert fleet.runs("landed") == 2
+
+
 def test_results_are_kept_as_long_as_the_catalog_says(fleet: Fleet) -> None:
     fleet.await_kept("brief", "briefly")
     time.sleep(1.1)
