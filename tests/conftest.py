@@ -25,3 +25,15 @@ def stack(embedded_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
     made.redis.flushall()
     yield made
     made.close()
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[Stack]:
+    """The same over a server of its own, for tests that do harm it.
+
+    Ending connections is harm too: Celery's pools, one for all tests of a process, keep theirs.
+    """
+    with running_redis(tmp_path / "redis") as server:
+        made = Stack(server.url, tmp_path)
+        yield made
+        made.close()

@@ -55,19 +55,19 @@ def test_each_waiter_hears_of_its_own_job(stack: Stack) -> None:
     assert [type(one) for one in outcomes[3:]] == [LaneFull, LaneFull]
 
 
-def test_a_connection_lost_on_the_way_costs_no_job_and_doubles_none(stack: Stack) -> None:
+def test_a_connection_lost_on_the_way_costs_no_job_and_doubles_none(own_stack: Stack) -> None:
     async def run() -> None:
-        async with publishing(stack) as publisher:
+        async with publishing(own_stack) as publisher:
             await publisher.publish(Job("echo", "first"))
-            stack.redis.client_pause(200, all=False)
+            own_stack.redis.client_pause(200, all=False)
             waiting = [asyncio.create_task(publisher.publish(Job("echo", n))) for n in range(50)]
             await asyncio.sleep(0.02)
-            assert stack.redis.client_kill_filter(_type="normal", skipme=True) > 0
+            assert own_stack.redis.client_kill_filter(_type="normal", skipme=True) > 0
             assert not any(task.done() for task in waiting)
             await asyncio.gather(*waiting)
 
     asyncio.run(run())
-    assert stack.redis.llen("echo") == 51
+    assert own_stack.redis.llen("echo") == 51
 
 
 def test_a_server_that_forgot_the_script_is_given_it_again(stack: Stack) -> None:
