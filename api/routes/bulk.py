@@ -42,7 +42,7 @@ _MOST_UNREAD_BYTES = 32 * 1024 * 1024
 _VALUE_BYTES = 70
 """What a value takes in memory once it is parsed; it may be one byte of JSON."""
 
-_OPENERS = (b",", b"[", b"{")
+_OPENERS = b",[{"
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": False,
@@ -223,7 +223,8 @@ class _Intake:
         if len(line) > limit:
             self._refuse(413, "body_too_large", f"the line is longer than {limit} bytes")
             return
-        size = len(line) + _VALUE_BYTES * sum(map(line.count, _OPENERS))
+        values = len(line) - len(line.translate(None, _OPENERS))  # cheaper than three counts
+        size = len(line) + _VALUE_BYTES * values
         if not await self._room_for(size):
             return
         try:
