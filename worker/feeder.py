@@ -82,7 +82,10 @@ class Feeder:
             self._take_asked()
             return
         with self._changed:
-            lane = None if self._look_is_due() else self._next_to_ask()
+            due = self._look_is_due()
+            if due:
+                self._disarm()
+            lane = None if due else self._next_to_ask()
             unarmed = (
                 []
                 if lane
@@ -104,22 +107,19 @@ class Feeder:
         self._wait_for_change()
 
     def _look_is_due(self) -> bool:
-        """Whether all lanes should be looked at, rung or not; then none counts as armed.
-
-        However busy one of them keeps us: a ring can be lost, and a lane that was not armed
-        cannot ring.
+        """Whether all lanes should be looked at, rung or not, however busy one keeps us: a ring
+        can be lost, and a lane that was not armed cannot ring.
         """
-        now = time.monotonic()
-        if now < self._looked_at + self._seconds_between_looks:
-            return False
-        self._looked_at = now
+        return self._seconds_until_look() <= 0
+
+    def _disarm(self) -> None:
+        self._looked_at = time.monotonic()
         for lane in self._lanes.values():
             lane.armed = False
-        return True
 
-    @property
-    def _seconds_between_looks(self) -> float:
-        return _LOOK_AGAIN_SECONDS if self._engine.doorbell.rings else _POLL_SECONDS
+    def _seconds_until_look(self) -> float:
+        pause = _LOOK_AGAIN_SECONDS if self._engine.doorbell.rings else _POLL_SECONDS
+        return self._looked_at + pause - time.monotonic()
 
     def _ask(self, lane: Lane) -> None:
         """Start to reserve, a batch at a time, so that parsing one overlaps reserving the next."""
@@ -155,8 +155,7 @@ class Feeder:
         asked_at = lane.asked_at
         try:
             with self._changed:
-                due = time.monotonic() >= self._looked_at + self._seconds_between_looks
-                following = None if due else self._next_to_ask()
+                following = None if self._look_is_due() else self._next_to_ask()
             if following is not None:
                 self._ask(following)
         finally:
@@ -179,7 +178,7 @@ class Feeder:
         with self._changed:
             if self._stopping.is_set() or self._fetched or self._hungry_lane() is not None:
                 return
-            seconds = self._looked_at + self._seconds_between_looks - time.monotonic()
+            seconds = self._seconds_until_look()
             if seconds > 0:
                 self._changed.wait(seconds)
 

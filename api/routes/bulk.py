@@ -169,7 +169,7 @@ class _Intake:
                     if len(self._jobs) >= _JOBS_PER_TRIP or self._bytes >= _BYTES_PER_TRIP:
                         await self._depart()
                 await self._unread.room()
-            elif not self._may_hold(len(chunk)):
+            elif not self._may_hold(len(chunk), self._line + 1):
                 return
             else:
                 held += len(chunk)
@@ -179,13 +179,12 @@ class _Intake:
                 return
         await self._take(bytes(rest), limit)
 
-    def _may_hold(self, size: int, *, of_a_new_line: bool = True) -> bool:
-        """Whether there is memory for so much of a line, which is refused if not."""
+    def _may_hold(self, size: int, line: int) -> bool:
+        """Whether there is memory for so much of this line, which is refused if not."""
         try:
             hold_bytes(size)
         except Problem as problem:
-            self._line += of_a_new_line
-            self._refuse(problem.status, problem.code, problem.detail)
+            self._answer(line, problem)
             return False
         return True
 
@@ -213,7 +212,7 @@ class _Intake:
             await self._depart()
             while self._trips:
                 await self._trips.popleft()
-            return self._may_hold(size, of_a_new_line=False)
+            return self._may_hold(size, self._line)
         return True
 
     async def _take(self, line: bytes, limit: int) -> None:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +36,7 @@ _MOULD = "bench.mould"
 """A queue that no worker reads."""
 
 
-class Contender:
+class Contender(ABC):
     """A worker process of some kind over a database of its own."""
 
     def __init__(self, url: str, process: Process) -> None:
@@ -43,14 +44,15 @@ class Contender:
         self.url = url
         self.process = process
 
+    @abstractmethod
     def preload(self, jobs: int) -> None:
         """Put this many jobs into the queue."""
-        raise NotImplementedError
 
+    @abstractmethod
     def done(self, jobs: int) -> bool:
         """Whether all that were preloaded have their results."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clear(self) -> None:
         """Forget the last round's results."""
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -146,13 +147,22 @@ def test_a_redis_that_takes_no_writes_is_still_read(
     assert_takes_work_again(fleet, api)
 
 
-def test_a_redis_that_hangs_does_not_hang_the_front(
-    fleet: Stack, api: ApiProcess, done: str
-) -> None:
+@contextmanager
+def hanging(fleet: Stack) -> Iterator[None]:
+    """While this lasts Redis answers nobody."""
     with fleet.redis as client:
         pid = client.info("server")["process_id"]
     os.kill(pid, signal.SIGSTOP)
     try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_redis_that_hangs_does_not_hang_the_front(
+    fleet: Stack, api: ApiProcess, done: str
+) -> None:
+    with hanging(fleet):
         began = time.monotonic()
         assert post(api).status_code == 503
         print(f"the first request was answered after {time.monotonic() - began:.2f} s")
@@ -165,21 +175,14 @@ def test_a_redis_that_hangs_does_not_hang_the_front(
         assert_quick("/health meanwhile", seconds)
         assert_cached_is_served(api)
         assert HTTP.get(f"{api.url}/ready").status_code == 503
-    finally:
-        os.kill(pid, signal.SIGCONT)
     assert_takes_work_again(fleet, api)
 
 
 def test_a_redis_that_hangs_holds_up_no_idempotency_key(
     fleet: Stack, api: ApiProcess, done: str
 ) -> None:
-    with fleet.redis as client:
-        pid = client.info("server")["process_id"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with hanging(fleet):
         assert post(api).status_code == 503
         assert_refused_quickly(api, 503, "queue-unavailable", keyed=True)
         assert_cached_is_served(api, keyed=True)
-    finally:
-        os.kill(pid, signal.SIGCONT)
     assert_takes_work_again(fleet, api)

@@ -109,9 +109,10 @@ def test_no_more_is_reserved_while_too_much_is_unpublished(engine: Engine) -> No
 
 def test_a_cancel_between_two_looks_leaves_no_job_behind(engine: Engine) -> None:
     lane = engine.lanes["a"]
-    kept, lost = execution("kept"), execution("lost")
-    lane.in_hand |= {one.tag: one for one in (kept, lost)}
-    lane.waiting = 2
+    kept, bad, lost = execution("kept"), execution("bad"), execution("lost")
+    bad.fail("decode", ValueError("no"))
+    lane.in_hand |= {one.tag: one for one in (kept, bad, lost)}
+    lane.waiting = 3
     put: list[Execution] = []
     engine.finisher.put = lambda _lane, those: put.extend(those)  # type: ignore[method-assign]
     lock = engine.changed
@@ -130,9 +131,9 @@ def test_a_cancel_between_two_looks_leaves_no_job_behind(engine: Engine) -> None
             lock.notify_all()
 
     engine.feeder._changed = Canceling()  # type: ignore[assignment]
-    engine.feeder.on_decoded(decoded(lane, kept, lost))
-    assert lane.waiting - len(lane.batcher) == 0, "each is with the batcher or the finisher"
-    assert len(lane.batcher) + len(put) == 2
+    engine.feeder.on_decoded(decoded(lane, kept, bad, lost))
+    assert len(lane.batcher) + len(put) == 3, "each is with the batcher or the finisher"
+    assert lane.waiting == len(lane.batcher)
 
 
 @pytest.mark.parametrize("busy", ["notified", "hungry"])
