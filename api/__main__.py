@@ -19,10 +19,10 @@ def main(arguments: Sequence[str] = ()) -> int:
     The supervisor of several processes passes `LISTENER NOTICE`: the descriptors of the
     socket to serve and of a pipe that is told when this process begins to drain.
     """
-    from api.auth import check_exposure
-    from api.context import add_request
-    from common.connect import connect
-    from common.redis_server import obtain_redis
+    from api.http.request_context import add_request
+    from api.tenants.auth import check_exposure
+    from common.redis.connect import connect
+    from common.redis.embedded_server import obtain_redis
 
     try:
         settings = load_settings()
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] = ()) -> int:
             listener, notice = map(int, arguments)
             _serve(settings, redis.url, [socket.socket(fileno=listener)], notice)
         elif settings.api_workers > 1 or settings.max_requests:
-            from api.supervisor import supervise
+            from api.server.supervisor import supervise
 
             return supervise(settings, redis.url)
         else:
@@ -58,7 +58,7 @@ def _serve(
     sockets: list[socket.socket] | None = None,
     notice: int | None = None,
 ) -> None:
-    from api.server import serve
+    from api.server.server import serve
 
     def tell() -> None:
         if notice is not None:

@@ -10,25 +10,19 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from api import docs, examples, openapi, problems
-from api.cors import allow_origins
-from api.door import Door
-from api.hot import HotSubmit
-from api.routes import (
-    bulk,
-    collect,
-    dead,
-    health,
-    job_list,
-    jobs,
-    models,
-    openai,
-    results,
-    tasks,
-)
+from api.http import problems
+from api.http.cors import allow_origins
+from api.http.middleware import Door
+from api.openapi import docs_page as docs
+from api.openapi import document as openapi
+from api.openapi import examples
+from api.routes import bulk, dead, health, job_list, jobs, models, openai, tasks
+from api.routes import job_result as results
+from api.routes import job_results as collect
+from api.routes.fast_path import HotSubmit
 from api.services import running_services
-from common.blobs import open_blobs
 from common.catalog import load_catalog
+from common.inputs.blobs import open_blobs
 from common.settings import Settings
 
 _DESCRIPTION = """

@@ -9,27 +9,27 @@ from dataclasses import dataclass
 
 import redis.asyncio
 
-from api.admission import Admission
-from api.auth import Authenticator
-from api.breaker import Policy
-from api.breakers import Breakers
-from api.drain import DrainSampler
-from api.fingerprints import Fingerprints
-from api.idempotency import Claims
-from api.large_inputs import LargeInputs
-from api.listing import Listing
-from api.places import Places
-from api.publisher import Publisher
-from api.queue_guard import QueueGuard
-from api.result_cache import ResultCache
-from api.submit import Submitter
-from api.watching import Watching
-from common.blobs import Blobs
+from api.cache.result_cache import ResultCache
+from api.cache.served_models import Fingerprints
+from api.jobs.idempotency import Claims
+from api.jobs.large_inputs import LargeInputs
+from api.jobs.listing import Listing
+from api.jobs.publisher import Publisher
+from api.jobs.queue_position import Places
+from api.jobs.store import JobStore
+from api.jobs.submit import Submitter
+from api.jobs.waiter import ResultWaiter
+from api.jobs.watch import Watching
+from api.overload.admission import Admission
+from api.overload.breaker import Policy
+from api.overload.lane_sampler import DrainSampler
+from api.overload.queue_guard import QueueGuard
+from api.overload.shared_breakers import Breakers
+from api.tenants.auth import Authenticator
 from common.catalog import Catalog
-from common.connect import cache_url_of, connect_async
+from common.inputs.blobs import Blobs
+from common.redis.connect import cache_url_of, connect_async
 from common.settings import Settings
-from common.store import JobStore
-from common.waiter import ResultWaiter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,10 @@ from celery import Celery
 from redis import Redis
 
 from common.errors import LaneFull, QuotaExceeded, RateLimited, Refused
-from common.job import Job, Limits, Quota
-from common.keys import BANDS, band_key, band_of, flight_name
-from common.redis_server import resolve_redis_url
-from common.scripts import Scripts
+from common.jobs.job import Job, Limits, Quota
+from common.redis.embedded_server import resolve_redis_url
+from common.redis.keys import BANDS, band_key, band_of, flight_name
+from common.redis.scripts import Scripts
 from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW, Settings, load_settings
 
 TASK_NAME = "infer"

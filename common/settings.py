@@ -19,8 +19,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from common.addresses import Network, parse_networks
 from common.errors import ConfigurationError
+from common.net.addresses import Network, parse_networks
 
 ENV_PREFIX = "LANEFLEET_"
 DEFAULT_WINDOW = 8

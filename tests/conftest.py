@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.redis_server import RedisServer
-from tests.support import Stack, running_redis
+from common.redis.embedded_server import RedisServer
+from tests.support.stack import Stack, running_redis
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import sys
 from common.errors import ConfigurationError
 from common.log import configure_logging
 from common.settings import Settings, load_settings
-from worker.devices import DEVICES_HELP, enter, plan
-from worker.gpus import look_around
+from worker.devices.discovery import look_around
+from worker.devices.placement import DEVICES_HELP, enter, plan
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,14 +46,14 @@ def _place_and_serve(settings: Settings, name: str | None) -> int:
     if len(placements) == 1:
         enter(placements[0])
         return _serve(settings, placements[0].device, name)
-    from worker.supervisor import run_fleet
+    from worker.process.supervisor import run_fleet
 
     return run_fleet(settings, placements, name)
 
 
 def _serve(settings: Settings, device: str, name: str | None) -> int:
     # The process that only watches over others does without Celery and the engine.
-    from worker.launcher import run_worker
+    from worker.process.launcher import run_worker
 
     return run_worker(settings, device, name)
 

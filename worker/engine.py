@@ -1,11 +1,11 @@
 """The threads that take jobs from lease to result.
 
-1. feeder: reserves what the lanes want and hands it to the decoders (worker/feeder.py)
-2. fetcher: gets inputs that are neither in the message nor in Redis (worker/fetcher.py)
+1. feeder: reserves what the lanes want and hands it to the decoders (worker/pipeline/reserver.py)
+2. fetcher: gets inputs that are neither in the message nor in Redis (worker/inputs/fetcher.py)
 3. decoders: turn inputs into items (in the feeder itself when there are none)
-4. runner: the one thread that owns the device (worker/runner.py)
-5. finisher: encodes and publishes, one script a batch (worker/finisher.py)
-6. renewer, reaper and sweeper: leases, and inputs that no job needs (worker/caretaker.py)
+4. runner: the one thread that owns the device (worker/pipeline/runner.py)
+5. finisher: encodes and publishes, one script a batch (worker/pipeline/finisher.py)
+6. renewer, reaper, sweeper: leases, and inputs that no job needs (worker/maintenance/)
 
 They meet in `Engine`, behind one lock and condition. Nobody does network I/O
 while holding it.
@@ -22,27 +22,27 @@ from collections.abc import Callable, Sequence
 import structlog
 from redis.exceptions import RedisError
 
-from common.blobs import Blobs
 from common.catalog import Catalog
-from common.connect import cache_url_of, connect
-from common.keys import LaneKeys
-from common.scripts import Scripts
+from common.inputs.blobs import Blobs
+from common.redis.connect import cache_url_of, connect
+from common.redis.keys import LaneKeys
+from common.redis.scripts import Scripts
 from common.settings import Settings
-from worker.cache_writer import CacheWriter
-from worker.caretaker import Reaper, Renewer, Sweeper
-from worker.decoders import Decoders
-from worker.doorbell import Doorbell
-from worker.feeder import Feeder
-from worker.fetcher import Fetcher
-from worker.finisher import Finisher
-from worker.health import HealthServer
-from worker.lane import Lane
-from worker.model_host import Errand, ModelHost
-from worker.pipeline import Execution
-from worker.runner import Runner
-from worker.stages import DeviceTime, Idle
+from worker.batching.turns import Candidate, Turns
+from worker.inputs.fetcher import Fetcher
+from worker.jobs.steps import Execution
+from worker.lanes.lane import Lane
+from worker.lanes.notifier import Doorbell
+from worker.lanes.stages import DeviceTime, Idle
+from worker.maintenance.caretaker import Reaper, Renewer, Sweeper
+from worker.observability.health_server import HealthServer
+from worker.pipeline.cache_writer import CacheWriter
+from worker.pipeline.decode_pool import Decoders
+from worker.pipeline.finisher import Finisher
+from worker.pipeline.reserver import Feeder
+from worker.pipeline.runner import Runner
+from worker.residency.model_host import Errand, ModelHost
 from worker.transfer import Later
-from worker.turns import Candidate, Turns
 
 log = structlog.get_logger(__name__)
 

@@ -19,17 +19,17 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
-from api.auth import Principal, SubmitDep
-from api.bodies import hold_bytes, release_bytes
-from api.cache_wishes import ANYTHING, cache_wish
-from api.deps import ServicesDep
-from api.problems import Problem, from_fleet_error, problem_for, validation_problem
-from api.result_cache import Hit
-from api.schemas import JobRequest
+from api.cache.directives import ANYTHING, cache_wish
+from api.cache.result_cache import Hit
+from api.dependencies import ServicesDep
+from api.http.bodies import hold_bytes, release_bytes
+from api.http.problems import Problem, from_fleet_error, problem_for, validation_problem
+from api.http.strict_json import loads_strict
+from api.jobs.views import JobRequest
 from api.services import Services
-from api.strict_json import loads_strict
+from api.tenants.auth import Principal, SubmitDep
 from common.errors import FleetError, InputStoreUnavailable, Refused
-from common.job import Job
+from common.jobs.job import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import Convertor, register_url_convertor
 
-from api.auth import Principal, ReadDep, SubmitDep
-from api.deps import ServicesDep
-from api.problems import Problem
+from api.dependencies import ServicesDep
+from api.http.problems import Problem
+from api.http.strict_route import StrictRoute
 from api.services import Services
-from api.strict_route import StrictRoute
+from api.tenants.auth import Principal, ReadDep, SubmitDep
 
 
 class _DeadId(Convertor[str]):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from api.auth import MetricsDep
-from api.breaker import State
-from api.deps import ServicesDep
-from api.problems import from_fleet_error, responses
-from api.schemas import Ready
+from api.dependencies import ServicesDep
+from api.http.problems import from_fleet_error, responses
+from api.jobs.views import Ready
+from api.overload.breaker import State
+from api.tenants.auth import MetricsDep
 from common.errors import QueueUnavailable
 
 router = APIRouter(tags=["health"])

@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator
 
-from api.auth import ReadDep
-from api.deps import ServicesDep
-from api.listing import JobFilter
-from api.lookup import json_response
-from api.problems import responses
-from api.schemas import JobList, JobView, ListLinks
-from common.job import JobState
+from api.dependencies import ServicesDep
+from api.http.problems import responses
+from api.jobs.listing import JobFilter
+from api.jobs.views import JobList, JobView, ListLinks
+from api.routes.job_lookup import json_response
+from api.tenants.auth import ReadDep
+from common.jobs.job import JobState
 
 
 def _no_number(value: object) -> object:

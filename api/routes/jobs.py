@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from redis.exceptions import RedisError
 
-from api.auth import Principal, ReadDep, SubmitDep, require
-from api.bodies import (
+from api.cache.directives import cache_wish
+from api.cache.result_cache import Hit
+from api.dependencies import ServicesDep
+from api.http.bodies import (
     RAW_BODIES,
     RAW_PARAMETERS,
     is_json,
@@ -22,18 +24,16 @@ from api.bodies import (
     read_body,
     type_not_taken,
 )
-from api.cache_wishes import cache_wish
-from api.context import waiting_by_choice
-from api.deps import ServicesDep
-from api.idempotency import REPLAYED, key_of, read_ahead
-from api.links import job_path
-from api.lookup import JobId, find_job, json_response, show_job, unknown_job
-from api.preferences import VARY, Asked, Preferences, asked_of
-from api.problems import Problem, responses
-from api.result_cache import Hit
-from api.schemas import MAX_DEADLINE_SECONDS, JobRequest, JobView, hit_json, queued_json
+from api.http.preferences import VARY, Asked, Preferences, asked_of
+from api.http.problems import Problem, responses
+from api.http.request_context import waiting_by_choice
+from api.jobs.idempotency import REPLAYED, key_of, read_ahead
+from api.jobs.links import job_path
+from api.jobs.views import MAX_DEADLINE_SECONDS, JobRequest, JobView, hit_json, queued_json
+from api.routes.job_lookup import JobId, find_job, json_response, show_job, unknown_job
 from api.services import Services
-from common.job import Job, JobRecord
+from api.tenants.auth import Principal, ReadDep, SubmitDep, require
+from common.jobs.job import Job, JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from starlette.convertors import Convertor, register_url_convertor
 
-from api.auth import AdminDep, ReadDep
-from api.deps import ServicesDep
-from api.problems import Problem, responses
-from api.schemas import (
+from api.dependencies import ServicesDep
+from api.http.problems import Problem, responses
+from api.http.strict_route import StrictRoute
+from api.jobs.views import (
     AliasTarget,
     BreakerView,
     LaneView,
@@ -21,7 +21,7 @@ from api.schemas import (
     Told,
 )
 from api.services import Services
-from api.strict_route import StrictRoute
+from api.tenants.auth import AdminDep, ReadDep
 from common.catalog import ModelSpec
 
 

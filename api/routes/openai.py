@@ -14,23 +14,23 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from api import gather
-from api.auth import SubmitDep
-from api.bodies import is_json, media_type, parse_json, read_body
-from api.cache_wishes import cache_wish
-from api.deps import ServicesDep
-from api.gather import Outcome, TaskCall
-from api.lookup import json_response
-from api.openai_shape import (
+from api.cache.directives import cache_wish
+from api.dependencies import ServicesDep
+from api.http.bodies import is_json, media_type, parse_json, read_body
+from api.http.problems import Problem, responses, validation_problem
+from api.inference import task_run as gather
+from api.inference.openai import (
     EmbeddingsAnswer,
     EmbeddingsRequest,
     OpenAIErrorBody,
     OpenAIRoute,
     embeddings_json,
 )
-from api.problems import Problem, responses, validation_problem
+from api.inference.task_run import Outcome, TaskCall
+from api.routes.job_lookup import json_response
 from api.services import Services
-from common.job import JobState
+from api.tenants.auth import SubmitDep
+from common.jobs.job import JobState
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
 

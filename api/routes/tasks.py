@@ -10,18 +10,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from api import gather
-from api.auth import Principal, SubmitDep
-from api.cache_wishes import cache_wish
-from api.deps import ServicesDep
-from api.gather import TaskCall
-from api.links import job_path
-from api.lookup import json_response
-from api.preferences import VARY, Preferences, asked_of
-from api.problems import responses
-from api.services import Services
-from api.task_bodies import read_task
-from api.task_schemas import (
+from api.cache.directives import cache_wish
+from api.dependencies import ServicesDep
+from api.http.preferences import VARY, Preferences, asked_of
+from api.http.problems import responses
+from api.inference import task_run as gather
+from api.inference.bodies import read_task
+from api.inference.task_run import TaskCall
+from api.inference.views import (
     EXAMPLE_IMAGE,
     ClassifyAnswer,
     DetectAnswer,
@@ -29,8 +25,12 @@ from api.task_schemas import (
     answer_json,
     request_body,
 )
+from api.jobs.links import job_path
+from api.routes.job_lookup import json_response
+from api.services import Services
+from api.tenants.auth import Principal, SubmitDep
 from common.catalog import Task
-from common.job import JobRecord
+from common.jobs.job import JobRecord
 from common.settings import Settings
 
 router = APIRouter(prefix="/v1", tags=["tasks"])

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from redis import Redis
 
-from common.redis_server import find_server_binary, start_server
-from tests.support import Process, Stack
+from common.redis.embedded_server import find_server_binary, start_server
+from tests.support.stack import Process, Stack
 
 Sample = dict[str, float]
 LANE = "echo"

@@ -12,7 +12,7 @@ from tests.benchmarks.load import Caller
 from tests.benchmarks.measure import percentile, wait_for
 from tests.benchmarks.report import Table, Target
 from tests.integration.test_cache import submit_at_once
-from tests.support import Stack
+from tests.support.stack import Stack
 
 MODEL = "minilm"
 SENTENCE = (

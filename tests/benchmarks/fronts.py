@@ -9,11 +9,11 @@ import httpx
 import orjson
 from redis import Redis
 
-from api.fleet import free_port
+from api.cli.fleet import free_port
 from tests.benchmarks.arena import LANE, PAYLOAD, Arena, Sample
 from tests.benchmarks.load import Load, closed_loop, post_request
 from tests.benchmarks.measure import Meter, percentile, wait_for
-from tests.support import Process, Stack
+from tests.support.stack import Process, Stack
 
 BODY = orjson.dumps({"model": LANE, "input": PAYLOAD})
 

@@ -31,7 +31,7 @@ from tests.benchmarks.measure import medians, wait_for
 from tests.benchmarks.model_inputs import photos
 from tests.benchmarks.peers import LaneWorkers
 from tests.benchmarks.report import Table, Target, ratio
-from tests.support import ROOT, Stack
+from tests.support.stack import ROOT, Stack
 
 PUBLISHED_COMPUTE_ONLY = 5_333.0
 """Images/s of ResNet-50 on a V100, as its maker published them; nothing is decoded or copied."""

@@ -13,7 +13,7 @@ from tests.benchmarks.fronts import BODY, Front, our_front
 from tests.benchmarks.load import Caller
 from tests.benchmarks.measure import medians
 from tests.benchmarks.report import Table
-from tests.support import Stack, wait_until
+from tests.support.stack import Stack, wait_until
 
 LOOP, DRAINED = "bulk POST loop, accepted", "bulk POST loop, until the last job is done"
 MAP, ASYNC_MAP = "Client.map, all results", "AsyncClient.map, all results"

@@ -22,11 +22,11 @@ import orjson
 from redis import Redis
 
 from common.broker import build_message, publish_many
-from common.job import Job
+from common.jobs.job import Job
 from tests.benchmarks import roles
 from tests.benchmarks.arena import LANE, PAYLOAD, Arena, Sample
 from tests.benchmarks.measure import Meter, process_tree, wait_for
-from tests.support import ROOT, Process, Stack
+from tests.support.stack import ROOT, Process, Stack
 
 _WARM_UP = 100
 _CHUNK = 500

@@ -10,14 +10,14 @@ from pathlib import Path
 import httpx
 from redis import Redis
 
-from api.keyring import Keyring
+from api.tenants.api_keys import Keyring
 from common.broker import publish_many
-from common.job import Job
-from common.keys import API_KEYS
+from common.jobs.job import Job
+from common.redis.keys import API_KEYS
 from tests.benchmarks.arena import LANE, Arena, Sample
 from tests.benchmarks.measure import percentile
 from tests.benchmarks.report import Table, Target
-from tests.support import Stack
+from tests.support.stack import Stack
 
 _BATCH_MS = 20
 _PACED = "paced"
@@ -26,7 +26,7 @@ _PAUSE_SECONDS = 0.03
 _CATALOG = f"""models:
   {LANE}: {{handler: echo, max_batch: 64}}
   {_PACED}:
-    handler: tests.handlers:Paced
+    handler: tests.support.handlers:Paced
     max_batch: 32
     options: {{batch_ms: {_BATCH_MS}, cold_ms: {_BATCH_MS}}}
 """

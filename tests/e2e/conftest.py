@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.fleet import free_port
-from tests.support import ROOT, wait_until
+from api.cli.fleet import free_port
+from tests.support.stack import ROOT, wait_until
 
-LANEFLEET = [sys.executable, "-m", "api.cli"]
+LANEFLEET = [sys.executable, "-m", "api.cli.main"]
 
 
 @dataclass

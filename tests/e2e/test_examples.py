@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from api.examples import EXAMPLES
+from api.openapi.examples import EXAMPLES
 from tests.e2e.conftest import LANEFLEET, Up
-from tests.support import ROOT
+from tests.support.stack import ROOT
 
 PRELUDE = """
 set -eu

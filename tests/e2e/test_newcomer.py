@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from tests.e2e.conftest import LANEFLEET, Up
-from tests.support import ROOT, Stack, wait_until
+from tests.support.stack import ROOT, Stack, wait_until
 
 README = (ROOT / "README.md").read_text()
 

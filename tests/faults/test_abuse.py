@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Iterator
 import httpx
 import pytest
 
-from common.redis_server import RedisServer
-from tests.faults.abuse import (
+from common.redis.embedded_server import RedisServer
+from tests.support.abuse import (
     CLOSED,
     Target,
     Watch,
@@ -26,7 +26,7 @@ from tests.faults.abuse import (
     pixel_bomb,
     post,
 )
-from tests.support import DATA, ApiProcess, Process, Stack
+from tests.support.stack import DATA, ApiProcess, Process, Stack
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

@@ -10,9 +10,9 @@ import zlib
 import pytest
 from PIL import Image
 
-from common.job import Job
-from tests.faults.support import LANE, RecordedLane, await_settled
-from tests.support import Stack, wait_until
+from common.jobs.job import Job
+from tests.support.lanes import LANE, RecordedLane, await_settled
+from tests.support.stack import Stack, wait_until
 
 
 def test_an_exception_splits_the_batch_until_the_guilty_is_alone(stack: Stack) -> None:
@@ -99,7 +99,7 @@ def test_a_corrupt_a_too_large_and_a_hanging_picture_fail_alone(stack: Stack, th
     """Of a batch of 32; also where the reserving thread decodes by itself."""
     catalog = stack.folder / "models.yaml"
     catalog.write_text(
-        "models:\n  pictures:\n    handler: tests.handlers:Looker\n    input: image\n"
+        "models:\n  pictures:\n    handler: tests.support.handlers:Looker\n    input: image\n"
         "    max_batch: 32\n"
     )
     stack.environment |= {

@@ -12,13 +12,13 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from common.job import Job
-from common.keys import LaneKeys
-from common.scripts import Scripts
+from common.jobs.job import Job
+from common.redis.keys import LaneKeys
+from common.redis.scripts import Scripts
 from common.settings import Settings
-from tests.faults.support import LANE, RecordedLane, assert_lane_is_empty, await_settled
-from tests.support import ROOT, Stack, wait_until
-from worker.lease import LaneLeases
+from tests.support.lanes import LANE, RecordedLane, assert_lane_is_empty, await_settled
+from tests.support.stack import ROOT, Stack, wait_until
+from worker.jobs.leases import LaneLeases
 
 
 def test_a_revoked_job_of_a_pending_batch_does_not_run(stack: Stack) -> None:

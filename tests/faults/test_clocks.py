@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from common.job import Job
-from common.keys import LaneKeys
+from common.jobs.job import Job
+from common.redis.keys import LaneKeys
 from common.settings import Settings
-from tests.faults.support import LANE, LEASE, RecordedLane, await_settled
-from tests.support import IN_CI, ROOT, Stack, wait_until
-from worker.lease import LaneLeases
+from tests.support.lanes import LANE, LEASE, RecordedLane, await_settled
+from tests.support.stack import IN_CI, ROOT, Stack, wait_until
+from worker.jobs.leases import LaneLeases
 
 
 def faketime(offset: str) -> dict[str, str]:
@@ -62,9 +62,9 @@ def test_a_reaper_killed_in_mid_sweep_loses_nothing(stack: Stack) -> None:
     with stack.redis as client:
         client.zadd(keys.index, dict.fromkeys(client.zrange(keys.index, 0, -1), 1))
     code = f"""
-        from common.connect import connect
+        from common.redis.connect import connect
         from common.settings import Settings
-        from worker.lease import LaneLeases
+        from worker.jobs.leases import LaneLeases
         settings = Settings()
         leases = LaneLeases(connect({stack.redis_url!r}, settings), "echo", "r", settings)
         while True:

@@ -26,14 +26,14 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from common.broker import enqueue_args
-from common.connect import connect
-from common.job import CacheTicket, Job, JobRecord
-from common.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
-from common.redis_server import RedisServer
-from common.scripts import Scripts
+from common.jobs.job import CacheTicket, Job, JobRecord
+from common.redis.connect import connect
+from common.redis.embedded_server import RedisServer
+from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
+from common.redis.scripts import Scripts
 from common.settings import Settings
-from worker.lease import DeadLetter, LaneLeases, Lease, Outcome
-from worker.pipeline import parse
+from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
+from worker.jobs.steps import parse
 
 LANE = "shared"
 KEYS = LaneKeys.of(LANE)

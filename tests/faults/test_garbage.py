@@ -8,10 +8,10 @@ import orjson
 from celery import Celery
 
 from common.broker import build_message
-from common.job import Job
-from common.keys import LaneKeys
-from tests.faults.support import LANE, RecordedLane, assert_lane_is_empty, await_settled
-from tests.support import Stack, wait_until
+from common.jobs.job import Job
+from common.redis.keys import LaneKeys
+from tests.support.lanes import LANE, RecordedLane, assert_lane_is_empty, await_settled
+from tests.support.stack import Stack, wait_until
 
 
 def test_garbage_is_parked_and_its_neighbours_run(stack: Stack) -> None:

@@ -32,16 +32,16 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from common.broker import build_message, enqueue_args
-from common.connect import connect
-from common.job import Job, JobRecord
-from common.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
-from common.redis_server import RedisServer
-from common.scripts import Scripts
+from common.jobs.job import Job, JobRecord
+from common.redis.connect import connect
+from common.redis.embedded_server import RedisServer
+from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
+from common.redis.scripts import Scripts
 from common.settings import Settings
-from tests.support import wait_until
-from worker import lease as lease_module
-from worker.lease import DeadLetter, LaneLeases, Lease, Outcome
-from worker.pipeline import parse
+from tests.support.stack import wait_until
+from worker.jobs import leases as lease_module
+from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
+from worker.jobs.steps import parse
 
 LANE = "modelled"
 KEYS = LaneKeys.of(LANE)

@@ -14,7 +14,7 @@ from celery import Celery
 
 from common.broker import create_app
 from tests.faults.test_redis_trouble import Server
-from tests.support import IN_CI, ROOT, Stack
+from tests.support.stack import IN_CI, ROOT, Stack
 
 
 @pytest.fixture

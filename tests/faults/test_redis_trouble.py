@@ -16,12 +16,12 @@ import pytest
 import redis
 from celery import Celery
 
-from api.fleet import free_port
-from common.job import Job
-from common.keys import LaneKeys
-from tests.faults.proxy import FaultyProxy
-from tests.faults.support import LANE, Feeder, RecordedLane, assert_lane_is_empty, await_settled
-from tests.support import IN_CI, Stack, redis_binary, wait_until
+from api.cli.fleet import free_port
+from common.jobs.job import Job
+from common.redis.keys import LaneKeys
+from tests.support.lanes import LANE, Feeder, RecordedLane, assert_lane_is_empty, await_settled
+from tests.support.proxy import FaultyProxy
+from tests.support.stack import IN_CI, Stack, redis_binary, wait_until
 
 
 @dataclass

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import yaml
 
-from common.keys import LaneKeys
-from tests.faults.support import (
+from common.redis.keys import LaneKeys
+from tests.support.lanes import (
     LANE,
     RecordedLane,
     assert_lane_is_empty,
     assert_one_terminal_record_each,
     await_settled,
 )
-from tests.support import ApiProcess, Process, Stack, running_redis, wait_until
+from tests.support.stack import ApiProcess, Process, Stack, running_redis, wait_until
 
 LEASE = {"LANEFLEET_LEASE_SECONDS": "1"}
 

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from common.job import Job
-from common.keys import LaneKeys
-from tests.faults.support import (
+from common.jobs.job import Job
+from common.redis.keys import LaneKeys
+from tests.support.lanes import (
     LANE,
     LEASE,
     Feeder,
@@ -20,7 +20,7 @@ from tests.faults.support import (
     assert_one_terminal_record_each,
     await_settled,
 )
-from tests.support import Process, Stack, wait_until
+from tests.support.stack import Process, Stack, wait_until
 
 
 @pytest.mark.parametrize(

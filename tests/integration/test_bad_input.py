@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from common.job import Job
-from common.keys import PROBE
-from tests.support import DATA, ApiProcess, Stack, wait_until
+from common.jobs.job import Job
+from common.redis.keys import PROBE
+from tests.support.stack import DATA, ApiProcess, Stack, wait_until
 
 PHOTO = DATA / "astronaut.jpg"
 

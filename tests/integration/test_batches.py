@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from tests.support import Stack, wait_until
+from tests.support.stack import Stack, wait_until
 
 WORDS = [
     "the",

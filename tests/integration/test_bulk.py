@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support import Stack, running_redis, wait_until
+from tests.support.stack import Stack, running_redis, wait_until
 
 
 def test_bulk_answers_every_line_and_takes_what_is_right(stack: Stack) -> None:

@@ -20,16 +20,16 @@ import pytest
 import yaml
 from celery import Celery
 
-from api import auth
-from api.auth import SCOPES, Principal
+from api.cli.fleet import free_port
 from api.client import Client
-from api.fleet import free_port
-from common.redis_server import RedisServer
+from api.tenants import auth
+from api.tenants.auth import SCOPES, Principal
+from common.redis.embedded_server import RedisServer
 from tests.integration.test_hot_route import serving
-from tests.support import ROOT, ApiProcess, Stack, wait_until
+from tests.support.stack import ROOT, ApiProcess, Stack, wait_until
 
-RECORDER = "tests.handlers:Recorder"
-PACED = "tests.handlers:Paced"
+RECORDER = "tests.support.handlers:Recorder"
+PACED = "tests.support.handlers:Paced"
 
 
 class Fleet:
@@ -336,7 +336,7 @@ def test_purging_a_model_drops_what_is_kept_of_it_and_of_no_other(fleet: Fleet) 
     fleet.await_kept("purged")
     fleet.await_kept("other", "m@1")
     shown = subprocess.run(
-        [sys.executable, "-m", "api.cli", "cache", "purge", "kept", "--url", fleet.api.url],
+        [sys.executable, "-m", "api.cli.main", "cache", "purge", "kept", "--url", fleet.api.url],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -352,7 +352,7 @@ def test_purging_a_model_drops_what_is_kept_of_it_and_of_no_other(fleet: Fleet) 
 def test_the_command_warms_the_cache(fleet: Fleet, tmp_path: Path) -> None:
     jobs = tmp_path / "jobs.ndjson"
     lines = [json.dumps({"model": "kept", "input": f"warm{n % 20}"}) for n in range(40)]
-    command = [sys.executable, "-m", "api.cli", "cache", "warm", str(jobs), "--json"]
+    command = [sys.executable, "-m", "api.cli.main", "cache", "warm", str(jobs), "--json"]
 
     def warm(text: str) -> tuple[int, dict[str, int]]:
         jobs.write_text(text)

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from api.client import ApiError, AsyncClient, Client, JobFailed
-from common.redis_server import RedisServer
-from tests.support import ApiProcess, Stack
+from common.redis.embedded_server import RedisServer
+from tests.support.stack import ApiProcess, Stack
 
 
 @pytest.fixture(scope="module")

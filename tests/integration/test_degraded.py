@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from common.job import Job
-from tests.support import ApiProcess, Stack, running_redis, wait_until
+from common.jobs.job import Job
+from tests.support.stack import ApiProcess, Stack, running_redis, wait_until
 
 QUICK_SECONDS = 1.0
 PATIENT_SECONDS = 4.0

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.support import Process, Stack, wait_until
+from tests.support.stack import Process, Stack, wait_until
 
 
 def serving(stack: Stack) -> set[int]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from api.drain import DrainSampler
-from common.connect import connect_async
-from common.job import Job
-from tests.support import Stack
+from api.overload.lane_sampler import DrainSampler
+from common.jobs.job import Job
+from common.redis.connect import connect_async
+from tests.support.stack import Stack
 
 CATALOG = """models:
-  paced: {handler: "tests.handlers:Paced", max_batch: 8, options: {batch_ms: 100}}
+  paced: {handler: "tests.support.handlers:Paced", max_batch: 8, options: {batch_ms: 100}}
 """
 
 

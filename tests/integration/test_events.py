@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 from celery import Celery
 
-from api.fleet import free_port
-from common.job import Job
-from tests.support import Stack, wait_until
+from api.cli.fleet import free_port
+from common.jobs.job import Job
+from tests.support.stack import Stack, wait_until
 
 WANTED = ["task-received", "task-started", "task-succeeded"]
 

@@ -11,14 +11,14 @@ import pytest
 from redis import Redis
 
 from common.broker import enqueue_args, positions, publish_many, quotas
-from common.connect import connect
 from common.errors import QuotaExceeded, RateLimited
-from common.job import Job, JobRecord, Limits
-from common.keys import BANDS, OVER_TOTALS, LaneKeys, job_key, meta_key
-from common.redis_server import RedisServer
-from common.scripts import Scripts
+from common.jobs.job import Job, JobRecord, Limits
+from common.redis.connect import connect
+from common.redis.embedded_server import RedisServer
+from common.redis.keys import BANDS, OVER_TOTALS, LaneKeys, job_key, meta_key
+from common.redis.scripts import Scripts
 from common.settings import Settings
-from worker.lease import DeadLetter, LaneLeases, Lease, Outcome
+from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
 
 LANE = "shared"
 KEYS = LaneKeys.of(LANE)
@@ -281,7 +281,7 @@ def test_priorities_still_come_first(fleet: Fleet) -> None:
 
 def test_a_tenants_job_is_told_its_place_by_turns(fleet: Fleet) -> None:
     heavy, light = fleet.send("heavy", 50), fleet.send("light", 6)
-    place = lambda job: fleet.scripts.run("place", (), (job.id,))[0]  # noqa: E731
+    place = lambda job: fleet.scripts.run("queue_position", (), (job.id,))[0]  # noqa: E731
     assert [place(heavy[n]) for n in (0, 3)] == [0, 3]
     assert place(light[0]) == 4
     assert place(light[5]) == 8 + 1 + 1, "one of theirs goes before it, of all that wait"

@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from api.app import create_app
-from api.fleet import free_port
-from api.hot import HotSubmit
+from api.cli.fleet import free_port
+from api.routes.fast_path import HotSubmit
 from common.settings import Settings
-from tests.support import ROOT, Stack
+from tests.support.stack import ROOT, Stack
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=cut"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from common.job import Job
-from tests.faults.support import LANE, RecordedLane, await_settled
-from tests.support import Stack
+from common.jobs.job import Job
+from tests.support.lanes import LANE, RecordedLane, await_settled
+from tests.support.stack import Stack
 
 
 def test_identical_inputs_of_one_batch_are_run_once(stack: Stack) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.job import Job
-from tests.support import Process, Stack, wait_until
+from common.jobs.job import Job
+from tests.support.stack import Process, Stack, wait_until
 
 BATCH, BATCH_MS = 8, 30
 
@@ -18,7 +18,7 @@ BATCH, BATCH_MS = 8, 30
 def worker(stack: Stack) -> Process:
     """One worker with a device whose batches take 30 ms."""
     model = {
-        "handler": "tests.handlers:Flying",
+        "handler": "tests.support.handlers:Flying",
         "max_batch": BATCH,
         "run_identical_once": False,
         "options": {"batch_ms": BATCH_MS},

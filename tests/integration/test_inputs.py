@@ -19,10 +19,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from common.job import Job
-from common.keys import blob_key, job_key
-from common.redis_server import RedisServer
-from tests.support import DATA, ApiProcess, Process, Stack, wait_until
+from common.jobs.job import Job
+from common.redis.embedded_server import RedisServer
+from common.redis.keys import blob_key, job_key
+from tests.support.stack import DATA, ApiProcess, Process, Stack, wait_until
 
 INSIDE, OUTSIDE = "127.0.0.1", "127.0.0.2"
 """What nobody may reach, and what stands for the internet: the one address that is allowed."""
@@ -128,7 +128,7 @@ def fleet(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     outside = Listener(OUTSIDE)
     inside, inside_six = Listener(INSIDE, outside.port), Listener("::1", outside.port)
     options = {"names": names(), "connections": str(folder / "connections")}
-    handler = {"handler": "tests.handlers:Looker"}
+    handler = {"handler": "tests.support.handlers:Looker"}
     catalog = {
         "looker": {**handler, "options": options},
         "pictures": {**handler, "input": "image"},

@@ -19,17 +19,17 @@ from typing import Any
 import httpx
 import pytest
 
-from common.redis_server import RedisServer
-from tests.balancer import balancing
-from tests.faults.proxy import FaultyProxy
-from tests.support import ApiProcess, Process, Stack, running_redis, wait_until
+from common.redis.embedded_server import RedisServer
+from tests.support.balancer import balancing
+from tests.support.proxy import FaultyProxy
+from tests.support.stack import ApiProcess, Process, Stack, running_redis, wait_until
 
 CATALOG = """
 models:
   echo: {handler: echo, max_batch: 8}
   closed: {handler: echo}
   odd:
-    handler: "tests.handlers:Recorder"
+    handler: "tests.support.handlers:Recorder"
     max_batch: 1
     result_ttl_seconds: 600
     options: {ledger: LEDGER}

@@ -11,16 +11,16 @@ from typing import TypeVar
 import pytest
 import redis.asyncio
 
-from api.listing import JobFilter, Listing
-from api.places import Places
-from api.problems import Problem
+from api.http.problems import Problem
+from api.jobs.listing import JobFilter, Listing
+from api.jobs.queue_position import Places
+from api.jobs.store import JobStore
 from common.broker import enqueue_args
-from common.connect import connect_async
-from common.job import Job, JobRecord, JobState
-from common.keys import META_PREFIX, job_key
-from common.scripts import Scripts
-from common.store import JobStore
-from tests.support import Stack
+from common.jobs.job import Job, JobRecord, JobState
+from common.redis.connect import connect_async
+from common.redis.keys import META_PREFIX, job_key
+from common.redis.scripts import Scripts
+from tests.support.stack import Stack
 
 T = TypeVar("T")
 

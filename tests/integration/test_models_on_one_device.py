@@ -11,15 +11,15 @@ from typing import Any
 
 import yaml
 
-from common.job import Job
-from tests.support import Process, Stack, wait_until
+from common.jobs.job import Job
+from tests.support.stack import Process, Stack, wait_until
 
 
 def catalog(stack: Stack, aliases: dict[str, str] | None = None, **models: Any) -> None:
     """Serve these models, all of them `Paced`."""
     entries = {
         name.replace("_v", "@"): {
-            "handler": "tests.handlers:Paced",
+            "handler": "tests.support.handlers:Paced",
             "max_batch": 16,
             "run_identical_once": False,
             **body,

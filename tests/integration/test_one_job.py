@@ -13,9 +13,17 @@ import pytest
 import redis
 from celery import Celery
 
-from common.job import Job
-from common.redis_server import start_server
-from tests.support import DATA, REDIS_KINDS, ROOT, Stack, redis_binary, running_redis, wait_until
+from common.jobs.job import Job
+from common.redis.embedded_server import start_server
+from tests.support.stack import (
+    DATA,
+    REDIS_KINDS,
+    ROOT,
+    Stack,
+    redis_binary,
+    running_redis,
+    wait_until,
+)
 
 
 @pytest.mark.parametrize("kind", REDIS_KINDS)
@@ -131,7 +139,7 @@ def test_sigterm_ends_worker_and_api_with_status_zero(stack: Stack) -> None:
 def test_the_embedded_redis_dies_with_its_parent_even_on_sigkill(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib\n"
-        "from common.redis_server import start_server\n"
+        "from common.redis.embedded_server import start_server\n"
         "print(start_server(pathlib.Path(sys.argv[1])).url, flush=True)\n"
         "time.sleep(60)\n"
     )

@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 import pytest
 
-from api.keyring import Keyring
-from common.redis_server import RedisServer
-from tests.support import ROOT, ApiProcess, Stack
+from api.tenants.api_keys import Keyring
+from common.redis.embedded_server import RedisServer
+from tests.support.stack import ROOT, ApiProcess, Stack
 
 _CASES = re.compile(r"(\d[\d,]*) generated")
 

@@ -10,19 +10,19 @@ from typing import Any
 import httpx
 import pytest
 
-from common.job import Job
-from common.redis_server import RedisServer
-from tests.support import ApiProcess, Stack, wait_until
+from common.jobs.job import Job
+from common.redis.embedded_server import RedisServer
+from tests.support.stack import ApiProcess, Stack, wait_until
 
 BOUND = 60
 CATALOG = """models:
-  paced: {handler: "tests.handlers:Paced", max_batch: 4, options: {batch_ms: 200}}
+  paced: {handler: "tests.support.handlers:Paced", max_batch: 4, options: {batch_ms: 200}}
   shaky:
-    handler: "tests.handlers:Recorder"
+    handler: "tests.support.handlers:Recorder"
     max_batch: 4
     run_identical_once: false
     options: {ledger: LEDGER}
-  broken: {handler: "tests.handlers:Missing"}
+  broken: {handler: "tests.support.handlers:Missing"}
   absent: {handler: echo}
 """
 """`paced` drains 20 jobs a second."""

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from api.publisher import Publisher
-from common.connect import connect_async
+from api.jobs.publisher import Publisher
 from common.errors import LaneFull
-from common.job import Job
-from tests.support import Stack
+from common.jobs.job import Job
+from common.redis.connect import connect_async
+from tests.support.stack import Stack
 
 MANY = 300
 

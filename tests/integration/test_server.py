@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from common.redis_server import RedisServer
-from tests.support import ApiProcess, Process, Stack, wait_until
+from common.redis.embedded_server import RedisServer
+from tests.support.stack import ApiProcess, Process, Stack, wait_until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _NUMBERS = count()

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from tests.support import Process, Stack, wait_until
+from tests.support.stack import Process, Stack, wait_until
 
 _NUMBERS = count()
 

@@ -12,10 +12,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
-from api.cli import app
-from api.fleet import free_port
-from common.job import Job
-from tests.support import Stack, wait_until
+from api.cli.fleet import free_port
+from api.cli.main import app
+from common.jobs.job import Job
+from tests.support.stack import Stack, wait_until
 
 JOBS = 200
 
@@ -35,7 +35,11 @@ def samples(text: str) -> dict[tuple[str, str], float]:
 @pytest.fixture
 def paced(stack: Stack) -> str:
     """A catalog with a model that takes 20 ms a batch; returns where its worker's metrics are."""
-    model = {"handler": "tests.handlers:Paced", "max_batch": 16, "options": {"batch_ms": 20}}
+    model = {
+        "handler": "tests.support.handlers:Paced",
+        "max_batch": 16,
+        "options": {"batch_ms": 20},
+    }
     path = Path(stack.folder) / "models.yaml"
     path.write_text(yaml.safe_dump({"models": {"paced": model}}))
     port = str(free_port())

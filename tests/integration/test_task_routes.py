@@ -14,11 +14,11 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
+from api.cli.keys import keys
 from api.client import ApiError, Client
-from api.keys_cli import keys
 from common.catalog import load_catalog
-from common.redis_server import RedisServer
-from tests.support import DATA, ROOT, ApiProcess, Stack
+from common.redis.embedded_server import RedisServer
+from tests.support.stack import DATA, ROOT, ApiProcess, Stack
 from worker.models.minilm import MiniLM
 
 CATALOG = """

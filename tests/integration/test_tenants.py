@@ -18,14 +18,14 @@ from fastapi.routing import APIRoute
 from typer.testing import CliRunner
 
 from api.app import create_app
-from api.auth import SCOPES, _authorized
-from api.fleet import free_port
-from api.keys_cli import keys
-from common.job import Job
-from common.keys import LaneKeys
-from common.redis_server import RedisServer
+from api.cli.fleet import free_port
+from api.cli.keys import keys
+from api.tenants.auth import SCOPES, _authorized
+from common.jobs.job import Job
+from common.redis.embedded_server import RedisServer
+from common.redis.keys import LaneKeys
 from common.settings import Settings
-from tests.support import ROOT, ApiProcess, Stack, wait_until
+from tests.support.stack import ROOT, ApiProcess, Stack, wait_until
 
 CACHE_SECONDS = 0.5
 PUBLIC = {"/health", "/ready", "/docs", "/", "/openapi.json"}

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import redis
 
-from api.fleet import free_port
-from tests.support import Stack, redis_binary, wait_until
+from api.cli.fleet import free_port
+from tests.support.stack import Stack, redis_binary, wait_until
 
 
 def test_a_result_that_comes_while_the_subscription_is_lost_is_answered_at_once(

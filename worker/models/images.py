@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from common.errors import FleetError, InputTooLarge, InvalidInput, UnsupportedMedia
-from common.image_headers import MAX_PIXELS
+from common.inputs.image_headers import MAX_PIXELS
 
 __all__ = (
     "MAX_PIXELS",

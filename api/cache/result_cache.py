@@ -1,0 +1,282 @@
+"""Look kept results up, many to a round trip, and answer for the queue with them.
+
+A hit is a job like any other afterwards: its result is written where Celery
+and `GET /v1/jobs/{id}` look for it. That write is on its way before the
+answer is, but the answer does not wait for it: the client has the result,
+also when the queue's Redis takes no writes. Whoever gets only an id (bulk)
+does wait, and without the write there is no hit.
+
+A cache that is away costs one attempt a second and process; until
+it is back, every look is a miss at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+import redis.asyncio
+import structlog
+from prometheus_client import Counter
+from redis.exceptions import RedisError, ResponseError
+
+from common.jobs.cache_entry import Entry, age_seconds, hit_meta, unpack
+from common.jobs.job import CacheTicket, Job, JobRecord
+from common.redis.keys import CACHE_PREFIX, cache_key, meta_key
+
+log = structlog.get_logger(__name__)
+
+_LOOKS_PER_TRIP = 500
+_TRIPS = 2
+"""Round trips under way at a time."""
+_BLIND_SECONDS = 1.0
+_LATE_IN_A_ROW = 3
+_KEYS_PER_SCAN = 1_000
+_SCAN_SECONDS = 5.0
+_AWAY = (RedisError, TimeoutError, OSError)
+
+_LOOKS = Counter(
+    "lanefleet_cache_looks", "Looks into the cache for a kept result.", ("model", "outcome")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A job that was answered from the cache."""
+
+    job_id: str
+    lane: str
+    entry: Entry
+    at_ms: int
+    """When, Unix milliseconds."""
+    tenant: str = ""
+
+    @property
+    def age_seconds(self) -> int:
+        """How old the result is."""
+        return age_seconds(self.entry, self.at_ms)
+
+    def meta(self) -> bytes:
+        """The result as Celery stores it."""
+        return hit_meta(self.entry, self.job_id, self.lane, self.at_ms, self.tenant)
+
+    def record(self) -> JobRecord:
+        """What is known of the job now."""
+        record = JobRecord.read(self.job_id, None, self.meta())
+        assert record is not None
+        return record
+
+
+class ResultCache:
+    """Finds kept results for jobs that have a ticket."""
+
+    def __init__(
+        self,
+        cache: redis.asyncio.Redis,
+        queue: redis.asyncio.Redis,
+        timeout_seconds: float,
+        result_ttl_seconds: Callable[[str], int],
+        queue_is_there: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Commands are timed here, so the clients should not do it too."""
+        self._cache = cache
+        self._queue = queue
+        self._timeout = timeout_seconds
+        self._result_ttl = result_ttl_seconds
+        self._queue_is_there = queue_is_there
+        self._waiting: list[tuple[Job, asyncio.Future[Hit | None]]] = []
+        self._called = False
+        self._trips: set[asyncio.Task[None]] = set()
+        self._replies: set[asyncio.Task[int]] = set()
+        self._blind_until = 0.0
+        self._late = 0
+
+    async def find(self, job: Job) -> Hit | None:
+        """The kept result for this job, if there is one that will do. Never raises."""
+        loop = asyncio.get_running_loop()
+        if not _may_look(job) or loop.time() < self._blind_until:
+            return None
+        future: asyncio.Future[Hit | None] = loop.create_future()
+        self._waiting.append((job, future))
+        if not self._called and len(self._trips) < _TRIPS:
+            self._called = True
+            loop.call_soon(self._depart)
+        return await future
+
+    async def find_all(self, jobs: Sequence[Job]) -> list[Hit | None]:
+        """The same for many, in one trip; only those whose result is written count as found."""
+        hits: list[Hit | None] = [None] * len(jobs)
+        looking = [position for position, job in enumerate(jobs) if _may_look(job)]
+        if not looking or asyncio.get_running_loop().time() < self._blind_until:
+            return hits
+        found = await self._look([jobs[position] for position in looking])
+        known = [hit for hit in found if hit is not None]
+        if known and await self._write(known) == len(known):
+            for position, hit in zip(looking, found, strict=True):
+                hits[position] = hit
+        return hits
+
+    async def purge(self, model: str) -> int:
+        """Free what is kept of this model; returns how many results. Never raises."""
+        freed = 0
+        try:
+            async for keys in self._keys_of(model):
+                freed += int(await self._cache.unlink(*keys))
+        except _AWAY as exc:  # nobody finds them any more, and their time will come
+            log.warning("purge_left_results", model=model, freed=freed, error=str(exc))
+        return freed
+
+    async def _keys_of(self, model: str) -> AsyncIterator[Sequence[bytes | str]]:
+        cursor = 0
+        while True:
+            async with asyncio.timeout(_SCAN_SECONDS):
+                cursor, keys = await self._cache.scan(
+                    cursor, match=f"{CACHE_PREFIX}{model}:*", count=_KEYS_PER_SCAN
+                )
+            if keys:
+                yield keys
+            if not cursor:
+                return
+
+    def _depart(self) -> None:
+        self._called = False
+        while self._waiting and len(self._trips) < _TRIPS:
+            aboard, self._waiting = (
+                self._waiting[:_LOOKS_PER_TRIP],
+                self._waiting[_LOOKS_PER_TRIP:],
+            )
+            trip = asyncio.get_running_loop().create_task(self._travel(aboard))
+            self._trips.add(trip)
+            trip.add_done_callback(self._arrived)
+
+    def _arrived(self, trip: asyncio.Task[None]) -> None:
+        self._trips.discard(trip)
+        if self._waiting and not self._called:
+            self._depart()
+
+    async def _travel(self, passengers: list[tuple[Job, asyncio.Future[Hit | None]]]) -> None:
+        found: list[Hit | None] = [None] * len(passengers)
+        try:
+            found = await self._look([job for job, _ in passengers])
+            hits = [hit for hit in found if hit is not None]
+            if hits:
+                await self._send(hits)
+        except Exception:
+            log.exception("cache_look_failed")
+        finally:
+            for (_, future), hit in zip(passengers, found, strict=True):
+                if not future.done():
+                    future.set_result(hit)
+
+    async def _look(self, jobs: Sequence[Job]) -> list[Hit | None]:
+        tickets = [_ticket(job) for job in jobs]
+        keys = [cache_key(ticket.model, ticket.digest) for ticket in tickets]
+        try:
+            async with asyncio.timeout(self._timeout):
+                raws = await self._fetch(keys)
+        except _AWAY as exc:
+            self._note_failure(late=isinstance(exc, TimeoutError))
+            log.warning("cache_unreachable", error=str(exc), exc_type=type(exc).__name__)
+            for ticket in tickets:
+                _LOOKS.labels(ticket.model, "error").inc()
+            return [None] * len(jobs)
+        self._late = 0
+        now_ms = int(time.time() * 1000)
+        return [
+            _judge(job, ticket, unpack(key, raw), now_ms)
+            for job, ticket, key, raw in zip(jobs, tickets, keys, raws, strict=True)
+        ]
+
+    def _note_failure(self, *, late: bool) -> None:
+        """A late answer may be our own fault, when the loop was busy; several in a row are not."""
+        self._late += 1
+        if not late or self._late >= _LATE_IN_A_ROW:
+            self._late = 0
+            self._blind_until = asyncio.get_running_loop().time() + _BLIND_SECONDS
+
+    async def _fetch(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """MGET, at half of what redis-py takes for it."""
+        pool = self._cache.connection_pool
+        connection = await pool.get_connection()
+        try:
+            await connection.send_packed_command(_packed("MGET", *keys))
+            raws: Sequence[bytes | None] = await connection.read_response()
+            return raws
+        finally:
+            await pool.release(connection)
+
+    async def _send(self, hits: Sequence[Hit]) -> asyncio.Task[int] | None:
+        """Put the results of these on their way to the queue's Redis; None when it is away."""
+        if not self._queue_is_there():
+            return None
+        pool = self._queue.connection_pool
+        commands = b"".join(
+            _packed("SET", meta_key(hit.job_id), hit.meta(), "EX", self._result_ttl(hit.lane))
+            for hit in hits
+        )
+        try:
+            async with asyncio.timeout(self._timeout):
+                connection = await pool.get_connection()
+                try:
+                    await connection.send_packed_command(commands)
+                except BaseException:
+                    await pool.release(connection)
+                    raise
+        except _AWAY as exc:
+            log.warning("hits_unrecorded", jobs=len(hits), error=str(exc))
+            return None
+        task = asyncio.create_task(self._read_replies(pool, connection, len(hits), self._timeout))
+        self._replies.add(task)
+        task.add_done_callback(self._replies.discard)
+        return task
+
+    async def _write(self, hits: Sequence[Hit]) -> int:
+        sent = await self._send(hits)
+        return 0 if sent is None else await sent
+
+    @staticmethod
+    async def _read_replies(pool: Any, connection: Any, count: int, seconds: float) -> int:
+        """How many were written."""
+        written = 0
+        try:
+            async with asyncio.timeout(seconds):
+                for _ in range(count):
+                    try:
+                        await connection.read_response()
+                        written += 1
+                    except ResponseError as exc:  # at maxmemory, or a replica
+                        log.warning("hit_unrecorded", error=str(exc))
+        except _AWAY as exc:
+            log.warning("hits_unrecorded", jobs=count - written, error=str(exc))
+        finally:
+            await pool.release(connection)
+        return written
+
+
+def _packed(*command: str | bytes | int) -> bytes:
+    return bytes(hiredis.pack_command(command))  # type: ignore[arg-type]  # any number of words
+
+
+def _may_look(job: Job) -> bool:
+    return job.cache is not None and job.cache.look
+
+
+def _ticket(job: Job) -> CacheTicket:
+    assert job.cache is not None
+    return job.cache
+
+
+def _judge(job: Job, ticket: CacheTicket, entry: Entry | None, now_ms: int) -> Hit | None:
+    longest = ticket.max_age_seconds
+    if entry is None or entry.weights != ticket.weights:
+        _LOOKS.labels(ticket.model, "miss").inc()
+        return None
+    if longest is not None and age_seconds(entry, now_ms) > longest:
+        _LOOKS.labels(ticket.model, "too_old").inc()
+        return None
+    _LOOKS.labels(ticket.model, "hit").inc()
+    return Hit(job.id, job.model, entry, now_ms, job.tenant)

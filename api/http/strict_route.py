@@ -1,0 +1,50 @@
+"""Routes whose bodies FastAPI reads: within the limit, and as strictly as our own.
+
+Starlette reads a body of any size into memory, and the standard library's parser
+takes NaN and keys given twice. A router says `route_class=StrictRoute`; a test holds
+every route with a body to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from api.http.bodies import hold_bytes, parse_json, too_large
+
+
+class StrictRequest(Request):
+    """A request that minds how much it reads."""
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The body's pieces; raises a 413 problem as soon as there is too much."""
+        limit = self.app.state.services.settings.max_body_bytes
+        size = 0
+        async for chunk in super().stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
+            hold_bytes(len(chunk))
+            yield chunk
+
+    async def json(self) -> Any:
+        """The body as strict JSON; raises a 400 problem."""
+        if not hasattr(self, "_json"):
+            self._json = parse_json(await self.body())
+        return self._json
+
+
+class StrictRoute(APIRoute):
+    """A route that hands FastAPI a StrictRequest."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, told to read strictly."""
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(StrictRequest(request.scope, request.receive))
+
+        return strict

@@ -1,0 +1,87 @@
+"""Read what the task-shaped routes take: JSON, a form with files, or one file as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+
+from api.http.bodies import (
+    check_label,
+    is_json,
+    is_raw,
+    media_type,
+    parse_json,
+    read_body,
+    read_form,
+    type_not_taken,
+)
+from api.http.problems import Problem
+from api.inference.task_run import FetchedFrom
+
+MAX_FILES = 256
+MAX_FIELDS = 16
+
+
+class TaskBody(NamedTuple):
+    """What was sent."""
+
+    fields: dict[str, Any]
+    inputs: list[Any]
+    """JSON values, FetchedFrom, or bytes of files."""
+    sent_bytes: int = 0
+    """Of the JSON that they came in."""
+    strict: bool = False
+    """Whether a number in the fields is no string; those of forms and queries are all strings."""
+
+
+async def read_task(request: Request, max_bytes: int) -> TaskBody:
+    """The body's fields and inputs. Raises 400, 413, 415 and 422 problems."""
+    content_type = media_type(request)
+    if is_json(content_type):
+        body = await read_body(request, max_bytes)
+        return _from_json(parse_json(body), len(body))
+    if content_type == "multipart/form-data":
+        body = await read_body(request, max_bytes)
+        form = await read_form(request, body, MAX_FILES, MAX_FIELDS)
+        return await _from_form(form, dict(request.query_params))
+    if is_raw(content_type):
+        fields = _fields(dict(request.query_params))
+        payload = await read_body(request, max_bytes)
+        check_label(content_type, payload)
+        return TaskBody(fields, [payload])
+    raise type_not_taken(content_type)
+
+
+def _from_json(document: Any, sent_bytes: int) -> TaskBody:
+    found = document.keys() & {"input", "input_url"} if isinstance(document, dict) else set()
+    if len(found) != 1:
+        detail = 'send an object such as {"input": ...}, or with `input_url` in its place'
+        raise Problem(422, "invalid_request", detail)
+    name = found.pop()
+    value = document.pop(name)
+    inputs = value if isinstance(value, list) else [value]
+    if name == "input_url":
+        inputs = [FetchedFrom(one) for one in inputs]
+    return TaskBody(document, inputs, sent_bytes, strict=True)
+
+
+async def _from_form(form: FormData, query: Mapping[str, str]) -> TaskBody:
+    uploads = [one for one in form.getlist("file") if isinstance(one, UploadFile)]
+    if not uploads:
+        raise Problem(422, "invalid_request", "send each file in a part named `file`")
+    texts = {name: value for name, value in form.items() if isinstance(value, str)}
+    payloads = [await one.read() for one in uploads]
+    for upload, payload in zip(uploads, payloads, strict=True):
+        check_label(upload.content_type, payload)
+    return TaskBody(_fields({**query, **texts}), payloads)
+
+
+def _fields(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Form fields or query parameters; `params` is a JSON object in either."""
+    fields: dict[str, Any] = {name: text for name, text in texts.items() if text and name != "file"}
+    if "params" in fields:
+        fields["params"] = parse_json(fields["params"].encode())
+    return fields

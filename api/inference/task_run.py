@@ -1,0 +1,160 @@
+"""Run several inputs as one request: publish them together, wait for all, answer in order.
+
+The task-shaped routes and the OpenAI-shaped one share this. An input that is
+refused keeps its place as the problem it was refused with; the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from api.cache.directives import ANYTHING, CacheWish
+from api.cache.result_cache import Hit
+from api.http.bodies import job_request
+from api.http.problems import Problem, from_fleet_error
+from api.http.request_context import waiting_by_choice
+from api.jobs.views import MISSING
+from api.services import Services
+from api.tenants.auth import Principal
+from common.catalog import Task
+from common.errors import FleetError, InvalidInput, Refused
+from common.jobs.job import Job, JobRecord, JobState
+
+JOBS_PER_TRIP = 500
+"""As for bulk: what one script call may hold Redis for."""
+
+Outcome = JobRecord | Problem
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFrom:
+    """An input that a worker fetches; whether it is a URL is not checked yet."""
+
+    url: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCall:
+    """One request for a task: its inputs, and the fields that all its jobs share."""
+
+    model: str
+    fields: Mapping[str, Any]
+    inputs: Sequence[Any]
+    """As `JobRequest.input` is, FetchedFrom, or bytes of a file."""
+    principal: Principal
+    sent_bytes: int = 0
+    """Of the JSON that the inputs came in."""
+    strict: bool = True
+    """As for `job_request`."""
+    wish: CacheWish = ANYTHING
+    """Whether kept results will do."""
+
+
+def model_for(services: Services, task: Task, name: str | None) -> str:
+    """The name to use, the task's default when none is given.
+
+    Raises UnknownModel, or a 422 problem that names the models of the task.
+    """
+    catalog = services.catalog
+    named = catalog.default_for(task) if name is None else name
+    if named is not None and catalog[named].task == task:
+        return named
+    choices = ", ".join(sorted(catalog.for_task(task))) or "none"
+    if name is not None:
+        detail = f"{name!r} is not a model for {task}; this fleet has: {choices}"
+        raise Problem(422, "wrong_task", detail)
+    raise Problem(422, "model_required", f"say which `model`; for {task} this fleet has: {choices}")
+
+
+def prepare(services: Services, call: TaskCall) -> list[Job | Problem]:
+    """Check every input; raises a problem for a field that is wrong for all of them."""
+    most = services.settings.max_inputs
+    if not call.inputs:
+        raise Problem(422, "invalid_request", "`input`: send at least one")
+    if len(call.inputs) > most:
+        detail = f"`input`: at most {most} at a time, not {len(call.inputs)}; send the rest next"
+        raise Problem(422, "too_many_inputs", detail)
+    shared = job_request({**call.fields, "model": call.model, "input": None}, strict=call.strict)
+
+    def check(value: Any) -> Job | Problem:
+        try:
+            if isinstance(value, bytes):
+                return services.submitter.prepare_file(shared, value, call.principal, call.wish)
+            one = shared.model_copy(update=_source(value))
+            return services.submitter.prepare(one, call.principal, call.sent_bytes, call.wish)
+        except FleetError as exc:
+            return from_fleet_error(exc)
+
+    return [check(value) for value in call.inputs]
+
+
+def _source(value: Any) -> dict[str, Any]:
+    if not isinstance(value, FetchedFrom):
+        return {"input": value}
+    if not isinstance(value.url, str):
+        raise InvalidInput("`input_url`: send a URL, or a list of them")
+    return {"input": MISSING, "input_url": value.url}
+
+
+async def run(
+    services: Services, prepared: Sequence[Job | Problem], seconds: float
+) -> list[Outcome]:
+    """Publish, wait at most `seconds`; per input its job as it stands then, or why not.
+
+    Raises the first refusal when no input was accepted.
+    """
+    jobs = [one for one in prepared if isinstance(one, Job)]
+    records: dict[str, Outcome] = {}
+    publishing = _publish(services, jobs, records)
+    if not seconds:
+        await publishing
+    elif jobs:
+        ids = [job.id for job in jobs]
+        with waiting_by_choice():
+            async with aclosing(services.waiter.watch(ids, seconds, begin=publishing)) as watch:
+                async for settled in watch:
+                    records.update((record.id, record) for record in settled)
+        await _look_again(services, records)
+    else:
+        publishing.close()
+    outcomes = [records[one.id] if isinstance(one, Job) else one for one in prepared]
+    if not any(isinstance(one, JobRecord) for one in outcomes):
+        raise next(one for one in outcomes if isinstance(one, Problem))
+    return outcomes
+
+
+async def _publish(
+    services: Services, jobs: Sequence[Job], records: dict[str, Outcome]
+) -> list[str]:
+    """Publish all, note what became of each; returns the ids for which there is no waiting."""
+    now_ms = int(time.time() * 1000)
+    for first in range(0, len(jobs), JOBS_PER_TRIP):
+        part = jobs[first : first + JOBS_PER_TRIP]
+        for job, reply in zip(part, await services.submitter.publish_all(part), strict=True):
+            if isinstance(reply, Refused):
+                records[job.id] = from_fleet_error(reply)
+            elif isinstance(reply, Hit):
+                records[job.id] = reply.record()
+            else:
+                records[job.id] = JobRecord(job.id, JobState.QUEUED, job.model, created_ms=now_ms)
+    return [job_id for job_id, one in records.items() if _is_over(one)]
+
+
+def _is_over(outcome: Outcome) -> bool:
+    return isinstance(outcome, Problem) or outcome.state.terminal
+
+
+async def _look_again(services: Services, records: dict[str, Outcome]) -> None:
+    """The jobs that were not settled in time, as they stand; as accepted where Redis is away."""
+    left = [job_id for job_id, record in records.items() if not _is_over(record)]
+    with contextlib.suppress(RedisError):
+        for record in await services.store.get_many(left) if left else ():
+            if record is not None:
+                records[record.id] = record

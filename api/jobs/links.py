@@ -1,0 +1,35 @@
+"""Where a client can go next from a job: absolute paths, only those that would work now."""
+
+from __future__ import annotations
+
+from common.jobs.job import JobState
+
+_JOBS = "/v1/jobs/"
+_RETRYABLE = frozenset({"attempts_exhausted"})
+"""Reasons of failures whose message is kept, on the dead list."""
+
+
+def job_path(job_id: str) -> str:
+    """The job itself."""
+    return _JOBS + job_id
+
+
+def open_links(job_id: str) -> dict[str, str]:
+    """The links of a job that is not settled."""
+    path = _JOBS + job_id
+    return {
+        "self": path,
+        "result": f"{path}/result",
+        "events": f"{path}/events",
+        "cancel": f"{path}/cancel",
+    }
+
+
+def job_links(job_id: str, state: JobState, reason: str | None) -> dict[str, str]:
+    """The links of a job in this state: cancel while it is open, retry once it is dead."""
+    links = open_links(job_id)
+    if state.terminal:
+        del links["cancel"]
+    if state is JobState.FAILED and reason in _RETRYABLE:
+        links["retry"] = f"{_JOBS}{job_id}/retry"
+    return links

@@ -1,0 +1,98 @@
+"""A tenant's jobs, newest first, a page at a time.
+
+The cursor is the number of the last job that was looked at, in a count that
+only grows: what arrives between two pages has higher numbers, so no page
+shows a job twice or leaves one out. One script call looks at a bounded number
+of jobs, lest it hold Redis; filters that match few make a page of several
+calls, and one that is short all the same says by its cursor that it goes on.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import redis.asyncio
+
+from api.http.problems import Problem
+from common.jobs.job import JobRecord, JobState
+from common.redis.scripts import AsyncScripts
+
+_LOOKS_PER_CALL = 500
+_CALLS_PER_PAGE = 10
+_CURSOR = re.compile(rb"jobs<(\d{1,15})")
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs to list; what is empty does not filter."""
+
+    model: str = ""
+    state: JobState | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs, without their results, and where the next page begins."""
+
+    records: Sequence[JobRecord]
+    next_cursor: str | None
+
+
+class Listing:
+    """Reads the index that the enqueue script writes."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._scripts = AsyncScripts(client)
+
+    async def page(self, tenant: str, wanted: JobFilter, limit: int, cursor: str | None) -> Page:
+        """One page; raises a 422 problem for a cursor that is none of ours."""
+        below = _number(cursor) if cursor else 0
+        records: list[JobRecord] = []
+        for _ in range(_CALLS_PER_PAGE):
+            left = limit - len(records)
+            below, *found = await self._scripts.run(
+                "list_jobs", (), (tenant, below, left, _LOOKS_PER_CALL, *_words(wanted))
+            )
+            for job_id, record, meta in zip(found[::3], found[1::3], found[2::3], strict=True):
+                known = JobRecord.read(job_id.decode(), record, meta)
+                if known is not None:
+                    records.append(known)
+            if not below or len(records) >= limit:
+                break
+        return Page(records, _cursor(below) if below else None)
+
+
+def _words(wanted: JobFilter) -> tuple[str, str, int, int]:
+    return (
+        wanted.model,
+        wanted.state or "",
+        _ms(wanted.created_after),
+        _ms(wanted.created_before),
+    )
+
+
+def _ms(moment: datetime | None) -> int:
+    """Unix ms, at least 1; 0 for none."""
+    return 0 if moment is None else max(1, int(moment.timestamp() * 1000))
+
+
+def _cursor(below: int) -> str:
+    return base64.urlsafe_b64encode(b"jobs<%d" % below).decode().rstrip("=")
+
+
+def _number(cursor: str) -> int:
+    try:
+        found = _CURSOR.fullmatch(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except ValueError:
+        found = None
+    if not found:
+        raise Problem(
+            422, "invalid_cursor", "`cursor` must be a `next_cursor` of an earlier page, as it was"
+        )
+    return int(found.group(1))

@@ -1,0 +1,211 @@
+"""Read job records and results; act on jobs and on the dead lists."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import orjson
+import redis.asyncio
+
+from common.jobs.job import JobRecord
+from common.redis.coalesce import SharedTrips
+from common.redis.keys import (
+    ALIASES,
+    CONTROL_CHANNEL,
+    OVER_TOTALS,
+    WORKERS,
+    LaneKeys,
+    job_key,
+    meta_key,
+    worker_key,
+)
+from common.redis.scripts import AsyncScripts
+from common.settings import DEFAULT_WINDOW
+
+_IDS_PER_CALL = 500
+_BATCHES = 4
+"""Reads of many records under way at a time: redis-py's pool refuses whoever comes when all of
+its 100 connections are out, and a lost connection makes all requests look at once."""
+_RECORDS_PER_TRIP = 64
+"""Few enough that a trip stays small where results are large."""
+
+
+class JobStore:
+    """Reads records and results; cancels jobs."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        result_ttl_seconds: int,
+        tenant_window: int = DEFAULT_WINDOW,
+    ) -> None:
+        self._client = client
+        self._scripts = AsyncScripts(client)
+        self._reads = SharedTrips(self._read, _RECORDS_PER_TRIP)
+        self._batches = asyncio.Semaphore(_BATCHES)
+        self._result_ttl = result_ttl_seconds
+        self._window = tenant_window
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """The job as it stands, or None when nobody knows it (any more)."""
+        return await self._reads.get(job_id)
+
+    async def _read(self, ids: Sequence[str]) -> Sequence[JobRecord | Exception | None]:
+        keys = [key(job_id) for job_id in ids for key in (job_key, meta_key)]
+        found = cast("list[bytes | None]", await self._client.mget(keys))
+        pairs = zip(ids, found[::2], found[1::2], strict=True)
+        return [_record_or_error(job_id, record, meta) for job_id, record, meta in pairs]
+
+    async def live_records(self, ids: Sequence[str]) -> list[bytes | None]:
+        """The records of jobs that are not settled, as they are stored; None for others."""
+        found: list[bytes | None] = []
+        for first in range(0, len(ids), _IDS_PER_CALL):
+            keys = [job_key(job_id) for job_id in ids[first : first + _IDS_PER_CALL]]
+            async with self._batches:
+                found += cast("list[bytes | None]", await self._client.mget(keys))
+        return found
+
+    async def get_many(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """As `get` for each, in one round trip; None also for what cannot be read."""
+        if not ids:
+            return []
+        async with self._batches:
+            found = await self._read(ids)
+        return [one if isinstance(one, JobRecord) else None for one in found]
+
+    async def cancel(self, job_id: str) -> str | None:
+        """Cancel; returns the state afterwards, None when nobody knows the job."""
+        reply = await self._scripts.run("cancel", (), (job_id, self._result_ttl, "canceled"))
+        return reply.decode() or None
+
+    async def lanes(self, names: list[str]) -> dict[str, dict[str, int]]:
+        """Per lane: waiting by band, leased, delayed, dead and the counters since it began."""
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            keys = LaneKeys.of(name)
+            for band in keys.bands:
+                pipe.llen(band)
+            pipe.hmget(keys.over, OVER_TOTALS)
+            pipe.hlen(keys.unacked)
+            pipe.zcard(keys.delayed)
+            pipe.zcard(keys.dead)
+            pipe.hgetall(keys.stats)
+        replies = await pipe.execute()
+        out = {}
+        for index, name in enumerate(names):
+            *counts, stats = replies[index * 9 : index * 9 + 9]
+            waiting, beside, (leased, delayed, dead) = counts[:4], counts[4], counts[5:]
+            out[name] = {
+                "waiting": sum(waiting) + sum(int(count or 0) for count in beside),
+                "leased": leased,
+                "delayed": delayed,
+                "dead": dead,
+                **{key.decode(): int(value) for key, value in stats.items()},
+            }
+        return out
+
+    async def dead_letters(
+        self, lane: str, *, offset: int = 0, limit: int = 100, owned: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The lane's dead letters, newest first, without their messages; all, or one tenant's."""
+        keys = LaneKeys.of(lane)
+        if owned is not None:
+            mine = [about async for about in self._letters_of(keys, owned)]
+            return mine[offset : offset + limit]
+        last = offset + limit - 1
+        ids = cast("list[bytes]", await self._client.zrange(keys.dead, offset, last, desc=True))
+        return await self._abouts(keys, ids)
+
+    async def dead_ids(
+        self, lane: str, ids: Sequence[str] | None, owned: str | None
+    ) -> Sequence[str] | None:
+        """Which of these dead letters (None is all) are this tenant's (None is anybody's)."""
+        if owned is None:
+            return ids
+        keys = LaneKeys.of(lane)
+        if ids is None:
+            return [about["id"] async for about in self._letters_of(keys, owned)]
+        mine = []
+        for first in range(0, len(ids), _IDS_PER_CALL):
+            abouts = await self._abouts(keys, ids[first : first + _IDS_PER_CALL])
+            mine += [about["id"] for about in abouts if about.get("tenant", "") == owned]
+        return mine
+
+    async def _letters_of(self, keys: LaneKeys, tenant: str) -> AsyncIterator[dict[str, Any]]:
+        """Newest first; there are at most dead_max_count to look through."""
+        ids = cast("list[bytes]", await self._client.zrange(keys.dead, 0, -1, desc=True))
+        for first in range(0, len(ids), _IDS_PER_CALL):
+            for about in await self._abouts(keys, ids[first : first + _IDS_PER_CALL]):
+                if about.get("tenant", "") == tenant:
+                    yield about
+
+    async def _abouts(
+        self, keys: LaneKeys, ids: Sequence[str] | Sequence[bytes]
+    ) -> list[dict[str, Any]]:
+        if not ids:
+            return []
+        letters = cast("list[bytes | None]", await self._client.hmget(keys.letters, list(ids)))
+        return [orjson.loads(letter.partition(b"\n")[0]) for letter in letters if letter]
+
+    async def dead_letter(self, lane: str, job_id: str) -> dict[str, Any] | None:
+        """One dead letter with its message as text, or None."""
+        letter = cast("bytes | None", await self._client.hget(LaneKeys.of(lane).letters, job_id))
+        if letter is None:
+            return None
+        about, _, message = letter.partition(b"\n")
+        return {**orjson.loads(about), "message": message.decode("utf-8", "backslashreplace")}
+
+    async def retry_dead(self, lane: str, ids: Sequence[str] | None) -> int:
+        """Put dead jobs back into their lane; None is all of them. Returns how many."""
+        keys = LaneKeys.of(lane)
+        revived = 0
+        chosen = ids if ids is not None else await self._dead_ids(keys)
+        for first in range(0, len(chosen), _IDS_PER_CALL):
+            part = chosen[first : first + _IDS_PER_CALL]
+            revived += await self._scripts.run("dead_retry", keys.as_list(), (self._window, *part))
+        return revived
+
+    async def purge_dead(self, lane: str, ids: Sequence[str] | None) -> int:
+        """Drop dead letters for good; None is all of them. Returns how many."""
+        if ids is not None and not ids:
+            return 0
+        dropped = await self._scripts.run("dead_purge", LaneKeys.of(lane).as_list(), ids or ())
+        return int(dropped)
+
+    async def _dead_ids(self, keys: LaneKeys) -> list[str]:
+        ids = cast("list[bytes]", await self._client.zrange(keys.dead, 0, -1))
+        return [one.decode() for one in ids]
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """What each live worker last said of itself."""
+        names = cast("list[bytes]", await self._client.zrange(WORKERS, 0, -1))
+        if not names:
+            return []
+        reports = await self._client.mget([worker_key(name.decode()) for name in names])
+        return [orjson.loads(report) for report in reports if report]
+
+    async def tell_workers(self, command: str) -> int:
+        """Ask something of the workers' models; returns how many of them heard it."""
+        return int(await self._client.publish(CONTROL_CHANNEL, command))
+
+    async def aliases(self) -> dict[str, str]:
+        """Where operators moved aliases to."""
+        moved = cast("dict[bytes, bytes]", await self._client.hgetall(ALIASES))
+        return {alias.decode(): model.decode() for alias, model in moved.items()}
+
+    async def move_alias(self, alias: str, model: str) -> int:
+        """Point an alias at a model; returns how many workers heard it at once."""
+        await self._client.hset(ALIASES, alias, model)
+        return await self.tell_workers("aliases")
+
+
+def _record_or_error(
+    job_id: str, record: bytes | None, meta: bytes | None
+) -> JobRecord | Exception | None:
+    """What one key holds that cannot be read is no other job's concern."""
+    try:
+        return JobRecord.read(job_id, record, meta)
+    except Exception as exc:  # noqa: BLE001 - raised to whoever asked for this one
+        return exc

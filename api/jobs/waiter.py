@@ -1,0 +1,352 @@
+"""Wait until jobs are settled, without polling.
+
+All waiters of a process share one subscription connection. A waiter first
+has its channel subscribed, then looks at the record, then sleeps: in that
+order nothing can finish unseen, and it is kept again after the connection was
+lost. The notification carries the whole result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Any, TypeVar
+
+import redis.asyncio
+import structlog
+from redis.asyncio.connection import Connection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from api.jobs.store import JobStore
+from common.jobs.job import JobRecord, JobState
+from common.redis.keys import META_PREFIX, meta_key
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_RECONNECT_SECONDS = 0.5
+_PING_SECONDS = 10.0
+_CONFIRM_SECONDS = 2.0
+"""Longest to wait for a subscription to stand; who is still not sure looks again after as long."""
+_PATIENCE_SECONDS = 2.0
+"""How long Redis may be away before whoever waits hears of it; longer than a quick restart."""
+_RETRY_SECONDS = 0.2
+_LOOK_AFTER_SECONDS = 0.02
+"""After this long a waiter looks at the record too, in case it was deaf for a moment."""
+
+
+class _Arrivals:
+    """Collects what many futures bring, so that a wake-up costs what came and not who waits."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._came: list[tuple[str, JobRecord | None]] = []
+
+    def expect(self, job_id: str, future: asyncio.Future[JobRecord | None]) -> None:
+        """Collect this one too."""
+
+        def arrive(done: asyncio.Future[JobRecord | None]) -> None:
+            if not done.cancelled():
+                self._came.append((job_id, done.result()))
+                self._event.set()
+
+        future.add_done_callback(arrive)
+
+    async def wait(self, seconds: float) -> None:
+        """Until something came, at most this long."""
+        if seconds > 0 and not self._came:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._event.wait(), seconds)
+
+    def take(self) -> tuple[list[JobRecord], set[str]]:
+        """What came: records, and the ids of those woken without news."""
+        self._event.clear()
+        came, self._came = self._came, []
+        records = [record for _, record in came if record is not None]
+        return records, {job_id for job_id, record in came if record is None}
+
+
+class ResultWaiter:
+    """Wakes waiters when their job is settled; one connection for all of them."""
+
+    def __init__(self, client: redis.asyncio.Redis, store: JobStore) -> None:
+        self._pool = client.connection_pool
+        self._store = store
+        self._waiters: dict[str, set[asyncio.Future[JobRecord | None]]] = defaultdict(set)
+        self._confirmed: dict[str, asyncio.Event] = {}
+        self._leaving: set[str] = set()
+        self._departure: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._draining = False
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait now."""
+        return sum(map(len, self._waiters.values()))
+
+    def start(self) -> None:
+        """Begin to listen, in the running event loop."""
+        self._listener = asyncio.create_task(self._listen(), name="result-waiter")
+
+    async def stop(self) -> None:
+        """End listening; whoever still waits sees the record as it stands."""
+        if self._listener:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+        self.drain()
+
+    def drain(self) -> None:
+        """Let everybody go who waits, now and from now on, with the record as it stands."""
+        self._draining = True
+        for confirmed in self._confirmed.values():
+            confirmed.set()
+        self._wake_all()
+
+    async def wait(
+        self, job_id: str, seconds: float, begin: Awaitable[object] | None = None
+    ) -> JobRecord | None:
+        """The record once it is terminal, or as it stands after `seconds`.
+
+        begin, when given, publishes the job; it is awaited with the ears open, so that the
+        result of a quick job arrives by itself and the record need not be looked at.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        future = self._listen_for(job_id)
+        try:
+            await self._subscribe(job_id)
+            if begin is not None:
+                begun = await begin
+                if isinstance(begun, JobRecord) and begun.state.terminal:
+                    return begun
+                await asyncio.wait({future}, timeout=min(seconds, _LOOK_AFTER_SECONDS))
+            while True:
+                record = future.result() if future.done() else None
+                if record is not None:
+                    return record
+                if future.done():  # woken without news: the connection was lost
+                    self._waiters[job_id].discard(future)
+                    future = self._listen_for(job_id)
+                sure = await self._confirm([job_id], deadline - loop.time())
+                record = await self._patiently(lambda: self._store.get(job_id), deadline)
+                left = deadline - loop.time()
+                if record is None or record.state.terminal or left <= 0 or self._draining:
+                    return record
+                if sure:
+                    await asyncio.wait({future}, timeout=left)
+        finally:
+            self._dismiss(job_id, future)
+
+    async def watch(
+        self,
+        ids: Sequence[str],
+        seconds: float,
+        begin: Awaitable[Collection[str]] | None = None,
+    ) -> AsyncGenerator[list[JobRecord], None]:
+        """Yield the records of these jobs as they are settled, those that come together as one.
+
+        Ends when all are settled, or after `seconds`; a job that nobody knows is left out.
+        begin is as for `wait`, and returns the ids for which there is nothing to wait. One
+        subscription and one look serve all of them.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        arrivals = _Arrivals()
+        waiting = {job_id: self._listen_for(job_id, arrivals) for job_id in ids}
+        try:
+            await self._subscribe(*waiting)
+            look_at = loop.time()
+            if begin is not None:
+                for job_id in await begin:
+                    self._dismiss(job_id, waiting.pop(job_id))
+                look_at = loop.time() + _LOOK_AFTER_SECONDS
+            while waiting:
+                await arrivals.wait(min(look_at, deadline) - loop.time())
+                settled, deaf = arrivals.take()
+                for job_id in deaf & waiting.keys():
+                    self._waiters[job_id].discard(waiting[job_id])
+                    waiting[job_id] = self._listen_for(job_id, arrivals)
+                over = loop.time() >= deadline or self._draining
+                if deaf or over or loop.time() >= look_at:
+                    sure = await self._confirm(waiting, deadline - loop.time())
+                    look_at = math.inf if sure else loop.time()
+                    settled += await self._look(list(waiting), settled, deadline)
+                news = [record for record in settled if record.id in waiting]
+                for record in news:
+                    self._dismiss(record.id, waiting.pop(record.id))
+                if news:
+                    yield [record for record in news if record.state.terminal]
+                if over:
+                    return
+        finally:
+            for job_id, future in waiting.items():
+                self._dismiss(job_id, future)
+
+    async def _look(
+        self, ids: list[str], known: list[JobRecord], deadline: float
+    ) -> list[JobRecord]:
+        """What is settled of these by the records, beside those that are known to be.
+
+        A job that nobody knows comes back as one that is queued nowhere, to be left out.
+        """
+        settled = {record.id for record in known}
+        left = [job_id for job_id in ids if job_id not in settled]
+        records = await self._patiently(lambda: self._store.get_many(left), deadline)
+        found = [
+            record or JobRecord(job_id, JobState.QUEUED, "")
+            for job_id, record in zip(left, records, strict=True)
+        ]
+        return [record for record in found if record.state.terminal or not record.lane]
+
+    async def _patiently(self, look: Callable[[], Awaitable[T]], deadline: float) -> T:
+        """Look, and again while Redis is away for a moment; raises what it raises after that."""
+        loop = asyncio.get_running_loop()
+        give_up = min(loop.time() + _PATIENCE_SECONDS, deadline)
+        while True:
+            try:
+                return await look()
+            except (RedisConnectionError, RedisTimeoutError):
+                if self._draining or loop.time() + _RETRY_SECONDS > give_up:
+                    raise
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _dismiss(self, job_id: str, future: asyncio.Future[JobRecord | None]) -> None:
+        """End one waiter's wait; the last one's ends the subscription."""
+        self._waiters[job_id].discard(future)
+        if not self._waiters[job_id]:
+            del self._waiters[job_id]
+            self._leave(job_id)
+
+    def _listen_for(
+        self, job_id: str, arrivals: _Arrivals | None = None
+    ) -> asyncio.Future[JobRecord | None]:
+        future: asyncio.Future[JobRecord | None] = asyncio.get_running_loop().create_future()
+        self._waiters[job_id].add(future)
+        if arrivals is not None:
+            arrivals.expect(job_id, future)
+        return future
+
+    async def _subscribe(self, *ids: str) -> None:
+        new = [job_id for job_id in ids if job_id not in self._confirmed]
+        for job_id in new:
+            self._confirmed[job_id] = asyncio.Event()
+        if new:
+            await self._send("SUBSCRIBE", *map(meta_key, new))
+
+    def _leave(self, job_id: str) -> None:
+        """Unsubscribe in the next turn: nobody's answer waits for it, and many leave together."""
+        self._leaving.add(job_id)
+        if self._departure is None:
+            self._departure = asyncio.create_task(self._unsubscribe())
+
+    async def _unsubscribe(self) -> None:
+        try:
+            await asyncio.sleep(0)
+            while self._leaving:
+                leaving, self._leaving = self._leaving, set()
+                gone = [job_id for job_id in leaving if job_id not in self._waiters]
+                for job_id in gone:
+                    self._confirmed.pop(job_id, None)
+                if gone:
+                    await self._send("UNSUBSCRIBE", *map(meta_key, gone))
+        finally:
+            self._departure = None
+
+    async def _confirm(self, ids: Iterable[str], seconds: float) -> bool:
+        """Whether the subscriptions are sure to stand, after a while at most."""
+        missing = [self._confirmed[one] for one in ids if not self._confirmed[one].is_set()]
+        if not missing or self._draining:
+            return True
+        try:
+            async with asyncio.timeout(max(0.0, min(seconds, _CONFIRM_SECONDS))):
+                for confirmed in missing:
+                    await confirmed.wait()
+        except TimeoutError:
+            log.warning("subscription_unconfirmed")
+            return False
+        return True
+
+    async def _send(self, *command: str) -> None:
+        """Send, or have the connection replaced; the next one subscribes to everything.
+
+        The listener may close the connection meanwhile, and then redis-py fails in ways of
+        its own; none of that is any caller's concern.
+        """
+        connection = self._connection
+        if connection is None or not connection.is_connected:
+            return
+        try:
+            await connection.send_command(*command)
+        except Exception as exc:  # noqa: BLE001
+            log.warning("subscription_not_sent", error=str(exc))
+            with contextlib.suppress(Exception):
+                await connection.disconnect(nowait=True)
+
+    async def _listen(self) -> None:
+        while True:
+            connection: Connection = self._pool.make_connection()
+            try:
+                await connection.connect()
+                self._connection = connection
+                channels = [meta_key(job_id) for job_id in self._confirmed]
+                if channels:
+                    await connection.send_command("SUBSCRIBE", *channels)
+                await self._listen_on(connection)
+            except Exception as exc:  # noqa: BLE001 - without it everybody would be deaf
+                log.warning("result_waiter_disconnected", error=str(exc))
+            finally:
+                self._connection = None
+                for confirmed in self._confirmed.values():
+                    confirmed.clear()
+                with contextlib.suppress(Exception):
+                    await connection.disconnect(nowait=True)
+            self._wake_all()
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _listen_on(self, connection: Connection) -> None:
+        """Until the connection is dead; a silent one is asked for a sign of life first."""
+        pinged = False
+        while True:
+            message = await connection.read_response(timeout=_PING_SECONDS)
+            if message is not None:
+                self._hear(message)
+                pinged = False
+            elif pinged:
+                raise RedisConnectionError("no sign of life")
+            else:
+                await connection.send_command("PING")
+                pinged = True
+
+    def _hear(self, message: Any) -> None:
+        if not isinstance(message, list) or len(message) < 3:
+            return
+        kind, channel = message[0], bytes(message[1]).decode()
+        job_id = channel.removeprefix(META_PREFIX)
+        if kind == b"subscribe" and job_id in self._confirmed:
+            self._confirmed[job_id].set()
+        elif kind == b"message":
+            self._on_result(job_id, bytes(message[2]))
+
+    def _on_result(self, job_id: str, meta: bytes) -> None:
+        """Anybody may publish here; what cannot be read only makes the waiters look."""
+        try:
+            record = JobRecord.read(job_id, None, meta)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            record = None
+        if record is None or record.state.terminal:
+            self._wake(job_id, record)
+
+    def _wake(self, job_id: str, record: JobRecord | None) -> None:
+        for future in self._waiters.get(job_id, ()):
+            if not future.done():
+                future.set_result(record)
+
+    def _wake_all(self) -> None:
+        for job_id in list(self._waiters):
+            self._wake(job_id, None)

@@ -1,0 +1,118 @@
+"""Tell many streams how their jobs go on, at the cost of one.
+
+That a job is settled comes by the subscription all waiters of the process
+share. That it began to run is announced nowhere, as it would cost every job a
+message for the few that are watched: while there are streams, one look a
+moment at the records of all of them finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from redis.exceptions import RedisError
+
+from api.jobs.store import JobStore
+from api.jobs.waiter import ResultWaiter
+from common.jobs.job import JobRecord
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_SECONDS = 7 * 86_400.0
+
+
+class Watch:
+    """One stream's view of one job: the latest record that was not yet taken."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._record: JobRecord | None = None
+        self.gone = False
+        """Nobody knows the job any more."""
+
+    def put(self, record: JobRecord | None) -> None:
+        """The job changed; None when it is gone. What was read before its end is old news then."""
+        if self._record and self._record.state.terminal and record and not record.state.terminal:
+            return
+        self._record, self.gone = record, record is None
+        self._changed.set()
+
+    async def next(self, seconds: float) -> JobRecord | None:
+        """The record once it has changed, None after so many seconds without, or when gone."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            return None
+        self._changed.clear()
+        return self._record
+
+
+class Watching:
+    """All watches of the process."""
+
+    def __init__(self, store: JobStore, waiter: ResultWaiter, poll_seconds: float) -> None:
+        self._store = store
+        self._waiter = waiter
+        self._poll_seconds = poll_seconds
+        self._watches: dict[str, set[Watch]] = defaultdict(set)
+        self._seen: dict[str, bytes | None] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    @property
+    def watching(self) -> int:
+        """How many watches there are."""
+        return sum(map(len, self._watches.values()))
+
+    @asynccontextmanager
+    async def watch(self, job_id: str) -> AsyncIterator[Watch]:
+        """Watch a job; what it is at first, the caller reads inside."""
+        watch = Watch()
+        self._watches[job_id].add(watch)
+        end = asyncio.create_task(self._await_end(job_id, watch))
+        if self._poller is None:
+            self._poller = asyncio.create_task(self._poll(), name="watch-poller")
+        try:
+            yield watch
+        finally:
+            end.cancel()
+            self._watches[job_id].discard(watch)
+            if not self._watches[job_id]:
+                del self._watches[job_id]
+                self._seen.pop(job_id, None)
+
+    async def _await_end(self, job_id: str, watch: Watch) -> None:
+        try:
+            watch.put(await self._waiter.wait(job_id, _LONGEST_SECONDS))
+        except RedisError as exc:  # the poller finds the end as well
+            log.warning("watch_interrupted", error=str(exc))
+
+    async def _poll(self) -> None:
+        """While anybody watches, look at all records at once."""
+        while self._watches:
+            await asyncio.sleep(self._poll_seconds)
+            try:
+                await self._look()
+            except RedisError as exc:
+                log.warning("watch_poll_failed", error=str(exc))
+            except Exception:
+                log.exception("watch_poll_failed")
+        self._poller = None
+
+    async def _look(self) -> None:
+        ids = list(self._watches)
+        for job_id, text in zip(ids, await self._store.live_records(ids), strict=True):
+            if job_id not in self._watches or self._seen.get(job_id, b"") == text:
+                continue
+            settled = text is None or text.startswith(b"x")
+            record = (
+                await self._store.get(job_id) if settled else JobRecord.read(job_id, text, None)
+            )
+            if job_id not in self._watches:  # its last stream ended meanwhile
+                continue
+            self._seen[job_id] = text
+            for watch in self._watches[job_id]:
+                watch.put(record)

@@ -1,0 +1,236 @@
+"""Which jobs are taken, and when those that are not should come back.
+
+What can be known is worked out once a second, after the sampler's trip, into
+a gate per lane that is in any trouble; a job of a lane that has none costs a
+look into a dictionary, and no job costs a trip to Redis. The one bound that
+must be exact, `max_backlog`, is kept by the script that enqueues.
+
+A client that is refused is told when there should be room *for it*: each one
+a little later than the one before, at the pace the lane drains. All of them
+coming back at once would find one free place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from prometheus_client import Counter
+from redis.exceptions import RedisError
+
+from api.overload.breaker import Record, State
+from api.overload.lane_sampler import DEEP_SECONDS, DrainSampler, LaneState
+from api.overload.queue_guard import QueueGuard
+from api.overload.shared_breakers import Breakers
+from common.errors import DeadlineUnreachable, LaneFull, ModelUnavailable, NoWorker, Refused
+from common.jobs.job import Job
+from common.redis.keys import BANDS
+from common.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+E = TypeVar("E", bound=Refused)
+
+REFUSED = Counter("lanefleet_api_refused", "Jobs that were not taken.", ["lane", "reason"])
+
+UNKNOWN_SECONDS = 5.0
+"""When to come back where nothing is known about when it will be better."""
+_AWAY_SECONDS = 2.0
+"""The same for a queue that takes no writes: it is looked at four times a second."""
+_LEAST_SECONDS = 1.0
+_JITTER = 0.25
+_UNSERVED = "no live worker serves this model; the job waits until one starts (`python -m worker`)"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Why some jobs of a lane are not taken. All may be unset: then they are."""
+
+    refusal: type[Refused] | None = None
+    text: str = ""
+    until: float | None = None
+    """When that may be over, by the loop's clock."""
+    probing: bool = False
+    """Whether a job that gets a probe is taken."""
+    starts: tuple[float, ...] | None = None
+    """By band, seconds until a job would surely not have started yet."""
+
+
+class Admission:
+    """Says which jobs are taken; one per process."""
+
+    def __init__(
+        self, settings: Settings, drain: DrainSampler, breakers: Breakers, guard: QueueGuard
+    ) -> None:
+        self._settings = settings
+        self._drain = drain
+        self._breakers = breakers
+        self._guard = guard
+        self._gates: dict[str, Gate] = {}
+        self._turns: dict[str, float] = {}
+        """Per full lane, when there is room for the last one who was told to come back."""
+        drain.on_sample = self.refresh
+
+    async def refresh(self) -> None:
+        """After a sample: work out what is taken until the next one."""
+        now = asyncio.get_running_loop().time()
+        self._guard.sampled(self._drain.trouble, self._drain.began, now)
+        if not self._drain.readable:
+            return  # what was known last is better than nothing
+        try:
+            await self._breakers.advance(self._drain)
+        except RedisError as exc:
+            log.warning("breakers_unmoved", error=str(exc))
+        gates = {lane: self._gate(lane, now) for lane in self._drain.lanes}
+        self._gates = {lane: gate for lane, gate in gates.items() if gate is not None}
+
+    async def admit(self, job: Job) -> None:
+        """Return when the job may be published; raises Refused."""
+        self.require_queue(job)
+        gate = self._gates.get(job.model)
+        if gate is not None:
+            await self._pass(gate, job)
+
+    def require_queue(self, job: Job) -> None:
+        """Return when the queue takes work, as far as is known; raises Refused."""
+        if self._guard.refusal is not None:
+            raise self._away(job)
+
+    async def admit_all(self, jobs: Sequence[Job]) -> dict[int, Refused]:
+        """The same for many: by their index those that may not, and why."""
+        refused: dict[int, Refused] = {}
+        if self._guard.refusal is None and not self._gates:
+            return refused
+        for index, job in enumerate(jobs):
+            try:
+                await self.admit(job)
+            except Refused as exc:
+                refused[index] = exc
+        return refused
+
+    def full(self, job: Job) -> LaneFull:
+        """Tell a job's client, whose lane is full, when to come back."""
+        seconds = self._turn_seconds(job.model)
+        text = (
+            f"lane {job.model!r} holds as many jobs as it may; "
+            f"there should be room in about {max(seconds, 1):.0f} s"
+        )
+        exc = LaneFull(text, self._spread(seconds))
+        return self.noted(job, exc)
+
+    async def close_breaker(self, lane: str) -> Record:
+        """Take the lane's jobs again from now on, whatever failed before. May raise RedisError."""
+        record = await self._breakers.reset(lane)
+        self._gates.pop(lane, None)
+        return record
+
+    def notice(self, lane: str) -> str | None:
+        """What the client should know of a job that was taken: that nobody serves it yet."""
+        state = self._drain.lanes.get(lane)
+        if state is None or state.workers or not self._drain.readable:
+            return None
+        return _UNSERVED
+
+    def _away(self, job: Job) -> Refused:
+        assert self._guard.refusal is not None
+        exc = self._guard.refusal(self._guard.text, self._spread(_AWAY_SECONDS))
+        return self.noted(job, exc)
+
+    async def _pass(self, gate: Gate, job: Job) -> None:
+        if gate.refusal is not None:
+            if gate.probing and await self._breakers.take_probe(job.model):
+                return
+            seconds = self._seconds_until(gate.until)
+            raise self.noted(job, gate.refusal(gate.text, self._spread(seconds)))
+        limit_ms = job.expires_ms
+        if gate.starts is None or limit_ms is None:
+            return
+        left, wait = limit_ms / 1000 - time.time(), gate.starts[job.priority // 3]
+        if job.tenant:
+            wait = min(wait, self._own_wait(job))
+        if wait > left:
+            raise self.noted(job, self._too_late(job, left, wait))
+
+    def _own_wait(self, job: Job) -> float:
+        """Seconds that its tenant's jobs alone would take, as if all others stood back: tenants
+        take turns, so no more than that is sure among several.
+        """
+        state = self._drain.lane(job.model)
+        if state.tenants is None or not state.measured:
+            return 0.0
+        own = state.tenants.get(job.tenant, 0)
+        if own >= sum(state.waiting) and not state.tenants.keys() - {job.tenant}:
+            return math.inf
+        return max(0, own - state.leased) / (state.measured * self._settings.deadline_safety_factor)
+
+    def _too_late(self, job: Job, left: float, wait: float) -> DeadlineUnreachable:
+        expected = self._drain.lane(job.model).start_seconds(job.priority) or wait
+        text = (
+            f"the job would start in about {expected:.0f} s, after its limit of {left:.1f} s; "
+            "come back later, or give it more time"
+        )
+        # Until what waits now has become so little that the job would be taken.
+        return DeadlineUnreachable(text, self._spread(wait - max(left, 0.0)))
+
+    def _gate(self, lane: str, now: float) -> Gate | None:
+        state, record = self._drain.lanes[lane], self._breakers.records[lane]
+        if record.state is not State.CLOSED:
+            return self._broken(record, now)
+        if not self._settings.scale_from_zero and not state.workers:
+            text = "no live worker serves this model, and none is started for what waits"
+            return Gate(NoWorker, text)
+        starts = self._starts(state)
+        return Gate(starts=starts) if starts else None
+
+    def _broken(self, record: Record, now: float) -> Gate:
+        until = now + (record.until_ms - self._drain.server_ms) / 1000
+        if record.unloadable:
+            text = "no worker could load this model; /v1/models says why"
+        else:
+            text = "this model fails again and again; its jobs are refused until it has recovered"
+        probing = record.state is State.HALF_OPEN
+        return Gate(ModelUnavailable, text, until, probing)
+
+    def _starts(self, state: LaneState) -> tuple[float, ...] | None:
+        factor = self._settings.deadline_safety_factor
+        if not (factor and state.measured):
+            return None
+        pace = state.measured * factor
+        starts = tuple(state.ahead(band) / pace for band in BANDS)
+        return starts if starts[-1] >= DEEP_SECONDS else None
+
+    def _turn_seconds(self, lane: str) -> float:
+        """When there is room for one more, after those who were told before."""
+        state = self._drain.lane(lane)
+        rate = state.per_second
+        if not rate:
+            return UNKNOWN_SECONDS
+        now = time.monotonic()
+        # Never so late that the lane would run dry before they are back.
+        latest = now + max(_LEAST_SECONDS, state.backlog / rate / 2)
+        turn = min(max(self._turns.get(lane, 0.0), now) + 1 / rate, latest)
+        self._turns[lane] = turn
+        return turn - now
+
+    def _spread(self, seconds: float) -> float:
+        longest = self._settings.retry_after_max_seconds
+        spread = max(seconds, _LEAST_SECONDS) * random.uniform(1.0, 1.0 + _JITTER)  # noqa: S311 - spreads load
+        return min(spread, longest)
+
+    @staticmethod
+    def _seconds_until(moment: float | None) -> float:
+        if moment is None:
+            return UNKNOWN_SECONDS
+        return moment - asyncio.get_running_loop().time()
+
+    @staticmethod
+    def noted(job: Job, exc: E) -> E:
+        """Count a refusal; returns it."""
+        REFUSED.labels(job.model, exc.code).inc()
+        return exc

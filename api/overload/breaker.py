@@ -1,0 +1,193 @@
+"""When a model's jobs are refused because it fails: a circuit breaker per lane.
+
+    closed -- failures --> open -- time --> half-open -- a success --> closed
+                             ^------------- a failure ----'
+
+Pure on purpose: the workers' counters and the server's clock are passed in,
+so that every rule can be tested. The record is kept in Redis and moved on by
+whoever sees a reason first (api/overload/shared_breakers.py); all replicas read the same one.
+
+A job counts once, with its first failure in the model itself: what was wrong
+with the input, and the further attempts at a job that failed, say nothing
+about the next job.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from common.settings import Settings
+
+
+class State(StrEnum):
+    """Whether new jobs are taken: all, none, or a few to see how they fare."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When to open and for how long; the settings say it."""
+
+    failures: int
+    """Failures in a row that open it; 0 is no breaker at all."""
+    share: float
+    least_jobs: int
+    window_ms: int
+    open_ms: int
+    open_max_ms: int
+    probes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Policy:
+        """The operators' choice."""
+        return cls(
+            failures=settings.breaker_failures,
+            share=settings.breaker_failure_share,
+            least_jobs=settings.breaker_least_jobs,
+            window_ms=int(settings.breaker_window_seconds * 1000),
+            open_ms=int(settings.breaker_open_seconds * 1000),
+            open_max_ms=int(settings.breaker_open_max_seconds * 1000),
+            probes=settings.breaker_probes,
+        )
+
+    def open_for_ms(self, openings: int) -> int:
+        """How long the n-th opening in a row lasts: doubling, bounded."""
+        return int(min(self.open_ms * 2.0 ** min(openings - 1, 30), self.open_max_ms))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The lane's counters since it began, at a moment of the server's clock."""
+
+    now_ms: int
+    succeeded: int
+    failed: int
+    """Jobs whose first failure was the model's."""
+    unloadable: bool = False
+    """Whether there are live workers and none of them could load the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the replicas share."""
+
+    state: State = State.CLOSED
+    since_ms: int = 0
+    until_ms: int = 0
+    """When an open one lets probes through, a half-open one another round of them."""
+    openings: int = 0
+    """Openings in a row, with no lasting recovery between them."""
+    succeeded: int = 0
+    failed: int = 0
+    """The counters when it went half-open."""
+    unloadable: bool = False
+    """Whether it opened because no worker could load the model."""
+
+    def text(self) -> str:
+        """As it is kept in Redis."""
+        return (
+            f"{self.state} {self.since_ms} {self.until_ms} {self.openings} "
+            f"{self.succeeded} {self.failed} {int(self.unloadable)}"
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Record:
+        """Read what Redis keeps; a closed one where that is nothing, or nothing of ours."""
+        try:
+            state, *numbers = text.split(" ")
+            since, until, openings, succeeded, failed, unloadable = map(int, numbers)
+            return cls(State(state), since, until, openings, succeeded, failed, bool(unloadable))
+        except ValueError:
+            return cls()
+
+
+class Breaker:
+    """Decides for one lane; what it saw lately is this replica's own."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._seen = Record()
+        self._last: Reading | None = None
+        self._lately: deque[tuple[int, int, int]] = deque()
+        """When, successes, failures; as far as the window reaches."""
+        self._in_row = 0
+
+    def observe(self, record: Record, reading: Reading) -> Record | None:
+        """What the record should become now; None where it may stay."""
+        if record != self._seen:
+            self._seen, self._in_row = record, 0
+            self._lately.clear()
+        self._look_back(reading)
+        if not self._policy.failures:
+            return None if record.state is State.CLOSED else Record(since_ms=reading.now_ms)
+        match record.state:
+            case State.CLOSED:
+                return self._when_closed(record, reading)
+            case State.OPEN:
+                return self._when_open(record, reading)
+            case State.HALF_OPEN:
+                return self._when_half_open(record, reading)
+
+    def _look_back(self, reading: Reading) -> None:
+        last, self._last = self._last, reading
+        if last is None:
+            return
+        succeeded = max(0, reading.succeeded - last.succeeded)
+        failed = max(0, reading.failed - last.failed)
+        self._in_row = 0 if succeeded else self._in_row + failed
+        if succeeded or failed:
+            self._lately.append((reading.now_ms, succeeded, failed))
+        while self._lately and self._lately[0][0] <= reading.now_ms - self._policy.window_ms:
+            self._lately.popleft()
+
+    def _too_many(self) -> bool:
+        succeeded = sum(one[1] for one in self._lately)
+        failed = sum(one[2] for one in self._lately)
+        policy = self._policy
+        often = failed >= policy.share * (succeeded + failed)
+        return self._in_row >= policy.failures or (
+            often and failed > 0 and succeeded + failed >= policy.least_jobs
+        )
+
+    def _when_closed(self, record: Record, reading: Reading) -> Record | None:
+        if not (self._too_many() or reading.unloadable):
+            return None
+        lasted_ms = reading.now_ms - record.since_ms
+        openings = record.openings if lasted_ms < self._policy.open_max_ms else 0
+        return self._open(openings + 1, reading)
+
+    def _when_open(self, record: Record, reading: Reading) -> Record | None:
+        loaded_at_last = record.unloadable and not reading.unloadable
+        if reading.now_ms < record.until_ms and not loaded_at_last:
+            return None
+        return self._half_open(record, reading)
+
+    def _when_half_open(self, record: Record, reading: Reading) -> Record | None:
+        if reading.failed > record.failed:
+            return self._open(record.openings + 1, reading)
+        if reading.succeeded > record.succeeded and not reading.unloadable:
+            return Record(since_ms=reading.now_ms, openings=record.openings)
+        if reading.now_ms < record.until_ms:
+            return None
+        if reading.unloadable:
+            return self._open(record.openings + 1, reading)
+        return self._half_open(record, reading)
+
+    def _open(self, openings: int, reading: Reading) -> Record:
+        until = reading.now_ms + self._policy.open_for_ms(openings)
+        return Record(State.OPEN, reading.now_ms, until, openings, unloadable=reading.unloadable)
+
+    def _half_open(self, record: Record, reading: Reading) -> Record:
+        return replace(
+            record,
+            state=State.HALF_OPEN,
+            since_ms=reading.now_ms,
+            until_ms=reading.now_ms + self._policy.open_ms,
+            succeeded=reading.succeeded,
+            failed=reading.failed,
+        )

@@ -1,0 +1,287 @@
+"""How fast each lane drains, measured once a second, for whoever must say how long.
+
+One pipelined trip per second and process reads every lane's counters, its
+backlog and the live workers' reports; requests look at what the last trip
+brought and make none of their own. It also writes a word, to learn whether
+Redis still takes any.
+
+A rate is measured only while more waits than the workers can hold in one
+batch each: what a lane drains when little arrives says nothing about what it
+could. It is kept per worker, so that a worker more or less counts at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import redis.asyncio
+import structlog
+from redis.exceptions import RedisError
+
+from api import background as tasks
+from common.redis.keys import BANDS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, worker_key
+
+log = structlog.get_logger(__name__)
+
+_INTERVAL_SECONDS = 1.0
+_TROUBLED_SECONDS = 0.25
+_TRIP_SECONDS = 1.0
+DEEP_SECONDS = 0.5
+"""A wait that is shorter than this is not worth being counted by tenant, or refused for."""
+_PROBE_TTL_SECONDS = 60
+_MEMORY_SECONDS = 15.0
+"""What was measured this many seconds of work ago counts for 1/e of what was measured now."""
+_TRUST_SECONDS = 600.0
+"""A rate that could not be measured for this long is no longer believed."""
+_SETTLED = ("succeeded", "failed", "dead", "expired")
+"""Counters of jobs that took a place in a worker. Cancelled ones do not: they leave by the
+hundred thousand in a moment, and that is no measure of how fast the next ones will run."""
+
+
+class DrainRate:
+    """Jobs per second and worker of one lane. Pure: readings come with their time."""
+
+    def __init__(self) -> None:
+        self._jobs = self._worker_seconds = 0.0
+        self._last: tuple[float, int, bool] | None = None
+        self._measured_at = -math.inf
+
+    def observe(self, now: float, settled: int, *, busy: bool, workers: int) -> None:
+        """Take a reading: the jobs settled since the lane began, and whether it had
+        more to do at this moment than its `workers` could hold.
+        """
+        last, self._last = self._last, (now, settled, busy)
+        if last is None or not (busy and last[2]) or now <= last[0] or settled < last[1]:
+            return
+        seconds, drained = now - last[0], settled - last[1]
+        keep = math.exp(-seconds / _MEMORY_SECONDS)
+        self._jobs = self._jobs * keep + drained
+        self._worker_seconds = self._worker_seconds * keep + seconds * workers
+        self._measured_at = now
+
+    def per_worker(self, now: float) -> float | None:
+        """Jobs per second and worker; None while nothing was drained, or too long ago."""
+        if not self._jobs or now - self._measured_at > _TRUST_SECONDS:
+            return None
+        return self._jobs / self._worker_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """What the last trip said of a lane."""
+
+    waiting: tuple[int, ...] = (0, 0, 0, 0)
+    """Jobs by band, the first served first."""
+    leased: int = 0
+    delayed: int = 0
+    workers: int = 0
+    """Live workers that can serve it, or will once its model is loaded."""
+    loaded: int = 0
+    """Those of them that have its model in memory."""
+    load_errors: tuple[str, ...] = ()
+    """What live workers say that could not load its model."""
+    measured: float | None = None
+    """Jobs per second all its workers drain together, measured; None when unknown."""
+    estimated: float | None = None
+    """The same by the workers' batch times, for as long as nothing is measured."""
+    tenants: Mapping[str, int] | None = None
+    """Jobs waiting or leased by tenant; None while so little waits that nobody need know."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    breaker: str = ""
+    """The record of its circuit breaker, as kept in Redis."""
+
+    @property
+    def backlog(self) -> int:
+        """Jobs waiting, leased or delayed."""
+        return sum(self.waiting) + self.leased + self.delayed
+
+    @property
+    def per_second(self) -> float | None:
+        """Jobs per second: measured, else estimated, else None."""
+        return self.measured or self.estimated
+
+    def ahead(self, priority: int = 0) -> int:
+        """Jobs waiting in this priority's band and those before it."""
+        return sum(n for band, n in zip(BANDS, self.waiting, strict=True) if band <= priority)
+
+    def start_seconds(self, priority: int = 0) -> float | None:
+        """When a job published now should start, in seconds from now; None when unknown."""
+        rate = self.per_second
+        return None if rate is None else self.ahead(priority) / rate
+
+
+_UNKNOWN = LaneState()
+
+
+class DrainSampler:
+    """Samples the lanes for as long as the process lives."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        lanes: Sequence[str],
+        max_backlog: int,
+    ) -> None:
+        self._client = client
+        self._keys = {lane: LaneKeys.of(lane) for lane in lanes}
+        self._rates = {lane: DrainRate() for lane in lanes}
+        self._max_backlog = max_backlog
+        self.on_sample: Callable[[], Awaitable[None]] | None = None
+        """Called after each trip, also after one that failed."""
+        self._names: list[str] = []
+        self._deep: set[str] = set()
+        """Lanes whose jobs by tenant are looked at: those where jobs wait for long."""
+        self._task: asyncio.Task[None] | None = None
+        self.lanes: dict[str, LaneState] = {}
+        """Per lane; empty until the first trip is back."""
+        self.reports: list[dict[str, Any]] = []
+        """What the live workers say of themselves."""
+        self.server_ms = 0
+        """The Redis server's clock at the last trip, Unix milliseconds."""
+        self.trouble: Exception | None = None
+        """Why the last trip failed, or that Redis takes no writes; None when all is well."""
+        self.readable = False
+        """Whether the last trip could read, whatever became of the word it wrote."""
+        self.began = 0.0
+        """When the last trip began, by the loop's clock."""
+
+    async def start(self) -> None:
+        """Take the first sample, for no longer than a second, and begin."""
+        await self._once()
+        self._task = asyncio.create_task(self._run(), name="drain-sampler")
+
+    async def stop(self) -> None:
+        """End."""
+        await tasks.end(self._task)
+
+    def lane(self, name: str) -> LaneState:
+        """The lane as it was at most a second ago."""
+        return self.lanes.get(name, _UNKNOWN)
+
+    def per_second(self, lane: str) -> float | None:
+        """Jobs per second that the lane drains: measured, else estimated, else None."""
+        return self.lane(lane).per_second
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_TROUBLED_SECONDS if self.trouble else _INTERVAL_SECONDS)
+            await self._once()
+
+    async def _once(self) -> None:
+        self.began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(_TRIP_SECONDS):
+                self.trouble = await self._sample()
+            self.readable = True
+        except (RedisError, TimeoutError, OSError) as exc:
+            self.readable, self.trouble = False, exc
+        except Exception as exc:
+            log.exception("sampler_failed")
+            self.readable, self.trouble = False, exc
+        if self.on_sample:
+            try:
+                await self.on_sample()
+            except Exception:
+                log.exception("sample_unused")
+
+    async def _sample(self) -> Exception | None:
+        """Read everything; returns why Redis takes no writes, where it does not."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.set(PROBE, 1, ex=_PROBE_TTL_SECONDS)
+        pipe.time()
+        pipe.zrange(WORKERS, 0, -1)
+        self._ask_reports(pipe, self._names)
+        for lane, keys in self._keys.items():
+            for band in keys.bands:
+                pipe.llen(band)
+            pipe.hmget(keys.over, OVER_TOTALS)
+            pipe.hlen(keys.unacked)
+            pipe.zcard(keys.delayed)
+            pipe.hgetall(keys.stats)
+            pipe.hget(keys.breaker, "state")
+            if lane in self._deep:
+                pipe.hgetall(keys.tenants)
+            else:
+                pipe.exists(keys.tenants)
+        written, *replies = await pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        await self._take(replies)
+        return written if isinstance(written, Exception) else None
+
+    async def _take(self, replies: list[Any]) -> None:
+        (seconds, micros), names, reports, *of_lanes = replies
+        self.server_ms = seconds * 1000 + micros // 1000
+        now = asyncio.get_running_loop().time()
+        live = [name.decode() for name in names]
+        if not set(live) <= set(self._names):  # somebody is new
+            pipe = self._client.pipeline(transaction=False)
+            self._ask_reports(pipe, live)
+            (reports,) = await pipe.execute()
+        self._names = live
+        self.reports = [orjson.loads(report) for report in reports if report]
+        self.lanes = {
+            lane: self._lane(lane, now, of_lanes[at * 10 : at * 10 + 10])
+            for at, lane in enumerate(self._keys)
+        }
+        self._deep = {
+            name
+            for name, lane in self.lanes.items()
+            if (lane.start_seconds(9) or 0) >= DEEP_SECONDS
+        }
+
+    @staticmethod
+    def _ask_reports(pipe: Any, names: list[str]) -> None:
+        pipe.mget([worker_key(name) for name in names] or [worker_key("")])
+
+    def _lane(self, lane: str, now: float, reply: Sequence[Any]) -> LaneState:
+        *listed, beside, leased, delayed, stats, breaker, tenants = reply
+        waiting = [n + int(more or 0) for n, more in zip(listed, beside, strict=True)]
+        by_tenant = tenants if isinstance(tenants, dict) else None
+        counters = _counts(stats)
+        said = [one["lanes"][lane] for one in self.reports if lane in one["lanes"]]
+        able = [one for one in said if not one["error"]]
+        loaded = [one for one in able if one["loaded"]]
+        holding = sum(one["max_batch"] for one in loaded)
+        rate, serving = self._rates[lane], max(1, len(loaded))
+        rate.observe(
+            now,
+            sum(counters.get(name, 0) for name in _SETTLED),
+            busy=bool(loaded) and sum(waiting) + leased > min(holding, self._max_backlog // 2),
+            workers=serving,
+        )
+        each = rate.per_worker(now)
+        return LaneState(
+            waiting=tuple(waiting),
+            leased=leased,
+            delayed=delayed,
+            workers=len(able),
+            loaded=len(loaded),
+            load_errors=tuple(one["error"] for one in said if one["error"]),
+            measured=each * serving if able and each else None,
+            estimated=_by_batch_times(able),
+            tenants=None if by_tenant is None else _counts(by_tenant),
+            counters=counters,
+            breaker=breaker.decode() if breaker else "",
+        )
+
+
+def _counts(found: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {key.decode(): int(value) for key, value in found.items()}
+
+
+def _by_batch_times(said: Sequence[dict[str, Any]]) -> float | None:
+    """Jobs per second if every batch to come is like those that ran."""
+    rate = 0.0
+    for one in said:
+        batches = sum(one["batches"].values())
+        jobs = sum(int(size) * count for size, count in one["batches"].items())
+        if batches and one["batch_seconds"]:
+            rate += jobs / batches / one["batch_seconds"]
+    return rate or None

@@ -1,0 +1,70 @@
+"""Find the job that a path names, and show it: what all routes of one job share.
+
+That a job is unknown, gone or somebody else's is one answer, given here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+from fastapi import Path, Response
+from redis.exceptions import RedisError
+
+from api.http.problems import Problem
+from api.http.request_context import waiting_by_choice
+from api.jobs.views import view_json
+from api.services import Services
+from api.tenants.auth import Principal
+from common.jobs.job import JobRecord, JobState
+
+JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="The job's id.")]
+
+
+async def find_job(
+    services: Services,
+    principal: Principal,
+    job_id: str,
+    wait_seconds: float = 0.0,
+) -> JobRecord:
+    """The principal's job, settled or as it stands after the wait; raises a 404 problem."""
+    record = await services.store.get(job_id)
+    if record is None or not principal.owns(
+        record.tenant
+    ):  # and at once: a wait for somebody else's job would tell that there is one
+        raise unknown_job(job_id)
+    if wait_seconds > 0 and not record.state.terminal:
+        with waiting_by_choice():
+            record = await services.waiter.wait(job_id, wait_seconds) or record
+    return record
+
+
+def unknown_job(job_id: str) -> Problem:
+    """The 404 for an id that nobody knows (any more), or somebody else's."""
+    return Problem(
+        404, "unknown_job", f"there is no job {job_id!r}; results are kept for a limited time"
+    )
+
+
+def json_response(
+    body: bytes, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """A job as JSON that is already text: its owner's, of the moment, and nobody's to keep."""
+    response = Response(body, status, headers, media_type="application/json")
+    response.raw_headers.append((b"cache-control", b"no-store"))
+    return response
+
+
+async def show_job(
+    services: Services,
+    record: JobRecord,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """The view of a job as a response, with its place while it waits and Redis can tell it."""
+    place = None
+    with contextlib.suppress(RedisError):
+        place = await services.places.of(record)
+    waits = record.state is JobState.QUEUED
+    notice = services.admission.notice(record.lane) if waits else None
+    return json_response(view_json(record, place, notice), status, headers)

@@ -1,0 +1,129 @@
+"""What became of many jobs, in one request: the other half of a bulk submit.
+
+One line per job, sent as it is settled, so that whoever submitted by the
+thousand need not ask by the thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from starlette.types import Send
+
+from api.dependencies import ServicesDep
+from api.http.bodies import parse_json, read_body
+from api.http.preferences import Preferences, asked_of
+from api.http.problems import Problem, responses, validation_problem
+from api.http.request_context import waiting_by_choice
+from api.jobs.views import view_json
+from api.services import Services
+from api.tenants.auth import Principal, ReadDep
+from common.jobs.job import JobRecord
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_NDJSON = "application/x-ndjson"
+
+
+class Wanted(BaseModel):
+    """Which jobs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[Annotated[str, StringConstraints(max_length=128, pattern=r"^[\w.:-]+$")]] = Field(
+        min_length=1, description="The jobs' ids, at most as many as the fleet's `max_inputs`."
+    )
+
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": Wanted.model_json_schema()}},
+    }
+}
+
+
+class _Lines(StreamingResponse):
+    """NDJSON; the generator is closed, and its watch ended, with the response."""
+
+    media_type = _NDJSON
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self.body_iterator):  # type: ignore[type-var]  # ours is a generator
+            await super().stream_response(send)
+
+
+@router.post(
+    "/results",
+    response_class=Response,
+    openapi_extra=_BODY,
+    responses={
+        200: {"description": "One line per job, each once.", "content": {_NDJSON: {}}},
+        **responses(
+            s400="Not JSON.", s413="The body is too large.", s422="No list of ids, or too long."
+        ),
+    },
+)
+async def collect_results(request: Request, services: ServicesDep, principal: ReadDep) -> Response:
+    """Look at many jobs. With `Prefer: wait=n`, each line comes when its job is settled.
+
+    A line is the job as `GET /v1/jobs/{id}` shows it, or has its `id` and an `error`. What is
+    not settled in time comes last, as it stands.
+    """
+    wanted = await _read(request, services)
+    asked = asked_of(request.scope["headers"])
+    preferences = Preferences.of(asked.prefer, services.settings.max_wait_seconds)
+    return _Lines(_lines(services, principal, wanted, preferences.wait_seconds or 0.0))
+
+
+async def _read(request: Request, services: Services) -> list[str]:
+    document = parse_json(await read_body(request, services.settings.max_body_bytes))
+    try:
+        ids = dict.fromkeys(Wanted.model_validate(document, strict=True).ids)
+    except ValidationError as exc:
+        raise validation_problem(exc.errors(include_url=False, include_input=False)) from exc
+    most = services.settings.max_inputs
+    if len(ids) > most:
+        detail = f"`ids`: at most {most} at a time, not {len(ids)}"
+        raise Problem(422, "too_many_ids", detail)
+    return list(ids)
+
+
+async def _lines(
+    services: Services,
+    principal: Principal,
+    ids: list[str],
+    seconds: float,
+) -> AsyncGenerator[bytes, None]:
+    records = await services.store.get_many(ids)
+    found = [one for one in records if one is not None and principal.owns(one.tenant)]
+    known = {record.id for record in found}
+    yield b"".join(_unknown(job_id) for job_id in ids if job_id not in known)
+    yield _views([record for record in found if record.state.terminal])
+    left = {record.id: record for record in found if not record.state.terminal}
+    if left and seconds:
+        with waiting_by_choice():
+            async with aclosing(services.waiter.watch(list(left), seconds)) as watch:
+                async for settled in watch:
+                    for record in settled:
+                        left.pop(record.id, None)
+                    yield _views(settled)
+        again = await services.store.get_many(list(left)) if left else []
+        left = {record.id: record for record in again if record is not None}
+    yield _views(list(left.values()))
+
+
+def _views(records: list[JobRecord]) -> bytes:
+    return b"".join(view_json(record) + b"\n" for record in records)
+
+
+def _unknown(job_id: str) -> bytes:
+    detail = f"there is no job {job_id!r}; results are kept for a limited time"
+    problem = Problem(404, "unknown_job", detail).document()
+    return orjson.dumps({"id": job_id, "error": problem}) + b"\n"

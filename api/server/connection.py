@@ -1,0 +1,302 @@
+"""One HTTP connection, with the patience that uvicorn's own lacks.
+
+uvicorn waits for ever for a head or a body that dribbles in, takes heads of any
+size and says 400 and 503 as plain text. Here each has a limit. A timer per request
+would cost the hot route 2 us; so nothing is timed while bytes flow, and the server
+calls `sweep` on every connection once a second.
+
+An answer may go out before its request has come in whole, a 413 say. Closing then
+would reset the connection, and the client might never read the answer; so our
+side is ended, and what still comes is read and dropped for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from api.http.problems import Problem
+from common.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_LINGER_SECONDS = 2.0
+_FIRST_REQUEST_SECONDS = 0.5
+"""How long a connection that was just made may take to bring its request while we drain."""
+_LINGER_BYTES = 16 * 1024 * 1024
+_BARREN_BYTES = 65_536
+"""Most bytes of a chunked body in which no byte of content comes: trailers, extensions."""
+_FRAMING_FACTOR = 3
+"""Above 64 KB, most bytes of chunk framing per byte of content; one-byte chunks have 5."""
+_IDLE_CLOSED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How much and how long a connection may take."""
+
+    connections: int
+    head_seconds: float
+    head_bytes: int
+    head_fields: int
+    body_seconds: float
+    body_bytes_per_second: int
+    send_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings, max_connections: int) -> Patience:
+        """As the settings say."""
+        return cls(
+            max_connections,
+            settings.header_timeout_seconds,
+            settings.max_header_bytes,
+            settings.max_header_count,
+            settings.body_timeout_seconds,
+            settings.body_bytes_per_second,
+            settings.send_timeout_seconds,
+        )
+
+
+# Called directly: `super()` costs each of them more than what they add.
+_data_received = HttpToolsProtocol.data_received
+_on_headers_complete = HttpToolsProtocol.on_headers_complete
+_on_body = HttpToolsProtocol.on_body
+
+
+class Refused(Exception):
+    """Raised inside the parser to stop it; what to answer is in `refusal`."""
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol with limits; `Connection.within(patience)` makes the class for it."""
+
+    patience: ClassVar[Patience]
+
+    @classmethod
+    def within(cls, patience: Patience) -> type[Connection]:
+        """The protocol class with these limits."""
+        return type("PatientConnection", (cls,), {"patience": patience})
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_since: float | None = self.loop.time()
+        """Since when a head is awaited; None while a request is under way."""
+        self._fed = 0
+        """Bytes of a head, or after it of a body, that does not come in whole."""
+        self._arrived = 0
+        """Bytes of the piece that is being read."""
+        self._content = 0
+        """Bytes of the body's content."""
+        self._barren = 0
+        """Bytes since the last one of content."""
+        self._refusal: Problem | None = None
+        self._draining = False
+        self._linger_until: float | None = None
+        self._lingered = 0
+        self._body_window: tuple[float, int] | None = None
+        self._write_window: tuple[float, int] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is kept open between two requests."""
+        return self.timeout_keep_alive_task is not None and not self.transport.is_closing()
+
+    # What uvicorn's protocol calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or make room for it, or refuse it."""
+        super().connection_made(transport)
+        if len(self.connections) <= self.patience.connections:
+            return
+        idle = [one for one in self.connections if isinstance(one, Connection) and one.idle]
+        for one in idle[:_IDLE_CLOSED_AT_ONCE]:
+            one.transport.close()
+        if not idle:
+            detail = "this process holds as many connections as it may; try again shortly"
+            self._refuse(Problem(503, "too_many_connections", detail))
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; what has to be counted is a request that does not come in whole."""
+        if self._linger_until is not None:
+            self._lingered += len(data)
+            if self._lingered > _LINGER_BYTES:
+                self.transport.abort()
+            return
+        self._arrived = len(data)
+        content = self._content
+        _data_received(self, data)
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not self.scope or cycle.response_complete:
+            self._head_grows()
+        elif cycle.more_body:
+            self._body_grows(content)
+
+    def _head_grows(self) -> None:
+        """A head that is not yet whole; or empty lines, after which uvicorn forgets the time."""
+        if self._head_since is None:
+            self._head_since = self.loop.time()
+        self._fed += self._arrived
+        if self._fed > self.patience.head_bytes:
+            self._refuse(self._head_too_large())
+
+    def _body_grows(self, content: int) -> None:
+        """More of a body that is not yet whole, and how much content was there before."""
+        self._fed += self._arrived
+        if self._content == content:
+            self._barren += self._arrived
+        else:
+            self._barren = 0
+        framing = self._fed - self._content
+        if self._barren > _BARREN_BYTES or (
+            framing > _BARREN_BYTES + _FRAMING_FACTOR * self._content
+        ):
+            detail = "the body is nearly all chunk framing; send larger chunks"
+            self._refuse(Problem(400, "bad_request", detail))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        limits = self.patience
+        if self._fed + self._arrived > limits.head_bytes or len(self.headers) > limits.head_fields:
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > limits.head_bytes or len(self.headers) > limits.head_fields:
+                self._refusal = self._head_too_large()
+                raise Refused
+        self._head_since = None
+        self._fed = self._content = self._barren = 0
+        _on_headers_complete(self)
+        if self._draining:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Some content."""
+        self._content += len(body)
+        _on_body(self, body)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
+        """What uvicorn calls when the parser stopped."""
+        if self._refusal is None:
+            self._refusal = Problem(400, "bad_request", "this is not a valid HTTP/1.1 request")
+        self._refuse(self._refusal)
+
+    def shutdown(self) -> None:
+        """The process drains: end when idle, but not before a first request that is on its way."""
+        if self.cycle is None and not self.transport.is_closing():
+            self._draining = True
+            self.loop.call_later(_FIRST_REQUEST_SECONDS, self._end_if_fresh)
+        else:
+            super().shutdown()
+
+    def _end_if_fresh(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Whoever asks for an upgrade gets HTTP/1.1, which needs no word in the log."""
+
+    # What the server calls
+
+    def sweep(self, now: float) -> None:
+        """Once a second: end what took too long."""
+        if self._linger_until is not None:
+            if now >= self._linger_until:
+                self.transport.abort()
+        elif self._head_since is not None and now - self._head_since > self.patience.head_seconds:
+            self._end_of_patience_with_head()
+        elif self.cycle is not None and self.cycle.response_complete and self.cycle.more_body:
+            self._linger()
+        else:
+            self._sweep_body(now)
+            self._sweep_writes(now)
+
+    def _end_of_patience_with_head(self) -> None:
+        if not self._fed:
+            self.transport.abort()
+        else:
+            seconds = self.patience.head_seconds
+            detail = f"the request's head took longer than {seconds:g} s"
+            self._refuse(Problem(408, "request_timeout", detail))
+
+    def _sweep_body(self, now: float) -> None:
+        cycle = self.cycle
+        awaited = (
+            cycle is not None
+            and cycle.more_body
+            and not cycle.response_complete
+            and not cycle.waiting_for_100_continue
+            and not self.flow.read_paused
+        )
+        if not awaited:
+            self._body_window = None
+            return
+        began, fed = self._body_window or (now, self._fed)
+        self._body_window = (began, fed)
+        seconds, rate = self.patience.body_seconds, self.patience.body_bytes_per_second
+        if now - began < seconds:
+            return
+        self._body_window = (now, self._fed)
+        if self._fed - fed < (1 if cycle.response_started else max(1, rate * seconds)):
+            detail = f"the body must bring {rate} bytes a second; in {seconds:g} s it did not"
+            self._refuse(Problem(408, "request_timeout", detail))
+
+    def _sweep_writes(self, now: float) -> None:
+        left = self.transport.get_write_buffer_size()
+        if not left or self._write_window is None or left < self._write_window[1]:
+            self._write_window = (now, left) if left else None
+        elif now - self._write_window[0] >= self.patience.send_seconds:
+            log.info("client_stopped_reading", bytes_left=left)
+            self.transport.abort()
+
+    # How a connection ends
+
+    def _head_too_large(self) -> Problem:
+        limits = self.patience
+        detail = (
+            f"the request's head is larger than {limits.head_bytes} bytes "
+            f"or has more than {limits.head_fields} fields"
+        )
+        return Problem(431, "head_too_large", detail)
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer from here, unless an answer is on its way, and let go of the client."""
+        cycle = self.cycle
+        if self.transport.is_closing() or self._linger_until is not None:
+            return
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:  # the fault is in what follows a whole request
+                cycle.keep_alive = False
+                self._linger_until = float("inf")
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.abort()
+                return
+        self._unset_keepalive_if_required()
+        self.transport.write(self._as_bytes(problem))
+        self._linger()
+
+    def _as_bytes(self, problem: Problem) -> bytes:
+        response = problem.response()
+        fields = [*self.server_state.default_headers, *response.raw_headers]
+        lines = [b"%b: %b\r\n" % (name, value) for name, value in fields]
+        close = b"connection: close\r\n\r\n"
+        return b"".join((STATUS_LINE[problem.status], *lines, close, response.body))
+
+    def _linger(self) -> None:
+        self._unset_keepalive_if_required()
+        self._linger_until = self.loop.time() + _LINGER_SECONDS
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()

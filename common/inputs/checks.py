@@ -1,0 +1,166 @@
+"""What a job's input may look like, on the wire and for the model.
+
+Both sides need it: the front refuses what can be seen to be wrong before
+anything is queued, the worker turns what arrived into what `decode` takes.
+An image travels as base64 in the message, or, when large, as raw bytes under
+the job's blob key with a reference in the message. What a worker fetched from
+a URL is treated as such bytes.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, b64encode
+from typing import Any
+
+import orjson
+
+from common.catalog import InputKind
+from common.errors import (
+    InputTooLarge,
+    InputUrlRefused,
+    InvalidInput,
+    UnsupportedMedia,
+    UrlRefused,
+)
+from common.inputs.image_headers import MAX_FRAMES, MAX_PIXELS, frames_beyond, size_of
+from common.net.addresses import parse_target
+
+BLOB_REFERENCE = {"$blob": True}
+"""Stands in the message for an input that lies under the job's blob key."""
+
+IMAGE_FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
+
+IMAGE_TYPES = frozenset(kind for _, kind in _MAGIC) | {"image/webp"}
+
+
+def sniff_image(payload: bytes) -> str | None:
+    """The media type that the first bytes show, or None when it is no known image."""
+    if payload[:4] == b"RIFF" and payload[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _MAGIC if payload.startswith(magic)), None)
+
+
+def check_input(
+    kind: InputKind, value: Any, inline_bytes: int, sent_bytes: int = 0
+) -> tuple[Any, bytes | None]:
+    """Check an input from JSON; returns what goes into the message, and the blob or None.
+
+    sent_bytes is the length of what it came in: JSON in something short need not be measured.
+    Raises InvalidInput or UnsupportedMedia with what to send instead.
+    """
+    if kind == "image":
+        return check_image(_image_bytes(value), inline_bytes)
+    if kind == "text":
+        if not isinstance(value, str):
+            raise InvalidInput(
+                f'this model takes text: "input" must be a string, not {_json_type(value)}'
+            )
+        payload = value.encode("utf-8", "surrogatepass")
+        return (BLOB_REFERENCE, payload) if len(payload) > inline_bytes else (value, None)
+    if sent_bytes > inline_bytes and len(payload := orjson.dumps(value)) > inline_bytes:
+        return BLOB_REFERENCE, payload
+    if value == BLOB_REFERENCE:
+        raise InvalidInput(f"an input cannot be {BLOB_REFERENCE}, which means something here")
+    return value, None
+
+
+def check_input_url(url: str) -> str:
+    """Check the form of an input's URL; raises InputUrlRefused with what to send instead."""
+    try:
+        parse_target(url)
+    except UrlRefused as exc:
+        raise InputUrlRefused(f"`input_url`: {exc}") from None
+    return url
+
+
+def check_image(payload: bytes, inline_bytes: int) -> tuple[Any, bytes | None]:
+    """Check an image's bytes; returns what goes into the message, and the blob or None.
+
+    Raises UnsupportedMedia when the bytes are no image that a worker reads, and
+    InputTooLarge for one that no worker would decode.
+    """
+    media_type = sniff_image(payload)
+    if media_type is None:
+        raise UnsupportedMedia(
+            f"the {len(payload)} bytes sent are not an image that this fleet reads; "
+            f"send {IMAGE_FORMATS}"
+        )
+    _check_pixels(payload, media_type)
+    if len(payload) > inline_bytes:
+        return BLOB_REFERENCE, payload
+    return {"image": b64encode(payload).decode()}, None
+
+
+def _check_pixels(payload: bytes, media_type: str) -> None:
+    width, height = size_of(payload, media_type) or (0, 0)
+    if width * height > MAX_PIXELS:
+        raise InputTooLarge(
+            f"the image is {width} x {height}, more than the {MAX_PIXELS:,} pixels "
+            "allowed here; send a smaller one"
+        )
+    if media_type == "image/gif" and frames_beyond(payload):
+        raise InputTooLarge(
+            f"the GIF has more than {MAX_FRAMES:,} frames, of which only the first would be "
+            "looked at; send that one"
+        )
+
+
+def materialize(kind: InputKind, value: Any, blob: bytes | None) -> Any:
+    """What `decode` takes: str for text, bytes for an image, else the JSON value.
+
+    Raises InvalidInput, as any Celery client may have written the message.
+    """
+    if value == BLOB_REFERENCE:
+        if blob is None:
+            raise InvalidInput("the input was sent by reference but is no longer stored")
+        return _read_blob(kind, blob)
+    if kind == "image":
+        return _image_bytes(value)
+    if kind == "text" and not isinstance(value, str):
+        raise InvalidInput(
+            f"this model takes text: input must be a string, not {_json_type(value)}"
+        )
+    return value
+
+
+def _read_blob(kind: InputKind, blob: bytes) -> Any:
+    if kind == "image":
+        return blob
+    try:
+        return blob.decode("utf-8", "surrogatepass") if kind == "text" else orjson.loads(blob)
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(f"this model takes text, and the input is not UTF-8: {exc}") from exc
+    except orjson.JSONDecodeError as exc:
+        raise InvalidInput(f"this model takes JSON, and the input is none: {exc}") from exc
+
+
+def _image_bytes(value: Any) -> bytes:
+    encoded = value.get("image") if isinstance(value, dict) else value
+    if not isinstance(encoded, str):
+        raise InvalidInput(
+            'this model takes an image: "input" must be {"image": "<base64>"}, '
+            "or send the file as multipart/form-data"
+        )
+    if encoded.startswith("data:"):
+        encoded = encoded.partition(",")[2]
+    try:
+        return b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidInput(f'"input.image" is not valid base64: {exc}') from exc
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "an array"}
+    return names.get(type(value), "an object")

@@ -1,0 +1,171 @@
+"""Every Redis key, in one table.
+
+| key                          | type   | what                                  | bound                  |
+|------------------------------|--------|---------------------------------------|------------------------|
+| `<lane>`, `<lane>\\x06\\x16<n>` | list   | waiting messages, one list per band   | max_backlog            |
+| `lf:lane:<lane>:unacked`     | hash   | lease tag -> what kombu can restore   | jobs in workers' hands |
+| `lf:lane:<lane>:index`       | zset   | lease tag -> when it lapses, seconds  | the same               |
+| `lf:lane:<lane>:delayed`     | zset   | band + message -> when it is due, ms  | max_backlog            |
+| `lf:lane:<lane>:dead`        | zset   | job id -> when it died, ms            | dead_max_count         |
+| `lf:lane:<lane>:letters`     | hash   | job id -> reason line + message       | dead_max_count         |
+| `lf:lane:<lane>:stats`       | hash   | counters since the lane began         | fixed fields           |
+| `lf:lane:<lane>:placed:<b>`  | hash   | tenant -> its messages in band b's list (b is 1 to 4) | tenants with jobs there |
+| `lf:lane:<lane>:over`        | hash   | `<b>:<tenant>` -> its messages beside that list; `<b>:` -> all | the same |
+| `lf:lane:<lane>:over:<b>:<tenant>` | list | those messages                        | max_backlog            |
+| `lf:lane:<lane>:tenants`     | hash   | tenant -> its jobs waiting or leased   | tenants with jobs there |
+| `lf:tenants:in_flight`       | hash   | the same over all lanes               | tenants with jobs      |
+| `lf:rate:<tenant>`           | string | when its bucket will be full, Unix ms | until then             |
+| `lf:keys`                    | hash   | key id -> what is known of an API key | max 10,000 (api/tenants/api_keys.py) |
+| `lf:keys:used`               | hash   | key id -> when it was last used, Unix seconds | the same       |
+| `lf:limits`                  | hash   | tenant -> limits of its own           | max 10,000             |
+| `lf:lane:<lane>:breaker`     | hash   | the model's circuit breaker: its state (api/overload/breaker.py), probes let through | fixed fields |
+| `lf:job:<id>`                | string | the record of a job that is not settled (lua/shared.lua) | max_backlog |
+| `celery-task-meta-<id>`      | string | the result, as Celery stores it, and what became of the job | result_ttl |
+| `lf:blob:<id>`               | string | a large input, or the mark that it lies in LANEFLEET_BLOB_URL (blobs.py); freed with the job | its job |
+| `lf:flight:<lane>:<digest>`  | string | the job that identical ones follow (lua/flight.lua) | 1 hour |
+| `lf:followers:<id>`          | hash   | follower -> its message; of the job that runs for them | its job; 2,000 fields |
+| `lf:lane:<lane>:followers`   | zset   | follower -> when it expires, ms       | max_backlog            |
+| `lf:fingerprints`            | hash   | lane -> the model that serves it, and a digest of its weights | the catalog's names |
+| `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
+| `lf:cache:<model>:<digest>`  | string | a result that may be used again; in the cache's Redis | cache_seconds |
+| `lf:blob-sweep`              | string | who looks for inputs without a job now | blob_sweep_seconds    |
+| `lf:idempotency:<tenant>:<h>` | string | the claim of an Idempotency-Key (h: its SHA-256): fingerprint, job id | idempotency_ttl |
+| `lf:jobs:<tenant>`           | stream | which jobs were taken in, for the list of them (lua/listing.lua) | list_max_count |
+| `lf:jobs:<tenant>:count`     | string | how many these were since the first   | one number             |
+| `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
+| `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
+| `lf:probe`                   | string | written to learn whether Redis takes writes | 60 s             |
+| `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
+
+The band keys and the result key are Celery's own names, so that any Celery
+client can produce and consume. A lane has its own `unacked` pair, so that a
+foreign consumer with a shorter visibility timeout never sees our leases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+BAND_SEPARATOR = "\x06\x16"
+BANDS: tuple[int, ...] = (0, 3, 6, 9)
+"""Kombu's priority steps: 0 is served first."""
+
+JOB_PREFIX = "lf:job:"
+META_PREFIX = "celery-task-meta-"
+BLOB_PREFIX = "lf:blob:"
+WORKER_PREFIX = "lf:worker:"
+LANE_PREFIX = "lf:lane:"
+BLOB_SWEEP = "lf:blob-sweep"
+WORKER_TTL_SECONDS = 15
+WORKERS = "lf:workers"
+"""The names of live workers, and of some who died within the last minute."""
+PROBE = "lf:probe"
+ALIASES = "lf:aliases"
+FINGERPRINTS = "lf:fingerprints"
+CACHE_EPOCHS = "lf:cache-epochs"
+CACHE_PREFIX = "lf:cache:"
+OVER_TOTALS = ("1:", "2:", "3:", "4:")
+"""Fields of a lane's `over`: how many wait beside each band's list."""
+HURRY_CHANNEL = "lf:hurry"
+"""On which the enqueue script names lanes where a tenant with no other job got one."""
+API_KEYS = "lf:keys"
+API_KEYS_USED = "lf:keys:used"
+TENANT_LIMITS = "lf:limits"
+CONTROL_CHANNEL = "lf:control"
+"""What operators ask of the workers' models: `load minilm@2`, `aliases`."""
+
+
+def band_of(priority: int) -> int:
+    """The band a Celery priority (0-9, 0 first) falls into."""
+    return max(band for band in BANDS if band <= max(priority, 0))
+
+
+@lru_cache(maxsize=4096)
+def band_key(lane: str, priority: int = 0) -> str:
+    """The list that holds the lane's waiting messages of this priority."""
+    band = band_of(priority)
+    return f"{lane}{BAND_SEPARATOR}{band}" if band else lane
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKeys:
+    """The keys of one lane, in the order in which the scripts take them."""
+
+    bands: tuple[str, ...]
+    unacked: str
+    index: str
+    delayed: str
+    dead: str
+    letters: str
+    stats: str
+    followers: str
+    """Not among those that every script takes; nor the next ones."""
+    over: str
+    breaker: str
+    tenants: str
+
+    @classmethod
+    def of(cls, lane: str) -> LaneKeys:
+        """Name the keys of this lane."""
+        prefix = f"{LANE_PREFIX}{lane}:"
+        return cls(
+            bands=tuple(band_key(lane, band) for band in BANDS),
+            unacked=f"{prefix}unacked",
+            index=f"{prefix}index",
+            delayed=f"{prefix}delayed",
+            dead=f"{prefix}dead",
+            letters=f"{prefix}letters",
+            stats=f"{prefix}stats",
+            followers=f"{prefix}followers",
+            over=f"{prefix}over",
+            breaker=f"{prefix}breaker",
+            tenants=f"{prefix}tenants",
+        )
+
+    def as_list(self) -> list[str]:
+        """Bands first, then unacked, index, delayed, dead, letters, stats; as scripts take them."""
+        return [
+            *self.bands,
+            self.unacked,
+            self.index,
+            self.delayed,
+            self.dead,
+            self.letters,
+            self.stats,
+        ]
+
+
+def job_key(job_id: str) -> str:
+    """The job record."""
+    return JOB_PREFIX + job_id
+
+
+def meta_key(job_id: str) -> str:
+    """The result, under Celery's own name; also its notification channel."""
+    return META_PREFIX + job_id
+
+
+def blob_key(job_id: str) -> str:
+    """The job's large input."""
+    return BLOB_PREFIX + job_id
+
+
+def flight_name(lane: str, digest: str) -> str:
+    """What identical jobs of one lane share a run under."""
+    return f"{lane}:{digest}"
+
+
+def cache_key(model: str, digest: str) -> str:
+    """A result that may be used again."""
+    return f"{CACHE_PREFIX}{model}:{digest}"
+
+
+def idempotency_key(tenant: str, digest: str) -> str:
+    """The claim of one tenant's Idempotency-Key, named by the key's digest."""
+    return f"lf:idempotency:{tenant}:{digest}"
+
+
+def worker_key(name: str) -> str:
+    """What the worker says of itself."""
+    return WORKER_PREFIX + name

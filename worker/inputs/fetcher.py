@@ -1,0 +1,111 @@
+"""Fetch inputs that are neither in the message nor in Redis: from a URL, or the blob store.
+
+One thread with an event loop, so that a server that hangs holds up nothing
+but its own job: neither the decoders, nor the feeder, nor the device. What
+was fetched goes back to the feeder, which hands it on as if it had come with
+the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import structlog
+
+from common.errors import FleetError, InputStoreUnavailable, InputUrlFailed
+from common.inputs.blobs import Blobs
+from common.inputs.checks import BLOB_REFERENCE
+from common.settings import Settings
+from worker.inputs.url_inputs import UrlInputs
+from worker.jobs.steps import Execution
+from worker.lanes.lane import Lane
+
+log = structlog.get_logger(__name__)
+
+_STORE_RETRY_MS = 5_000
+
+
+class Fetcher:
+    """Takes executions whose input is elsewhere; delivers each once, fetched or failed."""
+
+    def __init__(
+        self, settings: Settings, blobs: Blobs | None, deliver: Callable[[Lane, Execution], None]
+    ) -> None:
+        """deliver is called on the fetcher's own thread."""
+        self._urls = UrlInputs(settings)
+        self._blobs = blobs
+        self._deliver = deliver
+        self._loop = asyncio.new_event_loop()
+        self._slots = asyncio.Semaphore(settings.fetch_concurrency)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="fetcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to fetch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what is being fetched stays undelivered."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._end)
+
+    def put(self, lane: Lane, executions: Sequence[Execution]) -> None:
+        """Fetch the inputs of these, each on its own."""
+        for execution in executions:
+            self._loop.call_soon_threadsafe(self._begin, self._serve(lane, execution))
+
+    def discard(self, job_ids: Sequence[str]) -> None:
+        """Remove the stored inputs of jobs that are settled; the sweep gets what this does not."""
+        if self._blobs is not None:
+            self._loop.call_soon_threadsafe(self._begin, self._discard(self._blobs, job_ids))
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._loop.call_soon(self._loop.stop)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, lane: Lane, execution: Execution) -> None:
+        try:
+            async with self._slots:
+                if execution.settled is None:
+                    await self._fetch(execution)
+        except InputStoreUnavailable as exc:
+            # Not the job's fault: it comes again until the store is back, and no attempt counts.
+            if execution.settled is None:
+                execution.settled, execution.error = "parked", exc
+                execution.eta = -_STORE_RETRY_MS
+        except FleetError as exc:
+            execution.fail("decode", exc)
+        except Exception as exc:
+            log.exception("fetch_failed", job_id=execution.job_id)
+            execution.fail("decode", InputUrlFailed("`input_url`: fetching it failed"))
+            execution.error.__cause__ = exc  # type: ignore[union-attr]  # just set
+        self._deliver(lane, execution)
+
+    async def _fetch(self, execution: Execution) -> None:
+        if execution.input_url is not None:
+            execution.blob = await self._urls.fetch(execution.input_url)
+        elif self._blobs is None:
+            log.error("blob_url_is_not_set", job_id=execution.job_id)
+            raise InputStoreUnavailable("this worker does not know where large inputs are kept")
+        else:
+            execution.blob = await self._blobs.get(execution.job_id)
+        execution.value = BLOB_REFERENCE
+
+    async def _discard(self, blobs: Blobs, job_ids: Sequence[str]) -> None:
+        try:
+            await blobs.delete(job_ids)
+        except FleetError:
+            log.warning("inputs_left_to_the_sweep", jobs=len(job_ids))

@@ -1,0 +1,173 @@
+"""Learn that a lane has work, without popping it.
+
+One pair of connections serves every lane and band: the server remembers
+which keys the first connection read (`CLIENT TRACKING`) and tells the second
+when somebody changes one. A blocking BLMOVE of a list onto itself would also
+do, but needs a connection per lane and band, carries the whole message, and is
+refused at maxmemory and on a replica.
+
+Telling is best effort; whoever waits must look again now and then by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+from redis import Redis
+from redis.connection import Connection
+from redis.exceptions import RedisError, ResponseError
+
+from common.redis.keys import CONTROL_CHANNEL, HURRY_CHANNEL
+
+log = structlog.get_logger(__name__)
+
+_CHANNEL = "__redis__:invalidate"
+_RECONNECT_SECONDS = 0.5
+_HEAR_SECONDS = 1.0
+_PING_SECONDS = 5.0
+"""After this much silence the listening connection is asked for a sign of life."""
+CANCELED = "lf:canceled"
+"""Channel on which the cancel script names lane and tag of a leased job."""
+
+
+class Doorbell:
+    """Calls `on_ring(lane)` when a lane that was armed may have work."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Redis],
+        bands: Mapping[str, tuple[str, ...]],
+        on_ring: Callable[[str | None], None],
+        on_canceled: Callable[[str, bytes], None],
+        on_control: Callable[[bytes], None],
+        on_hurry: Callable[[str], None],
+    ) -> None:
+        self._connect = connect
+        self._bands = bands
+        self._lane_of = {key.encode(): lane for lane, keys in bands.items() for key in keys}
+        self._on_ring = on_ring
+        self._on_canceled = on_canceled
+        self._on_control = on_control
+        self._on_hurry = on_hurry
+        self._reader = self._new_connection()
+        self._redirect_to: int | None = None
+        self._tracking_to: int | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="doorbell", daemon=True)
+
+    @property
+    def rings(self) -> bool:
+        """Whether the server tells us; when not, the caller must poll often."""
+        return self._tracking_to is not None
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End listening; returns at once."""
+        self._stopping.set()
+
+    def arm(self, lanes: Iterable[str]) -> set[str]:
+        """Look at these lanes; returns those that have work. The others will ring.
+
+        Called from one thread only. Raises RedisError when Redis cannot be reached.
+        """
+        names = list(lanes)
+        reader = self._reader
+        try:
+            if not reader.is_connected:
+                self._tracking_to = None
+                reader.connect()
+            self._track(reader)
+            commands = [("EXISTS", *self._bands[name]) for name in names]
+            reader.send_packed_command(reader.pack_commands(commands))
+            found = [reader.read_response() for _ in names]
+        except (RedisError, OSError):
+            self._tracking_to = None
+            reader.disconnect()
+            raise
+        return {name for name, count in zip(names, found, strict=True) if count}
+
+    def _track(self, reader: Connection) -> None:
+        """Have changes to what this connection reads told to the listening one."""
+        target = self._redirect_to
+        if target == self._tracking_to:
+            return
+        commands: list[tuple[str, ...]] = [("CLIENT", "TRACKING", "OFF")]
+        if target is not None:
+            commands.append(("CLIENT", "TRACKING", "ON", "REDIRECT", str(target)))
+        reader.send_packed_command(reader.pack_commands(commands))
+        refused = None
+        for _ in commands:  # every answer: one left unread would be taken for the next question's
+            try:
+                reader.read_response()
+            except ResponseError as exc:
+                refused = exc
+        if refused is not None:
+            log.warning("client_tracking_refused", error=str(refused))
+            return
+        self._tracking_to = target
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            connection = self._new_connection()
+            try:
+                self._redirect_to = self._subscribe(connection)
+                self._on_ring(None)  # whatever came while we were deaf
+                self._listen_on(connection)
+            except (RedisError, OSError) as exc:
+                log.warning("doorbell_disconnected", error=str(exc))
+            finally:
+                self._redirect_to = None
+                connection.disconnect()
+            self._stopping.wait(_RECONNECT_SECONDS)
+
+    def _listen_on(self, connection: Connection) -> None:
+        """Until we stop or the connection is dead, half-open ones included."""
+        heard, pinged = time.monotonic(), False
+        while not self._stopping.is_set():
+            if connection.can_read(timeout=_HEAR_SECONDS):
+                self._hear(connection.read_response())
+                heard, pinged = time.monotonic(), False
+            elif time.monotonic() - heard > _PING_SECONDS * 2:
+                raise ConnectionError("the server is silent")
+            elif time.monotonic() - heard > _PING_SECONDS and not pinged:
+                connection.send_command("PING", check_health=False)
+                pinged = True
+
+    def _new_connection(self) -> Connection:
+        connection: Connection = self._connect().connection_pool.make_connection()  # type: ignore[assignment]  # redis-py types the interface
+        return connection
+
+    @staticmethod
+    def _subscribe(connection: Connection) -> int:
+        connection.connect()
+        connection.send_command("CLIENT", "ID")
+        client_id = int(connection.read_response())
+        channels = (_CHANNEL, CANCELED, CONTROL_CHANNEL, HURRY_CHANNEL)
+        connection.send_command("SUBSCRIBE", *channels)
+        for _ in channels:
+            connection.read_response()
+        return client_id
+
+    def _hear(self, message: object) -> None:
+        if not isinstance(message, list) or message[0] != b"message":
+            return
+        if message[1] == CANCELED.encode():
+            lane, _, tag = message[2].partition(b" ")
+            self._on_canceled(lane.decode(), tag)
+            return
+        if message[1] == CONTROL_CHANNEL.encode():
+            self._on_control(message[2])
+            return
+        if message[1] == HURRY_CHANNEL.encode():
+            self._on_hurry(message[2].decode())
+            return
+        keys = message[2]
+        lanes = {self._lane_of.get(key) for key in keys} if isinstance(keys, list) else {None}
+        for lane in lanes:
+            self._on_ring(lane)

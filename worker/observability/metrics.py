@@ -1,0 +1,115 @@
+"""The stages and the device's time as Prometheus sees them.
+
+Read when somebody scrapes. What moved from one cause of idleness to another
+between two scrapes must not make a counter go back, so each keeps its highest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from worker.lanes.stages import BOUNDS, Histogram
+
+if TYPE_CHECKING:
+    from worker.engine import Engine
+
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class StageCollector(Collector):
+    """Where the time goes, by lane and stage, and what the device does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._highest: dict[str, float] = {}
+
+    def collect(self) -> Iterator[Family]:
+        """Stage histograms, the device's seconds by state, batch sizes, fill and padding."""
+        yield from self._device()
+        yield from self._stages()
+        yield from self._batches()
+
+    def _device(self) -> Iterator[Family]:
+        device, now = self._engine.device_time, time.monotonic()
+        seconds = CounterMetricFamily(
+            "lanefleet_worker_device_seconds",
+            "What the device did: busy, or idle for want of what the state says.",
+            labels=["state"],
+        )
+        states: list[tuple[str, float]] = [("busy", device.busy_at(now))]
+        states += device.idle_seconds(now).items()
+        for state, spent in states:
+            highest = self._highest[state] = max(spent, self._highest.get(state, 0.0))
+            seconds.add_metric([state], highest)
+        recent = GaugeMetricFamily(
+            "lanefleet_worker_device_busy_ratio", "The device's busy share of the last 10 seconds."
+        )
+        recent.add_metric([], device.recent_busy)
+        yield from (seconds, recent)
+
+    def _stages(self) -> Iterator[Family]:
+        stages = HistogramMetricFamily(
+            "lanefleet_worker_stage_seconds",
+            "Seconds in each stage; a job's up to device_wait, a batch's from collate on.",
+            labels=["lane", "stage"],
+        )
+        beside = CounterMetricFamily(
+            "lanefleet_worker_decode_beside_seconds",
+            "Seconds of decoding during which the device ran a batch.",
+            labels=["lane"],
+        )
+        for lane in self._engine.lanes.values():
+            beside.add_metric([lane.name], lane.stages.beside_seconds)
+            for stage, one in lane.stages.stages.items():
+                if one.count:
+                    stages.add_metric([lane.name, stage], _buckets(one), one.seconds)
+        yield from (stages, beside)
+
+    def _batches(self) -> Iterator[Family]:
+        sizes = HistogramMetricFamily(
+            "lanefleet_worker_batch_size", "Jobs in a batch.", labels=["lane"]
+        )
+        jobs = CounterMetricFamily(
+            "lanefleet_worker_batch_jobs", "Jobs that ran in batches.", labels=["lane"]
+        )
+        room = CounterMetricFamily(
+            "lanefleet_worker_batch_room",
+            "Jobs that as many full batches would have held; jobs / room is the fill.",
+            labels=["lane"],
+        )
+        cost = CounterMetricFamily(
+            "lanefleet_worker_cost",
+            "What ran, in the model's unit of cost, as it is and padded to one length a batch.",
+            labels=["lane", "kind"],
+        )
+        for lane in self._engine.lanes.values():
+            if counts := lane.sizes.copy():
+                total = sum(size * count for size, count in counts.items())
+                sizes.add_metric([lane.name], _size_buckets(counts), total)
+            jobs.add_metric([lane.name], lane.stages.jobs)
+            room.add_metric([lane.name], lane.stages.room)
+            cost.add_metric([lane.name, "own"], lane.stages.cost)
+            cost.add_metric([lane.name, "padded"], lane.stages.padded_cost)
+        yield from (sizes, jobs, room, cost)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Cumulative, as Prometheus has them."""
+    edges = (*(f"{bound:g}" for bound in BOUNDS), "+Inf")
+    return list(zip(edges, accumulate(histogram.counts), strict=True))
+
+
+def _size_buckets(counts: Mapping[int, int]) -> list[tuple[str, float]]:
+    edges = [
+        (str(edge), float(sum(count for size, count in counts.items() if size <= edge)))
+        for edge in _SIZES
+    ]
+    return [*edges, ("+Inf", float(sum(counts.values())))]

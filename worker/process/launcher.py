@@ -1,0 +1,86 @@
+"""One worker process on one device: a real Celery worker whose queues the lanes serve."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import warnings
+from typing import Any
+
+from celery.apps.worker import Worker
+from celery.platforms import SecurityWarning
+
+from common.broker import create_app
+from common.catalog import Catalog, load_catalog
+from common.inputs.blobs import Blobs, open_blobs
+from common.redis.embedded_server import obtain_redis
+from common.settings import Settings
+from worker.celery_integration.bootstep import install
+from worker.devices.placement import name_inside
+from worker.engine import Engine
+
+
+def run_worker(settings: Settings, device: str, name: str | None = None) -> int:
+    """Serve lanes on the device placed here until SIGTERM; returns the exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Threads hand work to each other many times a millisecond; the default of
+    # 5 ms for giving up the interpreter lock would dominate latency.
+    sys.setswitchinterval(0.001)
+    catalog = load_catalog(settings.catalog).subset(settings.models)
+    blobs = open_blobs(settings.blob_url)
+    redis = obtain_redis(settings)
+    try:
+        inner, node = name_inside(device), name or default_name(device)
+        return _run_celery(settings, catalog, redis.url, inner, node, blobs)
+    finally:
+        redis.stop()
+
+
+def default_name(device: str) -> str:
+    """A node name that is unique per process: `<device>-<pid>@<host>`."""
+    return f"{device.replace(':', '')}-{os.getpid()}@{socket.gethostname()}"
+
+
+def _run_celery(
+    settings: Settings,
+    catalog: Catalog,
+    redis_url: str,
+    device: str,
+    name: str,
+    blobs: Blobs | None,
+) -> int:
+    app = create_app(redis_url, settings)
+    # The lanes take the messages; Celery's own consumer must not pop any.
+    app.amqp.queues._consume_from = {}
+
+    def engine(hostname: str) -> Engine:
+        from celery.worker import state
+
+        return Engine(
+            settings,
+            catalog,
+            redis_url,
+            hostname,
+            device,
+            is_revoked=state.revoked.__contains__,
+            blobs=blobs,
+        )
+
+    install(app, engine)
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
+    worker: Any = Worker(
+        app=app,
+        hostname=name,
+        pool="solo",
+        concurrency=1,
+        loglevel=settings.log_level.upper(),
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,  # it costs a second, for a revoke list that we keep in Redis
+        task_events=settings.events == "on",
+        optimization="default",
+    )
+    worker.start()
+    return int(worker.exitcode or worker.lanes.engine.broken)

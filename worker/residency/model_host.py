@@ -1,0 +1,288 @@
+"""Brings models into the device's memory and out of it, between batches.
+
+A load may need room: then those that must leave stop reserving, what is in
+hand for them still runs, and only then they go. An alias that is moved
+keeps being served by the old model until the new one is warm; what was
+decoded for the old one still runs on it.
+
+A model is loaded beside the device thread, which goes on running the others,
+and warmed up on it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from common.catalog import ModelSpec
+from common.errors import ConfigurationError
+from worker.devices.placement import prepare
+from worker.jobs import steps as pipeline
+from worker.jobs.steps import Execution
+from worker.lanes.lane import Lane
+from worker.models import load_handler
+from worker.models.base import Model
+from worker.residency.fingerprints import FileState, Fingerprints
+from worker.residency.residency import Residency, let_go, memory_in_use
+
+if TYPE_CHECKING:
+    from worker.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+Errand = Callable[[], object]
+
+_LOADS_A_STAY = 5.0
+"""A model stays for this many times what its load took, while it has work."""
+
+
+class ModelHost:
+    """Decides when the device loads and unloads, and tells the lanes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.residency = Residency(
+            engine.catalog.models,
+            engine.settings.model_memory_mb,
+            self._load,
+            memory_in_use(engine.device),
+        )
+        self._fingerprints = Fingerprints(engine.settings.state_dir / "digests.json")
+        self._errands: deque[Errand] = deque()
+        self._wanted: deque[str] = deque()
+        """Models to bring in, one after the other."""
+        self._eager: deque[str] = deque()
+        """The same at the start: only while nobody must leave for it."""
+        self._opening: str | None = None
+        """The one whose room is being made."""
+        self._leaving: list[str] = []
+        self.loading: str | None = None
+        """The one that is being loaded or warmed up now."""
+
+    # -- what the engine asks, holding its lock ---------------------------
+
+    def begin(self) -> None:
+        """At the start: bring in what is not lazy, in the catalog's order, while it fits."""
+        for lane in self._engine.lanes.values():
+            if lane.spec.load == "eager" and lane.spec.name not in self._eager:
+                self._eager.append(lane.spec.name)
+
+    def is_bringing_in(self) -> bool:
+        """Whether a model is being loaded, or is about to be."""
+        return self._opening is not None or self.loading is not None or bool(self._wanted)
+
+    def may_open(self, model: str, now: float) -> bool:
+        """Whether trying to load it makes sense now."""
+        if self._opening is not None or self.loading is not None or self._wanted or self._eager:
+            return False
+        if not self.residency.may_load(model, now):
+            return False
+        return all(self._may_leave(one, now) for one in self.residency.victims(model) or ())
+
+    def _may_leave(self, model: str, now: float) -> bool:
+        """Whether it has nothing to do, or has stayed long enough for what its load cost."""
+        one = self.residency.models[model]
+        stay = max(self._engine.settings.turn_seconds, _LOADS_A_STAY * one.load_seconds)
+        return now - one.admitted_at >= stay or not any(
+            lane.in_hand or lane.ready for lane in self._lanes_of(model)
+        )
+
+    def load_seconds(self, model: str) -> float:
+        """What bringing it in is expected to take."""
+        return self.residency.models[model].load_seconds
+
+    def open(self, model: str) -> None:
+        """Bring this model in; those that must leave for it stop reserving."""
+        if self.residency.handler(model) is not None:
+            return
+        leaving = self.residency.victims(model)
+        if leaving is None:
+            size = self.residency.models[model].size_mb
+            budget = self._engine.settings.model_memory_mb
+            self.residency.refuse(
+                model,
+                f"it takes {size:.0f} MB, more than LANEFLEET_MODEL_MEMORY_MB ({budget:.0f}) "
+                "leaves beside the pinned models; raise it or unpin one",
+            )
+            return
+        self._opening = model
+        self._leave(leaving)
+
+    def next_errand(self) -> Errand | None:
+        """What the device should do before its next batch."""
+        if self._errands:
+            return self._errands.popleft()
+        if self._leaving and not any(map(self._is_busy, self._leaving)):
+            leaving, self._leaving = self._leaving, []
+            return lambda: self._unload(leaving)
+        while self._opening is None and self.loading is None and self._wanted:
+            self.open(self._wanted.popleft())
+        while self._opening is None and self.loading is None and self._eager:
+            model = self._eager.popleft()
+            if not self.residency.victims(model):
+                self.open(model)
+        if self._opening is not None and self.loading is None and not self._leaving:
+            self.loading, self._opening = self._opening, None
+            threading.Thread(
+                target=self._bring_in, args=(self.loading,), name="loader", daemon=True
+            ).start()
+        return None
+
+    def on_command(self, command: bytes) -> None:
+        """`load`, `unload` or `warm` and a model, or `aliases`; anything else is not for us."""
+        verb, _, model = command.decode("utf-8", "replace").partition(" ")
+        if verb == "aliases":
+            self._engine.look_at_aliases.set()
+        if model not in self.residency.models:
+            return
+        handler = self.residency.handler(model)
+        if verb in ("load", "warm") and handler is None:
+            self.residency.models[model].forgive()
+            self._wanted.append(model)
+        elif verb == "warm" and handler is not None:
+            self._errands.append(lambda: self._warm_up(model, handler))
+        elif verb == "unload" and handler is not None:
+            self._leave([model])
+
+    def move_aliases(self, targets: Mapping[str, str]) -> None:
+        """Aliases point at these models from now on, as soon as each is loaded."""
+        models = self._engine.catalog.models
+        for alias, target in targets.items():
+            lane = self._engine.lanes.get(alias)
+            if lane is None or target not in models or lane.spec.name == target:
+                continue
+            handler = self.residency.handler(target)
+            if handler is None and lane.handler is not None:
+                if self.may_open(target, time.monotonic()):
+                    self.open(target)
+                continue  # until it is warm, the old model serves
+            log.info("alias_moved", alias=alias, model=target)
+            lane.serve(models[target], handler)
+
+    # -- on a thread of its own, while the device goes on ------------------
+
+    def _bring_in(self, model: str) -> None:
+        files, handler = None, None
+        try:
+            files = self._files_of(model)
+            handler = self.residency.load(model)
+        except BaseException as exc:  # noqa: BLE001 - even an exit: no other would ever load
+            self.residency.refuse(model, f"{type(exc).__name__}: {exc}")
+        with self._engine.changed:
+            if handler is None:
+                self.loading = None
+            else:
+                self._errands.append(lambda: self._admit(model, handler))
+            self._engine.changed.notify_all()
+        if handler is not None and files is not None:
+            self._take_fingerprint(model, files)
+
+    def _files_of(self, model: str) -> dict[Path, FileState] | None:
+        spec = self.residency.models[model].spec
+        if not spec.keeps_results_seconds:
+            return None
+        try:
+            return self._fingerprints.files(spec)
+        except (OSError, ConfigurationError):
+            return None  # its load says what is wrong
+
+    def _take_fingerprint(self, model: str, files: dict[Path, FileState]) -> None:
+        """After the load, which need not wait for it: until it is known nothing is kept."""
+        try:
+            found = self._fingerprints.make(self.residency.models[model].spec, files)
+        except Exception:
+            log.exception("fingerprint_failed", model=model)
+            return
+        self.residency.models[model].fingerprint = found
+
+    def _load(self, spec: ModelSpec) -> Model:
+        handler = load_handler(spec)
+        # Before, so that a cap on memory covers the weights; after, because what is not
+        # imported yet cannot be set.
+        prepare(self._engine.device, self._engine.settings)
+        handler.load(spec, self._engine.device)
+        prepare(self._engine.device, self._engine.settings)
+        return handler
+
+    # -- on the device thread, without the lock ----------------------------
+
+    def _admit(self, model: str, handler: Model) -> None:
+        """Warm it up, then let its lanes reserve."""
+        warm = self._warm_up(model, handler)
+        if not warm:
+            try:
+                let_go(handler)
+            except Exception:
+                log.exception("unload_failed", model=model)
+        with self._engine.changed:
+            self.loading = None
+            if warm:
+                self.residency.admit(model, handler)
+                for lane in self._lanes_of(model):
+                    lane.serve(lane.spec, handler)
+                self._engine.look_at_aliases.set()
+                self._leave([one for one in self.residency.victims(model) or () if one != model])
+            self._engine.changed.notify_all()
+
+    def _warm_up(self, model: str, handler: Model) -> bool:
+        spec = self.residency.models[model].spec
+        example = spec.warm_up
+        try:
+            if example is None and (make := getattr(handler, "example", None)):
+                example = make()
+            if example is None:
+                return True
+            warm_up(handler, example, 1 if self._engine.device == "cpu" else spec.max_batch)
+        except BaseException as exc:  # noqa: BLE001 - even an exit: no batch would ever run
+            self.residency.refuse(model, f"its warm-up failed: {type(exc).__name__}: {exc}")
+            return False
+        return True
+
+    def _unload(self, models: list[str]) -> None:
+        with self._engine.changed:
+            for model in models:
+                for lane in self._lanes_of(model):
+                    lane.serve(lane.spec, None)
+        for model in models:
+            self.residency.unload(model)
+        with self._engine.changed:
+            self._engine.changed.notify_all()
+
+    # -- small things -----------------------------------------------------
+
+    def _leave(self, models: list[str]) -> None:
+        self._leaving += [model for model in models if model not in self._leaving]
+        for model in models:
+            for lane in self._lanes_of(model):
+                lane.closing = True
+
+    def _is_busy(self, model: str) -> bool:
+        """Whether anything is in hand that this model must still run."""
+        handler = self.residency.handler(model)
+        lanes = self._lanes_of(model)
+        return any(lane.in_hand or lane.waiting or lane.asking for lane in lanes) or any(
+            one.handler is handler
+            for lane in self._engine.lanes.values()
+            for one in lane.in_hand.values()
+        )
+
+    def _lanes_of(self, model: str) -> list[Lane]:
+        return [lane for lane in self._engine.lanes.values() if lane.spec.name == model]
+
+
+def warm_up(handler: Model, example: Any, size: int) -> None:
+    """Run an input alone and in a full batch, so that the first job finds everything in place."""
+    for count in sorted({1, size}):
+        executions = [Execution(b"", 1, 0, "warm-up", 0.0) for _ in range(count)]
+        for execution in executions:
+            execution.item = handler.decode(example, {})
+            handler.cost(execution.item)
+        pipeline.infer(executions, handler)
+        for execution in executions:
+            pipeline.dump_result(handler.encode(execution.output))
