@@ -24,8 +24,10 @@ import structlog
 from prometheus_client import Counter
 from redis.exceptions import RedisError, ResponseError
 
-from common.jobs.cache_entry import Entry, age_seconds, hit_meta, unpack
-from common.jobs.job import CacheTicket, Job, JobRecord
+from common.jobs.cache_entry import Entry, age_seconds, unpack
+from common.jobs.job import CacheTicket, Job
+from common.jobs.record import JobRecord
+from common.jobs.result_document import hit_meta
 from common.redis.keys import CACHE_PREFIX, cache_key, meta_key
 
 log = structlog.get_logger(__name__)

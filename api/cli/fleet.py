@@ -22,8 +22,8 @@ import httpx
 
 from api.client import ApiError, Client
 from common.errors import FleetError
+from common.processes import die_with_parent
 from common.redis.embedded_server import RedisServer, obtain_redis
-from common.redis.server_watcher import die_with_parent
 from common.settings import ENV_PREFIX, Settings
 
 OnLine = Callable[[str, str], None]

@@ -11,6 +11,8 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
+from common.net.loopback import is_loopback
+
 _REMEMBERED = 64
 _HOST = re.compile(rb"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 _LOOPBACK_NAMES = ("localhost", "*.localhost")
@@ -45,14 +47,6 @@ class AllowedHosts:
         if self._any or name in self._exact or name.endswith(self._suffixes or ("\0",)):
             return True
         return self._addresses and _is_address(name)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this is a name or address of loopback."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_address(name: str) -> bool:

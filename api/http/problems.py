@@ -16,7 +16,6 @@ from starlette.requests import ClientDisconnect
 
 from api.http.allowed_methods import methods_of
 from api.http.request_context import CURRENT
-from api.overload.queue_guard import kind_of
 from common.errors import (
     DeadlineUnreachable,
     FleetError,
@@ -29,6 +28,7 @@ from common.errors import (
     UnknownModel,
     UnsupportedMedia,
 )
+from common.redis.trouble import kind_of
 
 log = structlog.get_logger(__name__)
 

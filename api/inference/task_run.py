@@ -25,7 +25,8 @@ from api.services import Services
 from api.tenants.auth import Principal
 from common.catalog import Task
 from common.errors import FleetError, InvalidInput, Refused
-from common.jobs.job import Job, JobRecord, JobState
+from common.jobs.job import Job
+from common.jobs.record import JobRecord, JobState
 
 JOBS_PER_TRIP = 500
 """As for bulk: what one script call may hold Redis for."""

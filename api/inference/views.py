@@ -16,7 +16,7 @@ from api.http.bodies import RAW_BODIES, RAW_PARAMETERS
 from api.http.problems import Problem
 from api.inference.task_run import Outcome
 from api.jobs.views import JobFailure, JobRequest
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 
 EXAMPLE_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAANUlEQVR42mNg4BCQUNAwsHDwCIhIyCioaOiY"

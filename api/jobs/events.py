@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, replace
 
 from api.jobs.views import Place, view_json
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 
 HEARTBEAT = b": still here\n\n"
 _END = math.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.jobs.job import JobState
+from common.jobs.record import JobState
 
 _JOBS = "/v1/jobs/"
 _RETRYABLE = frozenset({"attempts_exhausted"})

@@ -18,7 +18,7 @@ from datetime import datetime
 import redis.asyncio
 
 from api.http.problems import Problem
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 from common.redis.scripts import AsyncScripts
 
 _LOOKS_PER_CALL = 500

@@ -13,9 +13,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.jobs.large_inputs import LargeInputs
 from api.overload.queue_guard import QueueGuard
-from common.broker import enqueue_args, positions, quotas
 from common.errors import Refused
-from common.jobs.job import Job, Quota
+from common.jobs.enqueue import enqueue_args, positions, quotas
+from common.jobs.job import Job
+from common.jobs.quota import Quota
 from common.redis.keys import blob_key
 from common.redis.scripts import Args, AsyncScripts
 from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import redis.asyncio
 
 from api.jobs.views import Place
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 from common.redis.coalesce import SharedTrips
 from common.redis.scripts import AsyncScripts
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import orjson
 import redis.asyncio
 
-from common.jobs.job import JobRecord
+from common.jobs.record import JobRecord
 from common.redis.coalesce import SharedTrips
 from common.redis.keys import (
     ALIASES,

@@ -22,7 +22,8 @@ from api.tenants.rate_headers import rate_headers, seconds_until_next
 from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Refused
 from common.inputs.checks import check_image, check_input, check_input_url
-from common.jobs.job import Job, JobRecord, JobState
+from common.jobs.job import Job
+from common.jobs.record import JobRecord, JobState
 from common.settings import Settings
 
 

@@ -13,7 +13,7 @@ from api.cache.result_cache import Hit
 from api.jobs.links import job_links, open_links
 from api.overload.breaker import Record, State
 from common.catalog import ModelSpec
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 
 MAX_DEADLINE_SECONDS = 7 * 86_400
 

@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.jobs.store import JobStore
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 from common.redis.keys import META_PREFIX, meta_key
 
 log = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from api.jobs.store import JobStore
 from api.jobs.waiter import ResultWaiter
-from common.jobs.job import JobRecord
+from common.jobs.record import JobRecord
 
 log = structlog.get_logger(__name__)
 

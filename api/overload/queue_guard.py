@@ -12,18 +12,15 @@ from collections.abc import Callable
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from common.errors import QueueFull, QueueUnavailable, Refused
+from common.errors import QueueFull, Refused
+from common.redis.trouble import kind_of, says_no
 
 log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 1.5
 """A server may be away for so long before new work is refused: a restart, a failover."""
-
-_NO_WRITES = ("MISCONF", "NOREPLICAS")
-"""The words an answer begins with; those that redis-py has a class for lose theirs."""
 
 
 class QueueGuard:
@@ -70,15 +67,3 @@ class QueueGuard:
             log.warning("queue_refuses_work", code=kind.code, error=str(error)[:200])
         if before is None and self.on_refusal:
             self.on_refusal(not says_no(error))
-
-
-def says_no(error: Exception) -> bool:
-    """Whether the server itself answered that it takes no writes now."""
-    if isinstance(error, ReadOnlyError | OutOfMemoryError):
-        return True
-    return isinstance(error, ResponseError) and any(word in str(error) for word in _NO_WRITES)
-
-
-def kind_of(error: Exception) -> type[Refused]:
-    """What an error of Redis means to somebody with work."""
-    return QueueFull if isinstance(error, OutOfMemoryError) else QueueUnavailable

@@ -15,7 +15,7 @@ from api.jobs.listing import JobFilter
 from api.jobs.views import JobList, JobView, ListLinks
 from api.routes.job_lookup import json_response
 from api.tenants.auth import ReadDep
-from common.jobs.job import JobState
+from common.jobs.record import JobState
 
 
 def _no_number(value: object) -> object:

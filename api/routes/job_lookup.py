@@ -16,7 +16,7 @@ from api.http.request_context import waiting_by_choice
 from api.jobs.views import view_json
 from api.services import Services
 from api.tenants.auth import Principal
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 
 JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="The job's id.")]
 

@@ -23,7 +23,7 @@ from api.jobs.views import JobView, Place
 from api.routes.job_lookup import JobId, find_job, json_response, show_job
 from api.services import Services
 from api.tenants.auth import ReadDep
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])

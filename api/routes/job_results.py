@@ -24,7 +24,7 @@ from api.http.request_context import waiting_by_choice
 from api.jobs.views import view_json
 from api.services import Services
 from api.tenants.auth import Principal, ReadDep
-from common.jobs.job import JobRecord
+from common.jobs.record import JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -33,7 +33,8 @@ from api.jobs.views import MAX_DEADLINE_SECONDS, JobRequest, JobView, hit_json, 
 from api.routes.job_lookup import JobId, find_job, json_response, show_job, unknown_job
 from api.services import Services
 from api.tenants.auth import Principal, ReadDep, SubmitDep, require
-from common.jobs.job import Job, JobRecord
+from common.jobs.job import Job
+from common.jobs.record import JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

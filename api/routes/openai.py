@@ -30,7 +30,7 @@ from api.inference.task_run import Outcome, TaskCall
 from api.routes.job_lookup import json_response
 from api.services import Services
 from api.tenants.auth import SubmitDep
-from common.jobs.job import JobState
+from common.jobs.record import JobState
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
 

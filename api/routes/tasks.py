@@ -30,7 +30,7 @@ from api.routes.job_lookup import json_response
 from api.services import Services
 from api.tenants.auth import Principal, SubmitDep
 from common.catalog import Task
-from common.jobs.job import JobRecord
+from common.jobs.record import JobRecord
 from common.settings import Settings
 
 router = APIRouter(prefix="/v1", tags=["tasks"])

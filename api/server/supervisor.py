@@ -23,7 +23,7 @@ from types import FrameType
 import structlog
 
 from common.errors import ConfigurationError
-from common.redis.server_watcher import die_with_parent
+from common.processes import die_with_parent
 from common.settings import ENV_PREFIX, Settings
 
 log = structlog.get_logger(__name__)

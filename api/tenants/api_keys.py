@@ -21,7 +21,7 @@ import orjson
 from redis import Redis
 
 from common.errors import ConfigurationError
-from common.jobs.job import Limits
+from common.jobs.quota import Limits
 from common.redis.keys import API_KEYS, API_KEYS_USED, TENANT_LIMITS
 from common.settings import Settings
 

@@ -24,11 +24,11 @@ from fastapi import Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from redis.exceptions import RedisError
 
-from api.http.allowed_hosts import is_loopback
 from api.http.problems import Problem
 from api.tenants.api_keys import PREFIX, SCOPES, limits_from, opens, read_record, split_key
 from common.errors import ConfigurationError, QueueUnavailable
-from common.jobs.job import UNLIMITED, Limits
+from common.jobs.quota import UNLIMITED, Limits
+from common.net.loopback import is_loopback
 from common.redis.keys import API_KEYS, API_KEYS_USED, TENANT_LIMITS
 from common.settings import Settings
 

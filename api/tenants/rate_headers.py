@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from common.jobs.job import Quota
+from common.jobs.quota import Quota
 
 POLICY = "jobs"
 

@@ -21,7 +21,7 @@ import orjson
 
 from common.catalog import ModelSpec
 
-__all__ = ("Entry", "age_seconds", "digest_of", "hit_meta", "pack", "unpack")
+__all__ = ("Entry", "age_seconds", "digest_of", "pack", "unpack")
 
 _FORMAT = b"lf1"
 _CHECKSUM_BYTES = 12
@@ -106,26 +106,6 @@ def _checksum(key: str, rest: bytes) -> bytes:
         hashlib.blake2b(rest, digest_size=_CHECKSUM_BYTES, key=key.encode()[-64:])
         .hexdigest()
         .encode()
-    )
-
-
-def hit_meta(entry: Entry, job_id: str, lane: str, now_ms: int, tenant: str = "") -> bytes:
-    """A hit as the result of this job, as Celery stores it."""
-    about: dict[str, Any] = {
-        "state": "succeeded",
-        "lane": lane,
-        "version": entry.version,
-        "created_ms": now_ms,
-        "finished_ms": now_ms,
-        "attempts": 0,
-        "cached": True,
-        "age": age_seconds(entry, now_ms),
-    }
-    if tenant:
-        about["tenant"] = tenant
-    return (
-        b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":null,'
-        b'"task_id":"%b","lanefleet":%b}' % (entry.result, job_id.encode(), orjson.dumps(about))
     )
 
 

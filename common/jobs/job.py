@@ -1,51 +1,13 @@
-"""A job, its states and the transitions that are legal between them."""
+"""A job before it is published, and its id."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, field
 from os import urandom
 from typing import Any
 
-import orjson
-
-
-class JobState(StrEnum):
-    """Where a job stands. The last four are terminal: nothing leaves them."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELED = "canceled"
-    EXPIRED = "expired"
-
-    @property
-    def terminal(self) -> bool:
-        """Whether the job is settled for good."""
-        return not TRANSITIONS[self]
-
-
-TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset(
-        {JobState.RUNNING, JobState.FAILED, JobState.CANCELED, JobState.EXPIRED}
-    ),
-    JobState.RUNNING: frozenset(
-        {
-            JobState.QUEUED,
-            JobState.SUCCEEDED,
-            JobState.FAILED,
-            JobState.CANCELED,
-            JobState.EXPIRED,
-        }
-    ),
-    JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELED: frozenset(),
-    JobState.EXPIRED: frozenset(),
-}
+from common.jobs.quota import UNLIMITED, Limits
 
 
 def new_job_id() -> str:
@@ -72,31 +34,6 @@ class CacheTicket:
     """Whether a kept result, or an identical job's run, will do."""
     max_age_seconds: int | None = None
     """How old a kept result may be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one tenant may do; 0 is no limit."""
-
-    jobs_per_second: float = 0.0
-    burst: int = 0
-    """Jobs it may send at once after a pause."""
-    max_in_flight: int = 0
-    """Jobs it may have waiting or running."""
-
-
-UNLIMITED = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """What is left to a tenant."""
-
-    limits: Limits
-    remaining: int
-    """Jobs it may send now; -1 where its rate is not limited."""
-    reset_ms: int
-    """Until it may send its whole burst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,106 +71,3 @@ class Job:
         """When the job expires if it has not started; the earlier of its two limits."""
         limits = [limit for limit in (self.start_by_ms, self.deadline_ms) if limit is not None]
         return min(limits) if limits else None
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """What is known of a job: its record or, once settled, its result. Times are Unix ms."""
-
-    id: str
-    state: JobState
-    lane: str
-    created_ms: int | None = None
-    started_ms: int | None = None
-    finished_ms: int | None = None
-    attempts: int = 0
-    worker: str | None = None
-    version: str | None = None
-    """Of the model that ran it, which an alias may point away from by now."""
-    batch_size: int | None = None
-    infer_ms: float | None = None
-    reason: str | None = None
-    error: str | None = None
-    result: Any = None
-    cached: bool = False
-    """Whether the result was kept from an earlier job."""
-    age_seconds: int | None = None
-    """How old it was then."""
-    shared: bool = False
-    """Whether an identical job that was under way ran for this one."""
-    tenant: str = ""
-
-    @classmethod
-    def read(cls, job_id: str, record: bytes | None, meta: bytes | None) -> JobRecord | None:
-        """Read what Redis holds of a job: its live record and its result; None without both."""
-        if meta:
-            settled = cls._settled(job_id, _loads(meta))
-            if record and not settled.tenant:  # another Celery worker does not say whose it was
-                owner = b"".join(record.split(b" ", 3)[2:3]).partition(b":")[2]
-                return replace(settled, tenant=owner.decode()) if owner else settled
-            return settled
-        if not record:
-            return None
-        words = record.decode("utf-8", "replace").split(" ", 9)
-        state, lane, origin, _deadline, attempts, _deliveries, _tag, started, worker, _error = (
-            words + ["0"] * (10 - len(words))
-        )
-        leased = state == "r"
-        created, _, tenant = origin.partition(":")
-        return cls(
-            id=job_id,
-            state=_LETTERS[state],
-            lane=lane,
-            created_ms=int(created) or None,
-            started_ms=int(started) or None,
-            attempts=max(int(attempts), int(leased)),
-            worker=worker if leased else None,
-            tenant=tenant,
-        )
-
-    @classmethod
-    def _settled(cls, job_id: str, meta: Mapping[str, Any]) -> JobRecord:
-        """From the result alone; one that another Celery worker stored says less."""
-        about = meta.get("lanefleet") or {}
-        state = JobState(about.get("state") or _CELERY_STATES.get(meta["status"], "running"))
-        return cls(
-            id=job_id,
-            state=state,
-            lane=about.get("lane", ""),
-            created_ms=about.get("created_ms"),
-            started_ms=about.get("started_ms"),
-            finished_ms=about.get("finished_ms"),
-            attempts=about.get("attempts", 0),
-            worker=about.get("worker"),
-            version=about.get("version"),
-            batch_size=about.get("batch_size"),
-            infer_ms=about.get("infer_ms"),
-            reason=about.get("reason"),
-            error=about.get("error"),
-            tenant=about.get("tenant", ""),
-            result=meta.get("result") if state is JobState.SUCCEEDED else None,
-            cached=about.get("cached", False),
-            age_seconds=about.get("age"),
-            shared=about.get("shared", False),
-        )
-
-
-def _loads(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return json.loads(raw)  # NaN, which another Celery worker may have stored
-
-
-_LETTERS: Mapping[str, JobState] = {
-    "q": JobState.QUEUED,
-    "r": JobState.RUNNING,
-    "x": JobState.CANCELED,
-    "w": JobState.QUEUED,
-}
-_CELERY_STATES: Mapping[str, str] = {
-    "PENDING": "queued",
-    "SUCCESS": "succeeded",
-    "FAILURE": "failed",
-    "REVOKED": "canceled",
-}

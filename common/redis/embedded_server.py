@@ -28,7 +28,7 @@ from common.errors import RedisUnavailable
 from common.settings import Settings
 
 _START_SECONDS = 20.0
-_WATCHER = Path(__file__).with_name("server_watcher.py")
+_WATCHER = Path(__file__).parents[1] / "processes.py"
 
 
 @dataclass(slots=True)

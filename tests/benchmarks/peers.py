@@ -21,8 +21,9 @@ from uuid import uuid4
 import orjson
 from redis import Redis
 
-from common.broker import build_message, publish_many
+from common.jobs.enqueue import publish_many
 from common.jobs.job import Job
+from common.jobs.message import build_message
 from tests.benchmarks import roles
 from tests.benchmarks.arena import LANE, PAYLOAD, Arena, Sample
 from tests.benchmarks.measure import Meter, process_tree, wait_for

@@ -137,7 +137,7 @@ def _hear(ears: PubSub) -> int:
 
 def enqueue_ours(url: str, jobs: int) -> dict[str, float]:
     """`publish_many`: ids, messages and records made on the way."""
-    from common.broker import publish_many
+    from common.jobs.enqueue import publish_many
     from common.jobs.job import Job
 
     redis = Redis.from_url(url)

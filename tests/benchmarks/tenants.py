@@ -11,7 +11,7 @@ import httpx
 from redis import Redis
 
 from api.tenants.api_keys import Keyring
-from common.broker import publish_many
+from common.jobs.enqueue import publish_many
 from common.jobs.job import Job
 from common.redis.keys import API_KEYS
 from tests.benchmarks.arena import LANE, Arena, Sample

@@ -25,8 +25,9 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from common.broker import enqueue_args
-from common.jobs.job import CacheTicket, Job, JobRecord
+from common.jobs.enqueue import enqueue_args
+from common.jobs.job import CacheTicket, Job
+from common.jobs.record import JobRecord
 from common.redis.connect import connect
 from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key

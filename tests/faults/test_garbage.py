@@ -7,8 +7,8 @@ import json
 import orjson
 from celery import Celery
 
-from common.broker import build_message
 from common.jobs.job import Job
+from common.jobs.message import build_message
 from common.redis.keys import LaneKeys
 from tests.support.lanes import LANE, RecordedLane, assert_lane_is_empty, await_settled
 from tests.support.stack import Stack, wait_until

@@ -31,8 +31,10 @@ from kombu.utils.json import loads as kombu_loads
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from common.broker import build_message, enqueue_args
-from common.jobs.job import Job, JobRecord
+from common.jobs.enqueue import enqueue_args
+from common.jobs.job import Job
+from common.jobs.message import build_message
+from common.jobs.record import JobRecord
 from common.redis.connect import connect
 from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key

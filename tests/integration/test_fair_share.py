@@ -10,9 +10,11 @@ from itertools import chain
 import pytest
 from redis import Redis
 
-from common.broker import enqueue_args, positions, publish_many, quotas
 from common.errors import QuotaExceeded, RateLimited
-from common.jobs.job import Job, JobRecord, Limits
+from common.jobs.enqueue import enqueue_args, positions, publish_many, quotas
+from common.jobs.job import Job
+from common.jobs.quota import Limits
+from common.jobs.record import JobRecord
 from common.redis.connect import connect
 from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, OVER_TOTALS, LaneKeys, job_key, meta_key

@@ -15,8 +15,9 @@ from api.http.problems import Problem
 from api.jobs.listing import JobFilter, Listing
 from api.jobs.queue_position import Places
 from api.jobs.store import JobStore
-from common.broker import enqueue_args
-from common.jobs.job import Job, JobRecord, JobState
+from common.jobs.enqueue import enqueue_args
+from common.jobs.job import Job
+from common.jobs.record import JobRecord, JobState
 from common.redis.connect import connect_async
 from common.redis.keys import META_PREFIX, job_key
 from common.redis.scripts import Scripts

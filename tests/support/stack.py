@@ -20,8 +20,9 @@ from redis import Redis
 
 from api.cli.fleet import free_port
 from api.client import Client
-from common.broker import publish_many
-from common.jobs.job import Job, JobRecord
+from common.jobs.enqueue import publish_many
+from common.jobs.job import Job
+from common.jobs.record import JobRecord
 from common.redis.connect import connect
 from common.redis.embedded_server import RedisServer, find_server_binary, start_server
 from common.redis.keys import LaneKeys, job_key, meta_key

@@ -21,8 +21,8 @@ from types import FrameType
 
 import structlog
 
+from common.processes import die_with_parent
 from common.redis.embedded_server import obtain_redis
-from common.redis.server_watcher import die_with_parent
 from common.settings import ENV_PREFIX, Settings
 from worker.devices.placement import Placement, stay_on
 

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api.jobs.store import JobStore
 from api.jobs.waiter import ResultWaiter
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 from common.redis.connect import connect_async
 from common.redis.embedded_server import RedisServer
 from common.redis.keys import META_PREFIX

@@ -11,8 +11,9 @@ import pytest
 
 from api.cache.directives import ANYTHING, NOTHING, CacheWish, cache_wish
 from common.catalog import ModelSpec
-from common.jobs.cache_entry import Entry, age_seconds, digest_of, hit_meta, pack, unpack
-from common.jobs.job import JobRecord, JobState
+from common.jobs.cache_entry import Entry, age_seconds, digest_of, pack, unpack
+from common.jobs.record import JobRecord, JobState
+from common.jobs.result_document import hit_meta
 from worker.residency.fingerprints import Fingerprints
 
 SPEC = ModelSpec(name="m", handler="echo")

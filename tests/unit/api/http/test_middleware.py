@@ -12,8 +12,8 @@ import pytest
 from api.http.allowed_hosts import AllowedHosts
 from api.http.request_context import request_id_of
 from api.openapi.docs_page import policy_for
-from common.broker import build_message
 from common.jobs.job import Job
+from common.jobs.message import build_message
 from common.trace import read_traceparent, trace_id
 from worker.celery_integration.task_events import EventSender
 from worker.jobs.steps import Execution

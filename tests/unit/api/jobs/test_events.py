@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from api.jobs.events import history, news
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 
 QUEUED = JobRecord("j", JobState.QUEUED, "echo", created_ms=1000)
 RUNNING = replace(QUEUED, state=JobState.RUNNING, attempts=1, started_ms=2000, worker="w")

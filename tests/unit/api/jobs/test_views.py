@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from api.jobs.views import JobView, Place, queued_json, view_json
-from common.jobs.job import JobRecord, JobState
+from common.jobs.record import JobRecord, JobState
 
 
 @pytest.mark.parametrize("created_ms", [1_763_704_276_123, 1_763_704_276_000, 1_763_704_276_120])

@@ -17,7 +17,7 @@ from api.tenants.api_keys import KeyRecord, Keyring, limits_from, opens, read_re
 from api.tenants.auth import LOCAL, Principal
 from api.tenants.rate_headers import rate_headers, seconds_until_next
 from common.errors import ConfigurationError
-from common.jobs.job import Limits, Quota
+from common.jobs.quota import Limits, Quota
 from common.log import mask_keys
 from common.settings import Settings
 

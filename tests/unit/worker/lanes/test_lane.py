@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.catalog import ModelSpec
-from common.jobs.job import JobRecord
+from common.jobs.record import JobRecord
 from common.settings import Settings
 from worker.jobs.leases import Lease
 from worker.jobs.steps import parse

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
-from common.broker import build_message
 from common.catalog import Catalog, ModelSpec
 from common.jobs.job import Job
+from common.jobs.message import build_message
 from common.settings import Settings
 from worker.engine import Engine
 from worker.jobs.leases import Lease, Reservation

@@ -1,8 +1,9 @@
-"""Run a Redis server for as long as our standard input stays open.
+"""Child processes that end when their parent does.
 
 Standard library only, and run by path, so that it costs a few megabytes:
-`python -I server_watcher.py SERVER ARG...`. Whoever starts it keeps the other
-end of the pipe; when that process dies, by whatever signal, the pipe closes.
+`python -I processes.py COMMAND ARG...` runs a command for as long as our standard
+input stays open. Whoever starts it keeps the other end of the pipe; when that
+process dies, by whatever signal, the pipe closes.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ _STOP_SECONDS = 20.0
 
 def watch(argv: list[str]) -> int:
     """Run argv until our standard input closes or it ends; return its exit status."""
-    server = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
 
     def forward(signum: int, _frame: FrameType | None) -> None:
-        server.send_signal(signum)
+        child.send_signal(signum)
 
     signal.signal(signal.SIGTERM, forward)
-    while server.poll() is None:
+    while child.poll() is None:
         readable, _, _ = select.select([0], [], [], 0.5)
         if readable and not os.read(0, 4096):
             break
-    if server.poll() is None:
-        server.terminate()
+    if child.poll() is None:
+        child.terminate()
     try:
-        return server.wait(timeout=_STOP_SECONDS)
+        return child.wait(timeout=_STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        server.kill()
-        return server.wait()
+        child.kill()
+        return child.wait()
 
 
 def die_with_parent() -> None:
