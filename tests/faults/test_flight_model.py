@@ -34,7 +34,7 @@ from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, m
 from common.redis.scripts import Scripts
 from common.settings import Settings
 from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
-from worker.jobs.steps import parse
+from worker.jobs.message import parse
 
 LANE = "shared"
 KEYS = LaneKeys.of(LANE)

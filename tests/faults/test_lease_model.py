@@ -43,7 +43,7 @@ from common.settings import Settings
 from tests.support.stack import wait_until
 from worker.jobs import leases as lease_module
 from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
-from worker.jobs.steps import parse
+from worker.jobs.message import parse
 
 LANE = "modelled"
 KEYS = LaneKeys.of(LANE)

@@ -78,7 +78,7 @@ class DeadLetter:
 
 
 class LaneLeases:
-    """Reserve, start, renew, finish, release, retry, bury and reap for one lane."""
+    """Reserve, start, renew, finish, release, retry, bury, cancel and reap for one lane."""
 
     def __init__(self, client: Redis, lane: str, worker: str, settings: Settings) -> None:
         self._scripts = Scripts(client)
@@ -206,6 +206,12 @@ class LaneLeases:
                 letter.meta,
             )
         return int(self._scripts.run("bury", self._keys, args))
+
+    def cancel(self, job_id: str, result_ttl: int, state: str) -> str:
+        """Settle a job as `canceled` or `expired`, whoever has it; its state afterwards, empty
+        where nobody knows it.
+        """
+        return bytes(self._scripts.run("cancel", (), (job_id, result_ttl, state))).decode()
 
     def reap(self, limit: int = 200, result_ttl: int | None = None) -> tuple[int, int, int]:
         """Return lapsed leases and due delayed jobs to the lane; look after followers, and count
