@@ -12,14 +12,14 @@ from starlette.types import ASGIApp
 
 from api.http import problems
 from api.http.cors import allow_origins
-from api.http.middleware import Door
+from api.http.middleware import RequestLayer
 from api.openapi import docs_page as docs
 from api.openapi import document as openapi
 from api.openapi import examples
 from api.routes import bulk, dead, health, job_list, jobs, models, openai, tasks
 from api.routes import job_result as results
 from api.routes import job_results as collect
-from api.routes.fast_path import HotSubmit
+from api.routes.fast_path import FastPath
 from api.services import running_services
 from common.catalog import load_catalog
 from common.inputs.blobs import open_blobs
@@ -39,11 +39,12 @@ class Front:
     def __init__(self, settings: Settings, redis_url: str) -> None:
         self.draining = asyncio.Event()
         whole = create_app(settings, redis_url, self.draining)
-        hot = HotSubmit(whole)
+        fast_path = FastPath(whole)
         if settings.cors_origins:  # which jobs need as well
-            self.app: ASGIApp = Door(allow_origins(hot, settings.cors_origins), settings)
+            allowing = allow_origins(fast_path, settings.cors_origins)
+            self.app: ASGIApp = RequestLayer(allowing, settings)
         else:
-            self.app = Door(whole, settings, hot)
+            self.app = RequestLayer(whole, settings, fast_path)
 
 
 def create_app(

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 import redis.asyncio
 
 from api.cache.result_cache import ResultCache
-from api.cache.served_models import Fingerprints
+from api.cache.served_models import ServedModels
 from api.jobs.idempotency import Claims
 from api.jobs.large_inputs import LargeInputs
 from api.jobs.listing import Listing
 from api.jobs.publisher import Publisher
-from api.jobs.queue_position import Places
+from api.jobs.queue_position import QueuePositions
 from api.jobs.store import JobStore
-from api.jobs.submit import Submitter
+from api.jobs.submission import Submission, SubmissionLimits
 from api.jobs.waiter import ResultWaiter
 from api.jobs.watch import Watching
-from api.overload.admission import Admission
+from api.overload.admission import Admission, AdmissionPolicy
 from api.overload.breaker import Policy
 from api.overload.lane_sampler import DrainSampler
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
-from api.tenants.auth import Authenticator
+from api.tenants.auth import Authenticator, KeyPolicy
 from common.catalog import Catalog
 from common.inputs.blobs import Blobs
 from common.redis.connect import cache_url_of, connect_async
@@ -40,7 +40,7 @@ class Services:
     catalog: Catalog
     store: JobStore
     waiter: ResultWaiter
-    submitter: Submitter
+    submission: Submission
     authenticator: Authenticator
     drain: DrainSampler
     breakers: Breakers
@@ -48,11 +48,10 @@ class Services:
     admission: Admission
     draining: asyncio.Event
     """Set when the process is to end: whoever waits or streams is let go."""
-    claims: Claims
     watching: Watching
-    places: Places
+    positions: QueuePositions
     listing: Listing
-    fingerprints: Fingerprints
+    served_models: ServedModels
     cache: ResultCache
 
 
@@ -76,8 +75,8 @@ async def running_services(
         await drain.start()
         stack.push_async_callback(drain.stop)
         await services.authenticator.start()
-        await services.fingerprints.start()
-        stack.push_async_callback(services.fingerprints.stop)
+        await services.served_models.start()
+        stack.push_async_callback(services.served_models.stop)
         letting_go = asyncio.create_task(_let_go_when_told(draining, services.waiter))
         stack.callback(letting_go.cancel)
         yield services
@@ -115,10 +114,10 @@ def _build(
 ) -> Services:
     store = JobStore(client, settings.result_ttl_seconds, settings.tenant_window_jobs)
     waiter = ResultWaiter(client, store)
-    fingerprints = Fingerprints(client, catalog)
+    served_models = ServedModels(client, catalog)
     breakers = Breakers(client, Policy.of(settings), catalog)
     guard = QueueGuard()
-    admission = Admission(settings, drain, breakers, guard)
+    admission = Admission(AdmissionPolicy.of(settings), drain, breakers, guard)
     publisher = Publisher(
         client,
         settings.max_backlog,
@@ -127,23 +126,34 @@ def _build(
         guard,
         settings.list_max_count,
     )
+    claims = Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
+    submission = Submission(
+        SubmissionLimits.of(settings),
+        catalog,
+        publisher,
+        served_models,
+        cache,
+        admission,
+        claims,
+        store,
+        waiter,
+    )
     return Services(
         settings=settings,
         catalog=catalog,
         store=store,
         waiter=waiter,
-        submitter=Submitter(settings, catalog, publisher, fingerprints, cache, admission),
-        authenticator=Authenticator(client, settings, lambda: drain.readable),
+        submission=submission,
+        authenticator=Authenticator(client, KeyPolicy.of(settings), lambda: drain.readable),
         drain=drain,
         breakers=breakers,
         guard=guard,
         admission=admission,
         draining=draining,
-        claims=Claims(client, settings),
         watching=Watching(store, waiter, settings.event_poll_seconds),
-        places=Places(client, drain.per_second),
+        positions=QueuePositions(client, drain.per_second),
         listing=Listing(client),
-        fingerprints=fingerprints,
+        served_models=served_models,
         cache=cache,
     )
 

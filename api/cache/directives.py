@@ -1,18 +1,18 @@
-"""What a client wants of the cache: `Cache-Control` (RFC 9111), beside the job's own `cache`."""
+"""What a client asks of the cache: `Cache-Control` (RFC 9111), beside the job's own `cache`."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-__all__ = ("ANYTHING", "NOTHING", "CacheWish", "cache_wish")
+__all__ = ("ANYTHING", "NOTHING", "CacheDirectives", "directives_of")
 
 _DIRECTIVE = re.compile(r"(?:^|[,\s])(no-store|no-cache|max-age)(?:\s*=\s*\"?(\d{1,9})\"?)?", re.I)
 
 
 @dataclass(frozen=True, slots=True)
-class CacheWish:
-    """What may be done for a job."""
+class CacheDirectives:
+    """How the cache may serve a job."""
 
     look: bool = True
     """Whether a kept result, or the run of an identical job, will do."""
@@ -22,11 +22,11 @@ class CacheWish:
     """How old a kept result may be."""
 
 
-ANYTHING = CacheWish()
-NOTHING = CacheWish(look=False, keep=False)
+ANYTHING = CacheDirectives()
+NOTHING = CacheDirectives(look=False, keep=False)
 
 
-def cache_wish(header: str | None) -> CacheWish:
+def directives_of(header: str | None) -> CacheDirectives:
     """What `Cache-Control` asks for: no-store, no-cache, max-age=n; the rest is not for us."""
     if header is None:
         return ANYTHING
@@ -34,6 +34,6 @@ def cache_wish(header: str | None) -> CacheWish:
     if "no-store" in said:
         return NOTHING
     if "no-cache" in said or (said.get("max-age", "").strip("0") == "" and said.get("max-age")):
-        return CacheWish(look=False)
+        return CacheDirectives(look=False)
     oldest = said.get("max-age")
-    return CacheWish(max_age_seconds=int(oldest)) if oldest else ANYTHING
+    return CacheDirectives(max_age_seconds=int(oldest)) if oldest else ANYTHING

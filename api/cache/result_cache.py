@@ -1,4 +1,4 @@
-"""Look kept results up, many to a round trip, and answer for the queue with them.
+"""Look cached results up, many to a round trip, and answer for the queue with them.
 
 A hit is a job like any other afterwards: its result is written where Celery
 and `GET /v1/jobs/{id}` look for it. That write is on its way before the
@@ -24,6 +24,7 @@ import structlog
 from prometheus_client import Counter
 from redis.exceptions import RedisError, ResponseError
 
+from api.background.coalescer import Coalescer
 from common.jobs.cache_entry import Entry, age_seconds, unpack
 from common.jobs.job import CacheTicket, Job
 from common.jobs.record import JobRecord
@@ -32,8 +33,8 @@ from common.redis.keys import CACHE_PREFIX, cache_key, meta_key
 
 log = structlog.get_logger(__name__)
 
-_LOOKS_PER_TRIP = 500
-_TRIPS = 2
+_LOOKUPS_PER_CALL = 500
+_MAX_IN_PROGRESS = 2
 """Round trips under way at a time."""
 _BLIND_SECONDS = 1.0
 _LATE_IN_A_ROW = 3
@@ -74,7 +75,7 @@ class Hit:
 
 
 class ResultCache:
-    """Finds kept results for jobs that have a ticket."""
+    """Finds cached results for jobs that have a ticket."""
 
     def __init__(
         self,
@@ -90,27 +91,21 @@ class ResultCache:
         self._timeout = timeout_seconds
         self._result_ttl = result_ttl_seconds
         self._queue_is_there = queue_is_there
-        self._waiting: list[tuple[Job, asyncio.Future[Hit | None]]] = []
-        self._called = False
-        self._trips: set[asyncio.Task[None]] = set()
+        self._lookups: Coalescer[Job, Hit | None] = Coalescer(
+            self._find_sent, max_items=_LOOKUPS_PER_CALL, max_in_progress=_MAX_IN_PROGRESS
+        )
         self._replies: set[asyncio.Task[int]] = set()
         self._blind_until = 0.0
         self._late = 0
 
     async def find(self, job: Job) -> Hit | None:
-        """The kept result for this job, if there is one that will do. Never raises."""
-        loop = asyncio.get_running_loop()
-        if not _may_look(job) or loop.time() < self._blind_until:
+        """The cached result for this job, if there is one that will do. Never raises."""
+        if not _may_look(job) or asyncio.get_running_loop().time() < self._blind_until:
             return None
-        future: asyncio.Future[Hit | None] = loop.create_future()
-        self._waiting.append((job, future))
-        if not self._called and len(self._trips) < _TRIPS:
-            self._called = True
-            loop.call_soon(self._depart)
-        return await future
+        return await self._lookups.submit(job)
 
     async def find_all(self, jobs: Sequence[Job]) -> list[Hit | None]:
-        """The same for many, in one trip; only those whose result is written count as found."""
+        """The same for many at once; only those whose result is written count as found."""
         hits: list[Hit | None] = [None] * len(jobs)
         looking = [position for position, job in enumerate(jobs) if _may_look(job)]
         if not looking or asyncio.get_running_loop().time() < self._blind_until:
@@ -144,35 +139,17 @@ class ResultCache:
             if not cursor:
                 return
 
-    def _depart(self) -> None:
-        self._called = False
-        while self._waiting and len(self._trips) < _TRIPS:
-            aboard, self._waiting = (
-                self._waiting[:_LOOKS_PER_TRIP],
-                self._waiting[_LOOKS_PER_TRIP:],
-            )
-            trip = asyncio.get_running_loop().create_task(self._travel(aboard))
-            self._trips.add(trip)
-            trip.add_done_callback(self._arrived)
-
-    def _arrived(self, trip: asyncio.Task[None]) -> None:
-        self._trips.discard(trip)
-        if self._waiting and not self._called:
-            self._depart()
-
-    async def _travel(self, passengers: list[tuple[Job, asyncio.Future[Hit | None]]]) -> None:
-        found: list[Hit | None] = [None] * len(passengers)
+    async def _find_sent(self, jobs: Sequence[Job]) -> Sequence[Hit | None]:
+        """For those who wait one by one: the write of a hit is on its way, not awaited."""
+        found: list[Hit | None] = [None] * len(jobs)
         try:
-            found = await self._look([job for job, _ in passengers])
+            found = await self._look(jobs)
             hits = [hit for hit in found if hit is not None]
             if hits:
                 await self._send(hits)
         except Exception:
             log.exception("cache_look_failed")
-        finally:
-            for (_, future), hit in zip(passengers, found, strict=True):
-                if not future.done():
-                    future.set_result(hit)
+        return found
 
     async def _look(self, jobs: Sequence[Job]) -> list[Hit | None]:
         tickets = [_ticket(job) for job in jobs]

@@ -17,8 +17,8 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
-from api import background as tasks
-from api.cache.directives import CacheWish
+from api.background import tasks
+from api.cache.directives import CacheDirectives
 from common.catalog import Catalog, ModelSpec
 from common.jobs.cache_entry import digest_of
 from common.jobs.job import CacheTicket
@@ -37,7 +37,7 @@ class _Served:
     epoch: str
 
 
-class Fingerprints:
+class ServedModels:
     """Which model serves each lane, and of what weights."""
 
     def __init__(self, client: redis.asyncio.Redis, catalog: Catalog) -> None:
@@ -54,7 +54,7 @@ class Fingerprints:
         if not any(spec.keeps_results_seconds for spec in self._catalog.models.values()):
             return
         await self._look()
-        self._task = asyncio.create_task(self._run(), name="fingerprints")
+        self._task = asyncio.create_task(self._run(), name="served_models")
 
     async def stop(self) -> None:
         """End."""
@@ -63,7 +63,7 @@ class Fingerprints:
     def ticket(
         self,
         lane: str,
-        wish: CacheWish,
+        wish: CacheDirectives,
         *,
         tenant: str,
         params: Mapping[str, Any],
@@ -106,7 +106,7 @@ class Fingerprints:
                 lanes, epochs = await pipe.execute()
         except (RedisError, TimeoutError, OSError) as exc:
             if not self._in_trouble:
-                log.warning("fingerprints_unread", error=str(exc))
+                log.warning("served_models_unread", error=str(exc))
             self._in_trouble = True
             return
         self._in_trouble = False

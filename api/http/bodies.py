@@ -1,50 +1,175 @@
-"""Read a request's body within its limit, and turn it into a JobRequest.
+"""Read a request's body once, within its limit, with the headers that say what to do with it.
 
 The limit is enforced on the bytes as they arrive: a chunked body has no
-Content-Length to check.
+Content-Length to check. The headers are picked out in one walk, because every submit
+passes here and most carry none of those that change the answer.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
-from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
-from api.http.problems import Problem, validation_problem
+from api.http.problems import Problem
 from api.http.request_context import CURRENT
 from api.http.strict_json import loads_strict
-from api.jobs.views import JobRequest
 from common.inputs.checks import IMAGE_TYPES, sniff_image
 
-
-def media_type(request: Request) -> str:
-    """The body's content type without its parameters, in lower case; empty when none is given."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+FORM = "multipart/form-data"
 
 
-def is_json(content_type: str) -> bool:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The headers of a submit that change its answer, as they came; None where absent."""
+
+    prefer: str | None = None
+    idempotency_key: str | None = None
+    cache_control: str | None = None
+
+
+_NOTHING = Asked()
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a request sent."""
+
+    data: bytes
+    content_type: str
+    """As it was sent, with its parameters; empty where none was."""
+    asked: Asked
+    scope: Scope
+
+    @property
+    def media_type(self) -> str:
+        """The content type without its parameters, in lower case."""
+        return media_type_of(self.content_type)
+
+    def json(self) -> Any:
+        """The body as JSON; raises a 400 problem that says where it breaks."""
+        return parse_json(self.data)
+
+    def query(self) -> dict[str, Any]:
+        """The query's fields, less those that are empty."""
+        return {
+            name: value for name, value in QueryParams(self.scope["query_string"]).items() if value
+        }
+
+    async def form(self, max_files: int, max_fields: int) -> FormData:
+        """The body as a form whose fields are all proper text; raises a 400 problem."""
+
+        async def replay() -> dict[str, Any]:
+            return {"type": "http.request", "body": self.data, "more_body": False}
+
+        # Starlette raises an error of its own kind where it finds an application in the scope.
+        scope = {name: value for name, value in self.scope.items() if name != "app"}
+        try:
+            form = await Request(scope, replay).form(max_files=max_files, max_fields=max_fields)
+            for name, value in form.multi_items():  # some charsets give halves of characters
+                (name if isinstance(value, UploadFile) else name + value).encode()
+        except (MultiPartException, ValueError) as exc:  # the latter from the charset it names
+            raise Problem(400, "invalid_multipart", str(exc)) from exc
+        return form
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of what the request asks for.
+
+        A form's boundary is left out of it: clients draw a new one for each attempt.
+        """
+        parameters = self.content_type.partition(";")[2]
+        boundary = parameters.partition("boundary=")[2].partition(";")[0].strip().strip('"')
+        found = hashlib.sha256(self.media_type.encode() + b"\n")
+        found.update(self.scope.get("query_string", b"") + b"\n")
+        found.update(self.data.replace(boundary.encode(), b"") if boundary else self.data)
+        return found.hexdigest()
+
+
+def is_json(media_type: str) -> bool:
     """Whether a body of this type is JSON, by its name or its suffix (RFC 6839)."""
-    return content_type == "application/json" or content_type.endswith("+json")
+    return media_type == "application/json" or media_type.endswith("+json")
 
 
-def type_not_taken(content_type: str) -> Problem:
-    """The refusal of a body that is neither JSON, nor a form, nor a file."""
-    return Problem(
-        415,
-        "unsupported_content_type",
-        f"content type {content_type or '(none)'!r} is not taken; send application/json, "
-        "multipart/form-data, or a file's bytes as image/*, text/plain or "
-        "application/octet-stream",
-    )
+def is_raw(media_type: str) -> bool:
+    """Whether a body of this type is the input itself; what it really is, its bytes say."""
+    return media_type.startswith("image/") or media_type in RAW_TYPES
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body; raises a 413 problem as soon as it is too long."""
-    declared = request.headers.get("content-length", "")
+def is_taken(media_type: str) -> bool:
+    """Whether a body of this type can be a job: JSON, a form, or a file's bytes."""
+    return is_json(media_type) or media_type == FORM or is_raw(media_type)
+
+
+def any_type(_media_type: str) -> bool:
+    """For bodies that are read as JSON whatever they are called."""
+    return True
+
+
+def media_type_of(content_type: str) -> str:
+    """A content type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+_ANY_JOB = (
+    "application/json, multipart/form-data, or a file's bytes as image/*, text/plain or "
+    "application/octet-stream"
+)
+
+
+async def read(
+    request: Request,
+    max_bytes: int,
+    takes: Callable[[str], bool] = is_taken,
+    instead: str = _ANY_JOB,
+) -> Body:
+    """The whole body and what its headers ask.
+
+    Raises a 415 problem for a type that is not taken, before anything is read, and a 413
+    problem as soon as the body is too long.
+    """
+    content_type, length, asked = _headers_of(request)
+    media_type = media_type_of(content_type)
+    if not takes(media_type):
+        detail = f"content type {media_type or '(none)'!r} is not taken; send {instead}"
+        raise Problem(415, "unsupported_content_type", detail)
+    return Body(await _read(request, length, max_bytes), content_type, asked, request.scope)
+
+
+def _headers_of(request: Request) -> tuple[str, str, Asked]:
+    """Content type, declared length, and what is asked; of fields sent twice the first counts,
+    or where a list makes sense, all in order.
+    """
+    content_type = length = None
+    prefer: list[str] = []
+    key: list[str] = []
+    cache: list[str] = []
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            content_type = value.decode("latin-1") if content_type is None else content_type
+        elif name == b"content-length":
+            length = value.decode("latin-1") if length is None else length
+        elif name == b"prefer":
+            prefer.append(value.decode("latin-1"))
+        elif name == b"idempotency-key":
+            key.append(value.decode("latin-1"))
+        elif name == b"cache-control":
+            cache.append(value.decode("latin-1"))
+    asked = _NOTHING
+    if prefer or key or cache:
+        asked = Asked(
+            ", ".join(prefer) or None, ", ".join(key) if key else None, ", ".join(cache) or None
+        )
+    return content_type or "", length or "", asked
+
+
+async def _read(request: Request, declared: str, max_bytes: int) -> bytes:
     if declared.isdigit() and int(declared) > max_bytes:
         raise too_large(max_bytes)
     message = await request.receive()
@@ -109,53 +234,6 @@ def parse_json(body: bytes) -> Any:
         ) from exc
 
 
-def job_request(document: Any, *, strict: bool = True) -> JobRequest:
-    """The document as a job; raises a 422 problem that names the field.
-
-    Strictly, a number is no string and a boolean no number; a form's fields are strings.
-    """
-    if not isinstance(document, dict):
-        raise Problem(422, "invalid_request", 'send an object such as {"model": ..., "input": ...}')
-    try:
-        return JobRequest.model_validate(document, strict=strict)
-    except ValidationError as exc:
-        raise validation_problem(exc.errors(include_url=False, include_input=False)) from exc
-
-
-async def read_form(request: Request, body: bytes, max_files: int, max_fields: int) -> FormData:
-    """The body as a form whose fields are all proper text; raises a 400 problem."""
-
-    async def replay() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    # Starlette raises an error of its own kind where it finds an application in the scope.
-    scope = {name: value for name, value in request.scope.items() if name != "app"}
-    try:
-        form = await Request(scope, replay).form(max_files=max_files, max_fields=max_fields)
-        for name, value in form.multi_items():  # some charsets give halves of characters
-            (name if isinstance(value, UploadFile) else name + value).encode()
-    except (MultiPartException, ValueError) as exc:  # the latter from the charset it names
-        raise Problem(400, "invalid_multipart", str(exc)) from exc
-    return form
-
-
-async def multipart_job(request: Request, max_bytes: int) -> tuple[JobRequest, bytes]:
-    """A multipart body's fields as a job, and its file's bytes."""
-    body = await read_body(request, max_bytes)
-    form = await read_form(request, body, max_files=1, max_fields=10)
-    upload = form.get("file")
-    if not isinstance(upload, UploadFile):
-        raise Problem(422, "invalid_request", "send the file in a part named `file`")
-    document: dict[str, Any] = {
-        name: value for name, value in form.items() if isinstance(value, str)
-    }
-    if "params" in document:
-        document["params"] = parse_json(document["params"].encode())
-    payload = await upload.read()
-    check_label(upload.content_type, payload)
-    return job_request({**document, "input": None}, strict=False), payload
-
-
 def check_label(label: str | None, payload: bytes) -> None:
     """Raise a 415 problem for an image that says it is of another kind than its bytes are.
 
@@ -183,33 +261,3 @@ RAW_BODIES: dict[str, Any] = {
     for media_type in ("image/*", *RAW_TYPES)
 }
 """For OpenAPI: a body that is the input's own bytes."""
-_RAW_FIELDS = ("model", "params", "priority", "deadline", "start_within", "cache")
-RAW_PARAMETERS: list[dict[str, Any]] = [
-    {
-        "name": name,
-        "in": "query",
-        "required": False,
-        "schema": {"type": "string"},
-        "description": f"`{name}` of a job whose body is the input's own bytes"
-        + (", as a JSON object." if name == "params" else "."),
-    }
-    for name in _RAW_FIELDS
-]
-
-
-def is_raw(content_type: str) -> bool:
-    """Whether a body of this type is the input itself; what it really is, its bytes say."""
-    return content_type.startswith("image/") or content_type in RAW_TYPES
-
-
-async def raw_job(request: Request, max_bytes: int) -> tuple[JobRequest, bytes]:
-    """The query parameters as a job, and the body as its input."""
-    document: dict[str, Any] = {
-        name: value for name, value in request.query_params.items() if value
-    }
-    if "params" in document:
-        document["params"] = parse_json(document["params"].encode())
-    job = job_request({**document, "input": None}, strict=False)
-    payload = await read_body(request, max_bytes)
-    check_label(request.headers.get("content-type"), payload)
-    return job, payload

@@ -1,6 +1,6 @@
 """What holds for every request, whichever way it takes inside.
 
-The hot route goes past FastAPI's middlewares, so what all answers share is done
+The fast path goes past FastAPI's middlewares, so what all answers share is done
 here, in one layer around both: the request's id and trace, the Host check, the
 bound on requests under way, the time it took. It is one layer on purpose: each
 would cost every request another coroutine per message.
@@ -9,6 +9,7 @@ would cost every request another coroutine per message.
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Protocol
 
 import structlog
 from starlette.datastructures import Headers
@@ -18,30 +19,40 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.http.allowed_hosts import AllowedHosts
 from api.http.problems import Problem
 from api.http.request_context import CURRENT, BodyBudget, RequestContext, request_id_of
-from api.routes.fast_path import PATH, HotSubmit
 from common.settings import Settings
 from common.trace import read_traceparent
 
 log = structlog.get_logger(__name__)
 
+
+class ShortWay(Protocol):
+    """What answers some requests past the application."""
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether this request is one of them."""
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
+        """The whole answer; raises nothing."""
+
+
 _READ = frozenset((b"host", b"x-request-id", b"traceparent", b"content-encoding"))
 _ALWAYS_ANSWERED = frozenset(("/health", "/ready", "/metrics"))
 
 
-class Door:
+class RequestLayer:
     """The application, with what holds for every request around it.
 
-    With a hot route, jobs go straight to it, and their answers need no layer at all.
+    With a fast path, its requests go straight to it, and their answers need no layer at all.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, hot: HotSubmit | None = None) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, fast_path: ShortWay | None = None) -> None:
         self._app = app
-        self._hot = hot
+        self._fast_path = fast_path
         self._hosts = AllowedHosts(settings.allowed_hosts, settings.host)
         self._budget = BodyBudget(settings.max_body_memory_bytes)
         self._most = settings.max_concurrent_requests
         self._slow_seconds = settings.slow_request_seconds or float("inf")
-        self._under_way = 0
+        self._active_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,17 +69,17 @@ class Door:
             self._budget,
         )
         CURRENT.set(request)
-        self._under_way += 1
+        self._active_requests += 1
         status = 0
         try:
             if seen.get(b"host") in self._hosts.good and len(seen) == 1:
-                refusal = self._too_much(scope) if self._under_way > self._most else None
+                refusal = self._too_much(scope) if self._active_requests > self._most else None
             else:
                 refusal = self._refusal(scope, seen)
             if refusal is not None:
                 response: Response = refusal.response()
-            elif self._hot is not None and self._hot.takes(scope):
-                response = await self._hot.answer(scope, receive)
+            elif self._fast_path is not None and self._fast_path.takes(scope):
+                response = await self._fast_path.answer(scope, receive)
             else:
                 status = await self._pass_on(scope, receive, send, request, began)
                 return
@@ -76,7 +87,7 @@ class Door:
             _add_fields(response.raw_headers, request, began)
             await response(scope, receive, send)
         finally:
-            self._under_way -= 1
+            self._active_requests -= 1
             self._budget.left += request.held_bytes
             request.held_bytes = 0
             seconds = perf_counter() - began - request.waited_seconds
@@ -117,7 +128,7 @@ class Door:
                 "bodies are taken as they are; send it without Content-Encoding",
                 headers={"Accept-Encoding": "identity"},
             )
-        return self._too_much(scope) if self._under_way > self._most else None
+        return self._too_much(scope) if self._active_requests > self._most else None
 
     def _too_much(self, scope: Scope) -> Problem | None:
         if scope["path"] in _ALWAYS_ANSWERED:
@@ -143,7 +154,7 @@ def _log_slow(scope: Scope, status: int, seconds: float, request: RequestContext
     log.warning(
         "slow_request",
         method=scope["method"],
-        route=getattr(route, "path", None) or (PATH if scope["path"] == PATH else "(none)"),
+        route=getattr(route, "path", None) or "(none)",
         status=status,
         ms=round(seconds * 1000, 1),
         waited_ms=round(request.waited_seconds * 1000, 1),

@@ -1,16 +1,12 @@
-"""What a request's headers ask of its answer: `Prefer` (RFC 7240), `Idempotency-Key`,
-`Cache-Control` (api/cache/directives.py).
+"""`Prefer` (RFC 7240): how long a client is ready to wait, and whether it is at all.
 
-All are read in one walk over the raw headers, because every submit passes
-here and most carry none. A preference that is unknown or makes no sense
-is ignored, as the RFC demands; the answer names those that were honoured.
-So is a `Prefer` of more than 1 KB.
+A preference that is unknown or makes no sense is ignored, as the RFC demands; the answer
+names those that were honoured. So is a `Prefer` of more than 1 KB.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 VARY = "Prefer"
@@ -24,37 +20,6 @@ _PREFERENCE = re.compile(
     r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(\"(?:[^\"\\]|\\.)*\"|[^\s;\"]*)\s*)?(?:;|$)"
 )
 _SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The headers of a submit that change its answer, as they came; None where absent."""
-
-    prefer: str | None = None
-    idempotency_key: str | None = None
-    cache_control: str | None = None
-
-
-_NOTHING = Asked()
-
-
-def asked_of(raw_headers: Iterable[tuple[bytes, bytes]]) -> Asked:
-    """Pick them out; a field sent twice counts as one list, in order."""
-    prefer: list[str] = []
-    key: list[str] = []
-    cache: list[str] = []
-    for name, value in raw_headers:
-        if name == b"prefer":
-            prefer.append(value.decode("latin-1"))
-        elif name == b"idempotency-key":
-            key.append(value.decode("latin-1"))
-        elif name == b"cache-control":
-            cache.append(value.decode("latin-1"))
-    if not prefer and not key and not cache:
-        return _NOTHING
-    return Asked(
-        ", ".join(prefer) or None, ", ".join(key) if key else None, ", ".join(cache) or None
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,14 @@ from starlette.requests import ClientDisconnect
 
 from api.http.allowed_methods import methods_of
 from api.http.request_context import CURRENT
+from api.http.request_errors import (
+    Forbidden,
+    InvalidIdempotencyKey,
+    InvalidRequest,
+    RequestError,
+    Unauthorized,
+    WrongResult,
+)
 from common.errors import (
     DeadlineUnreachable,
     FleetError,
@@ -34,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 TYPE_BASE = "https://lanefleet.dev/problems/"
 MEDIA_TYPE = "application/problem+json"
+_REALM = 'Bearer realm="lanefleet"'
 _RETRY_AFTER_SECONDS = 5.0
 _BACK_PRESSURE = (LaneFull, DeadlineUnreachable, QueueFull, RateLimited, QuotaExceeded)
 """Refusals that are about how much there is to do: 429. The others are about what is broken or
@@ -116,6 +125,8 @@ class Problem(FastApiHTTPException):
 
 def from_fleet_error(exc: FleetError) -> Problem:
     """The status that an error of ours means to a client."""
+    if isinstance(exc, RequestError):
+        return _from_request_error(exc)
     if isinstance(exc, UnknownModel):
         return Problem(404, exc.code, str(exc))
     if isinstance(exc, UnsupportedMedia):
@@ -128,6 +139,22 @@ def from_fleet_error(exc: FleetError) -> Problem:
     if isinstance(exc, InputStoreUnavailable):
         return _later(503, exc.code, str(exc))
     return Problem(422, exc.code, str(exc))
+
+
+def _from_request_error(exc: RequestError) -> Problem:
+    headers = None
+    if isinstance(exc, Unauthorized):
+        status, challenge = 401, ', error="invalid_token"' if exc.sent else ""
+        headers = {"WWW-Authenticate": _REALM + challenge}
+    elif isinstance(exc, Forbidden):
+        status = 403
+        challenge = f'{_REALM}, error="insufficient_scope", scope="{exc.scope}"'
+        headers = {"WWW-Authenticate": challenge}
+    elif isinstance(exc, InvalidIdempotencyKey):
+        status = 400
+    else:
+        status = 500 if isinstance(exc, WrongResult) else 422
+    return Problem(status, exc.code, str(exc), headers=headers, **exc.extra)
 
 
 def _later(status: int, code: str, detail: str, seconds: float | None = None) -> Problem:
@@ -150,7 +177,7 @@ def problem_for(exc: Exception) -> Problem:
         case FleetError():
             return from_fleet_error(exc)
         case RequestValidationError():
-            return validation_problem(list(exc.errors()))
+            return from_fleet_error(InvalidRequest.of(list(exc.errors())))
         case HTTPException():
             return _from_http(exc)
         case RedisError():
@@ -200,17 +227,3 @@ def install(app: FastAPI) -> None:
         Exception,
     ):
         app.add_exception_handler(kind, handle)
-
-
-def validation_problem(errors: list[Any]) -> Problem:
-    """One sentence for the first error, and all of them by field."""
-    fields = [
-        {
-            "field": ".".join(str(part) for part in error["loc"] if part != "body"),
-            "message": error["msg"],
-        }
-        for error in errors
-    ]
-    first = fields[0]
-    where = f"`{first['field']}`: " if first["field"] else ""
-    return Problem(422, "invalid_request", f"{where}{first['message']}", errors=fields)

@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 
-from api.http.bodies import (
-    check_label,
-    is_json,
-    is_raw,
-    media_type,
-    parse_json,
-    read_body,
-    read_form,
-    type_not_taken,
-)
-from api.http.problems import Problem
+from api.http.bodies import FORM, Body, check_label, is_json, parse_json
+from api.http.request_errors import InvalidRequest
 from api.inference.task_run import FetchedFrom
 
 MAX_FILES = 256
@@ -37,29 +27,23 @@ class TaskBody(NamedTuple):
     """Whether a number in the fields is no string; those of forms and queries are all strings."""
 
 
-async def read_task(request: Request, max_bytes: int) -> TaskBody:
-    """The body's fields and inputs. Raises 400, 413, 415 and 422 problems."""
-    content_type = media_type(request)
-    if is_json(content_type):
-        body = await read_body(request, max_bytes)
-        return _from_json(parse_json(body), len(body))
-    if content_type == "multipart/form-data":
-        body = await read_body(request, max_bytes)
-        form = await read_form(request, body, MAX_FILES, MAX_FIELDS)
-        return await _from_form(form, dict(request.query_params))
-    if is_raw(content_type):
-        fields = _fields(dict(request.query_params))
-        payload = await read_body(request, max_bytes)
-        check_label(content_type, payload)
-        return TaskBody(fields, [payload])
-    raise type_not_taken(content_type)
+async def task_of(body: Body) -> TaskBody:
+    """The body's fields and inputs. Raises 400 and 415 problems, and InvalidRequest."""
+    media_type = body.media_type
+    if is_json(media_type):
+        return _from_json(body.json(), len(body.data))
+    if media_type == FORM:
+        return await _from_form(await body.form(MAX_FILES, MAX_FIELDS), body.query())
+    fields = _fields(body.query())
+    check_label(media_type, body.data)
+    return TaskBody(fields, [body.data])
 
 
 def _from_json(document: Any, sent_bytes: int) -> TaskBody:
     found = document.keys() & {"input", "input_url"} if isinstance(document, dict) else set()
     if len(found) != 1:
         detail = 'send an object such as {"input": ...}, or with `input_url` in its place'
-        raise Problem(422, "invalid_request", detail)
+        raise InvalidRequest(detail)
     name = found.pop()
     value = document.pop(name)
     inputs = value if isinstance(value, list) else [value]
@@ -71,7 +55,7 @@ def _from_json(document: Any, sent_bytes: int) -> TaskBody:
 async def _from_form(form: FormData, query: Mapping[str, str]) -> TaskBody:
     uploads = [one for one in form.getlist("file") if isinstance(one, UploadFile)]
     if not uploads:
-        raise Problem(422, "invalid_request", "send each file in a part named `file`")
+        raise InvalidRequest("send each file in a part named `file`")
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
     payloads = [await one.read() for one in uploads]
     for upload, payload in zip(uploads, payloads, strict=True):

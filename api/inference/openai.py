@@ -1,8 +1,4 @@
-"""OpenAI's shapes: its error envelope, its embeddings request and answer.
-
-The stock client tells errors apart by status and reads `error.message`,
-`type`, `param` and `code`; a field that is wrong is a 400 to it, not a 422.
-"""
+"""OpenAI's embeddings, as its stock client sends and reads them."""
 
 from __future__ import annotations
 
@@ -10,64 +6,13 @@ import math
 import sys
 from array import array
 from base64 import b64encode
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import orjson
-from fastapi import Request, Response
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
-from api.http.problems import Problem, problem_for
-
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_CODES = {"unknown_model": "model_not_found"}
-_PARAMS = {"unknown_model": "model", "wrong_task": "model", "model_required": "model"}
-
-
-class OpenAIError(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class OpenAIErrorBody(BaseModel):
-    """The envelope of every error."""
-
-    error: OpenAIError
-
-
-class OpenAIRoute(APIRoute):
-    """A route whose every error has OpenAI's shape, those of its dependencies too."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, with its errors turned."""
-        inner = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await inner(request)
-            except Exception as exc:  # noqa: BLE001 - the boundary
-                return error_response(problem_for(exc))
-
-        return handle
-
-
-def error_response(problem: Problem) -> JSONResponse:
-    """A problem in OpenAI's envelope."""
-    status = 400 if problem.status == 422 else problem.status
-    usual = "server_error" if status >= 500 else "invalid_request_error"
-    error = {
-        "message": problem.detail,
-        "type": _TYPES.get(status, usual),
-        "param": problem.extra.get("param") or _PARAMS.get(problem.code),
-        "code": _CODES.get(problem.code, problem.code),
-    }
-    return JSONResponse({"error": error}, status, headers=problem.headers)
+from api.http.request_errors import WrongResult
 
 
 class EmbeddingsRequest(BaseModel):
@@ -111,14 +56,14 @@ class EmbeddingsAnswer(BaseModel):
 def embeddings_json(model: str, results: Sequence[Any], asked: EmbeddingsRequest) -> bytes:
     """The answer as JSON, from what the model answered for each input.
 
-    Raises a 500 problem where the model's results are no embeddings.
+    Raises WrongResult where the model's results are no embeddings.
     """
     try:
         vectors = [_shortened(result["embedding"], asked.dimensions) for result in results]
         tokens = sum(int(result.get("tokens") or 0) for result in results)
     except (TypeError, KeyError, AttributeError) as exc:
         detail = f"{model!r} is for embed in the catalog, but its result has no `embedding`"
-        raise Problem(500, "wrong_result", detail) from exc
+        raise WrongResult(detail) from exc
     if asked.encoding_format == "base64":
         vectors = [_packed(vector) for vector in vectors]
     data = [

@@ -1,7 +1,7 @@
 """Run several inputs as one request: publish them together, wait for all, answer in order.
 
 The task-shaped routes and the OpenAI-shaped one share this. An input that is
-refused keeps its place as the problem it was refused with; the others go on.
+refused keeps its place as the error it was refused with; the others go on.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from api.cache.directives import ANYTHING, CacheWish
+from api.cache.directives import ANYTHING, CacheDirectives
 from api.cache.result_cache import Hit
-from api.http.bodies import job_request
-from api.http.problems import Problem, from_fleet_error
 from api.http.request_context import waiting_by_choice
-from api.jobs.views import MISSING
+from api.http.request_errors import InvalidRequest, ModelRequired, TooManyInputs, WrongTask
+from api.jobs.request import MISSING, job_request
 from api.services import Services
 from api.tenants.auth import Principal
 from common.catalog import Task
@@ -28,10 +27,10 @@ from common.errors import FleetError, InvalidInput, Refused
 from common.jobs.job import Job
 from common.jobs.record import JobRecord, JobState
 
-JOBS_PER_TRIP = 500
+JOBS_PER_CALL = 500
 """As for bulk: what one script call may hold Redis for."""
 
-Outcome = JobRecord | Problem
+Outcome = JobRecord | FleetError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +53,14 @@ class TaskCall:
     """Of the JSON that the inputs came in."""
     strict: bool = True
     """As for `job_request`."""
-    wish: CacheWish = ANYTHING
-    """Whether kept results will do."""
+    directives: CacheDirectives = ANYTHING
+    """Whether cached results will do."""
 
 
 def model_for(services: Services, task: Task, name: str | None) -> str:
     """The name to use, the task's default when none is given.
 
-    Raises UnknownModel, or a 422 problem that names the models of the task.
+    Raises UnknownModel, or WrongTask or ModelRequired, which name the models of the task.
     """
     catalog = services.catalog
     named = catalog.default_for(task) if name is None else name
@@ -70,28 +69,32 @@ def model_for(services: Services, task: Task, name: str | None) -> str:
     choices = ", ".join(sorted(catalog.for_task(task))) or "none"
     if name is not None:
         detail = f"{name!r} is not a model for {task}; this fleet has: {choices}"
-        raise Problem(422, "wrong_task", detail)
-    raise Problem(422, "model_required", f"say which `model`; for {task} this fleet has: {choices}")
+        raise WrongTask(detail)
+    raise ModelRequired(f"say which `model`; for {task} this fleet has: {choices}")
 
 
-def prepare(services: Services, call: TaskCall) -> list[Job | Problem]:
-    """Check every input; raises a problem for a field that is wrong for all of them."""
+def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
+    """Check every input; raises InvalidRequest for a field that is wrong for all of them."""
     most = services.settings.max_inputs
     if not call.inputs:
-        raise Problem(422, "invalid_request", "`input`: send at least one")
+        raise InvalidRequest("`input`: send at least one")
     if len(call.inputs) > most:
         detail = f"`input`: at most {most} at a time, not {len(call.inputs)}; send the rest next"
-        raise Problem(422, "too_many_inputs", detail)
+        raise TooManyInputs(detail)
     shared = job_request({**call.fields, "model": call.model, "input": None}, strict=call.strict)
 
-    def check(value: Any) -> Job | Problem:
+    def check(value: Any) -> Job | FleetError:
         try:
             if isinstance(value, bytes):
-                return services.submitter.prepare_file(shared, value, call.principal, call.wish)
+                return services.submission.prepare_file(
+                    shared, value, call.principal, call.directives
+                )
             one = shared.model_copy(update=_source(value))
-            return services.submitter.prepare(one, call.principal, call.sent_bytes, call.wish)
+            return services.submission.prepare(
+                one, call.principal, call.sent_bytes, call.directives
+            )
         except FleetError as exc:
-            return from_fleet_error(exc)
+            return exc
 
     return [check(value) for value in call.inputs]
 
@@ -105,7 +108,7 @@ def _source(value: Any) -> dict[str, Any]:
 
 
 async def run(
-    services: Services, prepared: Sequence[Job | Problem], seconds: float
+    services: Services, prepared: Sequence[Job | FleetError], seconds: float
 ) -> list[Outcome]:
     """Publish, wait at most `seconds`; per input its job as it stands then, or why not.
 
@@ -127,7 +130,7 @@ async def run(
         publishing.close()
     outcomes = [records[one.id] if isinstance(one, Job) else one for one in prepared]
     if not any(isinstance(one, JobRecord) for one in outcomes):
-        raise next(one for one in outcomes if isinstance(one, Problem))
+        raise next(one for one in outcomes if isinstance(one, FleetError))
     return outcomes
 
 
@@ -136,11 +139,11 @@ async def _publish(
 ) -> list[str]:
     """Publish all, note what became of each; returns the ids for which there is no waiting."""
     now_ms = int(time.time() * 1000)
-    for first in range(0, len(jobs), JOBS_PER_TRIP):
-        part = jobs[first : first + JOBS_PER_TRIP]
-        for job, reply in zip(part, await services.submitter.publish_all(part), strict=True):
+    for first in range(0, len(jobs), JOBS_PER_CALL):
+        part = jobs[first : first + JOBS_PER_CALL]
+        for job, reply in zip(part, await services.submission.publish_all(part), strict=True):
             if isinstance(reply, Refused):
-                records[job.id] = from_fleet_error(reply)
+                records[job.id] = reply
             elif isinstance(reply, Hit):
                 records[job.id] = reply.record()
             else:
@@ -149,7 +152,7 @@ async def _publish(
 
 
 def _is_over(outcome: Outcome) -> bool:
-    return isinstance(outcome, Problem) or outcome.state.terminal
+    return isinstance(outcome, FleetError) or outcome.state.terminal
 
 
 async def _look_again(services: Services, records: dict[str, Outcome]) -> None:

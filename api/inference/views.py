@@ -12,10 +12,12 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, Field
 
-from api.http.bodies import RAW_BODIES, RAW_PARAMETERS
-from api.http.problems import Problem
+from api.http.bodies import RAW_BODIES
 from api.inference.task_run import Outcome
-from api.jobs.views import JobFailure, JobRequest
+from api.jobs.request import JobRequest
+from api.jobs.request_body import RAW_PARAMETERS
+from api.jobs.views import JobFailure
+from common.errors import FleetError
 from common.jobs.record import JobRecord, JobState
 
 EXAMPLE_IMAGE = (
@@ -97,8 +99,8 @@ def answer_json(model: str, outcomes: Sequence[Outcome]) -> bytes:
 
 
 def _item(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Problem):
-        return {"error": {"reason": outcome.code, "message": outcome.detail}}
+    if isinstance(outcome, FleetError):
+        return {"error": {"reason": outcome.code, "message": str(outcome)}}
     item: dict[str, Any] = {"id": outcome.id, "state": outcome.state}
     if outcome.cached:
         item["cached"] = True

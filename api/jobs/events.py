@@ -14,7 +14,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from api.jobs.views import Place, view_json
+from api.jobs.views import QueuePosition, view_json
 from common.jobs.record import JobRecord, JobState
 
 HEARTBEAT = b": still here\n\n"
@@ -35,12 +35,12 @@ class JobEvent:
         step = "end" if self.step == _END else f"{self.step:.0f}"
         return f"{self.record.created_ms or 0}-{step}"
 
-    def encode(self, place: Place | None = None) -> bytes:
+    def encode(self, position: QueuePosition | None = None) -> bytes:
         """The event as it is sent; its data is the view of the job, one line of JSON."""
         return b"event: %s\nid: %s\ndata: %s\n\n" % (
             self.record.state.encode(),
             self.id.encode(),
-            view_json(self.record, place),
+            view_json(self.record, position),
         )
 
 

@@ -17,7 +17,7 @@ from datetime import datetime
 
 import redis.asyncio
 
-from api.http.problems import Problem
+from api.http.request_errors import InvalidCursor
 from common.jobs.record import JobRecord, JobState
 from common.redis.scripts import AsyncScripts
 
@@ -51,7 +51,7 @@ class Listing:
         self._scripts = AsyncScripts(client)
 
     async def page(self, tenant: str, wanted: JobFilter, limit: int, cursor: str | None) -> Page:
-        """One page; raises a 422 problem for a cursor that is none of ours."""
+        """One page; raises InvalidCursor for one that is none of ours."""
         below = _number(cursor) if cursor else 0
         records: list[JobRecord] = []
         for _ in range(_CALLS_PER_PAGE):
@@ -92,7 +92,5 @@ def _number(cursor: str) -> int:
     except ValueError:
         found = None
     if not found:
-        raise Problem(
-            422, "invalid_cursor", "`cursor` must be a `next_cursor` of an earlier page, as it was"
-        )
+        raise InvalidCursor("`cursor` must be a `next_cursor` of an earlier page, as it was")
     return int(found.group(1))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from api.background.coalescer import Coalescer
 from api.jobs.large_inputs import LargeInputs
 from api.overload.queue_guard import QueueGuard
 from common.errors import Refused
@@ -22,19 +22,15 @@ from common.redis.scripts import Args, AsyncScripts
 from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW
 
 _RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
-_JOBS_PER_TRIP = 500
-_BLOB_BYTES_PER_TRIP = 8 * 1024 * 1024
-_TRIPS = 2
-"""Round trips under way at a time."""
+_JOBS_PER_CALL = 500
+_BLOB_BYTES_PER_CALL = 8 * 1024 * 1024
+_MAX_IN_PROGRESS = 2
+"""Script calls under way at a time."""
 _TENANTS_KNOWN = 10_000
 
 
 class Publisher:
-    """Publishes from an event loop, in batches that form by themselves.
-
-    While as many trips are out as may be, what arrives waits for the next
-    one to leave: the busier the loop, the more jobs share a trip's cost.
-    """
+    """Publishes from an event loop, in batches that form by themselves (see Coalescer)."""
 
     def __init__(
         self,
@@ -54,10 +50,14 @@ class Publisher:
         self._window, self._list_max = window, list_max
         self.quotas: dict[str, Quota] = {}
         """What was left to each tenant with a limited rate when it last sent something."""
-        self._waiting: list[tuple[Job, asyncio.Future[int]]] = []
-        self._called = False
-        self._trips: dict[asyncio.Task[None], list[tuple[Job, asyncio.Future[int]]]] = {}
-        """Those under way, and who waits for each."""
+        self._jobs: Coalescer[Job, int] = Coalescer(
+            self._publish,
+            max_items=_JOBS_PER_CALL,
+            max_in_progress=_MAX_IN_PROGRESS,
+            max_bytes=_BLOB_BYTES_PER_CALL,
+            size_bytes=_blob_bytes,
+            on_failure=self._guard.publish_failed,
+        )
 
     async def publish(self, job: Job) -> int:
         """Publish one job; returns the backlog ahead of it, or raises Refused.
@@ -66,32 +66,23 @@ class Publisher:
         """
         if self._large_inputs.concern(job):
             return await self._publish_large(job)
-        return await self._board(job)
+        return await self._jobs.submit(job)
 
     async def _publish_large(self, job: Job) -> int:
         job = await self._large_inputs.put_aside(job)
         try:
-            return await self._board(job)
+            return await self._jobs.submit(job)
         except Refused:
             # Not where the same submit, sent a moment before, was taken under this id.
             if not await self._client.exists(blob_key(job.id)):
                 await self._large_inputs.drop([job])
             raise
 
-    async def _board(self, job: Job) -> int:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[int] = loop.create_future()
-        self._waiting.append((job, future))
-        if not self._called and len(self._trips) < _TRIPS:
-            self._called = True
-            loop.call_soon(self._depart)
-        return await future
-
     async def publish_all(self, jobs: Sequence[Job]) -> list[int | Refused]:
-        """Publish these in one round trip; per job the backlog ahead of it, or Refused."""
+        """Publish these in one call; per job the backlog ahead of it, or Refused."""
         jobs = await self._large_inputs.put_all_aside(jobs)
         try:
-            outcomes = self._read(jobs, await self._enqueue(jobs))
+            outcomes = await self._publish(jobs)
         except RedisError as exc:
             self._guard.publish_failed(exc)
             raise
@@ -99,6 +90,9 @@ class Publisher:
         if refused:
             await self._large_inputs.drop(refused)
         return outcomes
+
+    async def _publish(self, jobs: Sequence[Job]) -> list[int | Refused]:
+        return self._read(jobs, await self._enqueue(jobs))
 
     def _read(self, jobs: Sequence[Job], reply: Sequence[int]) -> list[int | Refused]:
         if len(reply) > len(jobs):
@@ -130,57 +124,12 @@ class Publisher:
         Where it is silent, those who have been sent to it hear what is known: that their jobs
         may have been taken.
         """
-        assert self._guard.refusal is not None
-        waiting, self._waiting = self._waiting, []
-        for _, future in waiting:
-            if not future.done():
-                future.set_exception(self._guard.refusal(self._guard.text))
-        for _, future in chain(*self._trips.values()) if silent else ():
-            if not future.done():
-                future.set_exception(RedisTimeoutError("no answer from the queue"))
-
-    def _depart(self) -> None:
-        """Send what waits, as far as trips are free; the end of one calls again."""
-        self._called = False
-        while self._waiting and len(self._trips) < _TRIPS:
-            aboard = next(_parts([job for job, _ in self._waiting]))
-            passengers = self._waiting[: len(aboard)]
-            self._waiting = self._waiting[len(aboard) :]
-            trip = asyncio.get_running_loop().create_task(self._travel(aboard, passengers))
-            self._trips[trip] = passengers
-            trip.add_done_callback(self._arrived)
-
-    def _arrived(self, trip: asyncio.Task[None]) -> None:
-        self._trips.pop(trip, None)
-        if self._waiting and not self._called:
-            self._depart()
-
-    async def _travel(
-        self, jobs: Sequence[Job], passengers: list[tuple[Job, asyncio.Future[int]]]
-    ) -> None:
-        try:
-            outcomes = self._read(jobs, await self._enqueue(jobs))
-        except Exception as exc:  # noqa: BLE001 - every waiter must hear of it
-            for _, future in passengers:
-                if not future.done():
-                    future.set_exception(exc)
-            self._guard.publish_failed(exc)
-            return
-        for (_, future), outcome in zip(passengers, outcomes, strict=True):
-            if future.done():
-                continue
-            if isinstance(outcome, Refused):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+        refusal, text = self._guard.refusal, self._guard.text
+        assert refusal is not None
+        self._jobs.fail_waiting(lambda: refusal(text))
+        if silent:
+            self._jobs.fail_in_progress(lambda: RedisTimeoutError("no answer from the queue"))
 
 
-def _parts(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-    """Cut into what one script call should carry, by count and by size of the large inputs."""
-    first, size = 0, 0
-    for index, job in enumerate(jobs):
-        size += len(job.blob or b"")
-        if index - first >= _JOBS_PER_TRIP or (size > _BLOB_BYTES_PER_TRIP and index > first):
-            yield jobs[first:index]
-            first, size = index, len(job.blob or b"")
-    yield jobs[first:]
+def _blob_bytes(job: Job) -> int:
+    return len(job.blob) if job.blob else 0

@@ -9,8 +9,8 @@ from typing import Any, cast
 import orjson
 import redis.asyncio
 
+from api.background.coalescer import Coalescer
 from common.jobs.record import JobRecord
-from common.redis.coalesce import SharedTrips
 from common.redis.keys import (
     ALIASES,
     CONTROL_CHANNEL,
@@ -29,8 +29,9 @@ _IDS_PER_CALL = 500
 _BATCHES = 4
 """Reads of many records under way at a time: redis-py's pool refuses whoever comes when all of
 its 100 connections are out, and a lost connection makes all requests look at once."""
-_RECORDS_PER_TRIP = 64
-"""Few enough that a trip stays small where results are large."""
+_RECORDS_PER_CALL = 64
+"""Few enough that a round trip stays small where results are large."""
+_MAX_IN_PROGRESS = 4
 
 
 class JobStore:
@@ -44,14 +45,16 @@ class JobStore:
     ) -> None:
         self._client = client
         self._scripts = AsyncScripts(client)
-        self._reads = SharedTrips(self._read, _RECORDS_PER_TRIP)
+        self._reads: Coalescer[str, JobRecord | None] = Coalescer(
+            self._read, max_items=_RECORDS_PER_CALL, max_in_progress=_MAX_IN_PROGRESS
+        )
         self._batches = asyncio.Semaphore(_BATCHES)
         self._result_ttl = result_ttl_seconds
         self._window = tenant_window
 
     async def get(self, job_id: str) -> JobRecord | None:
         """The job as it stands, or None when nobody knows it (any more)."""
-        return await self._reads.get(job_id)
+        return await self._reads.share(job_id)
 
     async def _read(self, ids: Sequence[str]) -> Sequence[JobRecord | Exception | None]:
         keys = [key(job_id) for job_id in ids for key in (job_key, meta_key)]

@@ -62,13 +62,33 @@ class Gate:
     """By band, seconds until a job would surely not have started yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class AdmissionPolicy:
+    """What the settings say of what is taken."""
+
+    deadline_safety_factor: float
+    """By how much faster than measured the lane may turn out; 0 refuses for no deadline."""
+    scale_from_zero: bool
+    """Whether a lane without a worker takes jobs."""
+    retry_after_max_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> AdmissionPolicy:
+        """That of a process."""
+        return cls(
+            settings.deadline_safety_factor,
+            settings.scale_from_zero,
+            settings.retry_after_max_seconds,
+        )
+
+
 class Admission:
     """Says which jobs are taken; one per process."""
 
     def __init__(
-        self, settings: Settings, drain: DrainSampler, breakers: Breakers, guard: QueueGuard
+        self, policy: AdmissionPolicy, drain: DrainSampler, breakers: Breakers, guard: QueueGuard
     ) -> None:
-        self._settings = settings
+        self._policy = policy
         self._drain = drain
         self._breakers = breakers
         self._guard = guard
@@ -89,6 +109,16 @@ class Admission:
             log.warning("breakers_unmoved", error=str(exc))
         gates = {lane: self._gate(lane, now) for lane in self._drain.lanes}
         self._gates = {lane: gate for lane, gate in gates.items() if gate is not None}
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the queue takes no work at all."""
+        return self._guard.refusal is not None
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether any job may be refused; while none is, `admit` need not be asked."""
+        return bool(self._gates) or self._guard.refusal is not None
 
     async def admit(self, job: Job) -> None:
         """Return when the job may be published; raises Refused."""
@@ -167,7 +197,7 @@ class Admission:
         own = state.tenants.get(job.tenant, 0)
         if own >= sum(state.waiting) and not state.tenants.keys() - {job.tenant}:
             return math.inf
-        return max(0, own - state.leased) / (state.measured * self._settings.deadline_safety_factor)
+        return max(0, own - state.leased) / (state.measured * self._policy.deadline_safety_factor)
 
     def _too_late(self, job: Job, left: float, wait: float) -> DeadlineUnreachable:
         expected = self._drain.lane(job.model).start_seconds(job.priority) or wait
@@ -182,7 +212,7 @@ class Admission:
         state, record = self._drain.lanes[lane], self._breakers.records[lane]
         if record.state is not State.CLOSED:
             return self._broken(record, now)
-        if not self._settings.scale_from_zero and not state.workers:
+        if not self._policy.scale_from_zero and not state.workers:
             text = "no live worker serves this model, and none is started for what waits"
             return Gate(NoWorker, text)
         starts = self._starts(state)
@@ -198,7 +228,7 @@ class Admission:
         return Gate(ModelUnavailable, text, until, probing)
 
     def _starts(self, state: LaneState) -> tuple[float, ...] | None:
-        factor = self._settings.deadline_safety_factor
+        factor = self._policy.deadline_safety_factor
         if not (factor and state.measured):
             return None
         pace = state.measured * factor
@@ -219,7 +249,7 @@ class Admission:
         return turn - now
 
     def _spread(self, seconds: float) -> float:
-        longest = self._settings.retry_after_max_seconds
+        longest = self._policy.retry_after_max_seconds
         spread = max(seconds, _LEAST_SECONDS) * random.uniform(1.0, 1.0 + _JITTER)  # noqa: S311 - spreads load
         return min(spread, longest)
 

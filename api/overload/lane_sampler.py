@@ -22,7 +22,7 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
-from api import background as tasks
+from api.background import tasks
 from common.redis.keys import BANDS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, worker_key
 from common.worker_report import LaneReport, WorkerReport
 

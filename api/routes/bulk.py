@@ -19,24 +19,26 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
-from api.cache.directives import ANYTHING, cache_wish
+from api.cache.directives import ANYTHING, directives_of
 from api.cache.result_cache import Hit
 from api.dependencies import ServicesDep
 from api.http.bodies import hold_bytes, release_bytes
-from api.http.problems import Problem, from_fleet_error, problem_for, validation_problem
+from api.http.problems import Problem, from_fleet_error, problem_for
 from api.http.strict_json import loads_strict
-from api.jobs.views import JobRequest
+from api.jobs.request import JobRequest, invalid
 from api.services import Services
-from api.tenants.auth import Principal, SubmitDep
+from api.tenants.auth import Principal
+from api.tenants.dependencies import SubmitDep
 from common.errors import FleetError, InputStoreUnavailable, Refused
 from common.jobs.job import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _NDJSON = "application/x-ndjson"
-_JOBS_PER_TRIP = 500
-_BYTES_PER_TRIP = 8 * 1024 * 1024
-_TRIPS = 2
+_JOBS_PER_CALL = 500
+_BYTES_PER_CALL = 8 * 1024 * 1024
+_MAX_IN_PROGRESS = 2
+"""Calls under way at a time."""
 _MOST_UNREAD_BYTES = 32 * 1024 * 1024
 """Answers that may wait for the client before we stop reading: those of 600,000 jobs."""
 _VALUE_BYTES = 70
@@ -87,7 +89,7 @@ async def _answers(
 
     async def take_all() -> None:
         try:
-            await _Intake(services, unread, principal).run(request)
+            await _BulkIntake(services, unread, principal).run(request)
         finally:
             unread.put(b"")
 
@@ -127,11 +129,12 @@ class _Unread:
             await self._read.wait()
 
 
-class _Intake:
+class _BulkIntake:
     """Cuts the body into lines, publishes them by the hundred, answers each.
 
-    While some are on their way to Redis the next are read and checked; when
-    as many trips are out as may be, reading waits, so memory stays bounded.
+    While some are on their way to Redis the next are read and checked; with as many calls
+    in progress as may be, reading waits for the oldest, so memory stays bounded. That wait is
+    why it does without a Coalescer, whose callers each wait for an answer of their own.
     """
 
     def __init__(self, services: Services, unread: _Unread, principal: Principal) -> None:
@@ -139,19 +142,19 @@ class _Intake:
         self._principal = principal
         self._unread = unread
         self._line = 0
-        self._wish = ANYTHING
+        self._directives = ANYTHING
         self._jobs: list[tuple[int, Job]] = []
         self._bytes = 0
-        self._trips: deque[asyncio.Task[None]] = deque()
+        self._calls: deque[asyncio.Task[None]] = deque()
 
     async def run(self, request: Request) -> None:
         """Until the body ends."""
-        self._wish = cache_wish(request.headers.get("cache-control"))
+        self._directives = directives_of(request.headers.get("cache-control"))
         try:
             await self._read(request)
-            await self._depart()
+            await self._start_call()
         finally:
-            await asyncio.gather(*self._trips)
+            await asyncio.gather(*self._calls)
 
     async def _read(self, request: Request) -> None:
         limit = self._services.settings.max_body_bytes
@@ -166,8 +169,8 @@ class _Intake:
                 held = 0
                 for line in lines:
                     await self._take(line, limit)
-                    if len(self._jobs) >= _JOBS_PER_TRIP or self._bytes >= _BYTES_PER_TRIP:
-                        await self._depart()
+                    if len(self._jobs) >= _JOBS_PER_CALL or self._bytes >= _BYTES_PER_CALL:
+                        await self._start_call()
                 await self._unread.room()
             elif not self._may_hold(len(chunk), self._line + 1):
                 return
@@ -188,17 +191,17 @@ class _Intake:
             return False
         return True
 
-    async def _depart(self) -> None:
-        """Send what was read on its way; where no trip is free, wait for the oldest."""
+    async def _start_call(self) -> None:
+        """Send what was read; with as many calls in progress as may be, wait for the oldest."""
         if not self._jobs:
             return
-        if len(self._trips) == _TRIPS:
-            await self._trips.popleft()
-        trip = self._travel(self._jobs, self._bytes)
+        if len(self._calls) == _MAX_IN_PROGRESS:
+            await self._calls.popleft()
+        call = self._call(self._jobs, self._bytes)
         self._jobs, self._bytes = [], 0
-        self._trips.append(asyncio.create_task(trip))
+        self._calls.append(asyncio.create_task(call))
 
-    async def _travel(self, taken: list[tuple[int, Job]], held: int) -> None:
+    async def _call(self, taken: list[tuple[int, Job]], held: int) -> None:
         try:
             await self._publish(taken)
         finally:
@@ -209,9 +212,9 @@ class _Intake:
         try:
             hold_bytes(size)
         except Problem:
-            await self._depart()
-            while self._trips:
-                await self._trips.popleft()
+            await self._start_call()
+            while self._calls:
+                await self._calls.popleft()
             return self._may_hold(size, self._line)
         return True
 
@@ -229,12 +232,14 @@ class _Intake:
         try:
             document = loads_strict(line)
             request = JobRequest.model_validate(document, strict=True)
-            job = self._services.submitter.prepare(request, self._principal, len(line), self._wish)
+            job = self._services.submission.prepare(
+                request, self._principal, len(line), self._directives
+            )
             self._jobs.append((self._line, job))
             self._bytes += size
             size = 0
         except ValidationError as exc:
-            problem = validation_problem(exc.errors(include_url=False, include_input=False))
+            problem = from_fleet_error(invalid(exc))
             self._refuse(problem.status, problem.code, problem.detail)
         except ValueError as exc:
             self._refuse(400, "invalid_json", f"the line is not valid JSON ({exc})")
@@ -246,7 +251,7 @@ class _Intake:
 
     async def _publish(self, taken: list[tuple[int, Job]]) -> None:
         try:
-            outcomes = await self._services.submitter.publish_all([job for _, job in taken])
+            outcomes = await self._services.submission.publish_all([job for _, job in taken])
         except InputStoreUnavailable as exc:
             for line, _ in taken:
                 self._answer(line, from_fleet_error(exc))

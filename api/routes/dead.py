@@ -12,7 +12,8 @@ from api.dependencies import ServicesDep
 from api.http.problems import Problem
 from api.http.strict_route import StrictRoute
 from api.services import Services
-from api.tenants.auth import Principal, ReadDep, SubmitDep
+from api.tenants.auth import Principal
+from api.tenants.dependencies import ReadDep, SubmitDep
 
 
 class _DeadId(Convertor[str]):

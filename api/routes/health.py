@@ -7,9 +7,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.dependencies import ServicesDep
 from api.http.problems import from_fleet_error, responses
-from api.jobs.views import Ready
 from api.overload.breaker import State
-from api.tenants.auth import MetricsDep
+from api.routes.operations_views import Ready
+from api.tenants.dependencies import MetricsDep
 from common.errors import QueueUnavailable
 
 router = APIRouter(tags=["health"])

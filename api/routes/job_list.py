@@ -14,7 +14,7 @@ from api.http.problems import responses
 from api.jobs.listing import JobFilter
 from api.jobs.views import JobList, JobView, ListLinks
 from api.routes.job_lookup import json_response
-from api.tenants.auth import ReadDep
+from api.tenants.dependencies import ReadDep
 from common.jobs.record import JobState
 
 

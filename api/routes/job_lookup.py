@@ -62,9 +62,9 @@ async def show_job(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """The view of a job as a response, with its place while it waits and Redis can tell it."""
-    place = None
+    position = None
     with contextlib.suppress(RedisError):
-        place = await services.places.of(record)
+        position = await services.positions.of(record)
     waits = record.state is JobState.QUEUED
     notice = services.admission.notice(record.lane) if waits else None
-    return json_response(view_json(record, place, notice), status, headers)
+    return json_response(view_json(record, position, notice), status, headers)

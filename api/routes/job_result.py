@@ -19,10 +19,10 @@ from api.http.problems import Problem, responses
 from api.http.request_context import waiting_by_choice
 from api.jobs.events import HEARTBEAT, history, news
 from api.jobs.links import job_path
-from api.jobs.views import JobView, Place
+from api.jobs.views import JobView, QueuePosition
 from api.routes.job_lookup import JobId, find_job, json_response, show_job
 from api.services import Services
-from api.tenants.auth import ReadDep
+from api.tenants.dependencies import ReadDep
 from common.jobs.record import JobRecord, JobState
 
 log = structlog.get_logger(__name__)
@@ -133,20 +133,20 @@ async def _follow(services: Services, job_id: str, last_id: str | None) -> Async
     `queued` comes again, under its id, when the job has moved up.
     """
     settings = services.settings
-    told_place: Place | None = None
+    told_position: QueuePosition | None = None
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + settings.event_stream_seconds
     yield b"retry: 1000\n\n"
     async with services.watching.watch(job_id) as watch, _ending_without_redis():
         record = await services.store.get(job_id)
         while record is not None:
-            place = await services.places.of(record)
-            moved = place and told_place and place.ahead != told_place.ahead
+            position = await services.positions.of(record)
+            moved = position and told_position and position.ahead != told_position.ahead
             fresh = news(record, last_id)
             for event in fresh or (history(record)[-1:] if moved else []):
-                yield event.encode(place)
+                yield event.encode(position)
                 last_id = event.id
-            told_place = place
+            told_position = position
             if record.state.terminal or services.draining.is_set() or loop.time() >= ends_at:
                 return
             with waiting_by_choice():

@@ -17,13 +17,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from starlette.types import Send
 
 from api.dependencies import ServicesDep
-from api.http.bodies import parse_json, read_body
-from api.http.preferences import Preferences, asked_of
-from api.http.problems import Problem, responses, validation_problem
+from api.http import bodies
+from api.http.bodies import Body
+from api.http.preferences import Preferences
+from api.http.problems import Problem, responses
 from api.http.request_context import waiting_by_choice
+from api.jobs.request import invalid
 from api.jobs.views import view_json
 from api.services import Services
-from api.tenants.auth import Principal, ReadDep
+from api.tenants.auth import Principal
+from api.tenants.dependencies import ReadDep
 from common.jobs.record import JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -76,19 +79,17 @@ async def collect_results(request: Request, services: ServicesDep, principal: Re
     A line is the job as `GET /v1/jobs/{id}` shows it, or has its `id` and an `error`. What is
     not settled in time comes last, as it stands.
     """
-    wanted = await _read(request, services)
-    asked = asked_of(request.scope["headers"])
-    preferences = Preferences.of(asked.prefer, services.settings.max_wait_seconds)
+    body = await bodies.read(request, services.settings.max_body_bytes, bodies.any_type)
+    wanted = _ids_of(body, services.settings.max_inputs)
+    preferences = Preferences.of(body.asked.prefer, services.settings.max_wait_seconds)
     return _Lines(_lines(services, principal, wanted, preferences.wait_seconds or 0.0))
 
 
-async def _read(request: Request, services: Services) -> list[str]:
-    document = parse_json(await read_body(request, services.settings.max_body_bytes))
+def _ids_of(body: Body, most: int) -> list[str]:
     try:
-        ids = dict.fromkeys(Wanted.model_validate(document, strict=True).ids)
+        ids = dict.fromkeys(Wanted.model_validate(body.json(), strict=True).ids)
     except ValidationError as exc:
-        raise validation_problem(exc.errors(include_url=False, include_input=False)) from exc
-    most = services.settings.max_inputs
+        raise invalid(exc) from exc
     if len(ids) > most:
         detail = f"`ids`: at most {most} at a time, not {len(ids)}"
         raise Problem(422, "too_many_ids", detail)

@@ -11,7 +11,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from api.dependencies import ServicesDep
 from api.http.problems import Problem, responses
 from api.http.strict_route import StrictRoute
-from api.jobs.views import (
+from api.routes.operations_views import (
     AliasTarget,
     BreakerView,
     LaneView,
@@ -22,7 +22,7 @@ from api.jobs.views import (
     Told,
 )
 from api.services import Services
-from api.tenants.auth import AdminDep, ReadDep
+from api.tenants.dependencies import AdminDep, ReadDep
 from common.catalog import ModelSpec
 
 
@@ -88,7 +88,7 @@ async def ask_of_model(
 async def purge_cache(name: str, services: ServicesDep, _principal: AdminDep) -> Purged:
     """Drop every result that is kept of a model; other API processes follow within a second."""
     spec = _spec(services, name, await services.store.aliases())
-    await services.fingerprints.begin_epoch(spec.name)
+    await services.served_models.begin_epoch(spec.name)
     return Purged(model=spec.name, results=await services.cache.purge(spec.name))
 
 

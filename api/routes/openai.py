@@ -14,22 +14,20 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from api.cache.directives import cache_wish
+from api.cache.directives import directives_of
 from api.dependencies import ServicesDep
-from api.http.bodies import is_json, media_type, parse_json, read_body
-from api.http.problems import Problem, responses, validation_problem
-from api.inference import task_run as gather
-from api.inference.openai import (
-    EmbeddingsAnswer,
-    EmbeddingsRequest,
-    OpenAIErrorBody,
-    OpenAIRoute,
-    embeddings_json,
-)
+from api.http import bodies
+from api.http.bodies import is_json
+from api.http.problems import Problem, from_fleet_error, responses
+from api.http.request_errors import InvalidRequest, TokensNotTaken, UnsupportedDimensions
+from api.inference import task_run
+from api.inference.openai import EmbeddingsAnswer, EmbeddingsRequest, embeddings_json
 from api.inference.task_run import Outcome, TaskCall
 from api.routes.job_lookup import json_response
+from api.routes.openai_errors import OpenAIErrorBody, OpenAIRoute
 from api.services import Services
-from api.tenants.auth import SubmitDep
+from api.tenants.dependencies import SubmitDep
+from common.errors import FleetError
 from common.jobs.record import JobState
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
@@ -91,52 +89,47 @@ async def create_embeddings(
     request: Request, services: ServicesDep, principal: SubmitDep
 ) -> Response:
     """Vectors of texts, in OpenAI's shape, errors too."""
-    asked = _read(await _document(request, services))
-    model = gather.model_for(services, "embed", asked.model)
+    most = services.settings.max_body_bytes
+    body = await bodies.read(request, most, is_json, instead="application/json")
+    asked = _read(body.json())
+    model = task_run.model_for(services, "embed", asked.model)
     _check_dimensions(services, asked)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    wish = cache_wish(request.headers.get("cache-control"))
-    prepared = gather.prepare(services, TaskCall(model, {}, texts, principal, wish=wish))
+    directives = directives_of(body.asked.cache_control)
+    call = TaskCall(model, {}, texts, principal, directives=directives)
+    prepared = task_run.prepare(services, call)
     for index, one in enumerate(prepared):
-        if isinstance(one, Problem):
-            detail = f"input {index}: {one.detail}"
-            headers = dict(one.headers or {})
-            raise Problem(one.status, one.code, detail, headers=headers, param="input")
-    outcomes = await gather.run(services, prepared, services.settings.max_wait_seconds)
+        if isinstance(one, FleetError):
+            problem = from_fleet_error(one)
+            detail = f"input {index}: {problem.detail}"
+            headers = dict(problem.headers or {})
+            raise Problem(problem.status, problem.code, detail, headers=headers, param="input")
+    outcomes = await task_run.run(services, prepared, services.settings.max_wait_seconds)
     try:
         results = _results(outcomes)
-    except Problem:
+    except (Problem, FleetError):
         await _cancel_rest(services, outcomes)
         raise
-    body = embeddings_json(model, results, asked)
-    return json_response(body, headers=services.submitter.rate_headers(principal))
-
-
-async def _document(request: Request, services: Services) -> Any:
-    content_type = media_type(request)
-    if not is_json(content_type):
-        detail = f"content type {content_type or '(none)'!r} is not taken; send application/json"
-        raise Problem(415, "unsupported_content_type", detail)
-    return parse_json(await read_body(request, services.settings.max_body_bytes))
+    answer = embeddings_json(model, results, asked)
+    return json_response(answer, headers=services.submission.rate_headers(principal))
 
 
 def _read(document: Any) -> EmbeddingsRequest:
     if not isinstance(document, dict):
         detail = 'send an object such as {"model": ..., "input": ...}'
-        raise Problem(422, "invalid_request", detail)
+        raise InvalidRequest(detail)
     if _is_tokens(document.get("input")):
         detail = (
             "input: arrays of token ids are not taken, as they belong to another model's "
             "tokenizer; send texts (LangChain: check_embedding_ctx_length=False)"
         )
-        raise Problem(422, "tokens_not_taken", detail, param="input")
+        raise TokensNotTaken(detail, param="input")
     try:
         return EmbeddingsRequest.model_validate(document, strict=True)
     except ValidationError as exc:
         errors = exc.errors(include_url=False, include_input=False)
         field = str(errors[0]["loc"][0]) if errors[0]["loc"] else None
-        problem = validation_problem(errors)
-        raise Problem(422, problem.code, problem.detail, param=field) from exc
+        raise InvalidRequest(str(InvalidRequest.of(errors)), param=field) from exc
 
 
 def _is_tokens(value: Any) -> bool:
@@ -153,14 +146,14 @@ def _check_dimensions(services: Services, asked: EmbeddingsRequest) -> None:
         f"dimensions: {asked.model!r} does not take {asked.dimensions}, only {lengths}; vectors "
         "can only be cut where the model was trained for it and the catalog says so"
     )
-    raise Problem(422, "unsupported_dimensions", detail, param="dimensions")
+    raise UnsupportedDimensions(detail, param="dimensions")
 
 
 def _results(outcomes: Sequence[Outcome]) -> list[Any]:
-    """Every input's result; raises the problem of the first that has none."""
+    """Every input's result; raises what the first that has none failed of."""
     results = []
     for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, Problem):
+        if isinstance(outcome, FleetError):
             raise outcome
         if not outcome.state.terminal:
             detail = "not done in time, and cancelled; send fewer inputs at a time, or use jobs"
@@ -175,7 +168,9 @@ def _results(outcomes: Sequence[Outcome]) -> list[Any]:
 
 
 async def _cancel_rest(services: Services, outcomes: Sequence[Outcome]) -> None:
-    left = [one.id for one in outcomes if not isinstance(one, Problem) and not one.state.terminal]
+    left = [
+        one.id for one in outcomes if not isinstance(one, FleetError) and not one.state.terminal
+    ]
     for first in range(0, len(left), _CANCELS_AT_ONCE):
         part = left[first : first + _CANCELS_AT_ONCE]
         await asyncio.gather(*map(services.store.cancel, part))

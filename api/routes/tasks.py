@@ -10,12 +10,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from api.cache.directives import cache_wish
+from api.cache.directives import directives_of
 from api.dependencies import ServicesDep
-from api.http.preferences import VARY, Preferences, asked_of
+from api.http import bodies
+from api.http.preferences import VARY, Preferences
 from api.http.problems import responses
-from api.inference import task_run as gather
-from api.inference.bodies import read_task
+from api.inference import task_run
+from api.inference.bodies import task_of
 from api.inference.task_run import TaskCall
 from api.inference.views import (
     EXAMPLE_IMAGE,
@@ -28,7 +29,8 @@ from api.inference.views import (
 from api.jobs.links import job_path
 from api.routes.job_lookup import json_response
 from api.services import Services
-from api.tenants.auth import Principal, SubmitDep
+from api.tenants.auth import Principal
+from api.tenants.dependencies import SubmitDep
 from common.catalog import Task
 from common.jobs.record import JobRecord
 from common.settings import Settings
@@ -128,17 +130,24 @@ async def _answer(
     request: Request, services: Services, principal: Principal, task: Task
 ) -> Response:
     settings = services.settings
-    body = await read_task(request, settings.max_body_bytes)
-    model = gather.model_for(services, task, body.fields.pop("model", None))
-    asked = asked_of(request.scope["headers"])
-    wish = cache_wish(asked.cache_control)
-    call = TaskCall(model, body.fields, body.inputs, principal, body.sent_bytes, body.strict, wish)
-    prepared = gather.prepare(services, call)
-    preferences = Preferences.of(asked.prefer, settings.max_wait_seconds)
-    outcomes = await gather.run(services, prepared, _seconds(preferences, settings))
+    body = await bodies.read(request, settings.max_body_bytes)
+    task_body = await task_of(body)
+    model = task_run.model_for(services, task, task_body.fields.pop("model", None))
+    call = TaskCall(
+        model,
+        task_body.fields,
+        task_body.inputs,
+        principal,
+        task_body.sent_bytes,
+        task_body.strict,
+        directives_of(body.asked.cache_control),
+    )
+    prepared = task_run.prepare(services, call)
+    preferences = Preferences.of(body.asked.prefer, settings.max_wait_seconds)
+    outcomes = await task_run.run(services, prepared, _seconds(preferences, settings))
     records = [one for one in outcomes if isinstance(one, JobRecord)]
     done = all(record.state.terminal for record in records)
-    headers = {"Vary": VARY, **services.submitter.rate_headers(principal)}
+    headers = {"Vary": VARY, **services.submission.rate_headers(principal)}
     if applied := preferences.applied(settled=done):
         headers["Preference-Applied"] = applied
     if not done and len(outcomes) == 1:

@@ -87,13 +87,16 @@ def opens(record: KeyRecord | None, secret: bytes) -> bool:
     return record.matches(secret)
 
 
-def limits_from(kept: bytes | None, settings: Settings) -> Limits:
-    """A tenant's limits: its own as far as it has some, else those of the settings."""
-    own = orjson.loads(kept) if kept else {}
-    defaults = Limits(
+def limits_of(settings: Settings) -> Limits:
+    """The limits of tenants that have none of their own."""
+    return Limits(
         settings.tenant_jobs_per_second, settings.tenant_burst_jobs, settings.tenant_max_in_flight
     )
-    return replace(defaults, **own)
+
+
+def limits_from(kept: bytes | None, defaults: Limits) -> Limits:
+    """A tenant's limits: its own as far as it has some, else the defaults."""
+    return replace(defaults, **(orjson.loads(kept) if kept else {}))
 
 
 class Keyring:
@@ -173,7 +176,7 @@ class Keyring:
     def limits(self, tenant: str, settings: Settings) -> Limits:
         """What this tenant may do."""
         kept: bytes | None = self._client.hget(TENANT_LIMITS, tenant)  # type: ignore[assignment]
-        return limits_from(kept, settings)
+        return limits_from(kept, limits_of(settings))
 
     def _get(self, key_id: str) -> KeyRecord:
         kept: bytes | None = self._client.hget(API_KEYS, key_id)  # type: ignore[assignment]

@@ -16,16 +16,22 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import redis
 import redis.asyncio
-from fastapi import Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from redis.exceptions import RedisError
 
-from api.http.problems import Problem
-from api.tenants.api_keys import PREFIX, SCOPES, limits_from, opens, read_record, split_key
+from api.http.request_errors import Forbidden, Unauthorized
+from api.tenants.api_keys import (
+    PREFIX,
+    SCOPES,
+    limits_from,
+    limits_of,
+    opens,
+    read_record,
+    split_key,
+)
 from common.errors import ConfigurationError, QueueUnavailable
 from common.jobs.quota import UNLIMITED, Limits
 from common.net.loopback import is_loopback
@@ -35,13 +41,9 @@ from common.settings import Settings
 __all__ = (
     "LOCAL",
     "SCOPES",
-    "AdminDep",
     "Authenticator",
-    "MetricsDep",
+    "KeyPolicy",
     "Principal",
-    "PrincipalDep",
-    "ReadDep",
-    "SubmitDep",
     "check_exposure",
     "require",
 )
@@ -52,7 +54,6 @@ _LOOK_SECONDS = 1.0
 _LOOK_UPS = 4
 """Keys looked up at a time: many that come at once must not take all connections."""
 _PREFIX = PREFIX.encode()
-_REALM = 'Bearer realm="lanefleet"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +90,48 @@ class _Known:
     """Unix seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPolicy:
+    """What the settings say of API keys."""
+
+    required: bool | None
+    """None asks for one once there are keys, or where others than this machine reach us."""
+    loopback: bool
+    """Whether only this machine reaches us."""
+    cache_seconds: float
+    """For how long what is known of a key is believed."""
+    limits: Limits
+    """Those of tenants that have none of their own."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> KeyPolicy:
+        """That of a process."""
+        return cls(
+            settings.api_keys_required,
+            is_loopback(settings.host),
+            settings.key_cache_seconds,
+            limits_of(settings),
+        )
+
+
 class Authenticator:
     """Turns keys into principals; one per process."""
 
     def __init__(
         self,
         client: redis.asyncio.Redis,
-        settings: Settings,
+        policy: KeyPolicy,
         reachable: Callable[[], bool] = lambda: True,
     ) -> None:
         self._client = client
         self._reachable = reachable
-        self._settings = settings
+        self._policy = policy
         self._known: dict[bytes, _Known] = {}
         self._asking: dict[bytes, asyncio.Task[_Known]] = {}
         self._look_ups = asyncio.Semaphore(_LOOK_UPS)
-        self._open = settings.api_keys_required is False
-        self._open_until = float("inf") if settings.api_keys_required is not None else 0.0
-        self._may_open = settings.api_keys_required is None and is_loopback(settings.host)
+        self._open = policy.required is False
+        self._open_until = float("inf") if policy.required is not None else 0.0
+        self._may_open = policy.required is None and policy.loopback
 
     async def start(self) -> None:
         """Look whether a key is asked for, so that it is known should Redis be away later."""
@@ -115,21 +140,21 @@ class Authenticator:
                 await self._look_whether_open()
 
     async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
-        """The principal; raises a 401 problem, or RedisError where Redis must be asked."""
+        """The principal; raises Unauthorized, or RedisError where Redis must be asked."""
         text = _key_in(headers)
         if text is None or not text.startswith(_PREFIX):
             if time.monotonic() >= self._open_until:
                 await self._look_whether_open()
             if self._open:
                 return LOCAL
-            raise unauthorized(text is not None)
+            raise _unauthorized(text is not None)
         digest = sha256(text).digest()
         known = self._known.get(digest)
         if known is None or self._outdated(known):
             known = await self._ask(text, digest)
         expired = known.expires_at is not None and known.expires_at <= time.time()
         if known.principal is None or expired:
-            raise unauthorized(True)
+            raise _unauthorized(True)
         return known.principal
 
     def _outdated(self, known: _Known) -> bool:
@@ -154,7 +179,7 @@ class Authenticator:
             if not looked:
                 raise QueueUnavailable("whether API keys are asked for cannot be told") from exc
             return
-        self._open_until = time.monotonic() + self._settings.key_cache_seconds
+        self._open_until = time.monotonic() + self._policy.cache_seconds
 
     async def _ask(self, text: bytes, digest: bytes) -> _Known:
         """Look the key up; requests that come meanwhile wait for the same answer."""
@@ -174,12 +199,12 @@ class Authenticator:
     async def _look_up(self, text: bytes) -> _Known:
         parts = split_key(text)
         if parts is None:
-            return _Known(None, time.monotonic() + self._settings.key_cache_seconds)
+            return _Known(None, time.monotonic() + self._policy.cache_seconds)
         async with self._look_ups:
             return await self._read_key(*parts)
 
     async def _read_key(self, key_id: str, secret: bytes) -> _Known:
-        until = time.monotonic() + self._settings.key_cache_seconds
+        until = time.monotonic() + self._policy.cache_seconds
         kept = cast("bytes | None", await cast("Any", self._client.hget(API_KEYS, key_id)))
         record = read_record(kept)
         if not opens(record, secret) or record is None or record.dead(time.time()):
@@ -188,9 +213,16 @@ class Authenticator:
         pipe.hget(TENANT_LIMITS, record.tenant)
         pipe.hset(API_KEYS_USED, key_id, str(int(time.time())))
         own, _ = await pipe.execute(raise_on_error=False)  # a full server keeps no last use
-        limits = limits_from(own if isinstance(own, bytes) else None, self._settings)
+        limits = limits_from(own if isinstance(own, bytes) else None, self._policy.limits)
         principal = Principal(record.tenant, frozenset(record.scopes), limits, key_id)
         return _Known(principal, until, record.expires_at)
+
+
+def _unauthorized(sent: bool) -> Unauthorized:
+    if sent:
+        return Unauthorized("this API key is unknown, expired or revoked", sent=True)
+    text = "send an API key, as `Authorization: Bearer lfk_...` or `X-API-Key: lfk_...`"
+    return Unauthorized(text, sent=False)
 
 
 def _key_in(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
@@ -204,27 +236,10 @@ def _key_in(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     return found
 
 
-def unauthorized(sent: bool) -> Problem:
-    """The 401; `sent` tells whether there was something to judge."""
-    if not sent:
-        detail = "send an API key, as `Authorization: Bearer lfk_...` or `X-API-Key: lfk_...`"
-        return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": _REALM})
-    challenge = f'{_REALM}, error="invalid_token"'
-    detail = "this API key is unknown, expired or revoked"
-    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": challenge})
-
-
 def require(principal: Principal, scope: str) -> None:
-    """Raise a 403 problem that names the scope, unless it was granted."""
+    """Raise Forbidden, which names the scope, unless it was granted."""
     if not principal.allows(scope):
-        challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
-        raise Problem(
-            403,
-            "forbidden",
-            f"this API key was not granted the scope `{scope}`",
-            headers={"WWW-Authenticate": challenge},
-            scope=scope,
-        )
+        raise Forbidden(scope)
 
 
 def check_exposure(client: redis.Redis, settings: Settings) -> None:
@@ -244,30 +259,3 @@ def check_exposure(client: redis.Redis, settings: Settings) -> None:
             "`lanefleet keys create`, or set LANEFLEET_HOST=127.0.0.1, or, on a network where you "
             "trust everybody, LANEFLEET_API_KEYS_REQUIRED=false"
         )
-
-
-_BEARER = HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key.")
-_HEADER = APIKeyHeader(
-    name="X-API-Key", auto_error=False, scheme_name="header", description="The same."
-)
-
-
-async def _authorized(
-    request: Request,
-    needed: SecurityScopes,
-    _bearer: Annotated[object, Security(_BEARER)],
-    _header: Annotated[object, Security(_HEADER)],
-) -> Principal:
-    authenticator: Authenticator = request.app.state.services.authenticator
-    principal = await authenticator.identify(request.scope["headers"])
-    for scope in needed.scopes:
-        require(principal, scope)
-    return principal
-
-
-PrincipalDep = Annotated[Principal, Security(_authorized)]
-"""Whoever it is. Routes ask for a scope: use one of the following."""
-SubmitDep = Annotated[Principal, Security(_authorized, scopes=["submit"])]
-ReadDep = Annotated[Principal, Security(_authorized, scopes=["read"])]
-MetricsDep = Annotated[Principal, Security(_authorized, scopes=["metrics"])]
-AdminDep = Annotated[Principal, Security(_authorized, scopes=["admin"])]

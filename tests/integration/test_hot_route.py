@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.cli.fleet import free_port
-from api.routes.fast_path import HotSubmit
+from api.routes.fast_path import FastPath
 from common.settings import Settings
 from tests.support.stack import ROOT, Stack
 
@@ -162,7 +162,7 @@ async def compare(app: FastAPI, cases: list[Case], root_path: str = "") -> set[i
     statuses = set()
     async with (
         client_of(app, root_path) as ask_plain,
-        client_of(HotSubmit(app), root_path) as ask_hot,
+        client_of(FastPath(app), root_path) as ask_hot,
     ):
         for case in cases:
             expected, found = await asyncio.gather(ask_plain(case), ask_hot(case))
@@ -198,7 +198,7 @@ def test_both_ways_in_answer_alike_under_a_root_path(stack: Stack) -> None:
 def test_a_mounted_application_takes_jobs_both_ways(stack: Stack) -> None:
     async def run() -> None:
         async with serving(stack.redis_url) as app:
-            mounted = Starlette(routes=[Mount("/base", HotSubmit(app))])
+            mounted = Starlette(routes=[Mount("/base", FastPath(app))])
             async with client_of(mounted) as send:
                 answer = await send(Case("mounted", path="/base/v1/jobs"))
                 assert (answer.status_code, "x-layers" in answer.headers) == (202, False)
@@ -230,7 +230,7 @@ def test_an_error_of_our_own_is_a_problem_without_internals(stack: Stack) -> Non
     async def run() -> None:
         async with serving(stack.redis_url) as app:
             app.state.services = None
-            for way in (app, HotSubmit(app)):
+            for way in (app, FastPath(app)):
                 async with client_of(way) as send:
                     with capture_logs() as logged:
                         answer = await send(Case("broken"))
@@ -258,7 +258,7 @@ def test_a_client_that_leaves_early_queues_nothing(stack: Stack) -> None:
         headers = [(b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": "/v1/jobs", "headers": headers}
         async with serving(stack.redis_url) as app:
-            await HotSubmit(app)(scope, receive, send)
+            await FastPath(app)(scope, receive, send)
 
     asyncio.run(run())
     assert sent[0]["status"] == 400  # nobody reads it, and nothing is logged

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from api.app import create_app
 from api.cli.fleet import free_port
 from api.cli.keys import keys
-from api.tenants.auth import SCOPES, _authorized
+from api.tenants.auth import SCOPES
+from api.tenants.dependencies import _authorized
 from common.jobs.job import Job
 from common.redis.embedded_server import RedisServer
 from common.redis.keys import LaneKeys

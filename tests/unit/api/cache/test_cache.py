@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.cache.directives import ANYTHING, NOTHING, CacheWish, cache_wish
+from api.cache.directives import ANYTHING, NOTHING, CacheDirectives, directives_of
 from common.catalog import ModelSpec
 from common.jobs.cache_entry import Entry, age_seconds, digest_of, pack, unpack
 from common.jobs.record import JobRecord, JobState
@@ -104,16 +104,16 @@ def test_a_hit_reads_as_a_settled_job() -> None:
         ("public, max-stale=5", ANYTHING),
         ("no-store", NOTHING),
         ("No-Store, max-age=5", NOTHING),
-        ("no-cache", CacheWish(look=False)),
-        ("max-age=0", CacheWish(look=False)),
-        ("max-age=60", CacheWish(max_age_seconds=60)),
-        ('x, max-age="60"', CacheWish(max_age_seconds=60)),
+        ("no-cache", CacheDirectives(look=False)),
+        ("max-age=0", CacheDirectives(look=False)),
+        ("max-age=60", CacheDirectives(max_age_seconds=60)),
+        ('x, max-age="60"', CacheDirectives(max_age_seconds=60)),
         ("max-age=soon", ANYTHING),
         ("x-no-store-x", ANYTHING),
     ],
 )
-def test_cache_control_says_what_is_wished(header: str | None, wish: CacheWish) -> None:
-    assert cache_wish(header) == wish
+def test_cache_control_says_what_is_wished(header: str | None, wish: CacheDirectives) -> None:
+    assert directives_of(header) == wish
 
 
 def test_only_built_in_models_that_answer_alike_are_kept_unasked() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
+from fastapi import Request
+from starlette.types import Message
 
-from api.cache.directives import cache_wish
-from api.http.preferences import Asked, Preferences, asked_of
-from api.http.problems import Problem
-from api.jobs.idempotency import key_of
+from api.cache.directives import directives_of
+from api.http.bodies import Asked, read
+from api.http.idempotency_key import key_of
+from api.http.preferences import Preferences
+from api.http.problems import from_fleet_error
+from api.http.request_errors import InvalidIdempotencyKey
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,7 @@ def test_a_long_header_holds_nobody_up(header: str) -> None:
 )
 def test_a_long_cache_control_holds_nobody_up(header: str) -> None:
     began = time.process_time()
-    assert cache_wish(header).look
+    assert directives_of(header).look
     assert time.process_time() - began < 0.2
 
 
@@ -84,6 +89,15 @@ def test_the_answer_names_the_preferences_that_it_honoured() -> None:
     assert both.applied(settled=False) == "respond-async, wait=60"
     assert both.applied(settled=True) == "wait=60"
     assert Preferences.of("return=minimal", 60).applied(settled=False) == ""
+
+
+def asked_of(headers: list[tuple[bytes, bytes]]) -> Asked:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    json = (b"content-type", b"application/json")
+    scope = {"type": "http", "headers": [*headers, json], "query_string": b""}
+    return asyncio.run(read(Request(scope, receive), 100)).asked
 
 
 def test_headers_sent_twice_are_one_list() -> None:
@@ -95,9 +109,9 @@ def test_headers_sent_twice_are_one_list() -> None:
 
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "a\tb", "schlüssel"])
 def test_a_key_that_is_none_is_a_400(key: str) -> None:
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(InvalidIdempotencyKey) as raised:
         key_of(key)
-    assert raised.value.status == 400
+    assert from_fleet_error(raised.value).status == 400
 
 
 def test_a_key_may_be_quoted_as_in_the_draft_or_bare() -> None:

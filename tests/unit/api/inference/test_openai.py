@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from api.http.problems import Problem
-from api.inference.openai import EmbeddingsRequest, embeddings_json, error_response
+from api.http.request_errors import WrongResult
+from api.inference.openai import EmbeddingsRequest, embeddings_json
+from api.routes.openai_errors import error_response
 from common.catalog import Catalog, load_catalog
 from common.errors import ConfigurationError
 
@@ -99,7 +101,7 @@ def test_base64_is_little_endian_fp32_and_short_vectors_are_of_unit_length() -> 
 
 
 def test_a_model_that_answers_no_embedding_is_named() -> None:
-    with pytest.raises(Problem, match="no `embedding`"):
+    with pytest.raises(WrongResult, match="no `embedding`"):
         embeddings_json("m", [{"labels": []}], EmbeddingsRequest(model="m", input="x"))
 
 

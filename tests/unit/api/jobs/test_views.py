@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from api.jobs.views import JobView, Place, queued_json, view_json
+from api.jobs.views import JobView, QueuePosition, queued_json, view_json
 from common.jobs.record import JobRecord, JobState
 
 
@@ -45,24 +45,29 @@ DEAD = replace(
 
 
 @pytest.mark.parametrize(
-    ("record", "place"),
+    ("record", "position"),
     [
         (FULL, None),
         (DEAD, None),
         (replace(DEAD, error=None, infer_ms=None), None),
         (replace(FULL, cached=True, age_seconds=0, attempts=0), None),
         (replace(FULL, shared=True), None),
-        (JobRecord("0-1", JobState.QUEUED, "echo"), Place(3, 1_763_704_276_120)),
-        (JobRecord("0-1", JobState.RUNNING, "echo", started_ms=5, worker="w"), Place(0, None)),
+        (JobRecord("0-1", JobState.QUEUED, "echo"), QueuePosition(3, 1_763_704_276_120)),
+        (
+            JobRecord("0-1", JobState.RUNNING, "echo", started_ms=5, worker="w"),
+            QueuePosition(0, None),
+        ),
         (replace(FULL, result=2**70), None),
     ],
 )
-def test_a_view_is_written_as_pydantic_would(record: JobRecord, place: Place | None) -> None:
-    written = view_json(record, place)
-    theirs = JobView.of(record, place).model_dump_json(exclude_none=True)
+def test_a_view_is_written_as_pydantic_would(
+    record: JobRecord, position: QueuePosition | None
+) -> None:
+    written = view_json(record, position)
+    theirs = JobView.of(record, position).model_dump_json(exclude_none=True)
     assert json.loads(written) == json.loads(theirs)
     assert list(json.loads(written)) == list(json.loads(theirs))
-    assert JobView.model_validate_json(written) == JobView.of(record, place)
+    assert JobView.model_validate_json(written) == JobView.of(record, position)
 
 
 def test_a_running_job_has_had_one_attempt_as_a_number() -> None:

@@ -14,18 +14,18 @@ from api.routes.bulk import submit_bulk
 from common.jobs.job import Job
 
 
-class Submitter:
+class Submission:
     """Takes jobs, and lets their trips come back when told."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
-        self.trips: list[int] = []
+        self.calls: list[int] = []
 
     def prepare(self, request: Any, _principal: Any, _sent: int, _wish: Any) -> Job:
         return Job(request.model, request.input)
 
     async def publish_all(self, jobs: Sequence[Job]) -> list[int]:
-        self.trips.append(len(jobs))
+        self.calls.append(len(jobs))
         await self.gate.wait()
         return [0] * len(jobs)
 
@@ -46,10 +46,12 @@ class Body:
             yield self._chunks.pop(0) if self._chunks else self._endless
 
 
-async def answer(body: Body, submitter: Submitter, sent: list[bytes], reads: asyncio.Event) -> None:
+async def answer(
+    body: Body, submission: Submission, sent: list[bytes], reads: asyncio.Event
+) -> None:
     """Run the route for a client that reads while `reads` is set."""
     settings = SimpleNamespace(max_body_bytes=1_000_000)
-    services: Any = SimpleNamespace(settings=settings, submitter=submitter)
+    services: Any = SimpleNamespace(settings=settings, submission=submission)
     response = await submit_bulk(body, services, object())  # type: ignore[arg-type]
 
     async def send(message: Any) -> None:
@@ -71,7 +73,7 @@ def test_a_client_that_reads_no_answers_is_not_read_from_without_end() -> None:
         request_of(BodyBudget(10**9))
         body = Body(endless=b"x\n" * 10_000)  # 20 KB, and 2 MB of answers
         reads = asyncio.Event()
-        task = asyncio.create_task(answer(body, Submitter(), [], reads))
+        task = asyncio.create_task(answer(body, Submission(), [], reads))
         await asyncio.sleep(3)
         assert 0 < body.read < 40
         before = body.read
@@ -89,22 +91,22 @@ def test_a_client_that_reads_no_answers_is_not_read_from_without_end() -> None:
 def test_jobs_that_wait_for_redis_count_as_what_they_take_in_memory() -> None:
     line = b'{"model":"m","input":[' + b",".join([b"{}"] * 1_000) + b"]}\n"
 
-    async def main() -> tuple[list[dict[str, Any]], BodyBudget, Submitter]:
+    async def main() -> tuple[list[dict[str, Any]], BodyBudget, Submission]:
         budget = BodyBudget(1_000_000)
         request = request_of(budget)
-        submitter, sent, reads = Submitter(), [], asyncio.Event()  # type: ignore[var-annotated]
+        submission, sent, reads = Submission(), [], asyncio.Event()  # type: ignore[var-annotated]
         reads.set()
-        task = asyncio.create_task(answer(Body(*[line] * 20), submitter, sent, reads))
+        task = asyncio.create_task(answer(Body(*[line] * 20), submission, sent, reads))
         await asyncio.sleep(0.5)
-        assert submitter.trips == [6], "6 jobs of 143 KB; the seventh waits for their trip"
+        assert submission.calls == [6], "6 jobs of 143 KB; the seventh waits for their call"
         assert request.held_bytes == 1_000_000 - budget.left > 0
-        submitter.gate.set()
+        submission.gate.set()
         await asyncio.wait_for(task, 5)
         assert request.held_bytes == 0
-        return [orjson.loads(one) for one in b"".join(sent).splitlines()], budget, submitter
+        return [orjson.loads(one) for one in b"".join(sent).splitlines()], budget, submission
 
-    answers, budget, submitter = asyncio.run(main())
+    answers, budget, submission = asyncio.run(main())
     assert sorted(one["line"] for one in answers) == list(range(1, 21))
     assert all("id" in one for one in answers)
-    assert sum(submitter.trips) == 20
+    assert sum(submission.calls) == 20
     assert budget.left == 1_000_000

@@ -10,10 +10,19 @@ from typing import Any
 import pytest
 
 from api.cli.keys import seconds_of
-from api.http.problems import Problem
+from api.http.problems import from_fleet_error
+from api.http.request_errors import Forbidden
 from api.tenants import api_keys as keyring
 from api.tenants import auth
-from api.tenants.api_keys import KeyRecord, Keyring, limits_from, opens, read_record, split_key
+from api.tenants.api_keys import (
+    KeyRecord,
+    Keyring,
+    limits_from,
+    limits_of,
+    opens,
+    read_record,
+    split_key,
+)
 from api.tenants.auth import LOCAL, Principal
 from api.tenants.rate_headers import rate_headers, seconds_until_next
 from common.errors import ConfigurationError
@@ -157,7 +166,7 @@ def test_a_bad_key_is_refused_with_what_to_change(
 
 def test_a_tenants_own_limits_go_before_those_of_the_settings(ring: Keyring) -> None:
     settings = Settings(tenant_jobs_per_second=5, tenant_burst_jobs=10, tenant_max_in_flight=3)
-    assert limits_from(None, settings) == Limits(5, 10, 3)
+    assert limits_from(None, limits_of(settings)) == Limits(5, 10, 3)
     ring.set_limits("acme", {"burst": 99})
     assert ring.limits("acme", settings) == Limits(5, 99, 3)
     assert ring.limits("other", settings) == Limits(5, 10, 3)
@@ -180,11 +189,13 @@ def test_admin_includes_every_scope_and_every_tenant() -> None:
 
 
 def test_a_403_names_the_scope() -> None:
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(Forbidden) as raised:
         auth.require(Principal("acme", frozenset({"read"})), "submit")
-    assert raised.value.status == 403
-    assert "`submit`" in raised.value.detail
-    assert 'scope="submit"' in (raised.value.headers or {})["WWW-Authenticate"]
+    problem = from_fleet_error(raised.value)
+    assert problem.status == 403
+    assert "`submit`" in problem.detail
+    assert 'scope="submit"' in (problem.headers or {})["WWW-Authenticate"]
+    assert problem.document()["scope"] == "submit"
 
 
 def test_the_ratelimit_fields_are_the_drafts() -> None:

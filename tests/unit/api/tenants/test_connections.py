@@ -7,7 +7,7 @@ from typing import Any
 
 from api.jobs.store import JobStore
 from api.tenants.api_keys import PREFIX
-from api.tenants.auth import Authenticator
+from api.tenants.auth import Authenticator, KeyPolicy
 from common.settings import Settings
 
 
@@ -53,7 +53,7 @@ def test_two_hundred_batch_reads_take_four_connections() -> None:
 def test_two_hundred_keys_are_looked_up_over_four_connections() -> None:
     async def main() -> None:
         client: Any = Client()
-        keys = Authenticator(client, Settings(api_keys_required=True))
+        keys = Authenticator(client, KeyPolicy.of(Settings(api_keys_required=True)))
         texts = [f"{PREFIX}{n:012x}_{'a' * 64}".encode() for n in range(200)]
         known = await asyncio.gather(*(keys._ask(text, text) for text in texts))
         assert {one.principal for one in known} == {None}

@@ -1,0 +1,1 @@
+"""What goes on beside requests, in the same event loop."""

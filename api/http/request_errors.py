@@ -1,0 +1,126 @@
+"""What a request can get wrong, as errors that know no HTTP; problems.py gives each its status.
+
+RequestError
+├── InvalidRequest            a field is missing or wrong, or more were sent than may be
+│   ├── TooManyInputs
+│   ├── ModelRequired         the task has several models and no default
+│   ├── WrongTask             the model is not for this task
+│   ├── TokensNotTaken
+│   ├── UnsupportedDimensions
+│   ├── InvalidCursor
+│   └── IdempotencyKeyReused  the key stands for another body
+├── InvalidIdempotencyKey
+├── Unauthorized              no API key, or one that opens nothing
+├── Forbidden                 the key lacks the scope
+└── WrongResult               the model's results have another shape than its task's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from common.errors import FleetError
+
+
+class RequestError(FleetError):
+    """Base: `extra` are further fields that the client is told."""
+
+    code = "invalid_request"
+
+    def __init__(self, text: str, **extra: Any) -> None:
+        super().__init__(text)
+        self.extra = extra
+
+
+class InvalidRequest(RequestError):
+    """The request can never succeed as it is; the message names the field."""
+
+    @classmethod
+    def of(cls, errors: Sequence[Any]) -> InvalidRequest:
+        """From what pydantic found: one sentence for the first error, and all of them by field."""
+        fields = [
+            {
+                "field": ".".join(str(part) for part in error["loc"] if part != "body"),
+                "message": error["msg"],
+            }
+            for error in errors
+        ]
+        first = fields[0]
+        where = f"`{first['field']}`: " if first["field"] else ""
+        return cls(f"{where}{first['message']}", errors=fields)
+
+
+class TooManyInputs(InvalidRequest):
+    """More inputs than one request may have."""
+
+    code = "too_many_inputs"
+
+
+class ModelRequired(InvalidRequest):
+    """The task has several models and no default."""
+
+    code = "model_required"
+
+
+class WrongTask(InvalidRequest):
+    """The model is for another task."""
+
+    code = "wrong_task"
+
+
+class TokensNotTaken(InvalidRequest):
+    """Token ids instead of text."""
+
+    code = "tokens_not_taken"
+
+
+class UnsupportedDimensions(InvalidRequest):
+    """A length that the model's vectors cannot be cut to."""
+
+    code = "unsupported_dimensions"
+
+
+class InvalidCursor(InvalidRequest):
+    """Not a cursor that an earlier page gave."""
+
+    code = "invalid_cursor"
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """The key was sent before with another body."""
+
+    code = "idempotency_key_reused"
+
+
+class InvalidIdempotencyKey(RequestError):
+    """The key is empty, too long, or no printable ASCII."""
+
+    code = "invalid_idempotency_key"
+
+
+class Unauthorized(RequestError):
+    """No API key was sent, or one that opens nothing."""
+
+    code = "unauthorized"
+
+    def __init__(self, text: str, *, sent: bool) -> None:
+        super().__init__(text)
+        self.sent = sent
+        """Whether there was something to judge."""
+
+
+class Forbidden(RequestError):
+    """The API key was not granted this scope."""
+
+    code = "forbidden"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this API key was not granted the scope `{scope}`", scope=scope)
+        self.scope = scope
+
+
+class WrongResult(RequestError):
+    """A model's results have another shape than its task's."""
+
+    code = "wrong_result"

@@ -1,0 +1,82 @@
+"""A job as it is asked for; pydantic only here, at the edge."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from api.http.request_errors import InvalidRequest
+
+MAX_DEADLINE_SECONDS = 7 * 86_400
+
+
+MISSING: Any = object()
+"""In place of an `input` that was not sent; null is an input like another."""
+
+
+def _input_or_url(schema: dict[str, Any]) -> None:
+    schema["oneOf"] = [{"required": ["input"]}, {"required": ["input_url"]}]
+
+
+def _whole(value: object) -> object:
+    """JSON knows one kind of number: 1.0 is an integer there."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class JobRequest(BaseModel):
+    """A job as JSON; validate strictly, but a form's fields, which are all strings."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_input_or_url)
+
+    model: str = Field(description="A name from /v1/models.", examples=["minilm"])
+    input: Any = Field(
+        default_factory=lambda: MISSING,
+        description='A string for text models, {"image": "<base64>"} for image models, '
+        "any JSON for others.",
+        examples=["The quick brown fox."],
+    )
+    input_url: str | None = Field(
+        None,
+        description="Instead of `input`: an http(s) URL from which a worker fetches it. No "
+        "redirects, no user name, and only the public internet unless the operator allows more.",
+        examples=["https://example.com/photo.jpg"],
+    )
+    params: dict[str, Any] = Field(default_factory=dict, description="What the model itself takes.")
+    priority: Annotated[int, BeforeValidator(_whole)] = Field(
+        0, ge=0, le=9, description="0 is served first, 9 last."
+    )
+    cache: bool = Field(
+        True,
+        description="false: run it, whatever is kept for the same input, and keep nothing of it.",
+    )
+    deadline: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DEADLINE_SECONDS,
+        description="Seconds from now after which no result may be published; the job expires.",
+    )
+    start_within: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DEADLINE_SECONDS,
+        description="Seconds from now after which the job must not start; it expires instead.",
+    )
+
+
+def job_request(document: Any, *, strict: bool = True) -> JobRequest:
+    """The document as a job; raises InvalidRequest, which names the field.
+
+    Strictly, a number is no string and a boolean no number; a form's fields are strings.
+    """
+    if not isinstance(document, dict):
+        raise InvalidRequest('send an object such as {"model": ..., "input": ...}')
+    try:
+        return JobRequest.model_validate(document, strict=strict)
+    except ValidationError as exc:
+        raise invalid(exc) from exc
+
+
+def invalid(exc: ValidationError) -> InvalidRequest:
+    """What pydantic refused, in our words; never with the input itself."""
+    return InvalidRequest.of(exc.errors(include_url=False, include_input=False))

@@ -1,0 +1,67 @@
+"""A job as a body sends it: JSON, a form with a file, or the input's own bytes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from starlette.datastructures import UploadFile
+
+from api.http.bodies import FORM, Body, check_label, is_json, parse_json
+from api.http.request_errors import InvalidRequest
+from api.jobs.request import JobRequest, job_request
+
+_RAW_FIELDS = ("model", "params", "priority", "deadline", "start_within", "cache")
+RAW_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": f"`{name}` of a job whose body is the input's own bytes"
+        + (", as a JSON object." if name == "params" else "."),
+    }
+    for name in _RAW_FIELDS
+]
+
+
+class SentJob(NamedTuple):
+    """A job as it was sent, not checked against the catalog yet."""
+
+    request: JobRequest
+    payload: bytes | None = None
+    """The input, where a file's bytes are it."""
+    sent_bytes: int = 0
+    """Of the JSON that it came in."""
+
+
+async def job_of(body: Body) -> SentJob:
+    """The body as a job; raises 400 and 415 problems, and InvalidRequest."""
+    media_type = body.media_type
+    if is_json(media_type):
+        return SentJob(job_request(body.json()), None, len(body.data))
+    return await (_from_form(body) if media_type == FORM else _from_bytes(body))
+
+
+async def _from_form(body: Body) -> SentJob:
+    form = await body.form(max_files=1, max_fields=10)
+    upload = form.get("file")
+    if not isinstance(upload, UploadFile):
+        raise InvalidRequest("send the file in a part named `file`")
+    fields = {name: value for name, value in form.items() if isinstance(value, str)}
+    payload = await upload.read()
+    request = _with_params(fields)
+    check_label(upload.content_type, payload)
+    return SentJob(request, payload)
+
+
+async def _from_bytes(body: Body) -> SentJob:
+    """The query's fields are the job's, the body is its input."""
+    request = _with_params(body.query())
+    check_label(body.content_type, body.data)
+    return SentJob(request, body.data)
+
+
+def _with_params(fields: dict[str, Any]) -> JobRequest:
+    if "params" in fields:
+        fields["params"] = parse_json(fields["params"].encode())
+    return job_request({**fields, "input": None}, strict=False)

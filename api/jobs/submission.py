@@ -1,0 +1,323 @@
+"""The one way in for work: every route that takes some calls `Submission`.
+
+For one job it decides, in this order: what its Idempotency-Key stands for, whether the cache
+has its result, whether the job is taken, and how long to wait for it. For many it does the
+same without keys and waiting. So a rule about taking jobs has one place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from api.cache.directives import ANYTHING, NOTHING, CacheDirectives, directives_of
+from api.cache.result_cache import Hit, ResultCache
+from api.cache.served_models import ServedModels
+from api.http.bodies import Body
+from api.http.idempotency_key import key_of
+from api.http.preferences import Preferences
+from api.http.request_context import current_traceparent, waiting_by_choice
+from api.jobs.idempotency import Claims
+from api.jobs.publisher import Publisher
+from api.jobs.request import MISSING, JobRequest
+from api.jobs.request_body import SentJob
+from api.jobs.store import JobStore
+from api.jobs.waiter import ResultWaiter
+from api.overload.admission import Admission
+from api.tenants.auth import Principal
+from api.tenants.rate_headers import rate_headers, seconds_until_next
+from common.catalog import Catalog
+from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Refused
+from common.inputs.checks import check_image, check_input, check_input_url
+from common.jobs.job import Job
+from common.jobs.record import JobRecord, JobState
+from common.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionLimits:
+    """What the settings say of jobs that come in."""
+
+    inline_input_bytes: int
+    default_deadline_seconds: float | None
+    max_wait_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> SubmissionLimits:
+        """Those of a process."""
+        return cls(
+            settings.inline_input_bytes,
+            settings.default_deadline_seconds,
+            settings.max_wait_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of one job: found in the cache, queued just now, or as it stands."""
+
+    job_id: str
+    preferences: Preferences
+    hit: Hit | None = None
+    record: JobRecord | None = None
+    """None for a hit, and where nobody knows the job (any more)."""
+    queued_now: bool = False
+    """Whether the record is of a job that was queued just now, and nobody waited for."""
+    replayed: bool = False
+    """Whether its Idempotency-Key stood for this job before."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the answer is of a job that is over: it was waited for, or came from a cache."""
+        if self.record is None:
+            return self.hit is not None
+        waited = self.preferences.wait_seconds is not None or self.record.cached
+        return self.record.state.terminal and waited
+
+
+class Submission:
+    """Validates, finds and publishes jobs."""
+
+    def __init__(
+        self,
+        limits: SubmissionLimits,
+        catalog: Catalog,
+        publisher: Publisher,
+        served_models: ServedModels,
+        cache: ResultCache,
+        admission: Admission,
+        claims: Claims,
+        store: JobStore,
+        waiter: ResultWaiter,
+    ) -> None:
+        self._limits = limits
+        self._catalog = catalog
+        self._publisher = publisher
+        self._served_models = served_models
+        self._cache = cache
+        self._admission = admission
+        self._claims = claims
+        self._store = store
+        self._waiter = waiter
+
+    # One job.
+
+    async def take(self, sent: SentJob, body: Body, principal: Principal) -> Taken:
+        """Take one job as its request asks.
+
+        Raises InvalidInput, UnknownModel, UnsupportedMedia, InputUrlRefused, a RequestError, or
+        Refused, and then nothing was queued; or RedisError, and then nobody knows.
+        """
+        asked = body.asked
+        if asked.idempotency_key is not None:
+            return await self._take_once(sent, body, principal, key_of(asked.idempotency_key))
+        job = self._job_of(sent, principal, asked.cache_control)
+        return await self._publish(job, asked.prefer)
+
+    async def _take_once(self, sent: SentJob, body: Body, principal: Principal, key: str) -> Taken:
+        """Take a job under its Idempotency-Key, or find the one that was taken before."""
+        prefer = body.asked.prefer
+        # What is refused claims nothing.
+        job = self._job_of(sent, principal, body.asked.cache_control)
+        if self._admission.is_closed:  # a claim would be refused as well, or wait for nothing
+            if hit := await self.find(job):
+                return self._found(hit, prefer)
+            self._admission.require_queue(job)
+        lane_ttl = self._catalog[job.model].result_ttl_seconds
+        try:
+            claim = await self._claims.claim(principal.tenant, key, body.digest(), job.id, lane_ttl)
+        except RedisError:
+            # Nothing can be claimed or enqueued now, but a cached result needs neither.
+            if hit := await self.find(job):
+                return self._found(hit, prefer)
+            raise
+        record = await self._store.get(claim.job_id) if claim.replayed else None
+        if record is None:  # new; or on its way; or its taker died just before it could publish
+            taken = await self._publish(replace(job, id=claim.job_id), prefer)
+        else:
+            taken = await self._follow(record, prefer)
+        return replace(taken, replayed=claim.replayed)
+
+    async def _publish(self, job: Job, prefer: str | None) -> Taken:
+        if job.cache is not None and (hit := await self._cache.find(job)):
+            return self._found(hit, prefer)
+        preferences = self._preferences(prefer)
+        if preferences.wait_seconds is None:
+            return Taken(job.id, preferences, record=await self._enqueue(job), queued_now=True)
+        with waiting_by_choice():
+            waited = await self._waiter.wait(
+                job.id, preferences.wait_seconds, begin=self._enqueue(job)
+            )
+        return Taken(job.id, preferences, record=waited)
+
+    async def _follow(self, record: JobRecord, prefer: str | None) -> Taken:
+        """A repeated submit: answered in the form of the first, of the job as it is now."""
+        preferences = self._preferences(prefer)
+        if preferences.wait_seconds and not record.state.terminal:
+            with waiting_by_choice():
+                waited = await self._waiter.wait(record.id, preferences.wait_seconds)
+            record = waited or record
+        return Taken(record.id, preferences, record=record)
+
+    def _found(self, hit: Hit, prefer: str | None) -> Taken:
+        return Taken(hit.job_id, self._preferences(prefer), hit=hit)
+
+    def _preferences(self, prefer: str | None) -> Preferences:
+        return Preferences.of(prefer, self._limits.max_wait_seconds)
+
+    def _job_of(self, sent: SentJob, principal: Principal, cache_control: str | None) -> Job:
+        directives = directives_of(cache_control)
+        if sent.payload is None:
+            return self.prepare(sent.request, principal, sent.sent_bytes, directives)
+        return self.prepare_file(sent.request, sent.payload, principal, directives)
+
+    async def find(self, job: Job) -> Hit | None:
+        """The cached result for a prepared job, which then need not be published. Never raises."""
+        return None if job.cache is None else await self._cache.find(job)
+
+    async def _enqueue(self, job: Job) -> JobRecord:
+        if self._admission.may_refuse:
+            await self._admission.admit(job)
+        try:
+            await self._publisher.publish(job)
+        except LaneFull as exc:
+            raise self._admission.full(job) from exc
+        except RateLimited as exc:
+            quota = self._publisher.quotas.get(job.tenant)
+            exc.retry_after_seconds = seconds_until_next(quota)
+            exc.headers = rate_headers(quota)
+            self._admission.noted(job, exc)
+            raise
+        except QuotaExceeded as exc:
+            self._admission.noted(job, exc)
+            raise
+        now_ms = int(time.time() * 1000)
+        return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
+
+    # Checked against the catalog; nothing is sent yet.
+
+    def prepare(
+        self,
+        request: JobRequest,
+        principal: Principal,
+        sent_bytes: int = 0,
+        directives: CacheDirectives = ANYTHING,
+    ) -> Job:
+        """Check one job from so many bytes of JSON.
+
+        Raises UnknownModel, InvalidInput, UnsupportedMedia or InputUrlRefused.
+        """
+        spec = self._catalog[request.model]
+        if request.input is MISSING or request.input_url is not None:
+            job = self._job(request, principal, NOTHING, None, None)
+            return replace(job, input_url=_input_url(request))
+        inline = self._limits.inline_input_bytes
+        value, blob = check_input(spec.input, request.input, inline, sent_bytes)
+        return self._job(request, principal, directives, value, blob)
+
+    def prepare_file(
+        self,
+        request: JobRequest,
+        payload: bytes,
+        principal: Principal,
+        directives: CacheDirectives = ANYTHING,
+    ) -> Job:
+        """Check one job whose input is a file's bytes; raises as `prepare` does."""
+        if request.input_url is not None:
+            raise InvalidInput("send either a file or `input_url`, not both")
+        spec = self._catalog[request.model]
+        inline = self._limits.inline_input_bytes
+        if spec.input == "image":
+            value, blob = check_image(payload, inline)
+        else:
+            value, blob = check_input(spec.input, _text_of(payload), inline)
+        return self._job(request, principal, directives, value, blob)
+
+    # Many jobs.
+
+    async def publish_all(self, jobs: Sequence[Job]) -> list[int | Refused | Hit]:
+        """Publish prepared jobs in one round trip, two where some may be found in the cache.
+
+        Per job the backlog ahead of it, Refused, or the hit.
+        """
+        if all(job.cache is None for job in jobs):
+            return [*await self._enqueue_all(jobs)]
+        hits = await self._cache.find_all(jobs)
+        missed = [job for job, hit in zip(jobs, hits, strict=True) if hit is None]
+        outcomes = iter(await self._enqueue_all(missed))
+        return [next(outcomes) if hit is None else hit for hit in hits]
+
+    async def _enqueue_all(self, jobs: Sequence[Job]) -> list[int | Refused]:
+        refused = await self._admission.admit_all(jobs)
+        taken = [job for index, job in enumerate(jobs) if index not in refused]
+        published = iter(await self._publisher.publish_all(taken) if taken else ())
+        outcomes: list[int | Refused] = []
+        for index, job in enumerate(jobs):
+            outcome = refused[index] if index in refused else next(published)
+            if isinstance(outcome, LaneFull):
+                outcome = self._admission.full(job)
+            elif isinstance(outcome, Refused) and index not in refused:
+                self._admission.noted(job, outcome)
+            outcomes.append(outcome)
+        return outcomes
+
+    def rate_headers(self, principal: Principal) -> dict[str, str]:
+        """What its last answer says of the principal's rate; nothing where it has no limit."""
+        quotas = self._publisher.quotas
+        return rate_headers(quotas.get(principal.tenant)) if quotas else {}
+
+    def _job(
+        self,
+        request: JobRequest,
+        principal: Principal,
+        directives: CacheDirectives,
+        value: Any,
+        blob: bytes | None,
+    ) -> Job:
+        now_ms = int(time.time() * 1000)
+        deadline = request.deadline or self._limits.default_deadline_seconds
+        return Job(
+            model=request.model,
+            input=value,
+            params=request.params,
+            priority=request.priority,
+            start_by_ms=_after(now_ms, request.start_within),
+            deadline_ms=_after(now_ms, deadline),
+            blob=blob,
+            tenant=principal.tenant,
+            traceparent=current_traceparent(),
+            cache=self._served_models.ticket(
+                request.model,
+                directives,
+                tenant=principal.tenant,
+                params=request.params,
+                value=value,
+                blob=blob,
+            )
+            if request.cache
+            else None,
+            limits=principal.limits,
+        )
+
+
+def _input_url(request: JobRequest) -> str:
+    if request.input_url is None:
+        raise InvalidInput("send `input`, or `input_url` to have it fetched")
+    if request.input is not MISSING:
+        raise InvalidInput("send either `input` or `input_url`, not both")
+    return check_input_url(request.input_url)
+
+
+def _after(now_ms: int, seconds: float | None) -> int | None:
+    return None if seconds is None else now_ms + int(seconds * 1000)
+
+
+def _text_of(payload: bytes) -> str:
+    try:
+        return payload.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(f"the file is not UTF-8 text: {exc}") from exc

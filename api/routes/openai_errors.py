@@ -1,0 +1,69 @@
+"""Errors in OpenAI's shape.
+
+The stock client tells errors apart by status and reads `error.message`,
+`type`, `param` and `code`; a field that is wrong is a 400 to it, not a 422.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from api.http.problems import Problem, problem_for
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+_CODES = {"unknown_model": "model_not_found"}
+
+
+_PARAMS = {"unknown_model": "model", "wrong_task": "model", "model_required": "model"}
+
+
+class OpenAIError(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class OpenAIErrorBody(BaseModel):
+    """The envelope of every error."""
+
+    error: OpenAIError
+
+
+class OpenAIRoute(APIRoute):
+    """A route whose every error has OpenAI's shape, those of its dependencies too."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, with its errors turned."""
+        inner = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await inner(request)
+            except Exception as exc:  # noqa: BLE001 - the boundary
+                return error_response(problem_for(exc))
+
+        return handle
+
+
+def error_response(problem: Problem) -> JSONResponse:
+    """A problem in OpenAI's envelope."""
+    status = 400 if problem.status == 422 else problem.status
+    usual = "server_error" if status >= 500 else "invalid_request_error"
+    error = {
+        "message": problem.detail,
+        "type": _TYPES.get(status, usual),
+        "param": problem.extra.get("param") or _PARAMS.get(problem.code),
+        "code": _CODES.get(problem.code, problem.code),
+    }
+    return JSONResponse({"error": error}, status, headers=problem.headers)
