@@ -30,6 +30,7 @@ from common.redis.scripts import Scripts
 from common.settings import Settings
 from worker.batching.turns import Candidate, Turns
 from worker.inputs.fetcher import Fetcher
+from worker.jobs.leases import ReleasedJob
 from worker.jobs.steps import Execution
 from worker.lanes.lane import Lane
 from worker.lanes.notifier import Doorbell
@@ -323,7 +324,7 @@ class Engine:
                 continue
             try:
                 count = lane.leases.release(
-                    (one.tag, one.job_id, not one.suspect) for one in unstarted
+                    ReleasedJob(one.tag, one.job_id, not one.suspect) for one in unstarted
                 )
                 log.info("leases_released", lane=lane.name, jobs=count)
             except RedisError as exc:

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,7 +33,14 @@ from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
 from common.redis.scripts import Scripts
 from common.settings import Settings
-from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
+from worker.jobs.leases import (
+    DeadLetter,
+    FinishedJob,
+    LaneLeases,
+    Lease,
+    ReleasedJob,
+    RetryJob,
+)
 from worker.jobs.steps import parse
 
 LANE = "shared"
@@ -42,6 +49,11 @@ FLEET = Settings(max_attempts=3, lease_seconds=3600)
 TTL_SECONDS = 10_000
 FAR_MS = 4_000_000_000_000
 picks = st.lists(st.integers(0, 99), min_size=1, max_size=6)
+FAILURES: dict[str, Literal["", "input", "other"]] = {
+    "succeeds": "",
+    "is refused": "input",
+    "fails": "other",
+}
 TERMINAL = {"succeeded", "failed", "canceled", "expired"}
 
 
@@ -140,12 +152,18 @@ class FlightMachine(RuleBasedStateMachine):
                 "task_id": job.id,
                 "lanefleet": {**about, "created_ms": lease.created_ms, "started_ms": 5, **owner},
             }
-            flags = {"succeeds": "", "is refused": "fi", "fails": "f"}[ends]
-            kind = f"{flags}{'b' if job.blob else ''}:10000 {LANE}:{job.cache.digest}"
-            if job.tenant:
-                kind = f"@{job.tenant} {kind}"
-            dumped = json.dumps(meta, separators=(",", ":")).encode()
-            outcomes.append(Outcome(lease.tag, job.id, dumped, kind))
+            outcomes.append(
+                FinishedJob(
+                    lease.tag,
+                    job.id,
+                    json.dumps(meta, separators=(",", ":")).encode(),
+                    failure=FAILURES[ends],
+                    tenant=job.tenant,
+                    has_blob="1" if job.blob else "",
+                    flight=f"{LANE}:{job.cache.digest}",
+                    reuse_ms=10_000,
+                )
+            )
             del self.leases[lease.tag]
         if outcomes:
             assert self.workers[0].finish(outcomes, TTL_SECONDS) == []
@@ -154,7 +172,7 @@ class FlightMachine(RuleBasedStateMachine):
     @rule(numbers=picks)
     def release(self, numbers: list[int]) -> None:
         chosen = self._chosen(numbers)
-        handed = [(lease.tag, job.id, lease.attempt == 1) for lease, job in chosen]
+        handed = [ReleasedJob(lease.tag, job.id, lease.attempt == 1) for lease, job in chosen]
         assert self.workers[0].release(handed) == len(chosen)
         for lease, _ in chosen:
             del self.leases[lease.tag]
@@ -187,7 +205,10 @@ class FlightMachine(RuleBasedStateMachine):
     @rule(numbers=picks)
     def retry(self, numbers: list[int]) -> None:
         chosen = self._chosen(numbers)
-        parked = [(lease.tag, job.id, "+36000000", "it broke", False) for lease, job in chosen]
+        parked = [
+            RetryJob(lease.tag, job.id, delay_ms=36_000_000, error="it broke")
+            for lease, job in chosen
+        ]
         assert self.workers[0].retry(parked) == len(chosen)
         for lease, _ in chosen:
             del self.leases[lease.tag]

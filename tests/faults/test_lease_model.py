@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import pytest
@@ -42,7 +42,14 @@ from common.redis.scripts import Scripts
 from common.settings import Settings
 from tests.support.stack import wait_until
 from worker.jobs import leases as lease_module
-from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
+from worker.jobs.leases import (
+    DeadLetter,
+    FinishedJob,
+    LaneLeases,
+    Lease,
+    ReleasedJob,
+    RetryJob,
+)
 from worker.jobs.steps import parse
 
 LANE = "modelled"
@@ -50,7 +57,7 @@ KEYS = LaneKeys.of(LANE)
 TTL_SECONDS = 10_000
 FLEET = Settings(max_attempts=2, dead_max_count=6, lease_seconds=3600)
 MAX_DELIVERIES = FLEET.max_attempts * 10
-LATER, UNREAD = "+36000000", "~36000000"
+LATER_MS = 36_000_000
 JUNK = (b"{}", b"not json", b'{"id":', b"\x80\x04\xff", b'{"id": ""}')
 TERMINAL = {"succeeded", "failed", "canceled", "expired"}
 
@@ -375,8 +382,10 @@ class LeaseMachine(RuleBasedStateMachine):
         for position, (tag, job) in enumerate(chosen):
             status = b"FAILURE" if fails else b"SUCCESS"
             meta = b'{"status":"%s","by":"%d"}' % (status, next(self.serial))
-            kind = ("f" if fails else "") + ("b" if job.blob else "")
-            outcomes.append(Outcome(tag, job.id, meta, kind))
+            failure: Literal["", "other"] = "other" if fails else ""
+            outcomes.append(
+                FinishedJob(tag, job.id, meta, failure, has_blob="1" if job.blob else "")
+            )
             if tag in self.model.leases:
                 self.model.settle(self.model.drop(tag), state, meta)
                 self.model.stats[state] += 1
@@ -390,7 +399,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def release(self, numbers: list[int]) -> None:
         chosen = self._any(numbers)
         suspects = {tag for tag, held in self.model.leases.items() if held.suspect}
-        handed = [(tag, job.id, tag not in suspects) for tag, job in chosen]
+        handed = [ReleasedJob(tag, job.id, tag not in suspects) for tag, job in chosen]
         ours = [tag for tag, _ in chosen if tag in self.model.leases]
         for tag in reversed(ours):
             job = self.model.drop(tag)
@@ -411,8 +420,16 @@ class LeaseMachine(RuleBasedStateMachine):
         for tag, job in self._any(numbers):
             held = self.model.leases.get(tag)
             uncount = bool(held and not held.suspect and not failed)
-            due = UNREAD if why == "unread" else LATER
-            parked.append((tag, job.id, due, "it broke" if failed else "", uncount))
+            parked.append(
+                RetryJob(
+                    tag,
+                    job.id,
+                    delay_ms=LATER_MS,
+                    error="it broke" if failed else "",
+                    unread="1" if why == "unread" else "",
+                    uncount="1" if uncount else "",
+                )
+            )
             if held:
                 self.model.drop(tag)
                 job.state = "queued"

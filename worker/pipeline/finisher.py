@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 from redis.exceptions import RedisError
@@ -23,7 +23,7 @@ from common.redis.keys import cache_key, flight_name
 from common.redis.scripts import Scripts
 from common.trace import trace_id
 from worker.jobs import steps as pipeline
-from worker.jobs.leases import DeadLetter, Outcome
+from worker.jobs.leases import DeadLetter, FinishedJob, Flag, RetryJob
 from worker.jobs.steps import Execution, Stamp
 from worker.lanes.lane import Lane
 from worker.pipeline.cache_writer import Kept
@@ -220,20 +220,19 @@ class Finisher:
                 return
 
 
-def _outcome(execution: Execution, lane: Lane) -> Outcome:
-    kind = ""
+def _outcome(execution: Execution, lane: Lane) -> FinishedJob:
+    failure: Literal["", "input", "model", "other"] = ""
     if execution.settled == "failed":
-        kind = "fi" if isinstance(execution.error, InvalidInput) else "f"
+        failure = "input" if isinstance(execution.error, InvalidInput) else "other"
         if pipeline.model_is_to_blame(execution):
-            kind = "fm"
-    if execution.has_blob:
-        kind += "b"
-    if execution.digest:
-        landed_ms = min(_LANDED_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
-        kind += f":{landed_ms} {flight_name(lane.name, execution.digest)}"
-    if execution.tenant:
-        kind = f"@{execution.tenant} {kind}"
-    return Outcome(execution.tag, execution.job_id, execution.meta, kind)
+            failure = "model"
+    tag, job_id, meta = execution.tag, execution.job_id, execution.meta
+    blob: Flag = "1" if execution.has_blob else ""
+    if not execution.digest:
+        return FinishedJob(tag, job_id, meta, failure, execution.tenant, blob)
+    flight = flight_name(lane.name, execution.digest)
+    reuse_ms = min(_LANDED_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
+    return FinishedJob(tag, job_id, meta, failure, execution.tenant, blob, flight, reuse_ms)
 
 
 def _letter(execution: Execution) -> DeadLetter:
@@ -247,14 +246,16 @@ def _letter(execution: Execution) -> DeadLetter:
     )
 
 
-def _parking(execution: Execution) -> tuple[bytes, str, str, str, bool]:
+def _parking(execution: Execution) -> RetryJob:
     """Due at an ETA (Unix seconds) or, when negative, after so many milliseconds.
 
     A job whose input could not be read gives back what its lease was counted as.
     """
     tag, job_id, eta = execution.tag, execution.job_id, execution.eta or 0.0
+    uncount: Flag = "" if execution.suspect else "1"
     if execution.error is None:
-        return tag, job_id, str(int(eta * 1000)), "", not execution.suspect
+        return RetryJob(tag, job_id, due_ms=int(eta * 1000), uncount=uncount)
+    delay_ms = int(-eta)
     if isinstance(execution.error, InputStoreUnavailable) and not execution.started:
-        return tag, job_id, f"~{int(-eta)}", "", not execution.suspect
-    return tag, job_id, f"+{int(-eta)}", pipeline.describe(execution), False
+        return RetryJob(tag, job_id, delay_ms=delay_ms, unread="1", uncount=uncount)
+    return RetryJob(tag, job_id, delay_ms=delay_ms, error=pipeline.describe(execution))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from worker.jobs.leases import Outcome
+from worker.jobs.leases import FinishedJob
 from worker.jobs.steps import Execution
 from worker.lanes.stages import LaneStages
 from worker.pipeline.finisher import Finisher
@@ -39,7 +39,7 @@ class Desk:
             leases=SimpleNamespace(finish=self._finish),
         )
 
-    def _finish(self, outcomes: Sequence[Outcome], _ttl: int) -> list[int]:
+    def _finish(self, outcomes: Sequence[FinishedJob], _ttl: int) -> list[int]:
         for outcome in outcomes:
             outcome.job_id.encode()  # as the client of Redis does
             self.published[outcome.job_id] = json.loads(outcome.meta)
