@@ -22,6 +22,7 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from common.errors import ConfigurationError
+from common.redis.keys import NOTHING
 
 REFUSED_WHEN_FULL = frozenset({"enqueue", "claim_idempotency_key"})
 """Scripts that take new work in; the others must run so that a full server drains."""
@@ -29,7 +30,7 @@ REFUSED_WHEN_FULL = frozenset({"enqueue", "claim_idempotency_key"})
 # On Redis 6.2 the memory check is skipped once a script has written, and DEL is
 # never refused; so a first, harmless write stands for the flag of Redis 7.
 _FLAGGED = "#!lua flags=allow-oom\n"
-_WRITE_FIRST = "redis.call('DEL', 'lf:none')\n"
+_WRITE_FIRST = f"redis.call('DEL', '{NOTHING}')\n"
 
 _CALLS_AT_A_TIME = 12
 

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,6 +33,7 @@ from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
 from common.redis.scripts import Scripts
 from common.settings import Settings
+from tests.support.moves import Move, is_of_a_flight, moves_in_diagram, recorded_moves
 from worker.jobs.leases import (
     DeadLetter,
     FinishedJob,
@@ -367,26 +368,33 @@ def client(embedded_redis: RedisServer) -> Iterator[Redis]:
         yield opened
 
 
-def _run(client: Redis, examples: int, steps: int, *, derandomize: bool) -> Any:
-    run_state_machine_as_test(
-        lambda: FlightMachine(client),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=derandomize,
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def _run(client: Redis, examples: int, steps: int, *, derandomize: bool) -> set[Move]:
+    """The moves that were seen."""
+    seen: set[Move] = set()
+    with recorded_moves(client, seen):
+        run_state_machine_as_test(
+            lambda: FlightMachine(client),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                derandomize=derandomize,
+                database=None,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    return seen
 
 
 @pytest.mark.timeout(300)  # a failure is shrunk before it is shown
 def test_identical_jobs_are_each_settled_once(client: Redis) -> None:
-    _run(client, 25, 25, derandomize=True)
+    seen = _run(client, 25, 25, derandomize=True)
+    assert seen <= moves_in_diagram()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_identical_jobs_are_each_settled_once_over_10_000_steps(client: Redis) -> None:
-    _run(client, 250, 40, derandomize=False)
+    seen = _run(client, 250, 40, derandomize=False)
+    assert seen <= moves_in_diagram()
+    assert {move for move in moves_in_diagram() if is_of_a_flight(move)} <= seen

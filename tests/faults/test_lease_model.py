@@ -40,6 +40,7 @@ from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
 from common.redis.scripts import Scripts
 from common.settings import Settings
+from tests.support.moves import Move, is_of_one_job, moves_in_diagram, recorded_moves
 from tests.support.stack import wait_until
 from worker.jobs import leases as lease_module
 from worker.jobs.leases import (
@@ -240,8 +241,12 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @initialize(bands=st.lists(any_band, min_size=6, max_size=10))
     def begin_with_jobs_in_hand(self, bands: list[int]) -> None:
+        """Also a stranger's, and some that were tried before."""
+        self.send_from_a_plain_celery_client(0)
         self.enqueue(bands, late=False, blob=True)
         self.reserve(0, 3)
+        self.reserve(1, 2)
+        self.let_a_worker_die(1)
         self.reserve(1, 2)
 
     # -- clients ----------------------------------------------------------
@@ -309,8 +314,10 @@ class LeaseMachine(RuleBasedStateMachine):
         reply: list[Any] = []
         scripts = self.workers[worker]._scripts
 
+        send_as_ever = scripts.send
+
         def send(name: str, *arguments: Any) -> Any:
-            sent = Scripts.send(scripts, name, *arguments)
+            sent = send_as_ever(name, *arguments)
             if name != "reserve":
                 return sent
             reply.extend(sent.result()[2:])
@@ -363,6 +370,12 @@ class LeaseMachine(RuleBasedStateMachine):
         job_id = job.id if job else "none"
         assert self.workers[0].start(tag, job_id, TTL_SECONDS) == expected
 
+    @while_suspected
+    @rule(numbers=picks)
+    def start_once_too_often(self, numbers: list[int]) -> None:
+        for _ in range(FLEET.max_attempts):
+            self.start(numbers, with_stale=False)
+
     @while_leased
     @rule(numbers=picks)
     def renew(self, numbers: list[int]) -> None:
@@ -384,7 +397,7 @@ class LeaseMachine(RuleBasedStateMachine):
             meta = b'{"status":"%s","by":"%d"}' % (status, next(self.serial))
             failure: Literal["", "other"] = "other" if fails else ""
             outcomes.append(
-                FinishedJob(tag, job.id, meta, failure, has_blob="1" if job.blob else "")
+                FinishedJob(tag, job.id, meta, failure=failure, has_blob="1" if job.blob else "")
             )
             if tag in self.model.leases:
                 self.model.settle(self.model.drop(tag), state, meta)
@@ -697,29 +710,36 @@ def client(embedded_redis: RedisServer) -> Iterator[Redis]:
         yield opened
 
 
-def _run(client: Redis, examples: int, steps: int, *, derandomize: bool) -> None:
-    run_state_machine_as_test(
-        lambda: LeaseMachine(client),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=derandomize,
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def _run(client: Redis, examples: int, steps: int, *, derandomize: bool) -> set[Move]:
+    """The moves that were seen."""
+    seen: set[Move] = set()
+    with recorded_moves(client, seen):
+        run_state_machine_as_test(
+            lambda: LeaseMachine(client),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                derandomize=derandomize,
+                database=None,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    return seen
 
 
 @pytest.mark.timeout(300)  # a failure is shrunk before it is shown
 def test_the_scripts_keep_every_job_in_one_place(client: Redis) -> None:
-    _run(client, 40, 40, derandomize=True)
+    seen = _run(client, 40, 40, derandomize=True)
+    assert seen <= moves_in_diagram()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_scripts_keep_every_job_in_one_place_for_10_000_steps(client: Redis) -> None:
-    _run(client, 200, 50, derandomize=False)
+    seen = _run(client, 200, 50, derandomize=False)
+    assert seen <= moves_in_diagram()
+    assert {move for move in moves_in_diagram() if is_of_one_job(move)} <= seen
 
 
 def test_a_job_cancelled_while_queued_never_runs_even_when_its_record_would_be_gone(

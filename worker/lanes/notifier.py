@@ -20,7 +20,7 @@ from redis import Redis
 from redis.connection import Connection
 from redis.exceptions import RedisError, ResponseError
 
-from common.redis.keys import CONTROL_CHANNEL, HURRY_CHANNEL
+from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, HURRY_CHANNEL
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,6 @@ _RECONNECT_SECONDS = 0.5
 _HEAR_SECONDS = 1.0
 _PING_SECONDS = 5.0
 """After this much silence the listening connection is asked for a sign of life."""
-CANCELED = "lf:canceled"
 """Channel on which the cancel script names lane and tag of a leased job."""
 
 
@@ -148,7 +147,7 @@ class Doorbell:
         connection.connect()
         connection.send_command("CLIENT", "ID")
         client_id = int(connection.read_response())
-        channels = (_CHANNEL, CANCELED, CONTROL_CHANNEL, HURRY_CHANNEL)
+        channels = (_CHANNEL, CANCELED_CHANNEL, CONTROL_CHANNEL, HURRY_CHANNEL)
         connection.send_command("SUBSCRIBE", *channels)
         for _ in channels:
             connection.read_response()
@@ -157,7 +156,7 @@ class Doorbell:
     def _hear(self, message: object) -> None:
         if not isinstance(message, list) or message[0] != b"message":
             return
-        if message[1] == CANCELED.encode():
+        if message[1] == CANCELED_CHANNEL.encode():
             lane, _, tag = message[2].partition(b" ")
             self._on_canceled(lane.decode(), tag)
             return

@@ -228,11 +228,12 @@ def _outcome(execution: Execution, lane: Lane) -> FinishedJob:
             failure = "model"
     tag, job_id, meta = execution.tag, execution.job_id, execution.meta
     blob: Flag = "1" if execution.has_blob else ""
-    if not execution.digest:
-        return FinishedJob(tag, job_id, meta, failure, execution.tenant, blob)
-    flight = flight_name(lane.name, execution.digest)
-    reuse_ms = min(_LANDED_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
-    return FinishedJob(tag, job_id, meta, failure, execution.tenant, blob, flight, reuse_ms)
+    flight: str = ""
+    reuse_ms: int | str = ""
+    if execution.digest:
+        flight = flight_name(lane.name, execution.digest)
+        reuse_ms = min(_LANDED_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
+    return FinishedJob(tag, job_id, meta, execution.tenant, flight, reuse_ms, failure, blob)
 
 
 def _letter(execution: Execution) -> DeadLetter:

@@ -10,7 +10,7 @@ local function write_hint(job, flight, successor)
   if leader ~= job.id then return end -- another leads it by now
   if successor then
     redis.call('SET', FLIGHT .. flight, successor, 'EX', HINT_SECONDS)
-  elseif job.outcome == 'succeeded' and job.reuse_ms then
+  elseif job.outcome == 'succeeded' and (job.reuse_ms or '') ~= '' then
     -- For those who have looked into the cache already, and not yet enqueued.
     redis.call('SET', FLIGHT .. flight, '!' .. job.id, 'PX', job.reuse_ms)
   else

@@ -1,5 +1,6 @@
 -- A live job's record is one string of words, so that one call reads or writes many:
---   state lane created_ms[:tenant] [deadline_ms attempts deliveries tag started_ms worker error ...]
+--   state lane created_ms[:tenant]
+--   [deadline_ms attempts deliveries tag started_ms worker error ...]
 -- state is q (waiting), r (leased), x (settled, though its message still waits) or w (an
 -- identical job runs for it: single_flight.lua).
 -- A fresh job has the first three words only; 0 and - stand for nothing. Its first attempt

@@ -44,7 +44,8 @@ local function split_result(meta, id)
   local rest = string.sub(tail, last + 1, -3)
   rest = string.gsub(rest, ',"tenant":"[^"]+"', '') -- the follower has its own
   if string.sub(rest, -#SHARED) ~= SHARED then rest = rest .. SHARED end
-  return { head = string.sub(meta, 1, at - 1), middle = string.sub(tail, 1, first - 1), rest = rest }
+  local head, middle = string.sub(meta, 1, at - 1), string.sub(tail, 1, first - 1)
+  return { head = head, middle = middle, rest = rest }
 end
 
 local function result_for(parts, id, created, tenant)

@@ -7,6 +7,7 @@
 --   has_blob      false where it is known to have no input beside its message
 --   leads         false where it is known to lead no others
 --   outcome, flight, reuse_ms   see end_flight
+-- With `alone`, none of the jobs leads others, and none has an input beside its message.
 -- @include keys, chunks, tenant_counts, flight_end
 
 local function forget(gone, left, counts)
@@ -17,21 +18,25 @@ local function forget(gone, left, counts)
   end
 end
 
-local function settle(jobs, ttl)
+local function settle(jobs, ttl, alone)
   local gone, left, counts, at = {}, {}, {}, 1
   local job = jobs[1]
   while job do
     local id, tenant, result = job.id, job.tenant, META .. job.id
     redis.call('SET', result, job.meta, 'EX', ttl)
     redis.call('PUBLISH', result, job.meta)
-    if job.leads ~= false then end_flight(job, jobs) end
-    if job.record then
-      left[#left + 1] = JOB .. id
-      left[#left + 1] = job.record
-    else
+    if alone then
       gone[#gone + 1] = JOB .. id
+    else
+      if job.leads ~= false then end_flight(job, jobs) end
+      if job.record then
+        left[#left + 1] = JOB .. id
+        left[#left + 1] = job.record
+      else
+        gone[#gone + 1] = JOB .. id
+      end
+      if not (job.has_blob == false or job.buried) then gone[#gone + 1] = BLOB .. id end
     end
-    if job.has_blob ~= false and not job.buried then gone[#gone + 1] = BLOB .. id end
     if tenant and tenant ~= '' then
       local tenants = counts[job.lane] or {}
       counts[job.lane] = tenants

@@ -4,7 +4,7 @@
 --   1 max_backlog
 --   2 window: how many messages a tenant has in a band's list
 --   3 list_max: how many jobs a tenant can list
---   4 words: how many of a job's are sent: 4 where the others are empty for all of them, or 11
+--   4 words: how many of a job's are sent: 4 or 7 where the others are empty for all, or 11
 --   5 tenants: how many
 --   per tenant:
 --     1 name
@@ -40,11 +40,10 @@ local backlog, known, records, out = {}, {}, {}, {}
 -- The one table, filled anew for each: what is not sent stays empty.
 local job = { expires_ms = '', blob = '', tenant = '', flight = '' }
 local function read_job(i)
-  if words == 4 then
-    job.lane, job.band_key, job.job_id, job.message = unpack(ARGV, i, i + 3)
-  else
-    job.lane, job.band_key, job.job_id, job.message, job.expires_ms, job.blob, job.tenant,
-      job.flight, job.band, job.deadline_ms, job.max_age_seconds = unpack(ARGV, i, i + 10)
+  job.lane, job.band_key, job.job_id, job.message = unpack(ARGV, i, i + 3)
+  if words > 4 then job.expires_ms, job.blob, job.tenant = unpack(ARGV, i + 4, i + 6) end
+  if words > 7 then
+    job.flight, job.band, job.deadline_ms, job.max_age_seconds = unpack(ARGV, i + 7, i + 10)
   end
   return job
 end

@@ -14,7 +14,7 @@
 --   11 window: how many messages a tenant has in a band's list
 -- Returns: {left waiting, server time in ms, then per job: tag, attempt, created_ms[:tenant],
 --   message}
--- Moves: q->r, none->r, q->settled, x->settled, w->q, w->w
+-- Moves: q->r, none->r, r->r, w->r, q->settled, x->settled, w->q, w->w
 -- Tests: tests/lua/test_reserve.py
 -- Set aside on the way: settled jobs, duplicates of a live lease, jobs past their
 -- deadline, and bytes that are no message (parked as they are).
