@@ -1,14 +1,19 @@
-"""The threads that take jobs from lease to result.
+"""One worker process: builds its parts bottom up, starts them and stops them.
 
-1. feeder: reserves what the lanes want and hands it to the decoders (worker/pipeline/reserver.py)
-2. fetcher: gets inputs that are neither in the message nor in Redis (worker/inputs/fetcher.py)
-3. decoders: turn inputs into items (in the feeder itself when there are none)
-4. runner: the one thread that owns the device (worker/pipeline/runner.py)
-5. finisher: encodes and publishes, one script a batch (worker/pipeline/finisher.py)
-6. renewer, reaper, sweeper: leases, and inputs that no job needs (worker/maintenance/)
+| thread       | does                                                | in                          |
+|--------------|-----------------------------------------------------|-----------------------------|
+| notifier     | hears that a lane has work, or a job was canceled   | lanes/notifier.py           |
+| reserver     | reserves what lanes have room for, routes it        | pipeline/reserver.py        |
+| fetcher      | gets inputs from URLs and the blob store            | inputs/fetcher.py           |
+| decode (n)   | turn inputs into items                              | pipeline/decode_pool.py     |
+| device       | runs what the scheduler says                        | pipeline/runner.py          |
+| loader       | loads one model                                     | residency/model_host.py     |
+| finisher     | encodes and publishes, one script a batch           | pipeline/finisher.py        |
+| cache-writer | writes results into the cache                       | pipeline/cache_writer.py    |
+| caretakers   | renew, reap, report, follow aliases, sweep inputs   | maintenance/                |
 
-They meet in `Engine`, behind one lock and condition. Nobody does network I/O
-while holding it.
+They meet in `WorkerState`, behind one lock. Nothing but Celery's step and the launcher
+knows the engine; its parts know those below them, or callables that they are given.
 """
 
 from __future__ import annotations
@@ -17,9 +22,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import structlog
+from redis import Redis
 from redis.exceptions import RedisError
 
 from common.catalog import Catalog
@@ -28,37 +34,39 @@ from common.redis.connect import cache_url_of, connect
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Scripts
 from common.settings import Settings
-from worker.batching.turns import Candidate, Turns
-from worker.inputs.fetcher import Fetcher
-from worker.jobs.leases import ReleasedJob
-from worker.jobs.steps import Execution
+from common.worker_report import WorkerReport
+from worker.batching.turns import Turns
+from worker.inputs.fetcher import InputFetcher
+from worker.jobs.leases import LaneLeases
+from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
-from worker.lanes.notifier import Doorbell
-from worker.lanes.stages import DeviceTime, Idle
-from worker.maintenance.caretaker import Reaper, Renewer, Sweeper
+from worker.lanes.notifier import Notifier
+from worker.lanes.redis_health import RedisHealth
+from worker.lanes.state import WorkerState
+from worker.maintenance.alias_watch import AliasWatch
+from worker.maintenance.caretaker import Caretaker
+from worker.maintenance.reaper import LeaseReaper
+from worker.maintenance.renewer import LeaseRenewer
+from worker.maintenance.reporter import Reporter
+from worker.maintenance.sweeper import InputSweeper
 from worker.observability.health_server import HealthServer
+from worker.observability.report import report_of, weights_digests
+from worker.observability.view import Counters, EventCounts
 from worker.pipeline.cache_writer import CacheWriter
-from worker.pipeline.decode_pool import Decoders
-from worker.pipeline.finisher import Finisher
-from worker.pipeline.reserver import Feeder
+from worker.pipeline.decode_pool import DecodePool
+from worker.pipeline.finisher import Finisher, Listener, Published
+from worker.pipeline.intake import Intake
+from worker.pipeline.reserver import Reserver
 from worker.pipeline.runner import Runner
-from worker.residency.model_host import Errand, ModelHost
-from worker.transfer import Later
+from worker.pipeline.scheduler import Scheduler
+from worker.residency.fingerprints import Fingerprints
+from worker.residency.loading import loader_for
+from worker.residency.model_host import ModelHost
+from worker.residency.residency import Residency, Resident, memory_in_use
 
 log = structlog.get_logger(__name__)
 
-_LOOK_AGAIN_SECONDS = 1.0
-_LOOK_AT_DEVICE_SECONDS = 1e-3
-"""How often a device that works by itself is asked whether it is done."""
-_MAX_UNPUBLISHED = 4
-"""Batches that may wait for the finisher; with more, memory would grow without a bound."""
 _CACHE_GRACE_SECONDS = 1.0
-_MAX_UNPUBLISHED_IN_HURRY = 2
-"""The same while tenants with few jobs have some here: they would wait behind the others' results.
-One that is published and one that waits keep the device as busy, less what evens out jitter."""
-_HURRY_SECONDS = 1.0
-
-Work = tuple[Lane, list[Execution]] | Errand
 
 
 class Engine:
@@ -71,106 +79,205 @@ class Engine:
         redis_url: str,
         worker: str,
         device: str,
+        *,
         is_revoked: Callable[[str], bool] = lambda _job_id: False,
         blobs: Blobs | None = None,
+        listener: Listener = lambda _published: None,
+        event_counts: EventCounts | None = None,
     ) -> None:
+        """listener is told of every published batch; event_counts is what it counts in."""
         self.settings = settings
         self.worker = worker
         self.device = device
-        self.is_revoked = is_revoked
         self.started_at = time.time()
         self.broken = False
         """Whether the process must end as failed."""
         self.on_the_bus = False
-        """Whether Celery's remote control reaches this worker."""
-        self.look_at_aliases = threading.Event()
-        """Set when aliases may have moved; the reaper looks."""
-        self.event_jobs_sent = 0
-        self.event_jobs_sampled_out = 0
-        self.last_round_trip = time.monotonic()
-        self.device_time = DeviceTime(self.last_round_trip)
-        self.changed = threading.Condition()
-        self.stopping = threading.Event()
+        """Whether Celery's remote control reaches this worker. Written by Celery's step."""
+        self.event_counts = event_counts or EventCounts()
         client = connect(redis_url, settings)
-        self.client = client
-        self.catalog = catalog
-        self.lanes = {
-            name: Lane(name, spec, client, worker, settings) for name, spec in catalog.items()
-        }
-        self.doorbell = Doorbell(
-            lambda: connect(redis_url, settings),
-            {name: LaneKeys.of(name).bands for name in self.lanes},
-            self._on_ring,
-            self._on_canceled,
-            self._on_control,
-            self._on_hurry,
-        )
-        self.cache = CacheWriter(connect(cache_url_of(settings, redis_url), settings))
-        self.finisher = Finisher(self)
-        self.turns = Turns(settings.batches_per_turn, settings.turn_seconds)
-        self.runner = Runner(self)
-        self.models = ModelHost(self)
-        self.renewer = Renewer(self, connect(redis_url, settings))
-        self.reaper = Reaper(self, connect(redis_url, settings))
-        self.sweeper = Sweeper(self, connect(redis_url, settings), blobs) if blobs else None
-        self.health = HealthServer(self) if settings.worker_health_port else None
-        self.feeder = Feeder(self)
-        self.decoders = Decoders(
-            settings.decode_threads,
-            settings.decode_timeout_seconds,
-            self.feeder.on_decoded,
-            self.device_time.busy_at,
-        )
-        self.fetcher = Fetcher(settings, blobs, self.feeder.on_fetched)
-        self._hurry_until = 0.0
-        self.on_batch: Callable[[str, Sequence[Execution]], None] = lambda _lane, _batch: None
-        """Told of every published batch."""
         self._scripts = Scripts(client)
+        self._build_lanes(catalog, settings)
+        self._build_models(catalog, settings)
+        self._build_pipeline(client, redis_url, blobs, listener, is_revoked)
+        self._alias_watch = AliasWatch(connect(redis_url, settings), self.models, catalog.aliases)
+        self._caretakers = self._build_caretakers(redis_url, blobs)
+        self._health = (
+            HealthServer(self, settings.host, settings.worker_health_port, settings.lease_seconds)
+            if settings.worker_health_port
+            else None
+        )
+
+    # Bottom up.
+
+    def _build_lanes(self, catalog: Catalog, settings: Settings) -> None:
+        now = time.monotonic()
+        self.redis_health = RedisHealth(now)
+        self.device_time = DeviceTime(now)
+        lanes = {
+            name: Lane(
+                name,
+                spec,
+                result_ttl_seconds=settings.result_ttl_seconds,
+                look_ahead_jobs=settings.look_ahead_jobs,
+                max_fetching=settings.fetch_concurrency,
+            )
+            for name, spec in catalog.items()
+        }
+        self.state = WorkerState(lanes)
+
+    def _build_models(self, catalog: Catalog, settings: Settings) -> None:
+        residency = Residency(
+            catalog.models,
+            settings.model_memory_mb,
+            loader_for(self.device, settings),
+            memory_in_use(self.device),
+        )
+        self.models = ModelHost(
+            self.state,
+            residency,
+            Fingerprints(settings.state_dir / "digests.json"),
+            warm_full_batches=self.device != "cpu",
+            turn_seconds=settings.turn_seconds,
+        )
+
+    def _build_pipeline(
+        self,
+        client: Redis,
+        redis_url: str,
+        blobs: Blobs | None,
+        listener: Listener,
+        is_revoked: Callable[[str], bool],
+    ) -> None:
+        settings, state = self.settings, self.state
+        leases = self._leases(client)
+        self.notifier = Notifier(
+            lambda: connect(redis_url, settings),
+            {name: LaneKeys.of(name).bands for name in state.lanes},
+            on_work=state.lane_may_have_work,
+            on_canceled=state.job_canceled,
+            on_command=self.models.on_command,
+            on_starved=lambda lane: state.tenant_starved(lane, time.monotonic()),
+        )
+        self.cache_writer = CacheWriter(
+            connect(cache_url_of(settings, redis_url), settings), self.models.residency.loaded_as
+        )
+        self.fetcher = InputFetcher(settings, blobs)
+        self.finisher = Finisher(
+            state,
+            leases,
+            self.worker,
+            self.redis_health,
+            (self._discard_inputs, self.cache_writer.offer, listener),
+        )
+        self.decode_pool = DecodePool(
+            settings.decode_threads, settings.decode_timeout_seconds, self.device_time.busy_at
+        )
+        self.intake = Intake(
+            state, client, self.finisher, self.decode_pool, self.fetcher, self.device_time
+        )
+        self.reserver = Reserver(
+            state,
+            leases,
+            self.notifier,
+            self.intake,
+            self.redis_health,
+            starved_jobs=2 * settings.tenant_window_jobs,
+        )
+        self.turns = Turns(settings.batches_per_turn, settings.turn_seconds)
+        self.runner = Runner(
+            state,
+            leases,
+            Scheduler(state, self.turns, self.models),
+            self.finisher,
+            self.decode_pool,
+            self.device_time,
+            is_revoked=is_revoked,
+            on_device_lost=self.fail,
+            max_attempts=settings.max_attempts,
+        )
+
+    def _build_caretakers(self, redis_url: str, blobs: Blobs | None) -> list[Caretaker]:
+        """Each with connections of its own."""
+        settings, state = self.settings, self.state
+
+        def new_client() -> Redis:
+            return connect(redis_url, settings)
+
+        found: list[Caretaker] = [
+            LeaseRenewer(
+                state,
+                self._leases(new_client()),
+                self.redis_health,
+                settings.renew_interval_seconds,
+            ),
+            LeaseReaper(state.lanes, self._leases(new_client())),
+            Reporter(
+                new_client(),
+                self.worker,
+                self.redis_health,
+                self.report,
+                lambda: weights_digests(self),
+            ),
+            self._alias_watch,
+        ]
+        if blobs is not None:
+            sweep, orphan = settings.blob_sweep_seconds, settings.blob_orphan_seconds
+            found.append(InputSweeper(new_client(), blobs, self.worker, sweep, orphan))
+        return found
+
+    def _leases(self, client: Redis) -> dict[str, LaneLeases]:
+        return {
+            lane: LaneLeases(client, lane, self.worker, self.settings) for lane in self.state.lanes
+        }
+
+    # Start and stop.
 
     def start(self) -> None:
-        """Start every thread; models load on the device thread."""
-        self.doorbell.start()
-        self.cache.start()
+        """Start every thread; models load beside the device thread."""
+        try:
+            self._alias_watch.run_once()
+        except RedisError as exc:
+            log.warning("aliases_unread", error=str(exc))  # the alias watch looks again
+        self.models.begin()
+        self.notifier.start()
+        self.cache_writer.start()
         self.finisher.start()
         self.runner.start()
-        self.renewer.start()
-        self.reaper.start()
-        if self.sweeper:
-            self.sweeper.start()
-        self.decoders.start()
-        self.fetcher.start()
-        self.feeder.start()
-        if self.health:
-            self.health.start()
+        for caretaker in self._caretakers:
+            caretaker.start()
+        self.decode_pool.start(self.intake.decoded)
+        self.fetcher.start(self.intake.fetched)
+        self.reserver.start()
+        if self._health:
+            self._health.start()
 
     def request_stop(self) -> None:
         """Stop reserving and let the running batch end. Safe in a signal handler's thread."""
-        self.stopping.set()
-        threading.Thread(target=self._notify, name="stop-notifier", daemon=True).start()
+        self.state.stopping.set()
+        threading.Thread(target=self.state.wake, name="stop-notifier", daemon=True).start()
 
     def stop(self) -> None:
         """Finish the running batch, hand unstarted leases back, end every thread."""
-        self.stopping.set()
-        self._notify()
+        self.state.stop()
         grace = self.settings.shutdown_grace_seconds
         deadline = time.monotonic() + grace
-        self.feeder.join(grace)
+        self.reserver.join(grace)
         self.runner.join(max(0.1, deadline - time.monotonic()))
         self.finisher.stop(max(1.0, deadline - time.monotonic()))
-        self.cache.stop(_CACHE_GRACE_SECONDS)
-        self.doorbell.stop()
-        self.renewer.stop()
-        self.reaper.stop()
-        if self.sweeper:
-            self.sweeper.stop()
-        if self.health:
-            self.health.stop()
-        self.decoders.stop()
+        self.cache_writer.stop(_CACHE_GRACE_SECONDS)
+        self.notifier.stop()
+        for caretaker in self._caretakers:
+            caretaker.stop()
+        if self._health:
+            self._health.stop()
+        self.decode_pool.stop()
         self.fetcher.stop()
-        self.release_unstarted()
-        log.info("engine_stopped", in_hand=sum(len(lane.in_hand) for lane in self.lanes.values()))
+        self.reserver.release_unstarted()
+        in_hand = sum(len(lane.in_hand) for lane in self.lanes.values())
+        log.info("engine_stopped", in_hand=in_hand)
 
-    def break_down(self) -> None:
+    def fail(self) -> None:
         """The device is lost to this process: end it, so that another can take its place."""
         self.broken = True
         os.kill(os.getpid(), signal.SIGTERM)
@@ -180,160 +287,37 @@ class Engine:
         ttl = self.settings.result_ttl_seconds
         return bytes(self._scripts.run("cancel", (), (job_id, ttl, "canceled"))).decode()
 
-    def touch(self) -> None:
-        """Note a successful round trip to Redis."""
-        self.last_round_trip = time.monotonic()
+    def _discard_inputs(self, published: Published) -> None:
+        self.fetcher.discard([one.job_id for one in published.finished if one.stored])
 
-    def take_work(self, on_device: Later | None = None) -> Work | None:
-        """Block until the device has something to do; None when it is time to stop.
+    # What those who only look see: EngineView.
 
-        Either a batch of a lane, or an errand: a model to load or unload. With a batch
-        still on the device, what should follow it at once; None when it ends before that.
-        """
-        with self.changed:
-            while not self.stopping.is_set():
-                if errand := self.models.next_errand():
-                    return errand
-                now = time.monotonic()
-                most = _MAX_UNPUBLISHED if now > self._hurry_until else _MAX_UNPUBLISHED_IN_HURRY
-                behind = self.finisher.pending_batches >= most
-                if not behind and (work := self._next_batch(now, on_device is None)):
-                    return work
-                if on_device is not None:
-                    if _is_done(on_device):
-                        return None
-                    self.changed.wait(_LOOK_AT_DEVICE_SECONDS)
-                elif behind:
-                    self._idle("publishing", now, None)
-                else:
-                    self._idle(self._why_idle(), now, self._seconds_until_ready(now))
-        return None
+    @property
+    def lanes(self) -> Mapping[str, Lane]:
+        """By name."""
+        return self.state.lanes
 
-    def _idle(self, cause: Idle, now: float, seconds: float | None) -> None:
-        self.device_time.wait(cause, now)
-        self.changed.wait(seconds)
-        self.device_time.resume(time.monotonic())
+    @property
+    def residents(self) -> Mapping[str, Resident]:
+        """Every model of the catalog, in memory or not."""
+        return self.models.residency.models
 
-    def _why_idle(self) -> Idle:
-        """Why there is no batch to run, when none was found."""
-        lanes = self.lanes.values()
-        if any(len(lane.batcher) for lane in lanes):
-            return "company"
-        if any(lane.waiting or lane.fetching for lane in lanes):
-            return "decoding"
-        if self.models.is_bringing_in():
-            return "loading"
-        if any(lane.asking or (lane.ready and lane.room()) for lane in lanes):
-            return "reserving"
-        return "no_work"
+    @property
+    def loading(self) -> str | None:
+        """The model that is being loaded or warmed up."""
+        return self.models.loading
 
-    def _next_batch(self, now: float, device_idle: bool) -> Work | None:
-        """A batch of the lane whose turn it is; or the errand of opening that lane."""
-        candidates = [one for lane in self.lanes.values() if (one := self._candidate(lane, now))]
-        for name in self.turns.order(candidates, now):
-            lane = self.lanes[name]
-            if lane.suspects and not device_idle:
-                return None  # it runs alone; with more work behind the batch that never comes
-            if lane.handler is None:
-                self.models.open(lane.spec.name)
-                return self.models.next_errand()
-            batch = lane.take_batch(now, device_idle)
-            if batch:
-                lane.waiting -= len(batch)
-                self.runner.current.update([one.tag for one in batch])
-                self.turns.took(name, now)
-                self.changed.notify_all()
-                return lane, batch
-        return None
+    def counters(self) -> Counters:
+        """What was counted until now."""
+        return Counters(
+            finished=self.finisher.finished,
+            fenced=self.finisher.fenced,
+            cache_stored=self.cache_writer.stored,
+            cache_dropped=self.cache_writer.dropped,
+            switches=self.turns.switches,
+        )
 
-    def _candidate(self, lane: Lane, now: float) -> Candidate | None:
-        oldest = lane.oldest()
-        if oldest is not None:
-            return Candidate(lane.name, now - oldest, lane.spec.weight, lane.is_full())
-        if lane.wanted_since is None or not self.models.may_open(lane.spec.name, now):
-            return None
-        cost = self.models.load_seconds(lane.spec.name)
-        return Candidate(lane.name, now - lane.wanted_since, lane.spec.weight, switch_seconds=cost)
-
-    def settle(self, lane: Lane, executions: Sequence[Execution]) -> None:
-        """These left our hands: published, handed back or lost."""
-        with self.changed:
-            lane.forget(executions)
-            self.changed.notify_all()
-
-    def _seconds_until_ready(self, now: float) -> float | None:
-        """How long the device may sleep until a batch is due whatever comes; None is for ever."""
-        due = [
-            ready_at
-            for lane in self.lanes.values()
-            if (ready_at := lane.batcher.ready_at()) is not None
-        ]
-        wait = max(0.0, min(due) - now) if due else None
-        if any(lane.wanted_since is not None for lane in self.lanes.values()):
-            return _LOOK_AGAIN_SECONDS if wait is None else min(wait, _LOOK_AGAIN_SECONDS)
-        return wait
-
-    def _notify(self) -> None:
-        with self.changed:
-            self.changed.notify_all()
-
-    def _on_ring(self, name: str | None) -> None:
-        with self.changed:
-            for lane in (self.lanes[name],) if name else self.lanes.values():
-                lane.ready, lane.armed = True, False
-            self.changed.notify_all()
-
-    def _on_canceled(self, name: str, tag: bytes) -> None:
-        """Somebody cancelled a job in our hands; if it has not started it never will."""
-        lane = self.lanes.get(name)
-        with self.changed:
-            execution = lane.in_hand.get(tag) if lane else None
-            if execution is not None and execution.settled is None and not execution.started:
-                execution.settled = "lost"
-
-    def _on_hurry(self, name: str) -> None:
-        """A tenant that had nothing in this lane has a job now; others fill our hands."""
-        lane = self.lanes.get(name)
-        if lane is None:
-            return
-        with self.changed:
-            lane.hurried = lane.ready = True
-            self._hurry_until = time.monotonic() + _HURRY_SECONDS
-            self.changed.notify_all()
-
-    def _on_control(self, command: bytes) -> None:
-        """An operator asks something of the models: see ModelHost."""
-        with self.changed:
-            self.models.on_command(command)
-            self.changed.notify_all()
-
-    def release_unstarted(self) -> None:
-        """Hand back, at once, what no batch has taken."""
-        for lane in self.lanes.values():
-            with self.changed:
-                running = set(self.runner.current)
-                unstarted = [
-                    one
-                    for one in lane.in_hand.values()
-                    if one.settled is None and not one.started and one.tag not in running
-                ]
-                lane.drain()
-                lane.waiting = 0
-                lane.forget(unstarted)
-            if not unstarted:
-                continue
-            try:
-                count = lane.leases.release(
-                    ReleasedJob(one.tag, one.job_id, not one.suspect) for one in unstarted
-                )
-                log.info("leases_released", lane=lane.name, jobs=count)
-            except RedisError as exc:
-                log.warning("release_failed", lane=lane.name, error=str(exc))
-
-
-def _is_done(later: Later) -> bool:
-    """Whether the device is done with it; a failure is, and `wait` raises it where it is judged."""
-    try:
-        return later.done()
-    except Exception:  # noqa: BLE001 - whatever a driver raises
-        return True
+    def report(self, now: float) -> WorkerReport:
+        """What the worker says of itself; called regularly, by one thread."""
+        self.device_time.mark(now)
+        return report_of(self, now)

@@ -27,7 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from common.jobs.cache_entry import Entry, age_seconds, unpack
 from common.jobs.job import CacheTicket, Job
 from common.jobs.record import JobRecord
-from common.jobs.result_document import hit_meta
+from common.jobs.result_document import cache_hit
 from common.redis.keys import CACHE_PREFIX, cache_key, meta_key
 
 log = structlog.get_logger(__name__)
@@ -64,7 +64,7 @@ class Hit:
 
     def meta(self) -> bytes:
         """The result as Celery stores it."""
-        return hit_meta(self.entry, self.job_id, self.lane, self.at_ms, self.tenant)
+        return cache_hit(self.entry, self.job_id, self.lane, self.at_ms, self.tenant)
 
     def record(self) -> JobRecord:
         """What is known of the job now."""

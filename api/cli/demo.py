@@ -24,6 +24,7 @@ from rich.table import Table
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
 from api.client import Client, Job
 from common.settings import load_settings
+from common.worker_report import WorkerReport
 
 SENTENCES = (
     "The cat sleeps on the warm windowsill.",
@@ -121,21 +122,20 @@ def _await_models(console: Console, fleet: Fleet) -> None:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting the worker", total=len(MODELS))
 
-        def show(reports: list[dict[str, Any]]) -> None:
+        def show(reports: list[WorkerReport]) -> None:
             if not reports:
                 return
-            lanes = reports[0]["lanes"]
-            loading = reports[0]["loading"]
+            lanes, loading = reports[0].lanes, reports[0].loading
             progress.update(
                 task,
-                completed=sum(lane["loaded"] for lane in lanes.values()),
+                completed=sum(lane.loaded for lane in lanes.values()),
                 description=f"loading {loading}" if loading else "models loaded",
             )
 
         reports = fleet.wait_ready(_READY_SECONDS, show)
-    for name, lane in reports[0]["lanes"].items():
-        if lane["error"]:
-            raise FleetFailed(f"{name} could not be loaded: {lane['error']}")
+    for name, lane in reports[0].lanes.items():
+        if lane.error:
+            raise FleetFailed(f"{name} could not be loaded: {lane.error}")
 
 
 def _photo(name: str) -> Path:
@@ -153,14 +153,10 @@ def _batches(client: Client) -> dict[str, dict[str, int]]:
     wanted = {"minilm": len(SENTENCES), "text-detect": len(PHOTOS)}
     deadline = time.monotonic() + 5
     while True:
-        lanes = client.workers()[0]["lanes"]
-        batches: dict[str, dict[str, int]] = {name: lanes[name]["batches"] for name in MODELS}
-        counted = {
-            name: sum(int(size) * count for size, count in sizes.items())
-            for name, sizes in batches.items()
-        }
+        lanes = WorkerReport.of(client.workers()[0]).lanes
+        counted = {name: lanes[name].batched_jobs for name in MODELS}
         if counted == wanted or time.monotonic() > deadline:
-            return batches
+            return {name: lanes[name].batches for name in MODELS}
         time.sleep(0.1)
 
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -25,6 +24,7 @@ from common.errors import FleetError
 from common.processes import die_with_parent
 from common.redis.embedded_server import RedisServer, obtain_redis
 from common.settings import ENV_PREFIX, Settings
+from common.worker_report import WorkerReport
 
 OnLine = Callable[[str, str], None]
 """Told of each line a process prints: (process name, line)."""
@@ -85,8 +85,8 @@ class Fleet:
     def wait_ready(
         self,
         seconds: float,
-        on_progress: Callable[[list[dict[str, Any]]], None] = lambda _reports: None,
-    ) -> list[dict[str, Any]]:
+        on_progress: Callable[[list[WorkerReport]], None] = lambda _reports: None,
+    ) -> list[WorkerReport]:
         """Wait until the API answers and every model is loaded or has failed to.
 
         Returns the workers' reports. Raises FleetFailed.
@@ -96,7 +96,7 @@ class Fleet:
             while time.monotonic() < deadline:
                 self.check()
                 try:
-                    reports = client.workers()
+                    reports = [WorkerReport.of(one) for one in client.workers()]
                 except ApiError as exc:
                     if exc.status in (401, 403):
                         raise FleetFailed(
@@ -107,7 +107,7 @@ class Fleet:
                 except httpx.HTTPError:
                     reports = []
                 on_progress(reports)
-                if reports and all(_settled(report) for report in reports):
+                if reports and all(report.settled for report in reports):
                     return reports
                 time.sleep(0.1)
         raise FleetFailed(f"the fleet was not ready within {seconds:.0f} s")
@@ -163,11 +163,6 @@ def flower_command(port: int) -> list[str]:
         *(sys.executable, "-m", "celery", "-A", "common.broker", "flower"),
         *("--address=127.0.0.1", f"--port={port}", "--logging=warning"),
     ]
-
-
-def _settled(report: dict[str, Any]) -> bool:
-    lanes = report["lanes"].values()
-    return report["on_the_bus"] and all(lane["loaded"] or lane["error"] for lane in lanes)
 
 
 def _await(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -28,6 +28,7 @@ from api.cli.stages import stages
 from api.client import TERMINAL, ApiError, Client, Job
 from common.errors import ConfigurationError, FleetError
 from common.settings import ENV_PREFIX, Settings, load_settings
+from common.worker_report import WorkerReport
 
 app = typer.Typer(
     help="Run ML models behind a queue.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -233,10 +234,10 @@ def status(url: UrlOption = DEFAULT_URL, as_json: JsonFlag = False) -> None:
             str(lane["dead"]),
         )
     out.print(table)
-    for worker in found["workers"]:
-        for name, lane in worker["lanes"].items():
-            if lane["error"]:
-                out.print(f"[red]{name}[/] on {worker['worker']}: {lane['error']}")
+    for worker in map(WorkerReport.of, found["workers"]):
+        for name, lane in worker.lanes.items():
+            if lane.error:
+                out.print(f"[red]{name}[/] on {worker.worker}: {lane.error}")
 
 
 @app.command()

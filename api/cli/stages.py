@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
@@ -15,10 +16,9 @@ from rich.table import Table
 
 from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
 from api.client import Client
+from common.worker_report import DeviceTimes, LaneReport, StageTime, WorkerReport
 
 out = Console()
-
-Report = Mapping[str, Any]
 
 _MEANING = {
     "queue": "accepted, and waiting in Redis",
@@ -72,56 +72,58 @@ def stages(
     for report in reports:
         out.print(_stage_table(report))
         out.print(
-            f"[bold]{escape(str(report['worker']))}[/]: {escape(sentence(report))}",
+            f"[bold]{escape(report.worker)}[/]: {escape(sentence(report))}",
             highlight=False,
         )
 
 
-def _telling(client: Client) -> list[dict[str, Any]]:
+def _telling(client: Client) -> list[WorkerReport]:
     """The workers' reports, less those of an older version that do not say where time goes."""
-    return [report for report in client.workers() if "device_time" in report]
+    reports = [WorkerReport.of(found) for found in client.workers()]
+    return [report for report in reports if report.device_time is not None]
 
 
-def sentence(report: Report) -> str:
+def sentence(report: WorkerReport) -> str:
     """Where the device's time goes, and what would change that."""
-    device = report["device_time"]
-    seconds, none = device["seconds"], device["idle"]["no_work"]
+    device = report.device_time or DeviceTimes()
+    seconds, none = device.seconds, device.idle.get("no_work", 0.0)
     with_work = seconds - none
     if seconds <= 0 or with_work < 0.01 * seconds:
         return f"the device has no work {_percent(none, seconds)} of the time."
-    busy = device["busy"] / with_work
+    busy = device.busy / with_work
     prefix = "" if none < 0.1 * seconds else "while there is work "
     if busy >= _BUSY_ENOUGH:
         return f"{prefix}the device is busy {busy:.0%} of the time{_if_unfilled(report)}."
-    waits = {**device["idle"], "other": device["other"]}
-    cause = max(_ADVICE, key=lambda one: float(waits[one]))
-    if waits[cause] / with_work < busy and busy >= _FULL_ENOUGH:
+    waits = {**device.idle, "other": device.other}
+    cause = max(_ADVICE, key=lambda one: waits.get(one, 0.0))
+    waited = waits.get(cause, 0.0)
+    if waited / with_work < busy and busy >= _FULL_ENOUGH:
         prefix += f"the device is busy {busy:.0%} of the time and "
     else:
         prefix += "the device "
     what, remedy = _ADVICE[cause]
-    return f"{prefix}{what} {_percent(waits[cause], with_work)} of the time: {remedy}."
+    return f"{prefix}{what} {_percent(waited, with_work)} of the time: {remedy}."
 
 
-def _if_unfilled(report: Report) -> str:
-    jobs = sum(lane["jobs"] for lane in report["lanes"].values())
-    room = sum(lane["room"] for lane in report["lanes"].values())
+def _if_unfilled(report: WorkerReport) -> str:
+    jobs = sum(lane.jobs for lane in report.lanes.values())
+    room = sum(lane.room for lane in report.lanes.values())
     if not room or jobs / room >= _FULL_ENOUGH:
         return ""
     return f", with batches that are {jobs / room:.0%} full: more jobs at once would cost little"
 
 
-def _stage_table(report: Report) -> Table:
-    device = report["device_time"]
-    states = {"busy": device["busy"], **device["idle"], "other": device["other"]}
+def _stage_table(report: WorkerReport) -> Table:
+    device = report.device_time or DeviceTimes()
+    states = {"busy": device.busy, **device.idle, "other": device.other}
     shares = ", ".join(
-        f"{name.replace('_', ' ')} {_percent(spent, device['seconds'])}"
+        f"{name.replace('_', ' ')} {_percent(spent, device.seconds)}"
         for name, spent in states.items()
-        if spent >= 0.005 * device["seconds"]
+        if spent >= 0.005 * device.seconds
     )
     table = Table("model", "stage", "count", "mean ms", "share", "a job's time while")
-    table.title = f"{report['worker']} on {report['device']}: {shares}"
-    for name, lane in report["lanes"].items():
+    table.title = f"{report.worker} on {report.device}: {shares}"
+    for name, lane in report.lanes.items():
         rows = list(_rows(lane))
         for number, row in enumerate(rows):
             table.add_row("" if number else escape(_label(name, lane)), *row)
@@ -130,77 +132,90 @@ def _stage_table(report: Report) -> Table:
     return table
 
 
-def _rows(lane: Report) -> Iterator[tuple[str, str, str, str, str]]:
-    means = {name: one["seconds"] / one["count"] for name, one in lane["stages"].items()}
+def _rows(lane: LaneReport) -> Iterator[tuple[str, str, str, str, str]]:
+    means = {name: one.seconds / one.count for name, one in lane.stages.items()}
     whole = sum(means.values())
     for name, mean in means.items():
         about = _MEANING.get(name, "")
         if name == "decode":
-            spent = lane["stages"][name]["seconds"]
-            about += f"; {_percent(lane['decode_beside_seconds'], spent)} beside a batch"
-        count = str(lane["stages"][name]["count"])
+            beside = _percent(lane.decode_beside_seconds, lane.stages[name].seconds)
+            about += f"; {beside} beside a batch"
+        count = str(lane.stages[name].count)
         yield name, count, f"{mean * 1000:.3f}", _percent(mean, whole), about
 
 
-def _batch_row(lane: Report) -> tuple[str, str, str, str, str]:
-    padding = 1 - lane["cost"] / lane["padded_cost"] if lane["padded_cost"] else 0.0
-    fill = _percent(lane["jobs"], lane["room"])
-    return "batches", str(lane["jobs"]), "", fill, f"how full they are; {padding:.0%} is padding"
+def _batch_row(lane: LaneReport) -> tuple[str, str, str, str, str]:
+    padding = 1 - lane.cost / lane.padded_cost if lane.padded_cost else 0.0
+    fill = _percent(lane.jobs, lane.room)
+    return "batches", str(lane.jobs), "", fill, f"how full they are; {padding:.0%} is padding"
 
 
-def _label(name: str, lane: Report) -> str:
-    return name if lane["model"] == name else f"{name} ({lane['model']})"
+def _label(name: str, lane: LaneReport) -> str:
+    return name if lane.model == name else f"{name} ({lane.model})"
 
 
 def _percent(part: float, whole: float) -> str:
     return f"{max(0.0, part / whole):.0%}" if whole else "-"
 
 
-def _since(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _since(before: list[WorkerReport], after: list[WorkerReport]) -> Iterator[WorkerReport]:
     """What happened between two reports of each worker; of one that is new, everything."""
-    earlier = {(one["worker"], one["pid"]): one for one in before}
+    earlier = {(one.worker, one.pid): one for one in before}
     for report in after:
-        old = earlier.get((report["worker"], report["pid"]))
+        old = earlier.get((report.worker, report.pid))
         if old is None:
             yield report
             continue
         lanes = {
-            name: {**lane, **_difference(_lane_facts(lane), _lane_facts(old["lanes"].get(name)))}
-            for name, lane in report["lanes"].items()
+            name: _lane_since(old.lanes.get(name, LaneReport()), lane)
+            for name, lane in report.lanes.items()
         }
-        device = _difference(report["device_time"], old["device_time"])
-        yield {**report, "lanes": lanes, "device_time": device}
+        device = _device_since(old.device_time or DeviceTimes(), report.device_time)
+        yield replace(report, lanes=lanes, device_time=device)
 
 
-def _difference(now: Report, then: Report) -> dict[str, Any]:
-    """now - then, field by field; stages that nothing went through in between are left out."""
-    found: dict[str, Any] = {}
-    for key, value in now.items():
-        if isinstance(value, Mapping):
-            inner = _difference(value, then.get(key) or {})
-            if inner.get("count") != 0:
-                found[key] = inner
-        else:
-            found[key] = value - (then.get(key) or 0)
-    return found
+def _lane_since(then: LaneReport, now: LaneReport) -> LaneReport:
+    """now - then; stages that nothing went through in between are left out."""
+    stages = {
+        name: StageTime(one.count - old.count, one.seconds - old.seconds)
+        for name, one in now.stages.items()
+        if one.count != (old := then.stages.get(name, StageTime())).count
+    }
+    return replace(
+        now,
+        stages=stages,
+        decode_beside_seconds=now.decode_beside_seconds - then.decode_beside_seconds,
+        jobs=now.jobs - then.jobs,
+        room=now.room - then.room,
+        cost=now.cost - then.cost,
+        padded_cost=now.padded_cost - then.padded_cost,
+    )
+
+
+def _device_since(then: DeviceTimes, now: DeviceTimes | None) -> DeviceTimes | None:
+    if now is None:
+        return None
+    return DeviceTimes(
+        seconds=now.seconds - then.seconds,
+        busy=now.busy - then.busy,
+        idle={cause: spent - then.idle.get(cause, 0.0) for cause, spent in now.idle.items()},
+        other=now.other - then.other,
+        recent_busy=now.recent_busy - then.recent_busy,
+    )
 
 
 _FACTS = ("stages", "decode_beside_seconds", "jobs", "room", "cost", "padded_cost")
 
 
-def _lane_facts(lane: Report | None) -> Report:
-    return {name: lane[name] for name in _FACTS} if lane else {}
-
-
-def _facts(report: Report) -> dict[str, Any]:
-    lanes = {
-        name: {"model": lane["model"], **_lane_facts(lane)}
-        for name, lane in report["lanes"].items()
-    }
+def _facts(report: WorkerReport) -> dict[str, Any]:
+    lanes = {}
+    for name, lane in report.lanes.items():
+        known = asdict(lane)
+        lanes[name] = {"model": lane.model, **{fact: known[fact] for fact in _FACTS}}
     return {
-        "worker": report["worker"],
-        "device": report["device"],
-        "device_time": report["device_time"],
+        "worker": report.worker,
+        "device": report.device,
+        "device_time": asdict(report.device_time or DeviceTimes()),
         "lanes": lanes,
         "sentence": sentence(report),
     }

@@ -23,6 +23,7 @@ from common.redis.keys import (
 )
 from common.redis.scripts import AsyncScripts
 from common.settings import DEFAULT_WINDOW
+from common.worker_report import WorkerReport
 
 _IDS_PER_CALL = 500
 _BATCHES = 4
@@ -178,13 +179,18 @@ class JobStore:
         ids = cast("list[bytes]", await self._client.zrange(keys.dead, 0, -1))
         return [one.decode() for one in ids]
 
-    async def workers(self) -> list[dict[str, Any]]:
+    async def workers(self) -> list[WorkerReport]:
         """What each live worker last said of itself."""
+        return [WorkerReport.load(report) for report in await self.worker_documents()]
+
+    async def worker_documents(self) -> list[bytes]:
+        """The same as they wrote it, in JSON; a newer worker may say more than is known here."""
         names = cast("list[bytes]", await self._client.zrange(WORKERS, 0, -1))
         if not names:
             return []
-        reports = await self._client.mget([worker_key(name.decode()) for name in names])
-        return [orjson.loads(report) for report in reports if report]
+        found = await self._client.mget([worker_key(name.decode()) for name in names])
+        reports = cast("list[bytes | None]", found)
+        return [report for report in reports if report]
 
     async def tell_workers(self, command: str) -> int:
         """Ask something of the workers' models; returns how many of them heard it."""

@@ -14,6 +14,7 @@ from api.jobs.links import job_links, open_links
 from api.overload.breaker import Record, State
 from common.catalog import ModelSpec
 from common.jobs.record import JobRecord, JobState
+from common.worker_report import WorkerReport
 
 MAX_DEADLINE_SECONDS = 7 * 86_400
 
@@ -271,11 +272,9 @@ class ModelView(BaseModel):
     errors: dict[str, str] = Field(description="Workers that could not load it, and why.")
 
     @classmethod
-    def of(cls, name: str, spec: ModelSpec, workers: list[dict[str, Any]]) -> ModelView:
+    def of(cls, name: str, spec: ModelSpec, workers: list[WorkerReport]) -> ModelView:
         """The view of a catalog entry and what the live workers say of it."""
-        lanes = {
-            report["worker"]: report["lanes"][name] for report in workers if name in report["lanes"]
-        }
+        lanes = {report.worker: report.lanes[name] for report in workers if name in report.lanes}
         return cls(
             name=name,
             id=name,
@@ -289,11 +288,9 @@ class ModelView(BaseModel):
             max_batch=spec.max_batch,
             cache_seconds=spec.keeps_results_seconds,
             loaded_by=[
-                worker
-                for worker, lane in lanes.items()
-                if lane["loaded"] and lane["model"] == spec.name
+                worker for worker, lane in lanes.items() if lane.loaded and lane.model == spec.name
             ],
-            errors={worker: lane["error"] for worker, lane in lanes.items() if lane["error"]},
+            errors={worker: lane.error for worker, lane in lanes.items() if lane.error},
         )
 
 

@@ -18,13 +18,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
 from api import background as tasks
 from common.redis.keys import BANDS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, worker_key
+from common.worker_report import LaneReport, WorkerReport
 
 log = structlog.get_logger(__name__)
 
@@ -139,7 +139,7 @@ class DrainSampler:
         self._task: asyncio.Task[None] | None = None
         self.lanes: dict[str, LaneState] = {}
         """Per lane; empty until the first trip is back."""
-        self.reports: list[dict[str, Any]] = []
+        self.reports: list[WorkerReport] = []
         """What the live workers say of themselves."""
         self.server_ms = 0
         """The Redis server's clock at the last trip, Unix milliseconds."""
@@ -225,7 +225,7 @@ class DrainSampler:
             self._ask_reports(pipe, live)
             (reports,) = await pipe.execute()
         self._names = live
-        self.reports = [orjson.loads(report) for report in reports if report]
+        self.reports = [WorkerReport.load(report) for report in reports if report]
         self.lanes = {
             lane: self._lane(lane, now, of_lanes[at * 10 : at * 10 + 10])
             for at, lane in enumerate(self._keys)
@@ -245,10 +245,10 @@ class DrainSampler:
         waiting = [n + int(more or 0) for n, more in zip(listed, beside, strict=True)]
         by_tenant = tenants if isinstance(tenants, dict) else None
         counters = _counts(stats)
-        said = [one["lanes"][lane] for one in self.reports if lane in one["lanes"]]
-        able = [one for one in said if not one["error"]]
-        loaded = [one for one in able if one["loaded"]]
-        holding = sum(one["max_batch"] for one in loaded)
+        said = [one.lanes[lane] for one in self.reports if lane in one.lanes]
+        able = [one for one in said if not one.error]
+        loaded = [one for one in able if one.loaded]
+        holding = sum(one.max_batch for one in loaded)
         rate, serving = self._rates[lane], max(1, len(loaded))
         rate.observe(
             now,
@@ -263,7 +263,7 @@ class DrainSampler:
             delayed=delayed,
             workers=len(able),
             loaded=len(loaded),
-            load_errors=tuple(one["error"] for one in said if one["error"]),
+            load_errors=tuple(one.error for one in said if one.error),
             measured=each * serving if able and each else None,
             estimated=_by_batch_times(able),
             tenants=None if by_tenant is None else _counts(by_tenant),
@@ -276,12 +276,13 @@ def _counts(found: Mapping[bytes, bytes]) -> dict[str, int]:
     return {key.decode(): int(value) for key, value in found.items()}
 
 
-def _by_batch_times(said: Sequence[dict[str, Any]]) -> float | None:
+def _by_batch_times(said: Sequence[LaneReport]) -> float | None:
     """Jobs per second if every batch to come is like those that ran."""
-    rate = 0.0
-    for one in said:
-        batches = sum(one["batches"].values())
-        jobs = sum(int(size) * count for size, count in one["batches"].items())
-        if batches and one["batch_seconds"]:
-            rate += jobs / batches / one["batch_seconds"]
-    return rate or None
+    return (
+        sum(
+            one.batched_jobs / one.batch_count / one.batch_seconds
+            for one in said
+            if one.batch_count and one.batch_seconds
+        )
+        or None
+    )

@@ -35,7 +35,7 @@ async def ready(services: ServicesDep) -> Ready:
     return Ready(
         status="degraded" if refusal else "ready",
         queue=refusal.code if refusal else "ok",
-        workers=[report["worker"] for report in drain.reports],
+        workers=[report.worker for report in drain.reports],
         lanes_without_worker=[name for name, one in drain.lanes.items() if not one.workers],
         models_unavailable=[
             name for name, record in records.items() if record.state is not State.CLOSED

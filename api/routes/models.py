@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import orjson
 from fastapi import APIRouter
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -148,7 +149,7 @@ async def list_workers(services: ServicesDep, _principal: AdminDep) -> list[dict
 
     Seconds and counts are since the worker's start; `lanefleet stages` explains them.
     """
-    return await services.store.workers()
+    return [orjson.loads(one) for one in await services.store.worker_documents()]
 
 
 def _spec(services: Services, name: str, moved: dict[str, str]) -> ModelSpec:

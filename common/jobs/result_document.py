@@ -1,7 +1,14 @@
-"""The result as Celery stores it, with what we add; written here and nowhere else."""
+"""The result of a job: what Celery stores of a task, and under `lanefleet` what we add.
+
+The one place in Python that writes it; in Lua that is include/result_document.lua, for jobs
+that a script ends. tests/data/result_documents.json has one of each kind, and both
+writers are held against it. `JobRecord` (record.py) reads it back.
+"""
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -9,8 +16,106 @@ import orjson
 from common.jobs.cache_entry import Entry, age_seconds
 
 
-def hit_meta(entry: Entry, job_id: str, lane: str, now_ms: int, tenant: str = "") -> bytes:
-    """A hit as the result of this job, as Celery stores it."""
+class Stamp:
+    """Writes the results of one batch; what they have in common is turned into bytes once.
+
+    Formatted by hand, because encoding the whole as an object would cost every job
+    several microseconds.
+    """
+
+    def __init__(
+        self,
+        lane: str,
+        version: str,
+        worker: str,
+        batch_size: int,
+        infer_ms: float,
+        finished_ms: int,
+        date_done: str = "",
+    ) -> None:
+        """finished_ms is Unix milliseconds of the Redis server; date_done is now by default."""
+        self._date_done = date_done or datetime.now(UTC).isoformat()
+        self._about: dict[str, Any] = {
+            "lane": lane,
+            "version": version,
+            "worker": worker,
+            "batch_size": batch_size,
+            "infer_ms": round(infer_ms, 3),
+            "finished_ms": finished_ms,
+        }
+        self._before_id = (
+            b',"traceback":null,"children":[],"date_done":"%s","task_id":"'
+            % self._date_done.encode()
+        )
+        self._after_id = b'","lanefleet":{"state":"succeeded",%s,"attempts":' % orjson.dumps(
+            self._about
+        ).strip(b"{}")
+
+    def success(
+        self,
+        result: bytes,
+        job_id: str,
+        attempts: int,
+        created_ms: int,
+        started_ms: int,
+        tenant: str,
+    ) -> bytes:
+        """A job that succeeded; result is JSON, created_ms 0 where it is not known."""
+        return b'{"status":"SUCCESS","result":%b%b%b%b%d,"created_ms":%b,"started_ms":%d%b}}' % (
+            result,
+            self._before_id,
+            job_id.encode(),
+            self._after_id,
+            attempts,
+            b"%d" % created_ms if created_ms else b"null",
+            started_ms,
+            b',"tenant":"%b"' % tenant.encode() if tenant else b"",
+        )
+
+    def failure(
+        self,
+        job_id: str,
+        attempts: int,
+        created_ms: int,
+        started_ms: int,
+        tenant: str,
+        *,
+        exc_type: str,
+        step: str,
+        reason: str,
+        error: str,
+    ) -> bytes:
+        """A job that failed in this step, for this machine-readable reason."""
+        about = {
+            "state": "failed",
+            **self._about,
+            "attempts": attempts,
+            "created_ms": created_ms or None,
+            "started_ms": started_ms,
+            "reason": reason,
+            "error": error,
+        }
+        if tenant:
+            about["tenant"] = tenant
+        return orjson.dumps(
+            {
+                "status": "FAILURE",
+                "result": {
+                    "exc_type": exc_type,
+                    "exc_message": [error],
+                    "exc_module": "lanefleet",
+                },
+                "traceback": f"in step {step}",
+                "children": [],
+                "date_done": self._date_done,
+                "task_id": job_id,
+                "lanefleet": about,
+            }
+        )
+
+
+def cache_hit(entry: Entry, job_id: str, lane: str, now_ms: int, tenant: str = "") -> bytes:
+    """A cached result as the result of this job."""
     about: dict[str, Any] = {
         "state": "succeeded",
         "lane": lane,
@@ -27,3 +132,11 @@ def hit_meta(entry: Entry, job_id: str, lane: str, now_ms: int, tenant: str = ""
         b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":null,'
         b'"task_id":"%b","lanefleet":%b}' % (entry.result, job_id.encode(), orjson.dumps(about))
     )
+
+
+def dump_result(value: Any) -> bytes:
+    """The value as JSON; raises ValueError for NaN, which orjson would turn into null."""
+    dumped = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in dumped:
+        json.dumps(value, allow_nan=False, default=str)
+    return dumped

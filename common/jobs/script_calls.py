@@ -6,7 +6,7 @@ worker/jobs/leases.py. A test compares each with the header of its script.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 
 class CancelCall(NamedTuple):
@@ -14,7 +14,8 @@ class CancelCall(NamedTuple):
 
     job_id: str
     result_ttl: int
-    state: Literal["canceled", "expired"]
+    state: str
+    """`canceled` or `expired`."""
 
 
 class ListJobsCall(NamedTuple):

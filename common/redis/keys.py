@@ -78,7 +78,7 @@ CACHE_EPOCHS = "lf:cache-epochs"
 CACHE_PREFIX = "lf:cache:"
 OVER_TOTALS = ("1:", "2:", "3:", "4:")
 """Fields of a lane's `over`: how many wait beside each band's list."""
-HURRY_CHANNEL = "lf:hurry"
+STARVED_CHANNEL = "lf:hurry"
 """On which the enqueue script names lanes where a tenant with no other job got one."""
 API_KEYS = "lf:keys"
 API_KEYS_USED = "lf:keys:used"

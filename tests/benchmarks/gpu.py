@@ -164,7 +164,7 @@ class _Fleet:
         return sample
 
     def _report(self) -> dict[str, Any]:
-        return self._stack.reports()[0]
+        return self._stack.reports()[0].as_dict()
 
 
 def _between(before: dict[str, Any], after: dict[str, Any], count: int) -> Sample:

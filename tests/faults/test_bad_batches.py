@@ -37,14 +37,12 @@ def test_out_of_memory_halves_the_batch_and_the_cap_is_remembered(stack: Stack) 
     await_settled(stack, ids, 20)
     assert stack.states(ids) == {"succeeded": 32}
     report = stack.await_worker(worker)
-    wait_until(
-        lambda: stack.await_worker(worker)["lanes"][LANE]["max_batch"] <= 16, 5, "a lower cap"
-    )
+    wait_until(lambda: stack.await_worker(worker).lanes[LANE].max_batch <= 16, 5, "a lower cap")
     tried = len(lane.batch_sizes())
     more = stack.publish([Job(LANE, f"m{n}", {"oom_above": 8}) for n in range(32)])
     await_settled(stack, more, 20)
     assert max(lane.batch_sizes()[tried:]) <= 16, "it does not try 32 again"
-    assert report["fenced"] == 0
+    assert report.fenced == 0
 
 
 def test_errors_name_the_step_that_failed(stack: Stack) -> None:

@@ -42,7 +42,7 @@ from worker.jobs.leases import (
     ReleasedJob,
     RetryJob,
 )
-from worker.jobs.steps import parse
+from worker.jobs.message import parse
 
 LANE = "shared"
 KEYS = LaneKeys.of(LANE)

@@ -51,7 +51,7 @@ from worker.jobs.leases import (
     ReleasedJob,
     RetryJob,
 )
-from worker.jobs.steps import parse
+from worker.jobs.message import parse
 
 LANE = "modelled"
 KEYS = LaneKeys.of(LANE)

@@ -43,7 +43,7 @@ def test_sentences_sent_one_by_one_form_batches_and_equal_single_results(stack: 
 
     def counted() -> dict[int, int] | None:
         """The worker's own counters, once they have caught up with the last batch."""
-        batches = stack.await_worker(worker)["lanes"]["minilm"]["batches"]
+        batches = stack.await_worker(worker).lanes["minilm"].batches
         sizes = {int(size): n for size, n in batches.items()}
         return sizes if sum(size * n for size, n in sizes.items()) >= 200 else None
 

@@ -13,11 +13,7 @@ from tests.support.stack import Process, Stack, wait_until
 
 def serving(stack: Stack) -> set[int]:
     """The processes that have said they can run jobs."""
-    return {
-        one["pid"]
-        for one in stack.reports()
-        if one["on_the_bus"] and one["lanes"]["echo"]["loaded"]
-    }
+    return {one.pid for one in stack.reports() if one.on_the_bus and one.lanes["echo"].loaded}
 
 
 def alive(pid: int) -> bool:

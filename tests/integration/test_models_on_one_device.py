@@ -33,7 +33,7 @@ def catalog(stack: Stack, aliases: dict[str, str] | None = None, **models: Any) 
 
 def loaded(stack: Stack) -> set[str]:
     """The models that the worker has in memory."""
-    return {name for report in stack.reports() for name in report["models"]}
+    return {name for report in stack.reports() for name in report.models}
 
 
 def start(stack: Stack, **environment: str) -> Process:
@@ -60,9 +60,9 @@ def test_four_models_share_a_device_in_turns_with_full_batches(stack: Stack) -> 
         finished[job.model].append(record.finished_ms)
     time.sleep(1)  # until the worker has reported its last batch
     (report,) = stack.reports()
-    batches = sum(sum(lane["batches"].values()) for lane in report["lanes"].values())
-    assert 2400 / (batches * 16) >= 0.9, report["lanes"]
-    assert report["switches"] <= batches / 10 + 1
+    batches = sum(lane.batch_count for lane in report.lanes.values())
+    assert 2400 / (batches * 16) >= 0.9, report.lanes
+    assert report.switches <= batches / 10 + 1
     for name, times in finished.items():
         gaps = [after - before for before, after in pairwise(times)]
         assert max(gaps) < 5_000, f"{name} waited while it had work"

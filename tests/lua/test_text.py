@@ -226,7 +226,7 @@ PYTHON_NAMES = {
     "FLIGHT": key_names.FLIGHT_PREFIX,
     "FOLLOWERS": key_names.FOLLOWERS_PREFIX,
     "CANCELED": key_names.CANCELED_CHANNEL,
-    "HURRY": key_names.HURRY_CHANNEL,
+    "STARVED": key_names.STARVED_CHANNEL,
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -27,6 +27,7 @@ from common.redis.connect import connect
 from common.redis.embedded_server import RedisServer, find_server_binary, start_server
 from common.redis.keys import LaneKeys, job_key, meta_key
 from common.settings import Settings
+from common.worker_report import WorkerReport
 
 T = TypeVar("T")
 
@@ -154,18 +155,13 @@ class Stack:
         self.await_worker(process)
         return process
 
-    def await_worker(self, process: Process, seconds: float = 60.0) -> dict[str, Any]:
+    def await_worker(self, process: Process, seconds: float = 60.0) -> WorkerReport:
         """Wait for a worker's report with every model loaded."""
 
-        def loaded() -> dict[str, Any] | None:
+        def loaded() -> WorkerReport | None:
             assert process.alive, process.output()
-            report = next((one for one in self.reports() if one["pid"] == process.pid), None)
-            ready = (
-                report
-                and report["on_the_bus"]
-                and all(lane["loaded"] or lane["error"] for lane in report["lanes"].values())
-            )
-            return report if ready else None
+            report = next((one for one in self.reports() if one.pid == process.pid), None)
+            return report if report is not None and report.settled else None
 
         return wait_until(loaded, seconds, "a loaded worker")
 
@@ -208,13 +204,11 @@ class Stack:
             found = client.hgetall(LaneKeys.of(lane).stats)
         return {key.decode(): int(value) for key, value in found.items()}  # type: ignore[union-attr]
 
-    def reports(self) -> list[dict[str, Any]]:
+    def reports(self) -> list[WorkerReport]:
         """What each live worker says of itself."""
-        import json
-
         with self.redis as client:
             keys = list(client.scan_iter("lf:worker:*"))
-            return [json.loads(one) for one in client.mget(keys) if one] if keys else []  # type: ignore[union-attr]
+            return [WorkerReport.load(one) for one in client.mget(keys) if one] if keys else []  # type: ignore[union-attr]
 
     def close(self) -> None:
         """Kill whatever still runs."""

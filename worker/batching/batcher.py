@@ -55,7 +55,7 @@ _PASSED_OVER = 7
 class Batch(list[T]):
     """Items that run together, oldest first; those with one key stand side by side."""
 
-    __slots__ = ("_pads", "_runs", "padded_cost")
+    __slots__ = ("_pads", "_runs", "padded_cost", "regular")
 
     def __init__(
         self,
@@ -64,12 +64,29 @@ class Batch(list[T]):
         runs: list[list[T]] | None = None,
         *,
         pads: bool = True,
+        regular: bool = True,
     ) -> None:
         super().__init__(items)
         self.padded_cost = padded_cost
         """Its costliest item times its runs, or their sum where nothing is padded."""
+        self.regular = regular
+        """Whether the batcher formed it, so that what it takes says what the next one will."""
         self._runs = runs
         self._pads = pads
+
+    @classmethod
+    def single(cls, item: T, cost: float) -> Batch[T]:
+        """One item that runs alone."""
+        return cls([item], cost, regular=False)
+
+    def halves(self, cost: Callable[[T], float]) -> tuple[Batch[T], Batch[T]]:
+        """Its two halves, in which every item runs for itself."""
+        middle = len(self) // 2
+        first, second = self[:middle], self[middle:]
+        return (
+            Batch(first, sum(map(cost, first)), regular=False),
+            Batch(second, sum(map(cost, second)), regular=False),
+        )
 
     def runs(self) -> list[list[T]]:
         """One list for each input that must run: the items that share its output."""
@@ -80,7 +97,8 @@ class Batch(list[T]):
         runs = [left for run in self.runs() if (left := [item for item in run if kept(item)])]
         costs = [cost(run[0]) for run in runs]
         padded = max(costs, default=0.0) * len(runs) if self._pads else sum(costs)
-        return Batch([item for run in runs for item in run], padded, runs, pads=self._pads)
+        items = [item for run in runs for item in run]
+        return Batch(items, padded, runs, pads=self._pads, regular=self.regular)
 
 
 class Batcher(Generic[T]):
@@ -177,7 +195,7 @@ class Batcher(Generic[T]):
         full = self._full_group()
         return self._take(full.oldest_of_highest(), oldest, now) if full else Batch()
 
-    def drain(self) -> list[T]:
+    def take_all(self) -> list[T]:
         """Everything, oldest first; for handing back on shutdown."""
         entries = [entry for home in self._groups.values() for band in home.bands for entry in band]
         items = [item for entry in sorted(entries, key=SERIAL) for item in entry.items()]

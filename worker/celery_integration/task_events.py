@@ -12,15 +12,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import structlog
 
-from worker.jobs.steps import Execution, describe
-
-if TYPE_CHECKING:
-    from worker.engine import Engine
+from worker.jobs.execution import Execution, Hold, Retry, describe
+from worker.observability.view import EventCounts
+from worker.pipeline.finisher import Published
 
 log = structlog.get_logger(__name__)
 
@@ -34,41 +33,51 @@ _BEGINNING = (
 _SUCCEEDED = '"type":"task-succeeded","runtime":%.6f,"result":"<%d bytes>"}'
 
 
-class EventSender:
+class TaskEvents:
     """Takes published batches from the finisher, sends their events from the loop."""
 
-    def __init__(self, engine: Engine, consumer: Callable[[], Any]) -> None:
-        self._engine = engine
-        self._consumer = consumer
+    def __init__(
+        self, worker: str, counts: EventCounts, events_per_second: int, *, enabled: bool
+    ) -> None:
+        """worker is the name that events carry."""
+        self._worker = worker
+        self._counts = counts
+        self._max_per_second = events_per_second
+        self._enabled = enabled
         self._lock = threading.Lock()
         self._waiting: list[str] = []
         self._window_began = 0.0
         self._in_window = 0
         self.hub: Any = None
+        self.consumer: Callable[[], Any] = lambda: None
+        """Both set by Celery's step, before anything can be sent."""
 
     def info(self) -> dict[str, Any]:
         """How many jobs' events were sent, and how many were left out by sampling."""
         return {
             "enabled": self._dispatcher() is not None,
-            "jobs_sent": self._engine.event_jobs_sent,
-            "jobs_sampled_out": self._engine.event_jobs_sampled_out,
-            "max_jobs_per_second": self._engine.settings.events_per_second,
+            "jobs_sent": self._counts.sent,
+            "jobs_sampled_out": self._counts.sampled_out,
+            "max_jobs_per_second": self._max_per_second,
         }
 
-    def offer(self, lane: str, executions: Sequence[Execution]) -> None:
-        """Called by the finisher after publishing; returns at once when nobody watches."""
+    def offer(self, published: Published) -> None:
+        """Send the events of these; a listener of the finisher. Returns at once when nobody
+        watches.
+        """
         dispatcher = self._dispatcher()
         if self.hub is None or dispatcher is None:
             return
+        executions = published.executions
         taken = executions[: self._allowance(len(executions))]
-        self._engine.event_jobs_sampled_out += len(executions) - len(taken)
-        self._engine.event_jobs_sent += len(taken)
+        self._counts.sampled_out += len(executions) - len(taken)
+        self._counts.sent += len(taken)
         if not taken:
             return
         count = _EVENTS_A_JOB * len(taken)
         clock = dispatcher.clock.forward()
         dispatcher.clock.adjust(clock + count - 2)  # which adds one: the last of ours
-        text = self._events_of(lane, taken, clock)
+        text = self._events_of(published.lane.name, taken, clock)
         with self._lock:
             self._waiting.append(text)
         self.hub.call_soon(self._send)
@@ -77,14 +86,14 @@ class EventSender:
         now = time.monotonic()
         if now - self._window_began >= 1.0:
             self._window_began, self._in_window = now, 0
-        allowed = min(wanted, max(0, self._engine.settings.events_per_second - self._in_window))
+        allowed = min(wanted, max(0, self._max_per_second - self._in_window))
         self._in_window += allowed
         return allowed
 
     def _dispatcher(self) -> Any:
-        if self._engine.settings.events == "off":
+        if not self._enabled:
             return None
-        consumer = self._consumer()
+        consumer = self.consumer()
         dispatcher = getattr(consumer, "event_dispatcher", None)
         if dispatcher is None or not dispatcher.enabled:
             return None
@@ -95,7 +104,7 @@ class EventSender:
         """The events as JSON, comma-separated; formatted, as their objects would cost 10 us."""
         common = orjson.dumps(
             {
-                "hostname": self._engine.worker,
+                "hostname": self._worker,
                 "pid": os.getpid(),
                 "utcoffset": time.timezone // 3600,
             }
@@ -107,7 +116,7 @@ class EventSender:
         for one in executions:
             uuid = orjson.dumps(one.job_id).decode()
             arrived, started = one.arrived + offset, (one.started or one.arrived) + offset
-            if one.settled == "succeeded":
+            if one.disposition == "succeeded":
                 ending = _SUCCEEDED % (now - started, len(one.meta))
             else:
                 ending = orjson.dumps(self._ending(one)).decode()[1:]
@@ -125,15 +134,15 @@ class EventSender:
 
     @staticmethod
     def _ending(execution: Execution) -> dict[str, Any]:
-        if execution.settled in ("canceled", "expired"):
+        if execution.disposition in ("canceled", "expired"):
             return {
                 "type": "task-revoked",
                 "terminated": False,
                 "signum": None,
-                "expired": execution.settled == "expired",
+                "expired": execution.disposition == "expired",
             }
         exception = describe(execution) if execution.error else ""
-        if execution.settled == "parked":
+        if isinstance(execution.disposition, Retry | Hold):
             return {
                 "type": "task-retried",
                 "exception": exception or "not due yet",

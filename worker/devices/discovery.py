@@ -206,3 +206,9 @@ def cpu_quota(cgroup: Path = _CGROUP) -> int | None:
         return None if quota == "max" else max(1, int(quota) // int(period))
     except (OSError, ValueError):
         return None
+
+
+def first_number(text: str) -> int:
+    """The first of `8,4`, as OpenMP nests them; 0 where there is none."""
+    first = text.partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0

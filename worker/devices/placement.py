@@ -6,21 +6,18 @@ of their threads. `prepare` alone touches torch.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import structlog
 
 from common.errors import ConfigurationError
 from common.settings import Settings
-from worker.devices.discovery import CUDA_ORDER, CUDA_TOKEN, Gpu, Machine, cpu_quota, usable_cores
+from worker.devices.discovery import CUDA_ORDER, CUDA_TOKEN, Gpu, Machine, first_number
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +61,7 @@ def plan(
     chosen = choose(settings.devices, settings.use_gpu, machine)
     cores = [_cores_for(one, settings, machine) for one in chosen]
     budget = machine.quota or len(machine.cores)
-    asked = settings.torch_threads or _first_number(environment.get("OMP_NUM_THREADS", ""))
+    asked = settings.torch_threads or first_number(environment.get("OMP_NUM_THREADS", ""))
     placements = []
     for one, own in zip(chosen, cores, strict=True):
         sharers = sum(1 for others in cores if own & others)
@@ -91,12 +88,6 @@ def plan(
 def _cores_for(chosen: _Chosen, settings: Settings, machine: Machine) -> frozenset[int]:
     near = chosen.gpu.near & machine.cores if chosen.gpu and settings.cpu_affinity else None
     return near or machine.cores
-
-
-def _first_number(text: str) -> int:
-    """The first of `8,4`, as OpenMP nests them; 0 where there is none."""
-    first = text.partition(",")[0].strip()
-    return int(first) if first.isdecimal() else 0
 
 
 def choose(asked: str, use_gpu: bool, machine: Machine) -> list[_Chosen]:
@@ -187,59 +178,3 @@ def stay_on(cores: frozenset[int]) -> None:
     if cores and hasattr(os, "sched_setaffinity"):
         with suppress(OSError):
             os.sched_setaffinity(0, cores)
-
-
-def math_threads() -> int:
-    """Threads for one forward pass in this process; torch and ONNX Runtime get the same."""
-    asked = _first_number(os.environ.get("OMP_NUM_THREADS", ""))
-    return asked or min(len(usable_cores()), cpu_quota() or sys.maxsize)
-
-
-def prepare(device: str, settings: Settings) -> None:
-    """Set torch up for a device, as `name_inside` gives it. Harmless to repeat.
-
-    Call on the device's thread before each model loads, so that the cap on
-    memory holds for its weights, and after: on a CPU only the model knows
-    whether torch is needed, and to import it for nothing takes seconds.
-    """
-    if "torch" not in sys.modules and (device == "cpu" or find_spec("torch") is None):
-        return
-    import torch
-
-    torch.set_num_threads(math_threads())
-    if device.startswith("cuda"):
-        _prepare_cuda(device, settings)
-    elif device == "mps":
-        if settings.gpu_memory_fraction < 1:
-            torch.mps.set_per_process_memory_fraction(settings.gpu_memory_fraction)
-    elif torch.get_num_interop_threads() != 1:
-        with suppress(RuntimeError):  # torch takes it only before its first parallel work
-            torch.set_num_interop_threads(1)
-
-
-def _prepare_cuda(device: str, settings: Settings) -> None:
-    import torch
-
-    # The names before torch 2.9: they keep the newer fp32_precision in step, while setting
-    # that one makes every library that still reads these raise.
-    torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
-    torch.backends.cudnn.allow_tf32 = settings.allow_tf32
-    torch.backends.cudnn.benchmark = settings.cudnn_benchmark
-    if not _cuda_works():
-        return
-    if settings.gpu_memory_fraction < 1:
-        torch.cuda.set_per_process_memory_fraction(settings.gpu_memory_fraction, device)
-
-
-@functools.cache
-def _cuda_works() -> bool:
-    import torch
-
-    if torch.cuda.is_available():
-        return True
-    log.warning(
-        "torch_sees_no_gpu",
-        torch=torch.__version__,
-        remedy="install a CUDA build of torch that fits the driver, or set LANEFLEET_USE_GPU=false",
-    )
-    return False

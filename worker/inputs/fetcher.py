@@ -1,9 +1,8 @@
 """Fetch inputs that are neither in the message nor in Redis: from a URL, or the blob store.
 
 One thread with an event loop, so that a server that hangs holds up nothing
-but its own job: neither the decoders, nor the feeder, nor the device. What
-was fetched goes back to the feeder, which hands it on as if it had come with
-the message.
+but its own job: neither the decode pool, nor the reserver, nor the device. What
+was fetched goes on as if it had come with the message.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from common.inputs.blobs import Blobs
 from common.inputs.checks import BLOB_REFERENCE
 from common.settings import Settings
 from worker.inputs.url_inputs import UrlInputs
-from worker.jobs.steps import Execution
+from worker.jobs.execution import Execution, Hold
 from worker.lanes.lane import Lane
 
 log = structlog.get_logger(__name__)
@@ -28,23 +27,21 @@ log = structlog.get_logger(__name__)
 _STORE_RETRY_MS = 5_000
 
 
-class Fetcher:
+class InputFetcher:
     """Takes executions whose input is elsewhere; delivers each once, fetched or failed."""
 
-    def __init__(
-        self, settings: Settings, blobs: Blobs | None, deliver: Callable[[Lane, Execution], None]
-    ) -> None:
-        """deliver is called on the fetcher's own thread."""
+    def __init__(self, settings: Settings, blobs: Blobs | None) -> None:
         self._urls = UrlInputs(settings)
         self._blobs = blobs
-        self._deliver = deliver
+        self._deliver: Callable[[Lane, Execution], None] = lambda _lane, _execution: None
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(settings.fetch_concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="fetcher", daemon=True)
 
-    def start(self) -> None:
-        """Begin to fetch."""
+    def start(self, deliver: Callable[[Lane, Execution], None]) -> None:
+        """Begin to fetch; deliver is called on the fetcher's own thread."""
+        self._deliver = deliver
         self._thread.start()
 
     def stop(self) -> None:
@@ -52,14 +49,14 @@ class Fetcher:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._end)
 
-    def put(self, lane: Lane, executions: Sequence[Execution]) -> None:
+    def request(self, lane: Lane, executions: Sequence[Execution]) -> None:
         """Fetch the inputs of these, each on its own."""
         for execution in executions:
             self._loop.call_soon_threadsafe(self._begin, self._serve(lane, execution))
 
     def discard(self, job_ids: Sequence[str]) -> None:
         """Remove the stored inputs of jobs that are settled; the sweep gets what this does not."""
-        if self._blobs is not None:
+        if job_ids and self._blobs is not None:
             self._loop.call_soon_threadsafe(self._begin, self._discard(self._blobs, job_ids))
 
     def _run(self) -> None:
@@ -79,13 +76,12 @@ class Fetcher:
     async def _serve(self, lane: Lane, execution: Execution) -> None:
         try:
             async with self._slots:
-                if execution.settled is None:
+                if execution.disposition is None:
                     await self._fetch(execution)
         except InputStoreUnavailable as exc:
             # Not the job's fault: it comes again until the store is back, and no attempt counts.
-            if execution.settled is None:
-                execution.settled, execution.error = "parked", exc
-                execution.eta = -_STORE_RETRY_MS
+            if execution.disposition is None:
+                execution.disposition, execution.error = Hold(_STORE_RETRY_MS), exc
         except FleetError as exc:
             execution.fail("decode", exc)
         except Exception as exc:

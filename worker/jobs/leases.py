@@ -15,12 +15,15 @@ from typing import Literal, NamedTuple
 
 from redis import Redis
 
+from common.jobs.script_calls import CancelCall
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Pending, Scripts
 from common.settings import Settings
 
 Flag = Literal["", "1"]
 """A yes or no as scripts take it: `1`, or empty."""
+Failure = Literal["", "input", "model", "other"]
+"""Whose fault it was that a job failed; empty where it succeeded."""
 
 
 class Lease(NamedTuple):
@@ -95,7 +98,7 @@ class FinishedJob(NamedTuple):
     """Which it may lead."""
     reuse_ms: int | str = ""
     """For how long those to come get its result after a success; with a flight."""
-    failure: Literal["", "input", "model", "other"] = ""
+    failure: Failure = ""
     """Whose fault it was, where it failed."""
     has_blob: Flag = ""
     """Whether an input lies beside the message."""
@@ -160,7 +163,7 @@ class ReapCall(NamedTuple):
 
 
 class LaneLeases:
-    """Reserve, start, renew, finish, release, retry, bury and reap for one lane."""
+    """Reserve, start, renew, finish, release, retry, bury, cancel and reap for one lane."""
 
     def __init__(self, client: Redis, lane: str, worker: str, settings: Settings) -> None:
         self._scripts = Scripts(client)
@@ -271,6 +274,13 @@ class LaneLeases:
         for letter in letters:
             args += letter
         return int(self._scripts.run("bury", self._keys, args))
+
+    def cancel(self, job_id: str, result_ttl: int, state: str) -> str:
+        """Settle a job as `canceled` or `expired`, whoever has it; its state afterwards, empty
+        where nobody knows it.
+        """
+        call = CancelCall(job_id, result_ttl, state)
+        return bytes(self._scripts.run("cancel", (), call)).decode()
 
     def reap(self, limit: int = 200, result_ttl: int | None = None) -> tuple[int, int, int]:
         """Return lapsed leases and due delayed jobs to the lane; look after followers, and count

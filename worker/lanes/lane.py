@@ -3,6 +3,8 @@
 Jobs stay in Redis until they are needed, so that workers share a backlog
 fairly: one batch ahead of the running one, or a window of several while the
 lane is deep, which lets the batcher put like beside like.
+
+Pure state: the lane's transitions in Redis are worker/jobs/leases.py.
 """
 
 from __future__ import annotations
@@ -11,17 +13,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from redis import Redis
-
 from common.catalog import ModelSpec
-from common.inputs.blobs import STORED
-from common.redis.keys import blob_key
-from common.settings import Settings
 from worker.batching.batch_time import BatchTime
-from worker.batching.batcher import Batcher, BatchLimits
-from worker.jobs.leases import LaneLeases, Reservation
-from worker.jobs.steps import Execution, parse
-from worker.lanes.stages import LaneStages
+from worker.batching.batcher import Batch, Batcher, BatchLimits
+from worker.jobs.execution import Execution
+from worker.jobs.leases import Reservation
+from worker.lanes.lane_stats import LaneStats
+from worker.lanes.step import Step
 from worker.models.base import Model
 
 _FIRST_BAND = ord("1")
@@ -29,17 +27,28 @@ _FIRST_BAND = ord("1")
 
 
 class Lane:
-    """State of one lane. Fields are guarded by the engine's lock; I/O happens outside it."""
+    """State of one lane, guarded by the lock of `WorkerState`.
+
+    Three fields are written without it, by the reserver alone, and may be read late:
+    `backlog`, `clock_ahead` and `asked_at`.
+    """
 
     def __init__(
-        self, name: str, spec: ModelSpec, client: Redis, worker: str, settings: Settings
+        self,
+        name: str,
+        spec: ModelSpec,
+        *,
+        result_ttl_seconds: int,
+        look_ahead_jobs: int,
+        max_fetching: int,
     ) -> None:
         self.name = name
         self.spec = spec
         """The model that serves it; another one after an alias was moved."""
-        self.result_ttl = spec.result_ttl_seconds or settings.result_ttl_seconds
-        self.leases = LaneLeases(client, name, worker, settings)
+        self.result_ttl = spec.result_ttl_seconds or result_ttl_seconds
         self.limits = _limits(spec)
+        self.stats = LaneStats()
+        # What it holds.
         self.batcher: Batcher[Execution] = Batcher(self.limits)
         self.suspects: deque[Execution] = deque()
         self.in_hand: dict[bytes, Execution] = {}
@@ -49,51 +58,44 @@ class Lane:
         """How many of them are in the decode pool."""
         self.fetching = 0
         """Jobs whose input is on its way from elsewhere; not among those that wait."""
+        # Its model.
         self.handler: Model | None = None
         """Set while the model is in memory."""
         self.closing = False
         """Whether its model is about to leave: what is in hand still runs, nothing more comes."""
         self.wanted_since: float | None = None
         """Since when we know of work for a model that is not in memory."""
+        # What we know of the lane in Redis.
         self.ready = True
-        """Whether the lane may have work in Redis."""
+        """Whether it may have work."""
         self.armed = False
-        """Whether the doorbell will tell us of work."""
-        self.hurried = False
-        """Whether a tenant with no other job waits for its turn while our hands are full."""
-        self.backlog = 0
-        self.clock_ahead = time.time() - time.monotonic()
-        """Add it to the steady clock for the Redis server's time, in Unix seconds."""
-        self.decode_seconds = 1.0
-        """What decoding one input last took."""
+        """Whether the notifier will tell us of work."""
+        self.starved = False
+        """Whether a tenant with no other job waits for its turn while this worker is full."""
         self.asking = False
         """Whether a reservation is on its way."""
         self.asked_at = 0.0
-        self.feed_seconds = 0.0
-        """What it takes, of late, from asking for a batch until it is parsed."""
-        self.run_seconds = 0.0
-        """How long, of late, a batch has the device."""
-        self.sizes: dict[int, int] = {}
-        self.stages = LaneStages()
-        self._client = client
-        self._look_ahead = settings.look_ahead_jobs
-        self._max_fetching = settings.fetch_concurrency
+        self.backlog = 0
+        self.clock_ahead = time.time() - time.monotonic()
+        """Add it to the steady clock for the Redis server's time, in Unix seconds."""
+        self._look_ahead = look_ahead_jobs
+        self._max_fetching = max_fetching
 
     def room(self) -> int:
         """How many jobs to reserve now.
 
-        One batch ahead of the running one, two where feeding takes longer than running,
+        One batch ahead of the running one, two where reserving takes longer than running,
         a window of several where the lane is deep; and for a tenant that has nothing here yet,
         one batch more, so that its job can be in the next one.
         """
         if self.handler is None or self.closing or self.fetching >= self._max_fetching:
             return 0
         jobs = self.limits.max_batch
-        if self.feed_seconds > self.run_seconds:
+        if self.stats.reserve_seconds > self.stats.run_seconds:
             jobs *= 2
         if self.backlog > 4 * self._look_ahead:
             jobs = max(jobs, self._look_ahead)
-        if self.hurried:
+        if self.starved:
             jobs += self.limits.max_batch
         return max(0, jobs - self.waiting)
 
@@ -101,47 +103,22 @@ class Lane:
         """Whether work in Redis is news to us: there is room for it, or its model is not here."""
         return self.handler is None or self.room() > 0
 
-    def found(self, work: bool) -> None:
-        """Looked at, the lane has work or has none; from now on the doorbell tells of changes."""
+    def looked_at(self, has_work: bool, now: float) -> None:
+        """It has work in Redis or has none; from now on the notifier tells of changes."""
         if self.handler is not None:
-            self.ready |= work
-            self.armed = not work
+            self.ready |= has_work
+            self.armed = not has_work
             return
         self.armed = True
-        if not work:
+        if not has_work:
             self.wanted_since = None
         elif self.wanted_since is None:
-            self.wanted_since = time.monotonic()
+            self.wanted_since = now
 
-    def ask(self, wanted: int) -> None:
-        """Start to lease up to `wanted` jobs; `receive` must follow."""
-        self.asked_at = time.monotonic()
-        self.leases.ask(wanted, self.result_ttl)
-
-    def receive(self) -> Reservation:
-        """What was asked for."""
-        reservation = self.leases.receive()
+    def learned(self, reservation: Reservation, now: float) -> None:
+        """What an answer of Redis says of the backlog and of the server's clock."""
         self.backlog = reservation.left_waiting
-        self.clock_ahead = reservation.server_ms / 1000 - time.monotonic()
-        return reservation
-
-    def read(self, reservation: Reservation) -> list[Execution]:
-        """The messages of a reservation; inputs that lie beside them are still missing."""
-        now = time.monotonic()
-        executions = [parse(lease, self.name, now) for lease in reservation.leases]
-        for execution in executions:
-            execution.reserved_ms = reservation.server_ms
-            if not self.spec.run_identical_once:
-                execution.key = None
-        self.stages.reserved(executions, reservation.server_ms)
-        return executions
-
-    def fetch_blobs(self, executions: Sequence[Execution]) -> None:
-        """Get the inputs that lie beside the messages of these."""
-        blobs = self._client.mget([blob_key(execution.job_id) for execution in executions])
-        for execution, blob in zip(executions, blobs, strict=True):
-            execution.stored = blob == STORED
-            execution.blob = bytes(blob) if isinstance(blob, bytes) else None
+        self.clock_ahead = reservation.server_ms / 1000 - now
 
     def server_time(self) -> float:
         """The Redis server's clock, Unix seconds; deadlines go by it, whatever ours says."""
@@ -184,24 +161,27 @@ class Lane:
         """Whether a batch waits that could not be larger."""
         return len(self.batcher) >= self.limits.max_batch
 
-    def take_batch(self, now: float, device_idle: bool = True) -> list[Execution]:
+    def next_work(self, now: float, device_idle: bool) -> Batch[Execution] | Step | None:
         """What the device should run: a suspect alone, else a batch.
 
-        Empty while company is worth the short wait: it is being decoded, or the
-        device is not idle yet.
+        None while company is worth the short wait: it is being decoded, or the
+        device is not idle yet. A lane whose work is steps answers with a Step.
         """
         if self.suspects:
-            return [self.suspects.popleft()] if device_idle else []
-        return self.batcher.next_batch(now, device_idle=device_idle and not self.decoding)
+            if not device_idle:
+                return None
+            suspect = self.suspects.popleft()
+            return Batch.single(suspect, suspect.cost)
+        return self.batcher.next_batch(now, device_idle=device_idle and not self.decoding) or None
 
-    def drain(self) -> list[Execution]:
-        """Everything unstarted, for handing back."""
-        unstarted = [*self.suspects, *self.batcher.drain()]
+    def take_all(self) -> None:
+        """Empty it of what has not started, which is handed back."""
         self.suspects.clear()
-        return unstarted
+        self.batcher.take_all()
+        self.waiting = 0
 
     def forget(self, executions: Sequence[Execution]) -> None:
-        """These are settled, or no longer ours."""
+        """These have ended, or are no longer ours."""
         for execution in executions:
             self.in_hand.pop(execution.tag, None)
 

@@ -1,4 +1,4 @@
-"""Learn that a lane has work, without popping it.
+"""Learn that a lane has work, without popping it; and what else concerns us at once.
 
 One pair of connections serves every lane and band: the server remembers
 which keys the first connection read (`CLIENT TRACKING`) and tells the second
@@ -20,46 +20,48 @@ from redis import Redis
 from redis.connection import Connection
 from redis.exceptions import RedisError, ResponseError
 
-from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, HURRY_CHANNEL
+from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL
 
 log = structlog.get_logger(__name__)
 
-_CHANNEL = "__redis__:invalidate"
+_INVALIDATED = "__redis__:invalidate"
 _RECONNECT_SECONDS = 0.5
 _HEAR_SECONDS = 1.0
 _PING_SECONDS = 5.0
 """After this much silence the listening connection is asked for a sign of life."""
-"""Channel on which the cancel script names lane and tag of a leased job."""
 
 
-class Doorbell:
-    """Calls `on_ring(lane)` when a lane that was armed may have work."""
+class Notifier:
+    """Calls `on_work(lane)` when a lane that was armed may have work; with None for all of them.
+
+    The callables run on the notifier's thread.
+    """
 
     def __init__(
         self,
         connect: Callable[[], Redis],
         bands: Mapping[str, tuple[str, ...]],
-        on_ring: Callable[[str | None], None],
+        on_work: Callable[[str | None], None],
         on_canceled: Callable[[str, bytes], None],
-        on_control: Callable[[bytes], None],
-        on_hurry: Callable[[str], None],
+        on_command: Callable[[bytes], None],
+        on_starved: Callable[[str], None],
     ) -> None:
         self._connect = connect
         self._bands = bands
         self._lane_of = {key.encode(): lane for lane, keys in bands.items() for key in keys}
-        self._on_ring = on_ring
+        self._on_work = on_work
         self._on_canceled = on_canceled
-        self._on_control = on_control
-        self._on_hurry = on_hurry
+        self._on_command = on_command
+        self._on_starved = on_starved
         self._reader = self._new_connection()
         self._redirect_to: int | None = None
         self._tracking_to: int | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="doorbell", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="notifier", daemon=True)
 
     @property
-    def rings(self) -> bool:
-        """Whether the server tells us; when not, the caller must poll often."""
+    def is_told(self) -> bool:
+        """Whether the server tells us of changes; when not, the caller must poll often."""
         return self._tracking_to is not None
 
     def start(self) -> None:
@@ -71,7 +73,7 @@ class Doorbell:
         self._stopping.set()
 
     def arm(self, lanes: Iterable[str]) -> set[str]:
-        """Look at these lanes; returns those that have work. The others will ring.
+        """Look at these lanes; returns those that have work. The others are armed.
 
         Called from one thread only. Raises RedisError when Redis cannot be reached.
         """
@@ -116,10 +118,10 @@ class Doorbell:
             connection = self._new_connection()
             try:
                 self._redirect_to = self._subscribe(connection)
-                self._on_ring(None)  # whatever came while we were deaf
+                self._on_work(None)  # whatever came while we were not connected
                 self._listen_on(connection)
             except (RedisError, OSError) as exc:
-                log.warning("doorbell_disconnected", error=str(exc))
+                log.warning("notifier_disconnected", error=str(exc))
             finally:
                 self._redirect_to = None
                 connection.disconnect()
@@ -147,7 +149,7 @@ class Doorbell:
         connection.connect()
         connection.send_command("CLIENT", "ID")
         client_id = int(connection.read_response())
-        channels = (_CHANNEL, CANCELED_CHANNEL, CONTROL_CHANNEL, HURRY_CHANNEL)
+        channels = (_INVALIDATED, CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL)
         connection.send_command("SUBSCRIBE", *channels)
         for _ in channels:
             connection.read_response()
@@ -161,12 +163,12 @@ class Doorbell:
             self._on_canceled(lane.decode(), tag)
             return
         if message[1] == CONTROL_CHANNEL.encode():
-            self._on_control(message[2])
+            self._on_command(message[2])
             return
-        if message[1] == HURRY_CHANNEL.encode():
-            self._on_hurry(message[2].decode())
+        if message[1] == STARVED_CHANNEL.encode():
+            self._on_starved(message[2].decode())
             return
         keys = message[2]
         lanes = {self._lane_of.get(key) for key in keys} if isinstance(keys, list) else {None}
         for lane in lanes:
-            self._on_ring(lane)
+            self._on_work(lane)

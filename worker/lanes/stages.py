@@ -11,9 +11,10 @@ by whoever asks: a reading may lag by a batch, never more.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
+
+from worker.jobs.passage import Passage, Passenger
 
 T = TypeVar("T")
 
@@ -40,9 +41,6 @@ _SAMPLES = 8
 """Jobs of one reservation or batch whose waits are looked at; they stand for the others."""
 
 
-_RECENT_SECONDS = 10.0
-
-
 class Histogram:
     """How often a stage took how long, and how long in all."""
 
@@ -67,26 +65,6 @@ def _samples(jobs: Sequence[T]) -> Iterator[tuple[T, int]]:
     for first in range(0, size, step):
         times = min(step, size - first)
         yield jobs[first + times // 2], times
-
-
-class Passage:
-    """Who was reserved and decoded together: when they came in, and were decoded."""
-
-    __slots__ = ("arrived", "decoded", "each")
-
-    def __init__(self, arrived: float, began: float, decoded: float, size: int) -> None:
-        self.arrived = arrived
-        self.decoded = decoded
-        self.each = (decoded - began) / size
-        """Seconds that one of them took to decode."""
-
-
-class Passenger(Protocol):
-    """What is counted: a job on its way."""
-
-    created_ms: int
-    attempt: int
-    passage: Passage | None
 
 
 class LaneStages:
@@ -146,129 +124,3 @@ class LaneStages:
         self.room += size / share_of_cap if share_of_cap else size
         self.cost += cost
         self.padded_cost += padded_cost
-
-    def report(self) -> dict[str, object]:
-        """For the worker's report: counts and seconds since the start."""
-        return {
-            "stages": {
-                stage: {"count": one.count, "seconds": round(one.seconds, 6)}
-                for stage, one in self.stages.items()
-                if one.count
-            },
-            "decode_beside_seconds": round(self.beside_seconds, 6),
-            "jobs": self.jobs,
-            "room": round(self.room, 1),
-            "cost": round(self.cost, 1),
-            "padded_cost": round(self.padded_cost, 1),
-        }
-
-
-Idle = Literal["no_work", "reserving", "decoding", "company", "loading", "publishing"]
-IDLE: tuple[Idle, ...] = get_args(Idle)
-"""What an idle device waits for.
-
-no_work     nothing waits that we know of
-reserving   the next jobs are on their way from Redis
-decoding    jobs are in hand, and none is decoded yet
-company     some are decoded, others are about to be (at most max_wait_ms)
-loading     a model is being loaded or warmed up
-publishing  the finisher is too far behind: Redis is slow or away
-"""
-
-
-class _Wait(NamedTuple):
-    cause: Idle
-    began: float
-    ended: float
-
-
-class DeviceTime:
-    """What the device's thread did since it began: busy, idle by cause, and the rest.
-
-    Written by that thread alone. Times are seconds on the steady clock.
-    """
-
-    def __init__(self, now: float) -> None:
-        self.began = now
-        self.free_since = now
-        """When the last batch ended."""
-        self._idle: dict[Idle, float] = dict.fromkeys(IDLE, 0.0)
-        self._waiting: tuple[Idle, float] | None = None
-        """What it waits for now, and since when."""
-        self._last_wait: _Wait | None = None
-        self._busy: tuple[float, float | None] = (0.0, None)
-        """Seconds of ended batches, and when the running one began; replaced as one."""
-        self.recent_busy = 0.0
-        """The busy share of the last ten seconds or so."""
-        self._marks: deque[tuple[float, float]] = deque([(now, 0.0)])
-
-    def wait(self, cause: Idle, now: float) -> None:
-        """It has nothing to do, for this reason."""
-        self._waiting = (cause, now)
-
-    def resume(self, now: float) -> None:
-        """It looks again."""
-        if self._waiting is None:
-            return
-        cause, began = self._waiting
-        self._waiting = None  # first, so that no reader counts the wait twice
-        self._idle[cause] += now - began
-        self._last_wait = _Wait(cause, began, now)
-
-    def took(self, arrived: float | None) -> None:
-        """It has a batch, whose last jobs came in then: what it waited since was decoding."""
-        wait, self._last_wait = self._last_wait, None
-        if wait is None or arrived is None or wait.cause not in ("no_work", "reserving"):
-            return
-        seconds = max(0.0, wait.ended - max(wait.began, arrived))
-        self._idle[wait.cause] -= seconds
-        self._idle["decoding"] += seconds
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a batch has the device."""
-        return self._busy[1] is not None
-
-    def start(self, now: float) -> None:
-        """A batch has the device, perhaps behind another one."""
-        if not self.is_busy:
-            self._busy = (self._busy[0], now)
-
-    def end(self, now: float) -> None:
-        """The last one is done."""
-        seconds, began = self._busy
-        self._busy = (seconds + now - began if began is not None else seconds, None)
-        self.free_since = now
-
-    def busy_at(self, now: float) -> float:
-        """Seconds of busy device until now; on any thread."""
-        seconds, began = self._busy
-        return seconds if began is None else seconds + max(0.0, now - began)
-
-    def mark(self, now: float) -> None:
-        """Keep `recent_busy` up to date; for one thread that calls it regularly."""
-        marks, busy = self._marks, self.busy_at(now)
-        while len(marks) > 1 and marks[1][0] <= now - _RECENT_SECONDS:
-            marks.popleft()
-        then, before = marks[0]
-        marks.append((now, busy))
-        self.recent_busy = (busy - before) / (now - then) if now > then else 0.0
-
-    def idle_seconds(self, now: float) -> dict[Idle, float]:
-        """Seconds it waited until now, by cause; on any thread. A moment's reading may lag."""
-        idle, waiting = self._idle.copy(), self._waiting
-        if waiting is not None:
-            idle[waiting[0]] += max(0.0, now - waiting[1])
-        return idle
-
-    def report(self, now: float) -> dict[str, object]:
-        """For the worker's report: seconds since the start; `other` is between batches."""
-        busy, idle = self.busy_at(now), self.idle_seconds(now)
-        seconds = now - self.began
-        return {
-            "seconds": round(seconds, 4),
-            "busy": round(busy, 4),
-            "idle": {cause: round(spent, 4) for cause, spent in idle.items()},
-            "other": round(max(0.0, seconds - busy - sum(idle.values())), 4),
-            "recent_busy": round(self.recent_busy, 4),
-        }

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
-from worker.devices.placement import math_threads
+from worker.devices.torch_setup import math_threads
 from worker.models.base import Json
 from worker.models.images import (
     MAX_PIXELS,

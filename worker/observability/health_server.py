@@ -2,7 +2,7 @@
 
 Alive means: Redis answered within the last lease. A worker that cannot reach
 Redis for longer has lost its leases and is better restarted. The metrics are
-read from the engine's counters when somebody scrapes; no job pays for them.
+read from the worker's counters when somebody scrapes; no job pays for them.
 """
 
 from __future__ import annotations
@@ -10,65 +10,25 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
 
-from worker.observability.metrics import StageCollector
-
-if TYPE_CHECKING:
-    from worker.engine import Engine
-
-
-class EngineCollector(Collector):
-    """Reads the engine's counters at scrape time."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Jobs, fenced results, batches by size, jobs in hand, seconds since Redis answered."""
-        engine = self._engine
-        jobs = CounterMetricFamily("lanefleet_worker_jobs", "Jobs published by this worker.")
-        jobs.add_metric([], engine.finisher.finished)
-        fenced = CounterMetricFamily("lanefleet_worker_fenced", "Results refused by the fence.")
-        fenced.add_metric([], engine.finisher.fenced)
-        batches = CounterMetricFamily(
-            "lanefleet_worker_batches", "Batches run, by lane and size.", labels=["lane", "size"]
-        )
-        held = GaugeMetricFamily(
-            "lanefleet_worker_jobs_in_hand", "Jobs leased by this worker.", labels=["lane"]
-        )
-        for lane in engine.lanes.values():
-            held.add_metric([lane.name], len(lane.in_hand))
-            for size, count in lane.sizes.copy().items():
-                batches.add_metric([lane.name, str(size)], count)
-        events = CounterMetricFamily(
-            "lanefleet_worker_event_jobs",
-            "Jobs by whether their Celery events were sent; above a set rate they are sampled.",
-            labels=["sent"],
-        )
-        events.add_metric(["yes"], engine.event_jobs_sent)
-        events.add_metric(["no"], engine.event_jobs_sampled_out)
-        silence = GaugeMetricFamily(
-            "lanefleet_worker_redis_silence_seconds", "Seconds since Redis last answered."
-        )
-        silence.add_metric([], time.monotonic() - engine.last_round_trip)
-        yield from (jobs, fenced, batches, held, events, silence)
+from worker.observability.metrics import EngineCollector, StageCollector
+from worker.observability.view import EngineView
 
 
 class HealthServer:
     """Serves `/health` and `/metrics` on the configured port."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, view: EngineView, host: str, port: int, dead_after_seconds: float) -> None:
+        """dead_after_seconds: Redis may be silent for so long."""
+        self._view = view
+        self._dead_after_seconds = dead_after_seconds
         self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(engine))
-        self._registry.register(StageCollector(engine))
+        self._registry.register(EngineCollector(view))
+        self._registry.register(StageCollector(view))
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,8 +43,7 @@ class HealthServer:
             def log_message(self, *_args: Any) -> None:
                 """A probe every few seconds is no news."""
 
-        settings = engine.settings
-        self._http = ThreadingHTTPServer((settings.host, settings.worker_health_port), Handler)
+        self._http = ThreadingHTTPServer((host, port), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, name="health", daemon=True)
 
     def start(self) -> None:
@@ -102,11 +61,11 @@ class HealthServer:
             return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
         if path != "/health":
             return 404, "text/plain", b"try /health or /metrics\n"
-        silence = time.monotonic() - self._engine.last_round_trip
-        alive = silence < self._engine.settings.lease_seconds
+        silence = self._view.redis_health.silence(time.monotonic())
+        alive = silence < self._dead_after_seconds
         report = {
             "status": "ok" if alive else "no answer from Redis",
             "redis_silence_seconds": round(silence, 3),
-            "loading": self._engine.models.loading,
+            "loading": self._view.loading,
         }
         return (200 if alive else 503), "application/json", json.dumps(report).encode()

@@ -1,4 +1,4 @@
-"""The stages and the device's time as Prometheus sees them.
+"""What a worker counts, its stages and its device's time, as Prometheus sees them.
 
 Read when somebody scrapes. What moved from one cause of idleness to another
 between two scrapes must not make a counter go back, so each keeps its highest.
@@ -9,15 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from worker.lanes.stages import BOUNDS, Histogram
-
-if TYPE_CHECKING:
-    from worker.engine import Engine
+from worker.observability.view import EngineView
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
@@ -27,8 +24,8 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class StageCollector(Collector):
     """Where the time goes, by lane and stage, and what the device does."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, view: EngineView) -> None:
+        self._view = view
         self._highest: dict[str, float] = {}
 
     def collect(self) -> Iterator[Family]:
@@ -38,7 +35,7 @@ class StageCollector(Collector):
         yield from self._batches()
 
     def _device(self) -> Iterator[Family]:
-        device, now = self._engine.device_time, time.monotonic()
+        device, now = self._view.device_time, time.monotonic()
         seconds = CounterMetricFamily(
             "lanefleet_worker_device_seconds",
             "What the device did: busy, or idle for want of what the state says.",
@@ -66,9 +63,9 @@ class StageCollector(Collector):
             "Seconds of decoding during which the device ran a batch.",
             labels=["lane"],
         )
-        for lane in self._engine.lanes.values():
-            beside.add_metric([lane.name], lane.stages.beside_seconds)
-            for stage, one in lane.stages.stages.items():
+        for lane in self._view.lanes.values():
+            beside.add_metric([lane.name], lane.stats.stages.beside_seconds)
+            for stage, one in lane.stats.stages.stages.items():
                 if one.count:
                     stages.add_metric([lane.name, stage], _buckets(one), one.seconds)
         yield from (stages, beside)
@@ -90,14 +87,14 @@ class StageCollector(Collector):
             "What ran, in the model's unit of cost, as it is and padded to one length a batch.",
             labels=["lane", "kind"],
         )
-        for lane in self._engine.lanes.values():
-            if counts := lane.sizes.copy():
+        for lane in self._view.lanes.values():
+            if counts := lane.stats.sizes.copy():
                 total = sum(size * count for size, count in counts.items())
                 sizes.add_metric([lane.name], _size_buckets(counts), total)
-            jobs.add_metric([lane.name], lane.stages.jobs)
-            room.add_metric([lane.name], lane.stages.room)
-            cost.add_metric([lane.name, "own"], lane.stages.cost)
-            cost.add_metric([lane.name, "padded"], lane.stages.padded_cost)
+            jobs.add_metric([lane.name], lane.stats.stages.jobs)
+            room.add_metric([lane.name], lane.stats.stages.room)
+            cost.add_metric([lane.name, "own"], lane.stats.stages.cost)
+            cost.add_metric([lane.name, "padded"], lane.stats.stages.padded_cost)
         yield from (sizes, jobs, room, cost)
 
 
@@ -113,3 +110,40 @@ def _size_buckets(counts: Mapping[int, int]) -> list[tuple[str, float]]:
         for edge in _SIZES
     ]
     return [*edges, ("+Inf", float(sum(counts.values())))]
+
+
+class EngineCollector(Collector):
+    """Reads the worker's counters at scrape time."""
+
+    def __init__(self, view: EngineView) -> None:
+        self._view = view
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """Jobs, fenced results, batches by size, jobs in hand, seconds since Redis answered."""
+        view, counters = self._view, self._view.counters()
+        jobs = CounterMetricFamily("lanefleet_worker_jobs", "Jobs published by this worker.")
+        jobs.add_metric([], counters.finished)
+        fenced = CounterMetricFamily("lanefleet_worker_fenced", "Results refused by the fence.")
+        fenced.add_metric([], counters.fenced)
+        batches = CounterMetricFamily(
+            "lanefleet_worker_batches", "Batches run, by lane and size.", labels=["lane", "size"]
+        )
+        held = GaugeMetricFamily(
+            "lanefleet_worker_jobs_in_hand", "Jobs leased by this worker.", labels=["lane"]
+        )
+        for lane in view.lanes.values():
+            held.add_metric([lane.name], len(lane.in_hand))
+            for size, count in lane.stats.sizes.copy().items():
+                batches.add_metric([lane.name, str(size)], count)
+        events = CounterMetricFamily(
+            "lanefleet_worker_event_jobs",
+            "Jobs by whether their Celery events were sent; above a set rate they are sampled.",
+            labels=["sent"],
+        )
+        events.add_metric(["yes"], view.event_counts.sent)
+        events.add_metric(["no"], view.event_counts.sampled_out)
+        silence = GaugeMetricFamily(
+            "lanefleet_worker_redis_silence_seconds", "Seconds since Redis last answered."
+        )
+        silence.add_metric([], view.redis_health.silence(time.monotonic()))
+        yield from (jobs, fenced, batches, held, events, silence)

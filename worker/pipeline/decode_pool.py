@@ -1,7 +1,7 @@
 """Decode inputs, and let none of them hold up the rest.
 
 A thread cannot be stopped. One that is in a single decode for longer than
-the limit is given up: the job that it is in fails, what else it was given is
+the limit is abandoned: the job that it is in fails, what else it was given is
 decoded by others, and another thread takes its place.
 """
 
@@ -17,13 +17,17 @@ from typing import NamedTuple
 import structlog
 
 from common.errors import DecodeTimedOut
-from worker.jobs import steps as pipeline
-from worker.jobs.steps import Execution
+from worker.jobs import steps
+from worker.jobs.execution import Execution
 from worker.lanes.lane import Lane
 
 log = structlog.get_logger(__name__)
 
-_LOOKS_A_LIMIT = 4
+_LOOKS_PER_LIMIT = 4
+
+
+class CallerReplaced(Exception):
+    """The calling thread was abandoned in a decode; another one goes on in its place."""
 
 
 @dataclass(eq=False, slots=True)
@@ -52,7 +56,7 @@ class Decoded(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class _Desk:
+class _Slot:
     """A thread that decodes, and where it is."""
 
     replace: Callable[[], None]
@@ -60,33 +64,35 @@ class _Desk:
     chunk: _Chunk | None = None
     position: int = 0
     began: float = 0.0
-    given_up: bool = False
+    abandoned: bool = False
 
 
-class Decoders:
+class DecodePool:
     """A pool of decoding threads, a way to decode in the caller's own, and a watch over both."""
 
     def __init__(
-        self,
-        threads: int,
-        limit_seconds: float,
-        deliver: Callable[[Decoded], None],
-        busy_at: Callable[[float], float],
+        self, threads: int, limit_seconds: float, busy_at: Callable[[float], float]
     ) -> None:
         """busy_at says for how long the device has been busy until a moment."""
         self._limit = limit_seconds
-        self._deliver = deliver
         self._busy_at = busy_at
         self._threads = threads
+        self._deliver: Callable[[Decoded], None] = lambda _decoded: None
         self._queue: SimpleQueue[_Chunk | None] = SimpleQueue()
-        self._desks: set[_Desk] = set()
+        self._slots: set[_Slot] = set()
         self._callers = threading.local()
         self._stopping = threading.Event()
 
-    def start(self) -> None:
-        """Begin to decode, and to watch."""
+    @property
+    def has_threads(self) -> bool:
+        """Whether there is a pool to submit to."""
+        return self._threads > 0
+
+    def start(self, deliver: Callable[[Decoded], None]) -> None:
+        """Begin to decode, and to watch; deliver is called on the thread that decoded."""
+        self._deliver = deliver
         for _ in range(self._threads):
-            self._hire()
+            self._add_thread()
         threading.Thread(target=self._watch, name="decode-watch", daemon=True).start()
 
     def stop(self) -> None:
@@ -95,65 +101,70 @@ class Decoders:
         for _ in range(self._threads):
             self._queue.put(None)
 
-    def put(self, lane: Lane, executions: Sequence[Execution]) -> None:
+    def submit(self, lane: Lane, executions: Sequence[Execution]) -> None:
         """Decode these in the pool, spread over its threads."""
         size = max(1, -(-len(executions) // max(1, self._threads)))
         for first in range(0, len(executions), size):
             self._queue.put(_Chunk(lane, executions[first : first + size], pooled=True))
 
     def run(self, lane: Lane, executions: Sequence[Execution], replace: Callable[[], None]) -> None:
-        """Decode these in the calling thread, which `replace` makes up for if it is given up."""
-        desk = getattr(self._callers, "desk", None)
-        if desk is None:
-            desk = self._callers.desk = _Desk(replace)
-            self._desks.add(desk)
-        self._work(desk, _Chunk(lane, executions, pooled=False))
+        """Decode these in the calling thread, which `replace` makes up for if it is abandoned.
+
+        Raises CallerReplaced in a thread that was: it must end without touching anything.
+        """
+        slot = getattr(self._callers, "slot", None)
+        if slot is None:
+            slot = self._callers.slot = _Slot(replace)
+            self._slots.add(slot)
+        self._work(slot, _Chunk(lane, executions, pooled=False))
+        if slot.abandoned:
+            raise CallerReplaced
 
     def run_one(self, lane: Lane, execution: Execution) -> None:
         """Decode one and wait for it; it is not delivered. Ends at the limit at the latest."""
         chunk = _Chunk(lane, [execution], pooled=False, done=threading.Event())
-        desk = _Desk(lambda: None)
-        self._desks.add(desk)
-        threading.Thread(target=self._work, args=(desk, chunk), daemon=True).start()
+        slot = _Slot(lambda: None)
+        self._slots.add(slot)
+        threading.Thread(target=self._work, args=(slot, chunk), daemon=True).start()
         assert chunk.done is not None
         chunk.done.wait()
-        self._desks.discard(desk)
+        self._slots.discard(slot)
 
-    def _hire(self) -> None:
-        desk = _Desk(self._hire)
-        self._desks.add(desk)
-        threading.Thread(target=self._sit, args=(desk,), name="decode", daemon=True).start()
+    def _add_thread(self) -> None:
+        slot = _Slot(self._add_thread)
+        self._slots.add(slot)
+        threading.Thread(target=self._serve, args=(slot,), name="decode", daemon=True).start()
 
-    def _sit(self, desk: _Desk) -> None:
-        while not desk.given_up and (chunk := self._queue.get()) is not None:
+    def _serve(self, slot: _Slot) -> None:
+        while not slot.abandoned and (chunk := self._queue.get()) is not None:
             if not self._stopping.is_set():
-                self._work(desk, chunk)
+                self._work(slot, chunk)
 
-    def _work(self, desk: _Desk, chunk: _Chunk) -> None:
+    def _work(self, slot: _Slot, chunk: _Chunk) -> None:
         lane, spec, handler = chunk.lane, chunk.lane.spec, chunk.lane.handler
         if handler is None:  # should not be: then the leases lapse, and others take over
             log.error("decoded_without_a_model", lane=lane.name, jobs=len(chunk.executions))
             for execution in chunk.executions:
-                execution.settled = "lost"
+                execution.disposition = "lost"
             self._hand_over(chunk, chunk.executions)
             return
         began = chunk.began = now = time.monotonic()
         chunk.busy_before = self._busy_at(now)
-        desk.position, desk.began, desk.chunk = 0, began, chunk
+        slot.position, slot.began, slot.chunk = 0, began, chunk
         for position, execution in enumerate(chunk.executions):
-            desk.position, desk.began = position, now
-            pipeline.decode(execution, spec, handler)
+            slot.position, slot.began = position, now
+            steps.decode(execution, spec, handler)
             now = time.monotonic()
-            if now - desk.began < self._limit / 2:
-                continue  # nobody can have given us up
-            with desk.lock:
-                if desk.given_up:
+            if now - slot.began < self._limit / 2:
+                continue  # nobody can have abandoned the slot
+            with slot.lock:
+                if slot.abandoned:
                     return
-        with desk.lock:
-            if desk.given_up:
+        with slot.lock:
+            if slot.abandoned:
                 return
-            desk.chunk = None
-        lane.decode_seconds = (time.monotonic() - began) / len(chunk.executions)
+            slot.chunk = None
+        lane.stats.decode_seconds = (time.monotonic() - began) / len(chunk.executions)
         self._hand_over(chunk, chunk.executions)
 
     def _hand_over(self, chunk: _Chunk, executions: Sequence[Execution]) -> None:
@@ -164,29 +175,29 @@ class Decoders:
             self._deliver(decoded)
 
     def _watch(self) -> None:
-        while not self._stopping.wait(min(1.0, self._limit / _LOOKS_A_LIMIT)):
+        while not self._stopping.wait(min(1.0, self._limit / _LOOKS_PER_LIMIT)):
             now = time.monotonic()
-            for desk in list(self._desks):
-                if desk.chunk is not None and now - desk.began > self._limit:
-                    self._give_up(desk, now)
+            for slot in list(self._slots):
+                if slot.chunk is not None and now - slot.began > self._limit:
+                    self._abandon(slot, now)
 
-    def _give_up(self, desk: _Desk, now: float) -> None:
-        with desk.lock:
-            chunk, position = desk.chunk, desk.position
-            if chunk is None or now - desk.began <= self._limit:
+    def _abandon(self, slot: _Slot, now: float) -> None:
+        with slot.lock:
+            chunk, position = slot.chunk, slot.position
+            if chunk is None or now - slot.began <= self._limit:
                 return
-            desk.given_up, desk.chunk = True, None
-        self._desks.discard(desk)
+            slot.abandoned, slot.chunk = True, None
+        self._slots.discard(slot)
         culprit = chunk.executions[position]
         culprit.fail(
             "decode", DecodeTimedOut(f"the input was not decoded within {self._limit:g} s")
         )
-        log.warning("decode_given_up", lane=chunk.lane.name, job_id=culprit.job_id)
+        log.warning("decode_abandoned", lane=chunk.lane.name, job_id=culprit.job_id)
         self._hand_over(chunk, chunk.executions[: position + 1])
-        desk.replace()
+        slot.replace()
         rest = chunk.executions[position + 1 :]
         if rest:
             if not self._threads:
                 self._threads = 1
-                self._hire()
+                self._add_thread()
             self._queue.put(_Chunk(chunk.lane, rest, chunk.pooled))

@@ -10,59 +10,79 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import structlog
 from redis.exceptions import RedisError
 
-from common.errors import AttemptsExhausted, InputStoreUnavailable, InvalidInput
-from common.jobs.cache_entry import Entry
-from common.redis.keys import cache_key, flight_name
-from common.redis.scripts import Scripts
+from common.jobs.result_document import Stamp
 from common.trace import trace_id
-from worker.jobs import steps as pipeline
-from worker.jobs.leases import DeadLetter, FinishedJob, Flag, RetryJob
-from worker.jobs.steps import Execution, Stamp
+from worker.jobs.encoding import encode
+from worker.jobs.execution import Execution
+from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
-from worker.pipeline.cache_writer import Kept
-
-if TYPE_CHECKING:
-    from worker.engine import Engine
+from worker.lanes.redis_health import RedisHealth
+from worker.lanes.state import WorkerState
+from worker.pipeline.endings import Ending, by_ending, delay, letter, outcome
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 _PAUSE_SECONDS = 0.2
-_LANDED_SECONDS = 10
-"""Longer than anybody takes from looking into the cache to enqueueing."""
 
 
-@dataclass(slots=True)
-class Finished:
-    """Executions of one lane that left the device together, or failed before it."""
+class _Group(NamedTuple):
+    """Executions of one lane that left the device together, or ended before it."""
 
     lane: Lane
     executions: Sequence[Execution]
     infer_ms: float
-    put_at: float
+    """0 where the device did not run them."""
+    submitted_at: float
+
+    @property
+    def ran(self) -> bool:
+        return self.infer_ms > 0
+
+
+class Published(NamedTuple):
+    """A group whose endings Redis has taken; what listeners are told."""
+
+    lane: Lane
+    executions: Sequence[Execution]
+    finished: Sequence[Execution]
+    """Those whose result was published."""
+
+
+Listener = Callable[[Published], None]
 
 
 class Finisher:
-    """One thread; every settled execution passes through it once."""
+    """One thread; every execution that has ended passes through it once."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+    def __init__(
+        self,
+        state: WorkerState,
+        leases: Mapping[str, LaneLeases],
+        worker: str,
+        redis_health: RedisHealth,
+        listeners: Sequence[Listener],
+    ) -> None:
+        """worker is the name that results carry; listeners are called in order, on its thread."""
+        self._state = state
+        self._leases = leases
+        self._worker = worker
+        self._redis_health = redis_health
+        self._listeners = listeners
+        self._queue: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
         self._give_up_at: float | None = None
-        self._scripts = Scripts(engine.client)
-        self.pending = 0
-        """Put and not yet settled; guarded by the engine's lock."""
-        self.pending_batches = 0
-        """Of these, batches that the device ran."""
         self.finished = 0
+        """Results published. Written by its thread."""
         self.fenced = 0
+        """Results of leases that were another's by then. Written by its thread."""
 
     def start(self) -> None:
         """Begin to publish."""
@@ -74,48 +94,68 @@ class Finisher:
         self._queue.put(None)
         self._thread.join(seconds + 1)
 
-    def put(self, lane: Lane, executions: Sequence[Execution], infer_ms: float = 0.0) -> None:
-        """Queue these for publishing."""
-        with self._engine.changed:
-            self.pending += 1
-            self.pending_batches += infer_ms > 0
-        self._queue.put(Finished(lane, executions, infer_ms, time.monotonic()))
+    def submit_batch(self, lane: Lane, executions: Sequence[Execution], infer_ms: float) -> None:
+        """Publish a batch that the device ran in this time."""
+        self._submit(_Group(lane, executions, infer_ms, time.monotonic()))
+
+    def submit_ended(self, lane: Lane, executions: Sequence[Execution]) -> None:
+        """Publish jobs that ended without a run, or one by one after it."""
+        self._submit(_Group(lane, executions, 0.0, time.monotonic()))
 
     def flush(self) -> None:
-        """Wait until everything put so far is published, or the engine stops."""
-        with self._engine.changed:
-            while self.pending and not self._engine.stopping.is_set():
-                self._engine.changed.wait(_PAUSE_SECONDS)
+        """Wait until everything submitted so far is published, or the worker stops."""
+        self._state.await_published(_PAUSE_SECONDS)
+
+    def _submit(self, group: _Group) -> None:
+        self._state.submitted(group.ran)
+        self._queue.put(group)
 
     def _run(self) -> None:
-        while (finished := self._queue.get()) is not None:
+        while (group := self._queue.get()) is not None:
             try:
-                self._publish(finished)
-                self._engine.on_batch(finished.lane.name, finished.executions)
+                self._publish(group)
             except Exception:
-                log.exception("publish_lost_to_a_fault_of_ours", lane=finished.lane.name)
-            with self._engine.changed:
-                self.pending -= 1
-                self.pending_batches -= finished.infer_ms > 0
-            self._engine.settle(finished.lane, finished.executions)
+                log.exception("publish_lost_to_a_fault_of_ours", lane=group.lane.name)
+            self._state.published(group.lane, group.executions, group.ran)
 
-    def _encode(self, finished: Finished) -> None:
-        lane, executions = finished.lane, finished.executions
+    def _publish(self, group: _Group) -> None:
+        self._encode(group)
+        lane, leases = group.lane, self._leases[group.lane.name]
+        ending = by_ending(group.executions)
+        finished = self._finish(lane, leases, ending.get(Ending.FINISH, ()))
+        if dead := ending.get(Ending.BURY):
+            self._until_done(lane, lambda: leases.bury(list(map(letter, dead)), lane.result_ttl))
+        if delayed := ending.get(Ending.RETRY):
+            self._until_done(lane, lambda: leases.retry(map(delay, delayed)))
+        for execution in ending.get(Ending.CANCEL, ()):
+            self._cancel(lane, leases, execution)
+        _log_traced(lane, group.executions)
+        self._tell(Published(lane, group.executions, finished))
+
+    def _tell(self, published: Published) -> None:
+        for listener in self._listeners:
+            try:
+                listener(published)
+            except Exception:
+                log.exception("listener_failed", lane=published.lane.name)
+
+    def _encode(self, group: _Group) -> None:
+        lane, executions = group.lane, group.executions
         began = time.monotonic()
         server_time = began + lane.clock_ahead
         stamp = Stamp(
             lane.name,
             executions[0].version or lane.spec.version,
-            self._engine.worker,
+            self._worker,
             len(executions),
-            finished.infer_ms,
+            group.infer_ms,
             int(server_time * 1000),
         )
         for execution in executions:
             if execution.deadline is not None and execution.deadline <= server_time:
-                execution.settled = execution.settled or "expired"
+                execution.disposition = execution.disposition or "expired"
             try:
-                pipeline.encode(execution, stamp)
+                encode(execution, stamp)
                 f"{execution.job_id}{execution.digest}".encode()  # both go to Redis as they are
             except Exception:
                 # Its lease lapses, as if we had died of it; the others of its batch go on.
@@ -124,139 +164,62 @@ class Finisher:
                     lane=lane.name,
                     job_id=ascii(execution.job_id),
                 )
-                execution.settled = "lost"
-        if finished.infer_ms:
-            lane.stages.stages["publish"].observe(began - finished.put_at)
-            lane.stages.stages["encode"].observe(time.monotonic() - began)
+                execution.disposition = "lost"
+        if group.ran:
+            stages = lane.stats.stages.stages
+            stages["publish"].observe(began - group.submitted_at)
+            stages["encode"].observe(time.monotonic() - began)
 
-    def _publish(self, finished: Finished) -> None:
-        self._encode(finished)
-        lane, executions = finished.lane, finished.executions
-        results = [one for one in executions if one.settled in ("succeeded", "failed")]
-        dead = [one for one in results if isinstance(one.error, AttemptsExhausted)]
-        if dead:
-            results = [one for one in results if one not in dead]
-        dead += [one for one in executions if one.settled == "unreadable"]
-        if results:
-            self._finish(lane, results)
-        if dead:
-            self._until_done(
-                lane, lambda: lane.leases.bury(list(map(_letter, dead)), lane.result_ttl)
-            )
-        parked = [one for one in executions if one.settled == "parked"]
-        if parked:
-            self._until_done(lane, lambda: lane.leases.retry(map(_parking, parked)))
-        for execution in executions:
-            if execution.settled in ("canceled", "expired"):
-                self._cancel(lane, execution)
-            if execution.traceparent:
-                log.info(
-                    "job_settled",
-                    job_id=execution.job_id,
-                    lane=lane.name,
-                    attempt=execution.attempt,
-                    outcome=execution.settled,
-                    trace_id=trace_id(execution.traceparent),
-                )
-
-    def _finish(self, lane: Lane, results: list[Execution]) -> None:
-        outcomes = [_outcome(execution, lane) for execution in results]
-        fenced: list[int] = []
-        stored: list[str] = []
-
-        def publish() -> None:
-            fenced[:] = lane.leases.finish(outcomes, lane.result_ttl)
-            stored[:] = [one.job_id for one in results if one.stored]
-
+    def _finish(
+        self, lane: Lane, leases: LaneLeases, results: Sequence[Execution]
+    ) -> Sequence[Execution]:
+        """Publish these results; returns those that were not fenced."""
+        if not results:
+            return ()
+        outcomes = [outcome(execution, lane) for execution in results]
         began = time.monotonic()
-        self._until_done(lane, publish)
-        lane.stages.stages["finish"].observe(time.monotonic() - began)
-        if stored:
-            lost = {results[index].job_id for index in fenced}
-            self._engine.fetcher.discard([one for one in stored if one not in lost])
+        fenced = self._until_done(lane, lambda: leases.finish(outcomes, lane.result_ttl))
+        if fenced is None:
+            return ()
+        lane.stats.stages.stages["finish"].observe(time.monotonic() - began)
         self.finished += len(results) - len(fenced)
-        if fenced:
-            self.fenced += len(fenced)
-            log.warning("results_fenced", lane=lane.name, jobs=len(fenced))
-        self._keep(lane, results, set(fenced))
+        if not fenced:
+            return results
+        self.fenced += len(fenced)
+        log.warning("results_fenced", lane=lane.name, jobs=len(fenced))
+        positions = set(fenced)
+        return [one for position, one in enumerate(results) if position not in positions]
 
-    def _keep(self, lane: Lane, results: list[Execution], fenced: set[int]) -> None:
-        """Keep what was published, where the model is the one that the front meant."""
-        kept = []
-        for position, execution in enumerate(results):
-            if not execution.result or position in fenced:
-                continue
-            model = self._engine.models.residency.loaded_as(execution.handler)
-            if model is None or model.fingerprint != execution.weights:
-                continue
-            spec, now_ms = model.spec, int(lane.server_time() * 1000)
-            entry = Entry(execution.result, now_ms, spec.version, execution.weights)
-            key = cache_key(spec.name, execution.digest)
-            kept.append(Kept(key, entry, spec.keeps_results_seconds))
-        if kept:
-            self._engine.cache.put(kept)
+    def _cancel(self, lane: Lane, leases: LaneLeases, execution: Execution) -> None:
+        state = str(execution.disposition)
+        self._until_done(lane, lambda: leases.cancel(execution.job_id, lane.result_ttl, state))
 
-    def _cancel(self, lane: Lane, execution: Execution) -> None:
-        self._until_done(
-            lane,
-            lambda: self._scripts.run(
-                "cancel", (), (execution.job_id, lane.result_ttl, execution.settled or "")
-            ),
-        )
+    def _until_done(self, lane: Lane, transition: Callable[[], T]) -> T | None:
+        """Repeat a transition until Redis took it; fencing makes repeating safe.
 
-    def _until_done(self, lane: Lane, transition: object) -> None:
-        """Repeat a transition until Redis took it; fencing makes repeating safe."""
-        assert callable(transition)
+        None when it is time to give up.
+        """
         while True:
             try:
-                transition()
+                answer = transition()
             except RedisError as exc:
                 log.warning("finish_delayed", lane=lane.name, error=str(exc))
                 if self._give_up_at is not None and time.monotonic() > self._give_up_at:
-                    return
+                    return None
                 time.sleep(_PAUSE_SECONDS)
             else:
-                self._engine.touch()
-                return
+                self._redis_health.answered(time.monotonic())
+                return answer
 
 
-def _outcome(execution: Execution, lane: Lane) -> FinishedJob:
-    failure: Literal["", "input", "model", "other"] = ""
-    if execution.settled == "failed":
-        failure = "input" if isinstance(execution.error, InvalidInput) else "other"
-        if pipeline.model_is_to_blame(execution):
-            failure = "model"
-    tag, job_id, meta = execution.tag, execution.job_id, execution.meta
-    blob: Flag = "1" if execution.has_blob else ""
-    flight: str = ""
-    reuse_ms: int | str = ""
-    if execution.digest:
-        flight = flight_name(lane.name, execution.digest)
-        reuse_ms = min(_LANDED_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
-    return FinishedJob(tag, job_id, meta, execution.tenant, flight, reuse_ms, failure, blob)
-
-
-def _letter(execution: Execution) -> DeadLetter:
-    return DeadLetter(
-        execution.tag,
-        execution.job_id,
-        pipeline.reason_of(execution),
-        pipeline.describe(execution),
-        execution.attempt,
-        execution.meta,
-    )
-
-
-def _parking(execution: Execution) -> RetryJob:
-    """Due at an ETA (Unix seconds) or, when negative, after so many milliseconds.
-
-    A job whose input could not be read gives back what its lease was counted as.
-    """
-    tag, job_id, eta = execution.tag, execution.job_id, execution.eta or 0.0
-    uncount: Flag = "" if execution.suspect else "1"
-    if execution.error is None:
-        return RetryJob(tag, job_id, due_ms=int(eta * 1000), uncount=uncount)
-    delay_ms = int(-eta)
-    if isinstance(execution.error, InputStoreUnavailable) and not execution.started:
-        return RetryJob(tag, job_id, delay_ms=delay_ms, unread="1", uncount=uncount)
-    return RetryJob(tag, job_id, delay_ms=delay_ms, error=pipeline.describe(execution))
+def _log_traced(lane: Lane, executions: Sequence[Execution]) -> None:
+    for execution in executions:
+        if execution.traceparent:
+            log.info(
+                "job_settled",
+                job_id=execution.job_id,
+                lane=lane.name,
+                attempt=execution.attempt,
+                outcome=str(execution.disposition),
+                trace_id=trace_id(execution.traceparent),
+            )

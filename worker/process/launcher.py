@@ -19,6 +19,8 @@ from common.settings import Settings
 from worker.celery_integration.bootstep import install
 from worker.devices.placement import name_inside
 from worker.engine import Engine
+from worker.observability.view import EventCounts
+from worker.pipeline.finisher import Listener
 
 
 def run_worker(settings: Settings, device: str, name: str | None = None) -> int:
@@ -55,7 +57,7 @@ def _run_celery(
     # The lanes take the messages; Celery's own consumer must not pop any.
     app.amqp.queues._consume_from = {}
 
-    def engine(hostname: str) -> Engine:
+    def engine(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
 
         return Engine(
@@ -66,9 +68,11 @@ def _run_celery(
             device,
             is_revoked=state.revoked.__contains__,
             blobs=blobs,
+            listener=listener,
+            event_counts=event_counts,
         )
 
-    install(app, engine)
+    install(app, settings, engine)
     warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
     worker: Any = Worker(
         app=app,

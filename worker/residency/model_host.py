@@ -16,27 +16,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
-from common.catalog import ModelSpec
 from common.errors import ConfigurationError
-from worker.devices.placement import prepare
-from worker.jobs import steps as pipeline
-from worker.jobs.steps import Execution
+from common.jobs.result_document import dump_result
+from worker.jobs.execution import Execution
+from worker.jobs.steps import infer
 from worker.lanes.lane import Lane
-from worker.models import load_handler
+from worker.lanes.state import WorkerState
 from worker.models.base import Model
 from worker.residency.fingerprints import FileState, Fingerprints
-from worker.residency.residency import Residency, let_go, memory_in_use
-
-if TYPE_CHECKING:
-    from worker.engine import Engine
+from worker.residency.residency import Residency, let_go
 
 log = structlog.get_logger(__name__)
 
-Errand = Callable[[], object]
+Task = Callable[[], object]
+"""Something to do on the device between batches."""
 
 _LOADS_A_STAY = 5.0
 """A model stays for this many times what its load took, while it has work."""
@@ -45,16 +42,24 @@ _LOADS_A_STAY = 5.0
 class ModelHost:
     """Decides when the device loads and unloads, and tells the lanes."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.residency = Residency(
-            engine.catalog.models,
-            engine.settings.model_memory_mb,
-            self._load,
-            memory_in_use(engine.device),
-        )
-        self._fingerprints = Fingerprints(engine.settings.state_dir / "digests.json")
-        self._errands: deque[Errand] = deque()
+    def __init__(
+        self,
+        state: WorkerState,
+        residency: Residency,
+        fingerprints: Fingerprints,
+        *,
+        warm_full_batches: bool,
+        turn_seconds: float,
+    ) -> None:
+        """warm_full_batches: whether a device shows its kernels only at the size of a batch."""
+        self._state = state
+        self.residency = residency
+        self._fingerprints = fingerprints
+        self._warm_full_batches = warm_full_batches
+        self._turn_seconds = turn_seconds
+        self.aliases_stale = threading.Event()
+        """Set when an alias may have moved, or may move now; see AliasWatch."""
+        self._tasks: deque[Task] = deque()
         self._wanted: deque[str] = deque()
         """Models to bring in, one after the other."""
         self._eager: deque[str] = deque()
@@ -65,13 +70,14 @@ class ModelHost:
         self.loading: str | None = None
         """The one that is being loaded or warmed up now."""
 
-    # -- what the engine asks, holding its lock ---------------------------
-
     def begin(self) -> None:
         """At the start: bring in what is not lazy, in the catalog's order, while it fits."""
-        for lane in self._engine.lanes.values():
-            if lane.spec.load == "eager" and lane.spec.name not in self._eager:
-                self._eager.append(lane.spec.name)
+        with self._state.changed:
+            for lane in self._state.lanes.values():
+                if lane.spec.load == "eager" and lane.spec.name not in self._eager:
+                    self._eager.append(lane.spec.name)
+
+    # -- what the scheduler asks, holding the lock ------------------------
 
     def is_bringing_in(self) -> bool:
         """Whether a model is being loaded, or is about to be."""
@@ -88,7 +94,7 @@ class ModelHost:
     def _may_leave(self, model: str, now: float) -> bool:
         """Whether it has nothing to do, or has stayed long enough for what its load cost."""
         one = self.residency.models[model]
-        stay = max(self._engine.settings.turn_seconds, _LOADS_A_STAY * one.load_seconds)
+        stay = max(self._turn_seconds, _LOADS_A_STAY * one.load_seconds)
         return now - one.admitted_at >= stay or not any(
             lane.in_hand or lane.ready for lane in self._lanes_of(model)
         )
@@ -103,8 +109,7 @@ class ModelHost:
             return
         leaving = self.residency.victims(model)
         if leaving is None:
-            size = self.residency.models[model].size_mb
-            budget = self._engine.settings.model_memory_mb
+            size, budget = self.residency.models[model].size_mb, self.residency.budget_mb
             self.residency.refuse(
                 model,
                 f"it takes {size:.0f} MB, more than LANEFLEET_MODEL_MEMORY_MB ({budget:.0f}) "
@@ -114,10 +119,10 @@ class ModelHost:
         self._opening = model
         self._leave(leaving)
 
-    def next_errand(self) -> Errand | None:
+    def next_task(self) -> Task | None:
         """What the device should do before its next batch."""
-        if self._errands:
-            return self._errands.popleft()
+        if self._tasks:
+            return self._tasks.popleft()
         if self._leaving and not any(map(self._is_busy, self._leaving)):
             leaving, self._leaving = self._leaving, []
             return lambda: self._unload(leaving)
@@ -134,36 +139,47 @@ class ModelHost:
             ).start()
         return None
 
+    # -- what operators ask, on other threads -----------------------------
+
     def on_command(self, command: bytes) -> None:
         """`load`, `unload` or `warm` and a model, or `aliases`; anything else is not for us."""
         verb, _, model = command.decode("utf-8", "replace").partition(" ")
         if verb == "aliases":
-            self._engine.look_at_aliases.set()
+            self.aliases_stale.set()
         if model not in self.residency.models:
             return
+        with self._state.changed:
+            self._obey(verb, model)
+            self._state.changed.notify_all()
+
+    def _obey(self, verb: str, model: str) -> None:
         handler = self.residency.handler(model)
         if verb in ("load", "warm") and handler is None:
             self.residency.models[model].forgive()
             self._wanted.append(model)
         elif verb == "warm" and handler is not None:
-            self._errands.append(lambda: self._warm_up(model, handler))
+            self._tasks.append(lambda: self._warm_up(model, handler))
         elif verb == "unload" and handler is not None:
             self._leave([model])
 
     def move_aliases(self, targets: Mapping[str, str]) -> None:
         """Aliases point at these models from now on, as soon as each is loaded."""
-        models = self._engine.catalog.models
-        for alias, target in targets.items():
-            lane = self._engine.lanes.get(alias)
-            if lane is None or target not in models or lane.spec.name == target:
-                continue
-            handler = self.residency.handler(target)
-            if handler is None and lane.handler is not None:
-                if self.may_open(target, time.monotonic()):
-                    self.open(target)
-                continue  # until it is warm, the old model serves
-            log.info("alias_moved", alias=alias, model=target)
-            lane.serve(models[target], handler)
+        with self._state.changed:
+            for alias, target in targets.items():
+                self._move_alias(alias, target)
+            self._state.changed.notify_all()
+
+    def _move_alias(self, alias: str, target: str) -> None:
+        lane, model = self._state.lanes.get(alias), self.residency.models.get(target)
+        if lane is None or model is None or lane.spec.name == target:
+            return
+        handler = model.handler
+        if handler is None and lane.handler is not None:
+            if self.may_open(target, time.monotonic()):
+                self.open(target)
+            return  # until it is warm, the old model serves
+        log.info("alias_moved", alias=alias, model=target)
+        lane.serve(model.spec, handler)
 
     # -- on a thread of its own, while the device goes on ------------------
 
@@ -174,12 +190,12 @@ class ModelHost:
             handler = self.residency.load(model)
         except BaseException as exc:  # noqa: BLE001 - even an exit: no other would ever load
             self.residency.refuse(model, f"{type(exc).__name__}: {exc}")
-        with self._engine.changed:
+        with self._state.changed:
             if handler is None:
                 self.loading = None
             else:
-                self._errands.append(lambda: self._admit(model, handler))
-            self._engine.changed.notify_all()
+                self._tasks.append(lambda: self._admit(model, handler))
+            self._state.changed.notify_all()
         if handler is not None and files is not None:
             self._take_fingerprint(model, files)
 
@@ -201,15 +217,6 @@ class ModelHost:
             return
         self.residency.models[model].fingerprint = found
 
-    def _load(self, spec: ModelSpec) -> Model:
-        handler = load_handler(spec)
-        # Before, so that a cap on memory covers the weights; after, because what is not
-        # imported yet cannot be set.
-        prepare(self._engine.device, self._engine.settings)
-        handler.load(spec, self._engine.device)
-        prepare(self._engine.device, self._engine.settings)
-        return handler
-
     # -- on the device thread, without the lock ----------------------------
 
     def _admit(self, model: str, handler: Model) -> None:
@@ -220,15 +227,15 @@ class ModelHost:
                 let_go(handler)
             except Exception:
                 log.exception("unload_failed", model=model)
-        with self._engine.changed:
+        with self._state.changed:
             self.loading = None
             if warm:
                 self.residency.admit(model, handler)
                 for lane in self._lanes_of(model):
                     lane.serve(lane.spec, handler)
-                self._engine.look_at_aliases.set()
+                self.aliases_stale.set()
                 self._leave([one for one in self.residency.victims(model) or () if one != model])
-            self._engine.changed.notify_all()
+            self._state.changed.notify_all()
 
     def _warm_up(self, model: str, handler: Model) -> bool:
         spec = self.residency.models[model].spec
@@ -238,21 +245,20 @@ class ModelHost:
                 example = make()
             if example is None:
                 return True
-            warm_up(handler, example, 1 if self._engine.device == "cpu" else spec.max_batch)
+            warm_up(handler, example, spec.max_batch if self._warm_full_batches else 1)
         except BaseException as exc:  # noqa: BLE001 - even an exit: no batch would ever run
             self.residency.refuse(model, f"its warm-up failed: {type(exc).__name__}: {exc}")
             return False
         return True
 
     def _unload(self, models: list[str]) -> None:
-        with self._engine.changed:
+        with self._state.changed:
             for model in models:
                 for lane in self._lanes_of(model):
                     lane.serve(lane.spec, None)
         for model in models:
             self.residency.unload(model)
-        with self._engine.changed:
-            self._engine.changed.notify_all()
+        self._state.wake()
 
     # -- small things -----------------------------------------------------
 
@@ -268,12 +274,12 @@ class ModelHost:
         lanes = self._lanes_of(model)
         return any(lane.in_hand or lane.waiting or lane.asking for lane in lanes) or any(
             one.handler is handler
-            for lane in self._engine.lanes.values()
+            for lane in self._state.lanes.values()
             for one in lane.in_hand.values()
         )
 
     def _lanes_of(self, model: str) -> list[Lane]:
-        return [lane for lane in self._engine.lanes.values() if lane.spec.name == model]
+        return [lane for lane in self._state.lanes.values() if lane.spec.name == model]
 
 
 def warm_up(handler: Model, example: Any, size: int) -> None:
@@ -283,6 +289,6 @@ def warm_up(handler: Model, example: Any, size: int) -> None:
         for execution in executions:
             execution.item = handler.decode(example, {})
             handler.cost(execution.item)
-        pipeline.infer(executions, handler)
+        infer(executions, handler)
         for execution in executions:
-            pipeline.dump_result(handler.encode(execution.output))
+            dump_result(handler.encode(execution.output))

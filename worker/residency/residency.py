@@ -61,7 +61,7 @@ class Residency:
         load: Callable[[ModelSpec], Model],
         memory_mb: Callable[[], float],
     ) -> None:
-        self._budget_mb = budget_mb
+        self.budget_mb = budget_mb
         self._load = load
         self._memory_mb = memory_mb
         self.models = {
@@ -93,10 +93,10 @@ class Residency:
         the first load has shown it; one that is loaded is among those in use already.
         """
         wanted = self.models[name]
-        if not self._budget_mb:
+        if not self.budget_mb:
             return []
         coming_mb = wanted.size_mb if wanted.handler is None else 0.0
-        excess = self.used_mb + coming_mb - self._budget_mb
+        excess = self.used_mb + coming_mb - self.budget_mb
         leaving: list[str] = []
         for other in sorted(self.models, key=lambda one: self.models[one].used_at):
             if excess <= 0:

@@ -18,7 +18,7 @@ from common.errors import ConfigurationError
 from common.settings import Settings, load_settings
 from tests.support.stack import ROOT
 from worker.devices import discovery as gpus
-from worker.devices import placement as devices
+from worker.devices import torch_setup
 from worker.devices.discovery import (
     Gpu,
     Machine,
@@ -28,7 +28,8 @@ from worker.devices.discovery import (
     parse_cores,
     visible_gpus,
 )
-from worker.devices.placement import Placement, choose, math_threads, plan, prepare
+from worker.devices.placement import Placement, choose, name_inside, plan
+from worker.devices.torch_setup import math_threads, prepare
 
 CORES = frozenset(range(16))
 LEFT, RIGHT = frozenset(range(8)), frozenset(range(8, 16))
@@ -355,7 +356,7 @@ def test_the_environment_hides_the_other_gpus(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_inside_its_process_a_gpu_is_the_first() -> None:
-    found = [devices.name_inside(one) for one in ("cuda:3", "GPU-x", "mps", "cpu")]
+    found = [name_inside(one) for one in ("cuda:3", "GPU-x", "mps", "cpu")]
     assert found == ["cuda:0", "cuda:0", "mps", "cpu"]
 
 
@@ -379,9 +380,10 @@ def test_planning_imports_neither_torch_nor_celery() -> None:
         import sys
         import worker.__main__
         from common.settings import Settings
+        import worker.devices.torch_setup
         import worker.process.supervisor
         worker.devices.placement.plan(Settings(), worker.devices.discovery.look_around())
-        worker.devices.placement.prepare("cpu", Settings())
+        worker.devices.torch_setup.prepare("cpu", Settings())
         print(sorted({"torch", "celery", "transformers"} & sys.modules.keys()))
     """
     assert run_python(code).splitlines()[-1] == "[]"
@@ -392,7 +394,8 @@ def test_torch_gets_its_threads_and_no_second_pool() -> None:
     code = """
         import os
         from common.settings import Settings
-        from worker.devices.placement import Placement, enter, math_threads, prepare
+        from worker.devices.placement import Placement, enter
+        from worker.devices.torch_setup import math_threads, prepare
         core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         enter(Placement("cpu", "", 3, frozenset({core})))
         import torch
@@ -418,7 +421,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, str]]]:
         torch.cuda, "set_per_process_memory_fraction", lambda *given: caps.append(given)
     )
     monkeypatch.setattr(torch, "set_num_threads", lambda _count: None)
-    devices._cuda_works.cache_clear()
+    torch_setup._cuda_works.cache_clear()
     backends = torch.backends
     before = (
         backends.cuda.matmul.allow_tf32,
@@ -426,7 +429,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, str]]]:
         backends.cudnn.benchmark,
     )
     yield caps
-    devices._cuda_works.cache_clear()
+    torch_setup._cuda_works.cache_clear()
     backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark = before
 
 

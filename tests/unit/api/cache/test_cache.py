@@ -13,7 +13,7 @@ from api.cache.directives import ANYTHING, NOTHING, CacheWish, cache_wish
 from common.catalog import ModelSpec
 from common.jobs.cache_entry import Entry, age_seconds, digest_of, pack, unpack
 from common.jobs.record import JobRecord, JobState
-from common.jobs.result_document import hit_meta
+from common.jobs.result_document import cache_hit
 from worker.residency.fingerprints import Fingerprints
 
 SPEC = ModelSpec(name="m", handler="echo")
@@ -89,7 +89,7 @@ def test_what_is_no_entry_is_a_miss(raw: bytes | None) -> None:
 
 def test_a_hit_reads_as_a_settled_job() -> None:
     now_ms = ENTRY.stored_ms + 90_500
-    record = JobRecord.read("job", None, hit_meta(ENTRY, "job", "lane", now_ms))
+    record = JobRecord.read("job", None, cache_hit(ENTRY, "job", "lane", now_ms))
     assert record is not None
     assert (record.state, record.result, record.lane) == (JobState.SUCCEEDED, {"a": 1}, "lane")
     assert (record.cached, record.age_seconds, record.version) == (True, 90, "2")

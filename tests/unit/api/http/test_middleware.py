@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from api.openapi.docs_page import policy_for
 from common.jobs.job import Job
 from common.jobs.message import build_message
 from common.trace import read_traceparent, trace_id
-from worker.celery_integration.task_events import EventSender
-from worker.jobs.steps import Execution
+from worker.celery_integration.task_events import TaskEvents
+from worker.jobs.execution import Execution
+from worker.observability.view import EventCounts
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -111,8 +111,8 @@ def test_no_traceparent_can_add_headers_to_a_message_or_fields_to_an_event() -> 
     assert headers["traceparent"] == forged
 
     execution = Execution(b"1", 1, 0, job.id, 1.0)
-    execution.settled, execution.traceparent = "succeeded", forged
-    sender = EventSender(SimpleNamespace(worker="w"), lambda: None)  # type: ignore[arg-type]
+    execution.disposition, execution.traceparent = "succeeded", forged
+    sender = TaskEvents("w", EventCounts(), 1000, enabled=True)
     events = json.loads(f"[{sender._events_of('echo', [execution], 1)}]")
     assert {event["uuid"] for event in events} == {job.id}
 

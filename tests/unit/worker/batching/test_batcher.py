@@ -213,7 +213,7 @@ def test_what_is_drained_comes_oldest_first_and_leaves_nothing_behind() -> None:
     batcher = make()
     for item, cost in enumerate((3, 1, 2)):
         batcher.add(item, cost, now=0.0, group=item % 2, priority=item, deadline=1.0, key=cost)
-    assert batcher.drain() == [0, 1, 2]
+    assert batcher.take_all() == [0, 1, 2]
     assert (len(batcher), batcher.ready_at(), batcher.oldest_arrival()) == (0, None, None)
     batcher.add(4, 1, now=5.0, key=1)
     assert batcher.next_batch(5.0, device_idle=True) == [4]
@@ -358,7 +358,7 @@ def test_every_item_leaves_once_within_the_caps(
     for batch in batches:
         check(batch, jobs, batcher.limits)
     assert sorted(item for batch in batches for item in batch) == list(range(len(jobs)))
-    assert (len(batcher), batcher.ready_at(), batcher.drain()) == (0, None, [])
+    assert (len(batcher), batcher.ready_at(), batcher.take_all()) == (0, None, [])
 
 
 @given(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
 from common.catalog import ModelSpec
 from common.jobs.record import JobRecord
-from common.settings import Settings
 from worker.jobs.leases import Lease
-from worker.jobs.steps import parse
+from worker.jobs.message import parse
 from worker.lanes.lane import Lane
 
 
 @pytest.fixture
 def lane() -> Lane:
-    client: Any = SimpleNamespace()
     spec = ModelSpec(name="model", handler="echo", max_batch=32)
-    made = Lane("model", spec, client, "worker", Settings(look_ahead_jobs=256))
+    made = Lane("model", spec, result_ttl_seconds=60, look_ahead_jobs=256, max_fetching=64)
     made.handler = object()  # type: ignore[assignment]  # any will do
     return made
 
@@ -27,21 +22,21 @@ def lane() -> Lane:
 def test_a_deep_lane_is_looked_ahead_into_and_a_newcomer_gets_one_batch_more(lane: Lane) -> None:
     lane.backlog, lane.waiting = 100_000, 256
     assert lane.room() == 0
-    lane.hurried = True
+    lane.starved = True
     assert lane.room() == 32
     lane.waiting = 256 + 32
-    assert lane.room() == 0, "and no more than that, however many hurry"
+    assert lane.room() == 0, "and no more than that, however many are starved"
 
 
 def test_a_shallow_lane_makes_room_for_a_newcomer_too(lane: Lane) -> None:
     lane.backlog, lane.waiting = 40, 32
     assert lane.room() == 0
-    lane.hurried = True
+    lane.starved = True
     assert lane.room() == 32
 
 
-def test_a_model_that_is_not_here_hurries_for_nobody(lane: Lane) -> None:
-    lane.handler, lane.hurried = None, True
+def test_a_model_that_is_not_here_makes_room_for_nobody(lane: Lane) -> None:
+    lane.handler, lane.starved = None, True
     assert lane.room() == 0
 
 

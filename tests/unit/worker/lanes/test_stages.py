@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from api.cli.stages import _since, sentence
-from worker.engine import Engine
-from worker.lanes.stages import BOUNDS, DeviceTime, Histogram, LaneStages, Passage
+from worker.jobs.passage import Passage
+from worker.lanes.device_time import DeviceTime
+from worker.lanes.stages import BOUNDS, Histogram, LaneStages
+from worker.observability.report import device_times
 
 
 def jobs(passage: Passage | None, count: int) -> list[Any]:
@@ -79,8 +80,8 @@ def test_jobs_that_were_decoded_at_different_times_are_told_apart() -> None:
 def test_fill_counts_the_nearer_of_both_caps() -> None:
     stages = LaneStages()
     stages.ran(8, 0.5, cost=80.0, padded_cost=100.0, seconds=0.1)
-    assert stages.report()["room"] == 16.0
-    assert stages.report()["padded_cost"] == 100.0
+    assert stages.room == 16.0
+    assert stages.padded_cost == 100.0
 
 
 def test_the_devices_seconds_are_busy_idle_by_cause_or_between_batches() -> None:
@@ -91,12 +92,12 @@ def test_the_devices_seconds_are_busy_idle_by_cause_or_between_batches() -> None
     device.start(2.5)
     device.end(5.5)
     device.wait("decoding", 5.5)
-    report: Any = device.report(6.0)
-    assert report["busy"] == 3.0
-    assert report["idle"]["no_work"] == 2.0
-    assert report["idle"]["decoding"] == 0.5, "a wait that is not over counts"
-    assert report["other"] == 0.5
-    assert report["seconds"] == 6.0
+    report = device_times(device, 6.0)
+    assert report.busy == 3.0
+    assert report.idle["no_work"] == 2.0
+    assert report.idle["decoding"] == 0.5, "a wait that is not over counts"
+    assert report.other == 0.5
+    assert report.seconds == 6.0
 
 
 def test_waiting_after_the_jobs_came_in_is_waiting_for_decoding() -> None:
@@ -124,79 +125,3 @@ def test_the_recent_busy_share_forgets_what_is_long_ago() -> None:
     for second in range(20, 41):
         device.mark(float(second))
     assert device.recent_busy == 0.0
-
-
-@pytest.mark.parametrize(
-    ("lane", "bringing_in", "cause"),
-    [
-        ({"batcher": [1], "waiting": 1}, True, "company"),
-        ({"waiting": 1, "asking": True}, True, "decoding"),
-        ({"asking": True}, True, "loading"),
-        ({"asking": True}, False, "reserving"),
-        ({"ready": True, "wants": 4}, False, "reserving"),
-        ({"ready": True, "wants": 0}, False, "no_work"),
-        ({}, False, "no_work"),
-    ],
-)
-def test_an_idle_device_knows_what_it_waits_for(
-    lane: dict[str, Any], bringing_in: bool, cause: str
-) -> None:
-    nothing = {"batcher": [], "waiting": 0, "fetching": 0, "asking": False, "ready": False}
-    one = SimpleNamespace(**{**nothing, "wants": 0, **lane}, room=lambda: lane.get("wants"))
-    models = SimpleNamespace(is_bringing_in=lambda: bringing_in)
-    engine: Any = SimpleNamespace(lanes={"m": one}, models=models)
-    assert Engine._why_idle(engine) == cause
-
-
-def report(busy: float = 0.0, other: float = 0.0, fill: float = 1.0, **idle: float) -> Any:
-    causes = dict.fromkeys(
-        ("no_work", "reserving", "decoding", "company", "loading", "publishing"), 0.0
-    )
-    causes.update(idle)
-    lane = {
-        "model": "m",
-        "stages": {"infer": {"count": 2, "seconds": 1.0}},
-        "decode_beside_seconds": 0.0,
-        "jobs": 100,
-        "room": 100 / fill,
-        "cost": 1.0,
-        "padded_cost": 1.0,
-    }
-    return {
-        "worker": "w",
-        "pid": 1,
-        "device": "cpu",
-        "lanes": {"m": lane},
-        "device_time": {
-            "seconds": busy + other + sum(causes.values()),
-            "busy": busy,
-            "idle": causes,
-            "other": other,
-        },
-    }
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (
-            report(busy=37, decoding=63),
-            "the device waits for decoding 63% of the time: raise LANEFLEET_DECODE_THREADS",
-        ),
-        (report(no_work=1000, busy=1), "the device has no work 100% of the time"),
-        (report(busy=95, other=5), "the device is busy 95% of the time."),
-        (report(busy=95, other=5, fill=0.25), "with batches that are 25% full"),
-        (report(no_work=100, busy=70, reserving=30), "while there is work the device is busy 70%"),
-        (report(busy=10, other=90), "is between two batches 90%"),
-        (report(), "has no work"),
-    ],
-)
-def test_one_sentence_says_where_the_time_goes(given: Any, expected: str) -> None:
-    assert expected in sentence(given)
-
-
-def test_two_reports_are_subtracted_and_idle_stages_left_out() -> None:
-    (left,) = _since([report(busy=10, decoding=5)], [report(busy=30, decoding=5)])
-    assert left["device_time"]["busy"] == 20
-    assert left["lanes"]["m"]["stages"] == {}
-    assert left["lanes"]["m"]["model"] == "m"

@@ -3,56 +3,54 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError
 
+from common.catalog import ModelSpec
+from tests.support.stack import wait_until
+from worker.jobs.execution import Execution
 from worker.jobs.leases import FinishedJob
-from worker.jobs.steps import Execution
-from worker.lanes.stages import LaneStages
-from worker.pipeline.finisher import Finisher
+from worker.lanes.lane import Lane
+from worker.lanes.redis_health import RedisHealth
+from worker.lanes.state import WorkerState
+from worker.pipeline.finisher import Finisher, Listener, Published
 
 
-class Desk:
-    """What a finisher needs of an engine and a lane; keeps what was published and let go."""
+class Bench:
+    """A finisher over one lane; keeps what was published, what listeners heard, and what lapsed."""
 
-    def __init__(self) -> None:
-        self.client: Any = None
-        self.worker = "one"
-        self.changed = threading.Condition()
-        self.stopping = threading.Event()
+    def __init__(self, *listeners: Listener) -> None:
         self.published: dict[str, dict[str, Any]] = {}
         self.told: list[int] = []
-        self.settled: list[str] = []
-        spec = SimpleNamespace(name="m", version="1", keeps_results_seconds=0)
-        self.models = SimpleNamespace(residency=SimpleNamespace(loaded_as=lambda _handler: None))
-        self.lane: Any = SimpleNamespace(
-            name="m",
-            spec=spec,
-            clock_ahead=0.0,
-            result_ttl=60,
-            stages=LaneStages(),
-            leases=SimpleNamespace(finish=self._finish),
+        spec = ModelSpec(name="m", handler="echo", version="1")
+        self.lane = Lane("m", spec, result_ttl_seconds=60, look_ahead_jobs=256, max_fetching=8)
+        self.state = WorkerState({"m": self.lane})
+        self.finisher = Finisher(
+            self.state,
+            {"m": SimpleNamespace(finish=self._finish)},  # type: ignore[dict-item]
+            "one",
+            RedisHealth(0.0),
+            [*listeners, lambda published: self.told.append(len(published.executions))],
         )
+
+    def finish(self, *batches: Sequence[Execution]) -> Finisher:
+        """Let it publish these to the end."""
+        self.finisher.start()
+        for batch in batches:
+            self.lane.in_hand |= {one.tag: one for one in batch}
+            self.finisher.submit_ended(self.lane, batch)
+        self.finisher.stop(5)
+        return self.finisher
 
     def _finish(self, outcomes: Sequence[FinishedJob], _ttl: int) -> list[int]:
         for outcome in outcomes:
             outcome.job_id.encode()  # as the client of Redis does
             self.published[outcome.job_id] = json.loads(outcome.meta)
         return []
-
-    def touch(self) -> None:
-        """Redis answered."""
-
-    def on_batch(self, _lane: str, executions: Sequence[Execution]) -> None:
-        self.told.append(len(executions))
-
-    def settle(self, _lane: Any, executions: Sequence[Execution]) -> None:
-        self.settled += [one.job_id for one in executions]
 
 
 def execution(job_id: str, error: BaseException | None = None) -> Execution:
@@ -62,16 +60,6 @@ def execution(job_id: str, error: BaseException | None = None) -> Execution:
     if error is not None:
         made.fail("infer", error)
     return made
-
-
-def finish(desk: Desk, *batches: Sequence[Execution]) -> Finisher:
-    """Let a finisher publish these to the end."""
-    finisher = Finisher(desk)  # type: ignore[arg-type]
-    finisher.start()
-    for batch in batches:
-        finisher.put(desk.lane, batch)
-    finisher.stop(5)
-    return finisher
 
 
 class Mute(Exception):
@@ -89,34 +77,50 @@ class Mute(Exception):
     ],
 )
 def test_an_error_that_is_no_text_costs_no_other_result(error: Exception, said: str) -> None:
-    desk = Desk()
-    finisher = finish(desk, [execution("good"), execution("bad", error)])
-    assert desk.published["good"]["result"] == "fine"
-    assert desk.published["bad"]["lanefleet"]["error"] == said
-    assert desk.published["bad"]["result"]["exc_type"] == type(error).__name__
-    assert (finisher.finished, finisher.pending) == (2, 0)
-    assert desk.told == [2]
+    bench = Bench()
+    finisher = bench.finish([execution("good"), execution("bad", error)])
+    assert bench.published["good"]["result"] == "fine"
+    assert bench.published["bad"]["lanefleet"]["error"] == said
+    assert bench.published["bad"]["result"]["exc_type"] == type(error).__name__
+    assert (finisher.finished, bench.state.unpublished) == (2, 0)
+    assert bench.told == [2]
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no")])
 def test_a_result_that_cannot_be_written_is_lost_alone(error: Exception | None) -> None:
     """Of a message whose id is no UTF-8, which another client may send."""
-    desk = Desk()
-    finisher = finish(desk, [execution("good"), execution("\ud800", error)])
-    assert list(desk.published) == ["good"]
+    bench = Bench()
+    finisher = bench.finish([execution("good"), execution("\ud800", error)])
+    assert list(bench.published) == ["good"]
     assert finisher.finished == 1
-    assert desk.settled == ["good", "\ud800"], "its lease lapses"
+    assert bench.lane.in_hand == {}, "its lease lapses"
 
 
-def test_a_listener_that_raises_does_not_end_the_thread() -> None:
-    desk = Desk()
-
-    def raises(_lane: str, _executions: Sequence[Execution]) -> None:
+def test_a_listener_that_raises_ends_neither_the_thread_nor_the_others() -> None:
+    def raises(_published: Published) -> None:
         raise RuntimeError("nobody listens")
 
-    desk.on_batch = raises  # type: ignore[method-assign]
-    began = time.monotonic()
-    finisher = finish(desk, [execution("first")], [execution("second")])
-    assert time.monotonic() - began < 4
-    assert list(desk.published) == desk.settled == ["first", "second"]
-    assert finisher.pending == 0
+    bench = Bench(raises)
+    bench.finish([execution("first")], [execution("second")])
+    assert list(bench.published) == ["first", "second"]
+    assert bench.told == [1, 1]
+    assert bench.lane.in_hand == {}
+    assert bench.state.unpublished == 0
+
+
+def test_what_redis_did_not_take_before_the_end_counts_as_nothing() -> None:
+    """Its lease lapses and it runs again: nobody may discard its input or keep its result."""
+    heard: list[Sequence[Execution]] = []
+    bench = Bench(lambda published: heard.append(published.finished))
+
+    def refuse(_outcomes: Sequence[FinishedJob], _ttl: int) -> list[int]:
+        raise ConnectionError("away")
+
+    bench._finish = refuse  # type: ignore[method-assign]
+    bench.finisher._leases["m"].finish = refuse  # type: ignore[method-assign,assignment]
+    bench.finisher.start()
+    bench.finisher.submit_ended(bench.lane, [execution("one")])
+    bench.finisher.stop(0)
+    wait_until(lambda: heard, 10, "the group's end")
+    assert heard == [()]
+    assert bench.finisher.finished == 0

@@ -1,18 +1,21 @@
-"""Batches in flight: what the device thread does while a device works by itself."""
+"""Batches in progress: what the device thread does while a device works by itself."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from worker.batching.batcher import Batch, BatchLimits
-from worker.jobs.steps import Execution
-from worker.lanes.stages import DeviceTime, LaneStages
+from common.catalog import ModelSpec
+from worker.batching.batcher import Batch
+from worker.jobs.execution import Disposition, Execution, Retry
+from worker.lanes.device_time import DeviceTime
+from worker.lanes.lane import Lane
+from worker.lanes.state import WorkerState
+from worker.lanes.step import Step
+from worker.lanes.work import DeviceTask, RunBatch, RunStep, Wait, Work
 from worker.pipeline.runner import Runner
 from worker.transfer import Later
 
@@ -42,79 +45,97 @@ class Device:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             return [item.upper() for item in items]
 
-        later = Later(lambda: False, wait, lambda: 0.001)
+        later = Later(lambda: True, wait, lambda: 0.001)
         self.waiting.append(later)
         return later
 
 
-class Desk:
-    """What a runner needs of an engine: work in order, and where it puts what is done."""
+class Bench:
+    """A runner's neighbours: work in order, and where it puts what is done."""
 
     def __init__(self, handler: Any, work: list[Any]) -> None:
         self.work = work
         self.device = handler
-        self.done: list[tuple[str | None, str | None]] = []
+        self.done: list[tuple[str | None, Disposition | None]] = []
         self.asked: list[bool] = []
-        self.settled: list[str] = []
-        self.broken = 0
+        self.taken: list[str] = []
+        self.ended: list[str] = []
+        self.lost = 0
         self.device_time = DeviceTime(time.monotonic())
-        self.changed = threading.Condition()
-        self.settings = SimpleNamespace(max_attempts=3)
-        self.reaper = SimpleNamespace(look_at_aliases=lambda: None)
-        self.models = SimpleNamespace(
-            begin=lambda: None, residency=SimpleNamespace(touch=lambda _name: None)
-        )
-        self.finisher = SimpleNamespace(put=self._put)
-        self.lane = SimpleNamespace(
-            name="m",
-            spec=SimpleNamespace(name="m"),
-            limits=BatchLimits(8, 10.0),
-            stages=LaneStages(),
-            sizes={},
-            run_seconds=0.0,
-            batcher=SimpleNamespace(observe=lambda _cost, _seconds: None),
-            server_time=time.time,
+        spec = ModelSpec(name="m", handler="echo", max_batch=8)
+        self.lane = Lane("m", spec, result_ttl_seconds=60, look_ahead_jobs=256, max_fetching=8)
+        self.state = WorkerState({"m": self.lane})
+        self.runner = Runner(
+            self.state,
+            leases={},
+            scheduler=self,  # type: ignore[arg-type]
+            finisher=self,  # type: ignore[arg-type]
+            decode_pool=None,  # type: ignore[arg-type]
+            device_time=self.device_time,
+            is_revoked=lambda _job_id: False,
+            on_device_lost=self._device_lost,
+            max_attempts=3,
         )
 
-    def is_revoked(self, _job_id: str) -> bool:
-        return False
+    def run(self) -> None:
+        """Let it do the work to its end."""
+        self.runner.start()
+        self.runner.join(5)
 
-    def _put(self, _lane: Any, executions: Sequence[Execution], _infer_ms: float = 0.0) -> None:
-        self.done += [(one.output, one.settled) for one in executions]
+    def next(self, now: float, device_idle: bool) -> Work:
+        """As the scheduler."""
+        self.asked.append(not device_idle)
+        if device_idle and not self.work:
+            self.state.stopping.set()
+        item = self.work.pop(0) if self.work else None
+        if item is None:
+            return Wait("no_work", 0.0)
+        if isinstance(item, Step):
+            return RunStep(self.lane, item)
+        return DeviceTask(item) if callable(item) else RunBatch(self.lane, self.batch(item))
+
+    def ran(self, _lane: Lane, _batch: Any, _seconds: float) -> None:
+        """As the scheduler."""
+
+    def submit_batch(self, lane: Lane, executions: Sequence[Execution], _ms: float) -> None:
+        """As the finisher."""
+        self.submit_ended(lane, executions)
+
+    def submit_ended(self, _lane: Lane, executions: Sequence[Execution]) -> None:
+        """As the finisher."""
+        self.done += [(one.output, one.disposition) for one in executions]
         self.device.log += [f"out {one.job_id}" for one in executions]
+        self.ended += [one.job_id for one in executions]
 
-    def settle(self, _lane: Any, executions: Sequence[Execution]) -> None:
-        self.settled += [one.job_id for one in executions]
-
-    def break_down(self) -> None:
-        self.broken += 1
-
-    def take_work(self, on_device: Later | None) -> Any:
-        self.asked.append(on_device is not None)
-        if not self.work:
-            return None
-        item = self.work.pop(0)
-        return item if item is None or callable(item) else (self.lane, self.batch(item))
+    @property
+    def lapsed(self) -> list[str]:
+        """Whose leases were left to lapse."""
+        held = [one.job_id for one in self.lane.in_hand.values()]
+        return [name for name in self.taken if name not in held and name not in self.ended]
 
     def batch(self, names: Sequence[str]) -> Batch[Execution]:
         executions = [Execution(name.encode(), 1, 0, name, 0.0) for name in names]
         for one in executions:
             one.item, one.handler = one.job_id, self.device
+            self.lane.in_hand[one.tag] = one
+        self.taken += names
         return Batch(executions, float(len(executions)))
 
+    def _device_lost(self) -> None:
+        self.lost += 1
+        self.state.stopping.set()
 
-def run(*work: Sequence[str] | Callable[[], object] | None) -> tuple[Device, Desk, Runner]:
+
+def run(*work: Sequence[str] | Callable[[], object] | None) -> tuple[Device, Bench]:
     """Let a runner do this work to its end."""
     device = Device()
-    desk = Desk(device, list(work))
-    runner = Runner(desk)  # type: ignore[arg-type]
-    runner.start()
-    runner.join(5)
-    return device, desk, runner
+    bench = Bench(device, list(work))
+    bench.run()
+    return device, bench
 
 
 def test_the_next_batch_is_started_before_the_last_is_waited_for() -> None:
-    device, desk, runner = run(["a", "b"], ["c"], ["d"])
+    device, bench = run(["a", "b"], ["c"], ["d"])
     assert [line for line in device.log if not line.startswith("out")] == [
         "start a+b",
         "start c",
@@ -123,54 +144,50 @@ def test_the_next_batch_is_started_before_the_last_is_waited_for() -> None:
         "wait c",
         "wait d",
     ]
-    assert [output for output, _ in desk.done] == ["A", "B", "C", "D"]
-    assert desk.asked == [False, True, True, True, False], "it says whether one is in flight"
-    assert runner.current == set()
-    assert not desk.device_time.is_busy
-    assert desk.lane.sizes == {2: 1, 1: 2}
+    assert [output for output, _ in bench.done] == ["A", "B", "C", "D"]
+    assert bench.asked == [False, True, True, True, False], "it says whether one is in progress"
+    assert bench.state.running == frozenset()
+    assert not bench.device_time.is_busy
+    assert bench.lane.stats.sizes == {2: 1, 1: 2}
 
 
-def test_an_errand_finds_the_device_empty() -> None:
+def test_a_device_task_finds_the_device_empty() -> None:
     device = Device()
-    desk = Desk(device, [["a"], lambda: device.log.append("errand"), ["b"]])
-    runner = Runner(desk)  # type: ignore[arg-type]
-    runner.start()
-    runner.join(5)
-    assert device.log.index("wait a") < device.log.index("errand") < device.log.index("start b")
+    bench = Bench(device, [["a"], lambda: device.log.append("task"), ["b"]])
+    bench.run()
+    assert device.log.index("wait a") < device.log.index("task") < device.log.index("start b")
 
 
 def test_what_fails_on_the_device_is_tried_alone_and_its_mates_succeed() -> None:
-    device, desk, _ = run(["a", "bad", "b"], ["c", "d"])
-    outcome = {output or "failed": settled for output, settled in desk.done}
+    device, bench = run(["a", "bad", "b"], ["c", "d"])
+    outcome = {output or "failed": settled for output, settled in bench.done}
     assert set(outcome) == {"A", "B", "C", "D", "failed"}
-    assert outcome["failed"] in ("failed", "parked")
-    assert len(desk.done) == 5, "each exactly once"
+    assert outcome["failed"] == "failed" or isinstance(outcome["failed"], Retry)
+    assert len(bench.done) == 5, "each exactly once"
     assert "start c+d" in device.log
 
 
-def test_out_of_memory_at_the_start_waits_for_the_one_in_flight_and_halves() -> None:
-    device, desk, _ = run(["a"], ["full", "b", "c", "d"], ["e"])
+def test_out_of_memory_at_the_start_waits_for_the_one_in_progress_and_halves() -> None:
+    device, bench = run(["a"], ["full", "b", "c", "d"], ["e"])
     assert device.log.index("out a") < device.log.index("start full")
-    assert sorted(output or "" for output, _ in desk.done) == ["A", "B", "C", "D", "E", "FULL"]
-    assert desk.lane.limits.max_batch < 8
-    assert not desk.device_time.is_busy
+    assert sorted(output or "" for output, _ in bench.done) == ["A", "B", "C", "D", "E", "FULL"]
+    assert bench.lane.limits.max_batch < 8
+    assert not bench.device_time.is_busy
 
 
 def test_a_device_that_is_lost_ends_the_process_and_charges_nobody() -> None:
-    _, desk, _ = run(["a"], ["lost", "b"])
-    assert [output for output, _ in desk.done] == ["A"]
-    assert desk.settled == ["lost", "b"], "their leases lapse, and others run them"
-    assert desk.broken == 1
+    _, bench = run(["a"], ["lost", "b"])
+    assert [output for output, _ in bench.done] == ["A"]
+    assert bench.lapsed == ["lost", "b"], "their leases lapse, and others run them"
+    assert bench.lost == 1
 
 
 def test_a_fault_of_ours_in_finding_work_ends_the_process_too() -> None:
     device = Device()
-    desk = Desk(device, [["a"]])
-    desk.take_work = lambda _on_device: desk.work[1]  # type: ignore[method-assign]
-    runner = Runner(desk)  # type: ignore[arg-type]
-    runner.start()
-    runner.join(5)
-    assert desk.broken == 1
+    bench = Bench(device, [["a"]])
+    bench.next = lambda _now, _idle: bench.work[1]  # type: ignore[method-assign]
+    bench.run()
+    assert bench.lost == 1
 
 
 @pytest.mark.parametrize("culprit", ["huge", "huge later"])
@@ -180,23 +197,24 @@ def test_one_that_is_too_large_alone_does_not_keep_the_batches_small(
 ) -> None:
     names = ["a", "b", "c"]
     names.insert(place, culprit)
-    _, desk, _ = run(["x"], names, ["y", "z"])
-    assert sorted(output for output, _ in desk.done if output) == ["A", "B", "C", "X", "Y", "Z"]
-    assert len(desk.done) == 7, "each exactly once"
-    assert desk.lane.limits.max_batch == 8
+    _, bench = run(["x"], names, ["y", "z"])
+    assert sorted(output for output, _ in bench.done if output) == ["A", "B", "C", "X", "Y", "Z"]
+    assert len(bench.done) == 7, "each exactly once"
+    assert bench.lane.limits.max_batch == 8
 
 
 def test_one_that_was_never_in_a_batch_leaves_the_cap_alone() -> None:
-    _, desk, _ = run(["huge"])
-    assert [settled for _, settled in desk.done] == ["parked"]
-    assert desk.lane.limits.max_batch == 8
+    _, bench = run(["huge"])
+    assert isinstance(bench.done[0][1], Retry)
+    assert len(bench.done) == 1
+    assert bench.lane.limits.max_batch == 8
 
 
 def test_the_cap_goes_back_only_as_far_as_the_size_was_not_the_reason() -> None:
-    _, desk, _ = run(["full", "a", "b", "c"], ["huge", "d"])
-    assert desk.lane.limits.max_batch == 1, "the first batch ran once its size was 1"
-    _, desk, _ = run(["huge", "d"], ["full", "a", "b", "c"])
-    assert desk.lane.limits.max_batch == 1
+    _, bench = run(["full", "a", "b", "c"], ["huge", "d"])
+    assert bench.lane.limits.max_batch == 1, "the first batch ran once its size was 1"
+    _, bench = run(["huge", "d"], ["full", "a", "b", "c"])
+    assert bench.lane.limits.max_batch == 1
 
 
 def test_an_error_that_does_not_say_what_it_is_is_judged_all_the_same() -> None:
@@ -211,10 +229,31 @@ def test_an_error_that_does_not_say_what_it_is_is_judged_all_the_same() -> None:
             return super().infer(items)
 
     device = Broken()
-    desk = Desk(device, [["a", "mute"]])
-    runner = Runner(desk)  # type: ignore[arg-type]
-    runner.start()
-    runner.join(5)
-    assert len(desk.done) == 2
-    assert ("A", None) in desk.done
-    assert desk.broken == 0
+    bench = Bench(device, [["a", "mute"]])
+    bench.run()
+    assert len(bench.done) == 2
+    assert ("A", None) in bench.done
+    assert bench.lost == 0
+
+
+def test_a_driver_that_raises_when_asked_counts_as_done() -> None:
+    class Raises(Device):
+        def infer(self, items: Sequence[str]) -> Later:
+            later = super().infer(items)
+
+            def broken() -> bool:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+
+            return Later(broken, later.wait, later.device_seconds)
+
+    bench = Bench(Raises(), [["a"]])
+    bench.run()
+    assert bench.done == [("A", None)]
+
+
+def test_a_step_finds_the_device_empty_and_is_run_by_whom_it_is_given_to() -> None:
+    device = Device()
+    bench = Bench(device, [["a"], Step()])
+    bench.runner._run_step = lambda work: device.log.append(f"step {work.lane.name}")
+    bench.run()
+    assert device.log == ["start a", "wait a", "out a", "step m"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from common.catalog import ModelSpec
+from common.settings import Settings
+from worker.lanes.lane import Lane
+from worker.lanes.state import WorkerState
+from worker.residency.fingerprints import Fingerprints
+from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
+from worker.residency.residency import Residency
 
 
 class Works:
@@ -95,35 +99,30 @@ def host(folder: Path, *handlers: type[Works], budget: float = 0.0) -> ModelHost
         for one in handlers
     }
 
-    def lane(spec: ModelSpec) -> SimpleNamespace:
-        return SimpleNamespace(
-            spec=spec,
-            serve=lambda _spec, _handler: None,
-            closing=False,
-            in_hand={},
-            waiting=0,
-            asking=False,
-            ready=False,
+    lanes = {
+        spec.name: Lane(
+            spec.name, spec, result_ttl_seconds=60, look_ahead_jobs=256, max_fetching=64
         )
-
-    engine = SimpleNamespace(
-        catalog=SimpleNamespace(models=specs),
-        settings=SimpleNamespace(model_memory_mb=budget, state_dir=folder, turn_seconds=0.0),
-        device="cpu",
-        lanes={spec.name: lane(spec) for spec in specs.values()},
-        changed=threading.Condition(),
-        look_at_aliases=threading.Event(),
+        for spec in specs.values()
+    }
+    for lane in lanes.values():
+        lane.ready = False
+    return ModelHost(
+        WorkerState(lanes),
+        Residency(specs, budget, loader_for("cpu", Settings()), lambda: 0.0),
+        Fingerprints(folder / "digests.json"),
+        warm_full_batches=False,
+        turn_seconds=0.0,
     )
-    return ModelHost(engine)  # type: ignore[arg-type]
 
 
 def settle(one: ModelHost) -> None:
     """What the device thread does, until nothing is being loaded."""
     until = time.monotonic() + 5
     while time.monotonic() < until:
-        errand = one.next_errand()
-        if errand is not None:
-            errand()
+        task = one.next_task()
+        if task is not None:
+            task()
         elif not one.is_bringing_in():
             return
         else:

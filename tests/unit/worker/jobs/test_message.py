@@ -1,0 +1,27 @@
+"""What a message must be to be run, whoever sent it."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from common.jobs.job import Job
+from common.jobs.message import build_message
+from worker.jobs.leases import Lease
+from worker.jobs.message import parse
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+def test_a_deadline_that_is_no_time_makes_the_message_unreadable(text: str) -> None:
+    message = orjson.loads(build_message(Job("a", 1)))
+    for given, disposition in ((text, "unreadable"), ("99999", None)):
+        message["headers"]["deadline_ms"] = given
+        assert (
+            parse(Lease(b"tag:1", 1, b"0", orjson.dumps(message)), "a", 0.0).disposition
+            == disposition
+        )
+
+
+def test_an_id_that_is_no_text_makes_the_message_unreadable() -> None:
+    message = build_message(Job("a", 1, id="ID")).replace(b'"ID"', rb'"\ud800"')
+    assert parse(Lease(b"tag:1", 1, b"0", message), "a", 0.0).disposition == "unreadable"

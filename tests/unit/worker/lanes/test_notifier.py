@@ -1,0 +1,41 @@
+"""What the notifier makes of a server that refuses it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from worker.lanes.notifier import Notifier
+
+
+def test_a_refused_tracking_leaves_no_answer_behind() -> None:
+    from redis.exceptions import ResponseError
+
+    answers: list[Any] = [ResponseError("no permission"), ResponseError("no permission"), 1]
+
+    class Wire:
+        is_connected = True
+
+        def pack_commands(self, commands: Any) -> Any:
+            return commands
+
+        def send_packed_command(self, _commands: Any) -> None: ...
+
+        def disconnect(self) -> None: ...
+
+        def read_response(self) -> Any:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    wire: Any = Wire()
+    connect: Any = lambda: SimpleNamespace(  # noqa: E731
+        connection_pool=SimpleNamespace(make_connection=lambda: wire)
+    )
+    none: Any = lambda *_: None  # noqa: E731
+    notifier = Notifier(connect, {"a": ("lane-a",)}, none, none, none, none)
+    notifier._redirect_to = 7
+    assert notifier.arm(["a"]) == {"a"}
+    assert answers == []
+    assert not notifier.is_told

@@ -1,0 +1,46 @@
+"""The last step of a job: its output, or what went wrong, as the result that is published."""
+
+from __future__ import annotations
+
+from common.jobs.result_document import Stamp, dump_result
+from worker.jobs.execution import Execution, describe, reason_of
+
+
+def encode(execution: Execution, stamp: Stamp) -> None:
+    """Turn the output into the result as Celery stores it, or the failure likewise."""
+    handler = execution.handler
+    if execution.disposition is None and handler is not None:
+        try:
+            result = dump_result(handler.encode(execution.output))
+        except Exception as exc:  # noqa: BLE001 - whatever a handler raises is this job's error
+            execution.fail("encode", exc)
+        else:
+            execution.disposition = "succeeded"
+            if execution.digest:
+                execution.result = result
+            execution.meta = stamp.success(
+                result,
+                execution.job_id,
+                execution.attempt,
+                execution.created_ms,
+                execution.reserved_ms,
+                execution.tenant,
+            )
+        execution.output = None
+    if execution.disposition == "failed" and execution.error is not None:
+        execution.meta = failure_of(execution, stamp)
+
+
+def failure_of(execution: Execution, stamp: Stamp) -> bytes:
+    """The failure as `AsyncResult.get()` raises it in any Celery client."""
+    return stamp.failure(
+        execution.job_id,
+        execution.attempt,
+        execution.created_ms,
+        execution.reserved_ms,
+        execution.tenant,
+        exc_type=type(execution.error).__name__,
+        step=execution.step,
+        reason=reason_of(execution),
+        error=describe(execution),
+    )

@@ -1,0 +1,128 @@
+"""One leased job inside the worker, and what becomes of it.
+
+Every step works on one `Execution`; the first that sets its disposition ends its way,
+and later steps leave it alone. What each disposition means for the lease is one table,
+in worker/pipeline/endings.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from common.errors import FleetError, InvalidInput, text_of
+from worker.jobs.passage import Passage
+from worker.models.base import Model
+
+Step = Literal["parse", "decode", "infer", "encode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The job waits, delayed, and is tried again: at a time of its own choice, or after a failure.
+
+    Only after a failure does the attempt count.
+    """
+
+    at_ms: int = 0
+    """Unix milliseconds; 0 where `after_ms` says when."""
+    after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The job waits for its input, which cannot be read now; that charges neither job nor model."""
+
+    after_ms: int
+
+
+Disposition = (
+    Literal["succeeded", "failed", "expired", "canceled", "unreadable", "lost"] | Retry | Hold
+)
+"""What becomes of a job in this worker. `lost`: the lease is another's, or left to lapse."""
+
+
+@dataclass(eq=False)
+class Execution:
+    """One leased job on its way through the worker. Times are seconds on the steady clock.
+
+    Without slots, so that what most jobs never set costs nothing to make.
+    """
+
+    tag: bytes
+    attempt: int
+    created_ms: int
+    job_id: str
+    arrived: float
+    tenant: str = ""
+    value: Any = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = field(default="", init=False)
+    """Under which its result may be kept, and its run shared; empty where neither may be."""
+    weights: str = field(default="", init=False)
+    """The fingerprint that the model must have for that."""
+    result: bytes = field(default=b"", init=False)
+    """JSON, when it may be kept."""
+    key: str | None = field(default=None, init=False)
+    """Equal for equal inputs; None where each must run."""
+    handler: Model | None = field(default=None, init=False)
+    """Who decoded it, and must run it: an alias may point elsewhere by then."""
+    version: str = field(default="", init=False)
+    reserved_ms: int = field(default=0, init=False)
+    """When it was reserved, Unix milliseconds of the Redis server."""
+    has_blob: bool = field(default=False, init=False)
+    blob: bytes | None = field(default=None, init=False)
+    stored: bool = field(default=False, init=False)
+    """Whether the input lies in LANEFLEET_BLOB_URL."""
+    input_url: str | None = field(default=None, init=False)
+    expires_at: float | None = field(default=None, init=False)
+    """Unix seconds after which the job must not run."""
+    deadline: float | None = field(default=None, init=False)
+    """Unix seconds after which no result may be published."""
+    eta: float | None = field(default=None, init=False)
+    """Unix seconds before which the job must not run."""
+    passage: Passage | None = field(default=None, init=False)
+    """When it was decoded, and with whom."""
+    started: float = field(default=0.0, init=False)
+    traceparent: str = field(default="", init=False)
+    """The W3C trace that it belongs to; empty for most."""
+    item: Any = field(default=None, init=False)
+    cost: float = field(default=1.0, init=False)
+    output: Any = field(default=None, init=False)
+    disposition: Disposition | None = field(default=None, init=False)
+    """None while it is on its way."""
+    step: Step = field(default="parse", init=False)
+    error: BaseException | None = field(default=None, init=False)
+    meta: bytes = field(default=b"", init=False)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the job has been tried before; then it runs alone."""
+        return self.attempt > 1
+
+    def fail(self, step: Step, error: BaseException) -> None:
+        """End as failed in this step, unless it has ended already."""
+        if self.disposition is None:
+            self.disposition, self.step, self.error = "failed", step, error
+
+
+def describe(execution: Execution) -> str:
+    """One sentence about what went wrong, for the job's owner."""
+    error, text = execution.error, text_of(execution.error)
+    if isinstance(error, FleetError):
+        return text
+    return f"{execution.step} failed: {type(error).__name__}: {text[:500]}"
+
+
+def reason_of(execution: Execution) -> str:
+    """The stable machine-readable reason."""
+    error = execution.error
+    if isinstance(error, FleetError):
+        return error.code
+    return f"{execution.step}_failed"
+
+
+def model_is_to_blame(execution: Execution) -> bool:
+    """Whether a job that failed for good did so after the model took its input."""
+    return execution.step in ("infer", "encode") and not isinstance(execution.error, InvalidInput)

@@ -1,0 +1,129 @@
+"""Read a leased message: Celery protocol 2, JSON, from our front or from any Celery client."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from common.errors import InvalidInput, UnreadableMessage
+from common.inputs.checks import BLOB_REFERENCE
+from common.jobs.message import TASK_NAME
+from common.trace import read_traceparent
+from worker.jobs.execution import Execution
+from worker.jobs.leases import Lease
+
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+def parse(lease: Lease, lane: str, now: float) -> Execution:
+    """Read a lease's message. Never raises: what cannot be read ends as unreadable."""
+    tag, attempt, origin, raw = lease
+    created, _, owner = origin.partition(b":")
+    created_ms, tenant = int(created), owner.decode()
+    try:
+        message = _loads(raw)
+        headers = message["headers"]
+        job_id = str(headers["id"])
+        job_id.encode()  # half a surrogate pair could name no key
+        execution = Execution(tag, attempt, created_ms, job_id, now, tenant)
+    except _UNREADABLE as exc:
+        lost = Execution(tag, attempt, created_ms, "", now, tenant)
+        lost.disposition, lost.error = (
+            "unreadable",
+            UnreadableMessage(f"not a Celery message: {exc}"),
+        )
+        return lost
+    try:
+        _read_call(execution, message, headers, lane)
+    except UnreadableMessage as exc:
+        execution.disposition, execution.error = "unreadable", exc
+    except InvalidInput as exc:
+        execution.fail("parse", exc)
+    return execution
+
+
+def _read_call(
+    execution: Execution, message: dict[str, Any], headers: dict[str, Any], lane: str
+) -> None:
+    task = headers.get("task")
+    if task != TASK_NAME:
+        raise UnreadableMessage(f"unknown task {str(task)[:80]!r}; lanes run only {TASK_NAME!r}")
+    content_type = message.get("content-type")
+    if content_type != "application/json":
+        raise UnreadableMessage(f"content type {content_type!r} is refused; send JSON")
+    try:
+        kwargs = _call_kwargs(message)
+        _read_limits(execution, headers)
+    except _UNREADABLE as exc:
+        raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
+    model = kwargs.get("model", lane)
+    if model != lane:
+        raise InvalidInput(f"the job names model {str(model)[:80]!r} but was sent to lane {lane!r}")
+    params = kwargs.get("params") or {}
+    if not isinstance(params, dict):
+        raise InvalidInput("`params` must be an object")
+    execution.params = params
+    if "input" not in kwargs:
+        execution.input_url = _read_url(kwargs)
+        return
+    execution.value = kwargs["input"]
+    if execution.value == BLOB_REFERENCE:
+        execution.has_blob = True
+    else:
+        execution.key = message["body"]
+
+
+def _read_url(kwargs: dict[str, Any]) -> str:
+    url = kwargs.get("input_url")
+    if not isinstance(url, str):
+        raise InvalidInput(
+            "the call has no `input`; send kwargs={'model': ..., 'input': ...}, or `input_url`"
+        )
+    return url
+
+
+def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
+    if "traceparent" in headers:
+        execution.traceparent = read_traceparent(headers["traceparent"])
+    if (eta := headers.get("eta")) is not None:
+        execution.eta = _timestamp(eta)
+    if (expires := headers.get("expires")) is not None:
+        execution.expires_at = _timestamp(expires)
+    ticket = headers.get("cache")
+    if isinstance(ticket, str):
+        execution.digest, _, execution.weights = ticket.partition(" ")
+    if (deadline_ms := headers.get("deadline_ms")) is not None:
+        execution.deadline = _timestamp(float(deadline_ms)) / 1000
+
+
+def _call_kwargs(message: dict[str, Any]) -> dict[str, Any]:
+    body = message["body"]
+    if message.get("properties", {}).get("body_encoding") == "base64":
+        body = base64.b64decode(body)
+    args, kwargs, _embed = _loads(body)
+    if not isinstance(kwargs, dict) or not isinstance(args, list):
+        raise TypeError("args and kwargs must be a list and an object")
+    if not args:
+        return kwargs
+    return {**dict(zip(("model", "input", "params"), args, strict=False)), **kwargs}
+
+
+def _loads(raw: bytes | str) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return json.loads(raw)  # NaN and great depth, which other clients may send
+
+
+def _timestamp(value: str | float) -> float:
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is no time")
+        return float(value)
+    moment = datetime.fromisoformat(value)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

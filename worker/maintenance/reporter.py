@@ -1,0 +1,64 @@
+"""Says twice a second that this worker lives, and what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from common.redis.keys import FINGERPRINTS, WORKER_TTL_SECONDS, WORKERS, worker_key
+from common.redis.scripts import Scripts
+from common.worker_report import WorkerReport
+from worker.lanes.redis_health import RedisHealth
+from worker.maintenance.caretaker import Caretaker
+
+_REPORT_SECONDS = 0.5
+
+
+class Reporter(Caretaker):
+    """Writes the worker's report, and takes leave at the end."""
+
+    def __init__(
+        self,
+        client: Redis,
+        worker: str,
+        redis_health: RedisHealth,
+        report: Callable[[float], WorkerReport],
+        weights_digests: Callable[[], Mapping[str, str]],
+    ) -> None:
+        """report gets the steady time."""
+        super().__init__("reporter")
+        self._scripts = Scripts(client)
+        self._worker = worker
+        self._redis_health = redis_health
+        self._report = report
+        self._weights_digests = weights_digests
+        self._keys = (worker_key(worker), WORKERS, FINGERPRINTS)
+
+    def stop(self) -> None:
+        """End, and take leave, so that nobody counts on this worker until its report lapses."""
+        super().stop()
+        with contextlib.suppress(RedisError):
+            self._scripts.run("report_worker", self._keys, (self._worker,))
+
+    def interval(self) -> float:
+        """Half a second, jittered so that workers do not report in step."""
+        return _REPORT_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+
+    def run_once(self) -> None:
+        """Report once."""
+        digests = self._weights_digests()
+        words = [word for pair in digests.items() for word in pair]
+        report = self._report(time.monotonic())
+        args: list[str | bytes | int | float] = [
+            self._worker,
+            report.dump(),
+            WORKER_TTL_SECONDS,
+            *words,
+        ]
+        self._scripts.run("report_worker", self._keys, args)
+        self._redis_health.answered(time.monotonic())

@@ -1,0 +1,92 @@
+"""Builds what a worker says of itself."""
+
+from __future__ import annotations
+
+import os
+
+from common.worker_report import (
+    CacheCounts,
+    DeviceTimes,
+    LaneReport,
+    ModelReport,
+    StageTime,
+    WorkerReport,
+)
+from worker.lanes.device_time import DeviceTime
+from worker.lanes.lane import Lane
+from worker.observability.view import EngineView
+from worker.residency.residency import Resident
+
+
+def report_of(view: EngineView, now: float) -> WorkerReport:
+    """The worker as it is; now is steady time."""
+    counters = view.counters()
+    return WorkerReport(
+        worker=view.worker,
+        pid=os.getpid(),
+        device=view.device,
+        started_at=view.started_at,
+        on_the_bus=view.on_the_bus,
+        loading=view.loading,
+        finished=counters.finished,
+        fenced=counters.fenced,
+        cache=CacheCounts(counters.cache_stored, counters.cache_dropped),
+        switches=counters.switches,
+        device_time=device_times(view.device_time, now),
+        lanes={
+            lane.name: _lane_report(lane, view.residents[lane.spec.name])
+            for lane in view.lanes.values()
+        },
+        models={
+            name: ModelReport(round(one.size_mb, 1), round(one.load_seconds, 2))
+            for name, one in view.residents.items()
+            if one.handler is not None
+        },
+    )
+
+
+def weights_digests(view: EngineView) -> dict[str, str]:
+    """Per lane whose results may be cached: its model and the digest of that model's weights."""
+    return {
+        lane.name: f"{lane.spec.name} {digest}"
+        for lane in view.lanes.values()
+        if (digest := view.residents[lane.spec.name].fingerprint)
+    }
+
+
+def _lane_report(lane: Lane, model: Resident) -> LaneReport:
+    stats, stages = lane.stats, lane.stats.stages
+    return LaneReport(
+        loaded=lane.handler is not None,
+        error=None if lane.handler else model.error,
+        model=lane.spec.name,
+        fingerprint=model.fingerprint,
+        in_hand=len(lane.in_hand),
+        fetching=lane.fetching,
+        max_batch=lane.limits.max_batch,
+        batch_seconds=round(lane.batcher.time.typical, 6),
+        batches={str(size): count for size, count in sorted(stats.sizes.copy().items())},
+        stages={
+            stage: StageTime(one.count, round(one.seconds, 6))
+            for stage, one in stages.stages.items()
+            if one.count
+        },
+        decode_beside_seconds=round(stages.beside_seconds, 6),
+        jobs=stages.jobs,
+        room=round(stages.room, 1),
+        cost=round(stages.cost, 1),
+        padded_cost=round(stages.padded_cost, 1),
+    )
+
+
+def device_times(device: DeviceTime, now: float) -> DeviceTimes:
+    """What it did with its time until now; `other` is what neither a batch nor a wait took."""
+    busy, idle = device.busy_at(now), device.idle_seconds(now)
+    seconds = now - device.began
+    return DeviceTimes(
+        seconds=round(seconds, 4),
+        busy=round(busy, 4),
+        idle={cause: round(spent, 4) for cause, spent in idle.items()},
+        other=round(max(0.0, seconds - busy - sum(idle.values())), 4),
+        recent_busy=round(device.recent_busy, 4),
+    )

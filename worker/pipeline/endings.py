@@ -1,0 +1,94 @@
+"""What each disposition means for the lease: one table, and the values that go to Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from common.errors import AttemptsExhausted, InvalidInput
+from common.redis.keys import flight_name
+from worker.jobs.execution import Execution, Hold, Retry, describe, model_is_to_blame, reason_of
+from worker.jobs.leases import DeadLetter, Failure, FinishedJob, Flag, RetryJob
+from worker.lanes.lane import Lane
+
+_JOIN_RESULT_SECONDS = 10
+"""How long a success serves identical jobs that were looked up in the cache before it was
+written there: longer than any submit takes from the look-up to the enqueue."""
+
+
+class Ending(Enum):
+    """Which transition ends the lease."""
+
+    FINISH = "publish the result and acknowledge"
+    BURY = "publish the failure and keep the message on the dead list"
+    RETRY = "delay the message"
+    CANCEL = "settle as canceled or expired"
+    LAPSE = "nothing: the lease is another's, or is left to lapse"
+
+
+def ending_of(execution: Execution) -> Ending:
+    """The transition for this execution."""
+    match execution.disposition:
+        case "failed" if isinstance(execution.error, AttemptsExhausted):
+            return Ending.BURY
+        case "succeeded" | "failed":
+            return Ending.FINISH
+        case "unreadable":
+            return Ending.BURY
+        case Retry() | Hold():
+            return Ending.RETRY
+        case "canceled" | "expired":
+            return Ending.CANCEL
+    return Ending.LAPSE
+
+
+def by_ending(executions: Iterable[Execution]) -> dict[Ending, list[Execution]]:
+    """The executions of each transition, in order."""
+    found: dict[Ending, list[Execution]] = {}
+    for execution in executions:
+        found.setdefault(ending_of(execution), []).append(execution)
+    return found
+
+
+def outcome(execution: Execution, lane: Lane) -> FinishedJob:
+    """What the finish script is told of one job."""
+    failure: Failure = ""
+    if execution.disposition == "failed":
+        failure = "input" if isinstance(execution.error, InvalidInput) else "other"
+        if model_is_to_blame(execution):
+            failure = "model"
+    flight: str = ""
+    reuse_ms: int | str = ""
+    if execution.digest:
+        flight = flight_name(lane.name, execution.digest)
+        reuse_ms = min(_JOIN_RESULT_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
+    blob: Flag = "1" if execution.has_blob else ""
+    tag, job_id, meta = execution.tag, execution.job_id, execution.meta
+    return FinishedJob(tag, job_id, meta, execution.tenant, flight, reuse_ms, failure, blob)
+
+
+def letter(execution: Execution) -> DeadLetter:
+    """What the bury script keeps of one job."""
+    return DeadLetter(
+        execution.tag,
+        execution.job_id,
+        reason_of(execution),
+        describe(execution),
+        execution.attempt,
+        execution.meta,
+    )
+
+
+def delay(execution: Execution) -> RetryJob:
+    """What the retry script is told of one job; the attempt that its lease was counted as is taken
+    back where none was made.
+    """
+    tag, job_id, disposition = execution.tag, execution.job_id, execution.disposition
+    uncount: Flag = "" if execution.suspect else "1"
+    if isinstance(disposition, Hold):
+        after_ms = disposition.after_ms
+        return RetryJob(tag, job_id, delay_ms=after_ms, unread="1", uncount=uncount)
+    assert isinstance(disposition, Retry)
+    if disposition.at_ms:
+        return RetryJob(tag, job_id, due_ms=disposition.at_ms, uncount=uncount)
+    return RetryJob(tag, job_id, delay_ms=disposition.after_ms, error=describe(execution))

@@ -1,0 +1,223 @@
+"""Where a reserved job goes next.
+
+Jobs that have ended go to the finisher, inputs that are elsewhere to the fetcher, the rest
+to the decode pool, or are decoded in the reserver's thread where that is cheaper than
+handing them over. What was decoded waits in its lane for the device.
+
+It has no thread: it runs on the reserver's, and is called back by the decode pool and
+the fetcher on theirs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from common.inputs.blobs import STORED
+from common.redis.keys import blob_key
+from worker.inputs.fetcher import InputFetcher
+from worker.jobs.execution import Execution, Retry
+from worker.jobs.leases import Reservation
+from worker.jobs.message import parse
+from worker.jobs.passage import Passage
+from worker.lanes.device_time import DeviceTime
+from worker.lanes.lane import Lane
+from worker.lanes.state import WorkerState
+from worker.pipeline.decode_pool import Decoded, DecodePool
+from worker.pipeline.finisher import Finisher
+
+log = structlog.get_logger(__name__)
+
+_REDIS_PAUSE_SECONDS = 0.2
+_INLINE_DECODE_SECONDS = 50e-6
+"""Decoding that is cheaper than this per job is not worth handing to another thread."""
+
+
+class Intake:
+    """Takes what was reserved, fetched and decoded, and routes it."""
+
+    def __init__(
+        self,
+        state: WorkerState,
+        client: Redis,
+        finisher: Finisher,
+        decode_pool: DecodePool,
+        fetcher: InputFetcher,
+        device_time: DeviceTime,
+    ) -> None:
+        self._state = state
+        self._client = client
+        self._finisher = finisher
+        self._decode_pool = decode_pool
+        self._fetcher = fetcher
+        self._device_time = device_time
+        self._fetched: list[tuple[Lane, Execution]] = []
+        """Guarded by the state's lock."""
+
+    @property
+    def has_fetched(self) -> bool:
+        """Whether inputs have arrived that nobody has passed on. Call it holding the lock."""
+        return bool(self._fetched)
+
+    def accept(
+        self, lane: Lane, reservation: Reservation, replace_caller: Callable[[], None]
+    ) -> None:
+        """Route what was reserved. Raises CallerReplaced (see DecodePool.run)."""
+        executions = self.read(lane, reservation)
+        ended, waiting = _parted(executions)
+        with self._state.changed:
+            lane.in_hand |= {one.tag: one for one in executions}
+            lane.waiting -= len(ended)
+        if ended:
+            self._finisher.submit_ended(lane, ended)
+        waiting = self._delay_early(lane, waiting)
+        if self._read_blobs([one for one in waiting if one.has_blob]):
+            self._pass_on(lane, self._request_inputs(lane, waiting), replace_caller)
+
+    def accept_fetched(self, replace_caller: Callable[[], None]) -> None:
+        """Route jobs of one lane whose inputs have arrived.
+
+        Of one: should decoding them hang, another thread goes on with the others.
+        Raises CallerReplaced.
+        """
+        with self._state.changed:
+            if not self._fetched:
+                return
+            lane = self._fetched[0][0]
+            taken = [one for its, one in self._fetched if its is lane]
+            self._fetched = [(its, one) for its, one in self._fetched if its is not lane]
+        self._pass_on(lane, taken, replace_caller)
+
+    def hold(self, lane: Lane, reservation: Reservation) -> None:
+        """Only note that these are ours; they are handed back, for the worker stops."""
+        executions = self.read(lane, reservation)
+        with self._state.changed:
+            lane.in_hand |= {one.tag: one for one in executions}
+
+    def fetched(self, lane: Lane, execution: Execution) -> None:
+        """Its input is here, or it has ended without; called on the fetcher's thread."""
+        ended = execution.disposition is not None
+        with self._state.changed:
+            lane.fetching -= 1
+            if not ended:
+                lane.waiting += 1
+                self._fetched.append((lane, execution))
+            self._state.changed.notify_all()
+        if ended:
+            self._finisher.submit_ended(lane, [execution])
+
+    def decoded(self, decoded: Decoded) -> None:
+        """They are items, or failed; called on the thread that decoded them."""
+        lane, executions = decoded.lane, decoded.executions
+        ended, items = _parted(executions)
+        now = time.monotonic()
+        passage = Passage(executions[0].arrived, decoded.began, now, len(executions))
+        beside = self._device_time.busy_at(now) - decoded.busy_before
+        with self._state.changed:
+            lane.waiting -= len(ended)
+            if decoded.pooled:
+                lane.decoding -= len(executions)
+            for execution in items:
+                execution.passage = passage
+                lane.add(execution, now)
+            lane.stats.stages.decoded(passage, len(executions), beside)
+            self._state.changed.notify_all()
+        if ended:
+            self._finisher.submit_ended(lane, ended)
+
+    @staticmethod
+    def read(lane: Lane, reservation: Reservation) -> list[Execution]:
+        """The messages of a reservation; inputs that lie beside them are still missing."""
+        now = time.monotonic()
+        executions = [parse(lease, lane.name, now) for lease in reservation.leases]
+        for execution in executions:
+            execution.reserved_ms = reservation.server_ms
+            if not lane.spec.run_identical_once:
+                execution.key = None
+        lane.stats.stages.reserved(executions, reservation.server_ms)
+        return executions
+
+    def _request_inputs(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
+        """Have the inputs fetched that are elsewhere; returns the others."""
+        away = [one for one in executions if one.input_url is not None or one.stored]
+        if not away:
+            return executions
+        with self._state.changed:
+            lane.waiting -= len(away)
+            lane.fetching += len(away)
+        self._fetcher.request(lane, away)
+        return [one for one in executions if one.input_url is None and not one.stored]
+
+    def _pass_on(
+        self, lane: Lane, waiting: list[Execution], replace_caller: Callable[[], None]
+    ) -> None:
+        """What has its input is decoded; a suspect when it runs, alone."""
+        suspects = [one for one in waiting if one.suspect]
+        if suspects:
+            with self._state.changed:
+                lane.suspects.extend(suspects)
+                self._state.changed.notify_all()
+        fresh = [one for one in waiting if not one.suspect]
+        if fresh:
+            self._decode(lane, fresh, replace_caller)
+
+    def _decode(
+        self, lane: Lane, executions: list[Execution], replace_caller: Callable[[], None]
+    ) -> None:
+        slow = lane.stats.decode_seconds >= _INLINE_DECODE_SECONDS
+        if not (slow and self._decode_pool.has_threads):
+            self._decode_pool.run(lane, executions, replace_caller)
+            return
+        with self._state.changed:
+            lane.decoding += len(executions)
+        self._decode_pool.submit(lane, executions)
+
+    def _read_blobs(self, executions: list[Execution]) -> bool:
+        """Whether their inputs are here; if not the worker stops, and they are handed back.
+
+        Their leases are renewed meanwhile, so it may take until Redis is back.
+        """
+        while executions and not self._state.stopping.is_set():
+            try:
+                blobs = self._client.mget([blob_key(one.job_id) for one in executions])
+            except RedisError as exc:
+                log.warning("blobs_unread", error=str(exc), exc_type=type(exc).__name__)
+                self._state.stopping.wait(_REDIS_PAUSE_SECONDS)
+                continue
+            for execution, blob in zip(executions, blobs, strict=True):
+                execution.stored = blob == STORED
+                execution.blob = bytes(blob) if isinstance(blob, bytes) else None
+            return True
+        return not executions
+
+    def _delay_early(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
+        """Send back jobs whose ETA lies ahead; returns the others."""
+        now = lane.server_time()
+        early: list[Execution] = []
+        due: list[Execution] = []
+        for execution in executions:
+            is_early = execution.eta is not None and execution.eta > now
+            (early if is_early else due).append(execution)
+        if not early:
+            return executions
+        for execution in early:
+            execution.disposition = Retry(at_ms=int((execution.eta or 0.0) * 1000))
+        with self._state.changed:
+            lane.waiting -= len(early)
+        self._finisher.submit_ended(lane, early)
+        return due
+
+
+def _parted(executions: Sequence[Execution]) -> tuple[list[Execution], list[Execution]]:
+    """Those that have ended, and the others. Each is asked once: a cancel may end any of
+    them meanwhile, and one that is in neither list would stay in hand for ever.
+    """
+    ended: list[Execution] = []
+    others: list[Execution] = []
+    for execution in executions:
+        (others if execution.disposition is None else ended).append(execution)
+    return ended, others

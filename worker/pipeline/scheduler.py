@@ -1,0 +1,118 @@
+"""What the device does next.
+
+Pure on purpose: it is asked under the lock of `WorkerState`, gets the time, and neither
+waits nor does I/O, so that every rule can be tested by setting up lanes.
+
+In this order: a device task (a model that was loaded, or must leave); nothing while too
+many results are unpublished; then the lane whose turn it is, with its batch or step, or
+with the loading of its model.
+"""
+
+from __future__ import annotations
+
+from worker.batching.batcher import Batch
+from worker.batching.turns import Candidate, Turns
+from worker.jobs.execution import Execution
+from worker.lanes.device_time import Idle
+from worker.lanes.lane import Lane
+from worker.lanes.state import WorkerState
+from worker.lanes.work import DeviceTask, RunBatch, RunStep, Wait, Work
+from worker.residency.model_host import ModelHost
+
+_LOOK_AGAIN_SECONDS = 1.0
+_MAX_UNPUBLISHED = 4
+"""Batches that may wait for the finisher; with more, memory would grow without a bound."""
+_MAX_UNPUBLISHED_STARVED = 2
+"""The same while tenants with few jobs have some here: they would wait behind the others' results.
+One that is published and one that waits keep the device as busy, less what evens out jitter."""
+
+
+class Scheduler:
+    """Decides; the runner executes."""
+
+    def __init__(self, state: WorkerState, turns: Turns, models: ModelHost) -> None:
+        self._state = state
+        self._turns = turns
+        self._models = models
+
+    def next(self, now: float, device_idle: bool) -> Work:
+        """What to do now, or how long to wait for what. Call it holding the state's lock.
+
+        With a batch still on the device (not device_idle), what should follow it at once.
+        """
+        if task := self._models.next_task():
+            return DeviceTask(task)
+        if self._is_behind(now):
+            return Wait("publishing", None)
+        work = self._next_of_lanes(now, device_idle)
+        return work or Wait(self._why_idle(), self._seconds_until_ready(now))
+
+    def ran(self, lane: Lane, batch: Batch[Execution], seconds: float) -> None:
+        """A batch has its outputs, after so long on the device."""
+        if batch.regular:
+            with self._state.changed:
+                lane.batcher.observe(batch.padded_cost, seconds)
+        self._models.residency.touch(lane.spec.name)
+
+    def _is_behind(self, now: float) -> bool:
+        starved = now <= self._state.starved_until
+        most = _MAX_UNPUBLISHED_STARVED if starved else _MAX_UNPUBLISHED
+        return self._state.unpublished_batches >= most
+
+    def _next_of_lanes(self, now: float, device_idle: bool) -> Work | None:
+        """The work of the lane whose turn it is; or the loading of that lane's model."""
+        lanes = self._state.lanes
+        candidates = [one for lane in lanes.values() if (one := self._candidate(lane, now))]
+        for name in self._turns.order(candidates, now):
+            lane = lanes[name]
+            if lane.suspects and not device_idle:
+                return None  # it runs alone; with more work behind the batch that never comes
+            if lane.handler is None:
+                self._models.open(lane.spec.name)
+                task = self._models.next_task()
+                return DeviceTask(task) if task else None
+            if work := self._take(lane, now, device_idle):
+                return work
+        return None
+
+    def _take(self, lane: Lane, now: float, device_idle: bool) -> RunBatch | RunStep | None:
+        work = lane.next_work(now, device_idle)
+        if work is None:
+            return None
+        self._turns.took(lane.name, now)
+        if isinstance(work, Batch):
+            self._state.took(lane, work)
+            return RunBatch(lane, work)
+        self._state.took(lane, work.joining)
+        return RunStep(lane, work)
+
+    def _candidate(self, lane: Lane, now: float) -> Candidate | None:
+        oldest = lane.oldest()
+        if oldest is not None:
+            return Candidate(lane.name, now - oldest, lane.spec.weight, lane.is_full())
+        if lane.wanted_since is None or not self._models.may_open(lane.spec.name, now):
+            return None
+        cost = self._models.load_seconds(lane.spec.name)
+        return Candidate(lane.name, now - lane.wanted_since, lane.spec.weight, switch_seconds=cost)
+
+    def _why_idle(self) -> Idle:
+        """Why there is nothing to run, when nothing was found."""
+        lanes = self._state.lanes.values()
+        if any(len(lane.batcher) for lane in lanes):
+            return "company"
+        if any(lane.waiting or lane.fetching for lane in lanes):
+            return "decoding"
+        if self._models.is_bringing_in():
+            return "loading"
+        if any(lane.asking or (lane.ready and lane.room()) for lane in lanes):
+            return "reserving"
+        return "no_work"
+
+    def _seconds_until_ready(self, now: float) -> float | None:
+        """How long the device may sleep until a batch is due whatever comes; None is for ever."""
+        lanes = self._state.lanes.values()
+        due = [at for lane in lanes if (at := lane.batcher.ready_at()) is not None]
+        wait = max(0.0, min(due) - now) if due else None
+        if any(lane.wanted_since is not None for lane in lanes):
+            return _LOOK_AGAIN_SECONDS if wait is None else min(wait, _LOOK_AGAIN_SECONDS)
+        return wait
