@@ -214,6 +214,29 @@ class FlightMachine(RuleBasedStateMachine):
         for lease, _ in chosen:
             del self.leases[lease.tag]
 
+    @rule()
+    def all_succeed_and_the_same_is_sent_again(self) -> None:
+        """What is asked for within the next seconds has its result already."""
+        self.reserve(0, 100)
+        self.finish(list(range(100)), "succeeds")
+        self.submit([0, 1, 2], 0, "none", blob=False)
+
+    @rule()
+    def an_urgent_one_overtakes(self) -> None:
+        """It runs before the message of the leader that it overtook is met."""
+        self.submit([0, 0], 3, "none", blob=False)
+        self.submit([0], 0, "none", blob=False)
+        self.reserve(0, 1)
+        self.finish(list(range(100)), "succeeds")
+
+    @rule()
+    def all_that_is_held_is_tried_in_vain(self) -> None:
+        """Suspects start until their attempts are spent."""
+        self.let_leases_lapse(list(range(100)))
+        self.reserve(0, 4)
+        for _ in range(FLEET.max_attempts):
+            self.start(list(range(100)))
+
     # -- time and strangers -----------------------------------------------
 
     @rule()
@@ -246,9 +269,12 @@ class FlightMachine(RuleBasedStateMachine):
         for key in self.client.scan_iter("lf:flight:*"):
             self.client.delete(key)
 
-    @rule()
-    def a_foreign_worker_takes_one(self) -> None:
-        """A stock Celery worker pops it and stores its result; our record stays behind."""
+    @rule(sent_again=st.booleans())
+    def a_foreign_worker_takes_one(self, sent_again: bool) -> None:
+        """A stock Celery worker pops it and stores its result; our record stays behind.
+
+        Its followers go on without it once its input is sent again, or a reaper comes by.
+        """
         message = self.client.lindex(LANE, -1)
         if message is None:
             return
@@ -260,6 +286,8 @@ class FlightMachine(RuleBasedStateMachine):
         self.foreign.add(name)
         meta = json.dumps({"status": "SUCCESS", "result": {"run": self.jobs[name].input}})
         self.client.set(meta_key(name), meta, ex=TTL_SECONDS)
+        if sent_again:
+            self.submit([int(str(self.jobs[name].input).split()[-1])], 0, "none", blob=False)
         for _ in range(40):
             self.workers[0].reap()
 
