@@ -22,6 +22,7 @@ from starlette.types import Message
 
 from api.http.bodies import read_body
 from api.http.problems import Problem
+from common.jobs.script_calls import ClaimCall
 from common.redis.keys import idempotency_key
 from common.redis.scripts import AsyncScripts
 from common.settings import Settings
@@ -58,7 +59,7 @@ class Claims:
         held: bytes = await self._scripts.run(
             "claim_idempotency_key",
             (idempotency_key(tenant, name),),
-            (f"{fingerprint} {job_id}", ttl),
+            ClaimCall(f"{fingerprint} {job_id}", ttl),
         )
         held_for, _, held_id = held.decode().partition(" ")
         if held_for != fingerprint:
