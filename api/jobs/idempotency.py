@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import redis.asyncio
 
 from api.http.request_errors import IdempotencyKeyReused
+from common.jobs.script_calls import ClaimCall
 from common.redis.keys import idempotency_key
 from common.redis.scripts import AsyncScripts
 
@@ -52,7 +53,7 @@ class Claims:
         held: bytes = await self._scripts.run(
             "claim_idempotency_key",
             (idempotency_key(tenant, name),),
-            (f"{request_digest} {job_id}", ttl),
+            ClaimCall(f"{request_digest} {job_id}", ttl),
         )
         held_for, _, held_id = held.decode().partition(" ")
         if held_for != request_digest:

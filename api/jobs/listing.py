@@ -19,6 +19,7 @@ import redis.asyncio
 
 from api.http.request_errors import InvalidCursor
 from common.jobs.record import JobRecord, JobState
+from common.jobs.script_calls import ListJobsCall
 from common.redis.scripts import AsyncScripts
 
 _LOOKS_PER_CALL = 500
@@ -57,7 +58,9 @@ class Listing:
         for _ in range(_CALLS_PER_PAGE):
             left = limit - len(records)
             below, *found = await self._scripts.run(
-                "list_jobs", (), (tenant, below, left, _LOOKS_PER_CALL, *_words(wanted))
+                "list_jobs",
+                (),
+                ListJobsCall(tenant, below, left, _LOOKS_PER_CALL, *_words(wanted)),
             )
             for job_id, record, meta in zip(found[::3], found[1::3], found[2::3], strict=True):
                 known = JobRecord.read(job_id.decode(), record, meta)

@@ -11,6 +11,7 @@ import redis.asyncio
 
 from api.background.coalescer import Coalescer
 from common.jobs.record import JobRecord
+from common.jobs.script_calls import CancelCall
 from common.redis.keys import (
     ALIASES,
     CONTROL_CHANNEL,
@@ -81,7 +82,9 @@ class JobStore:
 
     async def cancel(self, job_id: str) -> str | None:
         """Cancel; returns the state afterwards, None when nobody knows the job."""
-        reply = await self._scripts.run("cancel", (), (job_id, self._result_ttl, "canceled"))
+        reply = await self._scripts.run(
+            "cancel", (), CancelCall(job_id, self._result_ttl, "canceled")
+        )
         return reply.decode() or None
 
     async def lanes(self, names: list[str]) -> dict[str, dict[str, int]]:

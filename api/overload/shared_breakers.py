@@ -16,6 +16,7 @@ import structlog
 
 from api.overload.breaker import Breaker, Policy, Reading, Record, State
 from api.overload.lane_sampler import DrainSampler, LaneState
+from common.jobs.script_calls import BreakerMove
 from common.redis.keys import LaneKeys
 from common.redis.scripts import AsyncScripts
 
@@ -46,7 +47,10 @@ class Breakers:
 
     async def take_probe(self, lane: str) -> bool:
         """Whether one more job may find out how the model fares."""
-        keys, args = (LaneKeys.of(lane).breaker,), (self._texts[lane], "", self._policy.probes)
+        keys, args = (
+            (LaneKeys.of(lane).breaker,),
+            BreakerMove(self._texts[lane], "", self._policy.probes),
+        )
         return bool(await self._scripts.run("move_breaker", keys, args))
 
     async def reset(self, lane: str) -> Record:
@@ -58,7 +62,7 @@ class Breakers:
 
     async def _move(self, lane: str, following: Record) -> None:
         record, text = self.records[lane], following.text()
-        args = (self._texts[lane], text)
+        args = BreakerMove(self._texts[lane], text)
         if not await self._scripts.run("move_breaker", (LaneKeys.of(lane).breaker,), args):
             return
         self.records[lane], self._texts[lane] = following, text

@@ -19,10 +19,10 @@
 | `lf:keys:used`               | hash   | key id -> when it was last used, Unix seconds | the same       |
 | `lf:limits`                  | hash   | tenant -> limits of its own           | max 10,000             |
 | `lf:lane:<lane>:breaker`     | hash   | the model's circuit breaker: its state (api/overload/breaker.py), probes let through | fixed fields |
-| `lf:job:<id>`                | string | the record of a job that is not settled (lua/shared.lua) | max_backlog |
+| `lf:job:<id>`                | string | the record of a job that is not settled (lua/include/record.lua) | max_backlog |
 | `celery-task-meta-<id>`      | string | the result, as Celery stores it, and what became of the job | result_ttl |
 | `lf:blob:<id>`               | string | a large input, or the mark that it lies in LANEFLEET_BLOB_URL (blobs.py); freed with the job | its job |
-| `lf:flight:<lane>:<digest>`  | string | the job that identical ones follow (lua/flight.lua) | 1 hour |
+| `lf:flight:<lane>:<digest>`  | string | the job that identical ones follow (lua/include/single_flight.lua) | 1 hour |
 | `lf:followers:<id>`          | hash   | follower -> its message; of the job that runs for them | its job; 2,000 fields |
 | `lf:lane:<lane>:followers`   | zset   | follower -> when it expires, ms       | max_backlog            |
 | `lf:fingerprints`            | hash   | lane -> the model that serves it, and a digest of its weights | the catalog's names |
@@ -30,12 +30,15 @@
 | `lf:cache:<model>:<digest>`  | string | a result that may be used again; in the cache's Redis | cache_seconds |
 | `lf:blob-sweep`              | string | who looks for inputs without a job now | blob_sweep_seconds    |
 | `lf:idempotency:<tenant>:<h>` | string | the claim of an Idempotency-Key (h: its SHA-256): fingerprint, job id | idempotency_ttl |
-| `lf:jobs:<tenant>`           | stream | which jobs were taken in, for the list of them (lua/listing.lua) | list_max_count |
+| `lf:jobs:<tenant>`           | stream | which jobs were taken in, for the list of them (lua/include/job_index.lua) | list_max_count |
 | `lf:jobs:<tenant>:count`     | string | how many these were since the first   | one number             |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
 | `lf:probe`                   | string | written to learn whether Redis takes writes | 60 s             |
 | `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
+
+Channels: `celery-task-meta-<id>` (the result), `lf:canceled` (`<lane> <lease tag>`, to who runs it),
+`lf:hurry` (a lane), `lf:control` (what operators ask).
 
 The band keys and the result key are Celery's own names, so that any Celery
 client can produce and consume. A lane has its own `unacked` pair, so that a
@@ -57,6 +60,14 @@ BLOB_PREFIX = "lf:blob:"
 WORKER_PREFIX = "lf:worker:"
 LANE_PREFIX = "lf:lane:"
 BLOB_SWEEP = "lf:blob-sweep"
+FLIGHT_PREFIX = "lf:flight:"
+FOLLOWERS_PREFIX = "lf:followers:"
+RATE_PREFIX = "lf:rate:"
+JOBS_PREFIX = "lf:jobs:"
+IDEMPOTENCY_PREFIX = "lf:idempotency:"
+TENANTS_IN_FLIGHT = "lf:tenants:in_flight"
+NOTHING = "lf:none"
+"""Never written; a script that deletes it has written."""
 WORKER_TTL_SECONDS = 15
 WORKERS = "lf:workers"
 """The names of live workers, and of some who died within the last minute."""
@@ -73,7 +84,7 @@ API_KEYS = "lf:keys"
 API_KEYS_USED = "lf:keys:used"
 TENANT_LIMITS = "lf:limits"
 CANCELED_CHANNEL = "lf:canceled"
-"""Names lane and tag of a leased job that was canceled."""
+"""On which the cancel script tells a job's lane and lease tag."""
 CONTROL_CHANNEL = "lf:control"
 """What operators ask of the workers' models: `load minilm@2`, `aliases`."""
 
@@ -165,7 +176,7 @@ def cache_key(model: str, digest: str) -> str:
 
 def idempotency_key(tenant: str, digest: str) -> str:
     """The claim of one tenant's Idempotency-Key, named by the key's digest."""
-    return f"lf:idempotency:{tenant}:{digest}"
+    return f"{IDEMPOTENCY_PREFIX}{tenant}:{digest}"
 
 
 def worker_key(name: str) -> str:

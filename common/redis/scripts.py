@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import hiredis
@@ -19,26 +21,23 @@ import redis.asyncio
 from redis import Redis
 from redis.exceptions import NoScriptError
 
+from common.errors import ConfigurationError
+from common.redis.keys import NOTHING
+
 REFUSED_WHEN_FULL = frozenset({"enqueue", "claim_idempotency_key"})
 """Scripts that take new work in; the others must run so that a full server drains."""
 
 # On Redis 6.2 the memory check is skipped once a script has written, and DEL is
 # never refused; so a first, harmless write stands for the flag of Redis 7.
 _FLAGGED = "#!lua flags=allow-oom\n"
-_WRITE_FIRST = "redis.call('DEL', 'lf:none')\n"
+_WRITE_FIRST = f"redis.call('DEL', '{NOTHING}')\n"
 
 _CALLS_AT_A_TIME = 12
 
-_LUA = files("common").joinpath("redis", "lua")
+_LUA: Traversable = files("common").joinpath("redis", "lua")
 _FOLDERS = ("transitions", "queries", "registry")
 
-_PARTS = ("keys", "single_flight")
-_MORE_PARTS = {
-    "enqueue": ("job_index",),
-    "list_jobs": ("job_index",),
-    "reserve": ("tenant_window",),
-    "reap": ("tenant_window",),
-}
+_INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
 
 Args = Sequence[str | bytes | int | float]
 
@@ -56,22 +55,54 @@ class _Loaded:
         return bytes(hiredis.pack_command(command))  # type: ignore[arg-type]
 
 
-def _include(name: str) -> str:
-    return _LUA.joinpath("include", f"{name}.lua").read_text(encoding="utf-8")
+def script_names() -> list[str]:
+    """Every script that can be run, by name."""
+    found = (path.name for folder in _FOLDERS for path in _LUA.joinpath(folder).iterdir())
+    return sorted(name.removesuffix(".lua") for name in found if name.endswith(".lua"))
 
 
-def _script(name: str) -> str:
+def source_of(name: str) -> str:
+    """The text of one script, without what it includes."""
     paths = (_LUA.joinpath(folder, f"{name}.lua") for folder in _FOLDERS)
-    return next(path for path in paths if path.is_file()).read_text(encoding="utf-8")
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise ConfigurationError(f"no Lua script is called {name!r}")
+    return path.read_text(encoding="utf-8")
+
+
+def included_by(text: str) -> list[str]:
+    """The names on its `-- @include` lines."""
+    return [name.strip() for line in _INCLUDE.findall(text) for name in line.split(",")]
+
+
+def _with_includes(text: str, chain: tuple[str, ...], done: dict[str, str]) -> None:
+    """Put what the text includes into `done`: each once, what it needs itself first."""
+    for name in included_by(text):
+        path = " -> ".join((*chain, name))
+        if name in chain:
+            raise ConfigurationError(f"Lua files include each other: {path}")
+        if name in done:
+            continue
+        file = _LUA.joinpath("include", f"{name}.lua")
+        if not file.is_file():
+            raise ConfigurationError(f"there is no Lua file to include: {path}")
+        part = file.read_text(encoding="utf-8")
+        _with_includes(part, (*chain, name), done)
+        done[name] = part
 
 
 def script_text(name: str, *, server_major: int) -> str:
-    """The whole script as the server takes it: header, shared parts, transition."""
+    """The whole script as the server takes it: header, what it includes, transition.
+
+    Raises ConfigurationError, with the chain, for an unknown name or a circle.
+    """
     header = ""
     if name not in REFUSED_WHEN_FULL:
         header = _FLAGGED if server_major >= 7 else _WRITE_FIRST
-    parts = [*_PARTS, *_MORE_PARTS.get(name, ())]
-    return header + "".join(map(_include, parts)) + _script(name)
+    text = source_of(name)
+    parts: dict[str, str] = {}
+    _with_includes(text, (name,), parts)
+    return header + "".join(parts.values()) + text
 
 
 def _major(info: dict[str, Any]) -> int:

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
-from typing import Any
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,7 +33,15 @@ from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
 from common.redis.scripts import Scripts
 from common.settings import Settings
-from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
+from tests.support.moves import Move, is_of_a_flight, moves_in_diagram, recorded_moves
+from worker.jobs.leases import (
+    DeadLetter,
+    FinishedJob,
+    LaneLeases,
+    Lease,
+    ReleasedJob,
+    RetryJob,
+)
 from worker.jobs.message import parse
 
 LANE = "shared"
@@ -42,6 +50,11 @@ FLEET = Settings(max_attempts=3, lease_seconds=3600)
 TTL_SECONDS = 10_000
 FAR_MS = 4_000_000_000_000
 picks = st.lists(st.integers(0, 99), min_size=1, max_size=6)
+FAILURES: dict[str, Literal["", "input", "other"]] = {
+    "succeeds": "",
+    "is refused": "input",
+    "fails": "other",
+}
 TERMINAL = {"succeeded", "failed", "canceled", "expired"}
 
 
@@ -140,12 +153,18 @@ class FlightMachine(RuleBasedStateMachine):
                 "task_id": job.id,
                 "lanefleet": {**about, "created_ms": lease.created_ms, "started_ms": 5, **owner},
             }
-            flags = {"succeeds": "", "is refused": "fi", "fails": "f"}[ends]
-            kind = f"{flags}{'b' if job.blob else ''}:10000 {LANE}:{job.cache.digest}"
-            if job.tenant:
-                kind = f"@{job.tenant} {kind}"
-            dumped = json.dumps(meta, separators=(",", ":")).encode()
-            outcomes.append(Outcome(lease.tag, job.id, dumped, kind))
+            outcomes.append(
+                FinishedJob(
+                    lease.tag,
+                    job.id,
+                    json.dumps(meta, separators=(",", ":")).encode(),
+                    failure=FAILURES[ends],
+                    tenant=job.tenant,
+                    has_blob="1" if job.blob else "",
+                    flight=f"{LANE}:{job.cache.digest}",
+                    reuse_ms=10_000,
+                )
+            )
             del self.leases[lease.tag]
         if outcomes:
             assert self.workers[0].finish(outcomes, TTL_SECONDS) == []
@@ -154,7 +173,7 @@ class FlightMachine(RuleBasedStateMachine):
     @rule(numbers=picks)
     def release(self, numbers: list[int]) -> None:
         chosen = self._chosen(numbers)
-        handed = [(lease.tag, job.id, lease.attempt == 1) for lease, job in chosen]
+        handed = [ReleasedJob(lease.tag, job.id, lease.attempt == 1) for lease, job in chosen]
         assert self.workers[0].release(handed) == len(chosen)
         for lease, _ in chosen:
             del self.leases[lease.tag]
@@ -187,10 +206,36 @@ class FlightMachine(RuleBasedStateMachine):
     @rule(numbers=picks)
     def retry(self, numbers: list[int]) -> None:
         chosen = self._chosen(numbers)
-        parked = [(lease.tag, job.id, "+36000000", "it broke", False) for lease, job in chosen]
+        parked = [
+            RetryJob(lease.tag, job.id, delay_ms=36_000_000, error="it broke")
+            for lease, job in chosen
+        ]
         assert self.workers[0].retry(parked) == len(chosen)
         for lease, _ in chosen:
             del self.leases[lease.tag]
+
+    @rule()
+    def all_succeed_and_the_same_is_sent_again(self) -> None:
+        """What is asked for within the next seconds has its result already."""
+        self.reserve(0, 100)
+        self.finish(list(range(100)), "succeeds")
+        self.submit([0, 1, 2], 0, "none", blob=False)
+
+    @rule()
+    def an_urgent_one_overtakes(self) -> None:
+        """It runs before the message of the leader that it overtook is met."""
+        self.submit([0, 0], 3, "none", blob=False)
+        self.submit([0], 0, "none", blob=False)
+        self.reserve(0, 1)
+        self.finish(list(range(100)), "succeeds")
+
+    @rule()
+    def all_that_is_held_is_tried_in_vain(self) -> None:
+        """Suspects start until their attempts are spent."""
+        self.let_leases_lapse(list(range(100)))
+        self.reserve(0, 4)
+        for _ in range(FLEET.max_attempts):
+            self.start(list(range(100)))
 
     # -- time and strangers -----------------------------------------------
 
@@ -224,9 +269,12 @@ class FlightMachine(RuleBasedStateMachine):
         for key in self.client.scan_iter("lf:flight:*"):
             self.client.delete(key)
 
-    @rule()
-    def a_foreign_worker_takes_one(self) -> None:
-        """A stock Celery worker pops it and stores its result; our record stays behind."""
+    @rule(sent_again=st.booleans())
+    def a_foreign_worker_takes_one(self, sent_again: bool) -> None:
+        """A stock Celery worker pops it and stores its result; our record stays behind.
+
+        Its followers go on without it once its input is sent again, or a reaper comes by.
+        """
         message = self.client.lindex(LANE, -1)
         if message is None:
             return
@@ -238,6 +286,8 @@ class FlightMachine(RuleBasedStateMachine):
         self.foreign.add(name)
         meta = json.dumps({"status": "SUCCESS", "result": {"run": self.jobs[name].input}})
         self.client.set(meta_key(name), meta, ex=TTL_SECONDS)
+        if sent_again:
+            self.submit([int(str(self.jobs[name].input).split()[-1])], 0, "none", blob=False)
         for _ in range(40):
             self.workers[0].reap()
 
@@ -346,26 +396,33 @@ def client(embedded_redis: RedisServer) -> Iterator[Redis]:
         yield opened
 
 
-def _run(client: Redis, examples: int, steps: int, *, derandomize: bool) -> Any:
-    run_state_machine_as_test(
-        lambda: FlightMachine(client),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=derandomize,
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def _run(client: Redis, examples: int, steps: int, *, derandomize: bool) -> set[Move]:
+    """The moves that were seen."""
+    seen: set[Move] = set()
+    with recorded_moves(client, seen):
+        run_state_machine_as_test(
+            lambda: FlightMachine(client),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                derandomize=derandomize,
+                database=None,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    return seen
 
 
 @pytest.mark.timeout(300)  # a failure is shrunk before it is shown
 def test_identical_jobs_are_each_settled_once(client: Redis) -> None:
-    _run(client, 25, 25, derandomize=True)
+    seen = _run(client, 25, 25, derandomize=True)
+    assert seen <= moves_in_diagram()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_identical_jobs_are_each_settled_once_over_10_000_steps(client: Redis) -> None:
-    _run(client, 250, 40, derandomize=False)
+    seen = _run(client, 250, 40, derandomize=False)
+    assert seen <= moves_in_diagram()
+    assert {move for move in moves_in_diagram() if is_of_a_flight(move)} <= seen

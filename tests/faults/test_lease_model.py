@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import pytest
@@ -40,9 +40,17 @@ from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, meta_key
 from common.redis.scripts import Scripts
 from common.settings import Settings
+from tests.support.moves import Move, is_of_one_job, moves_in_diagram, recorded_moves
 from tests.support.stack import wait_until
 from worker.jobs import leases as lease_module
-from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
+from worker.jobs.leases import (
+    DeadLetter,
+    FinishedJob,
+    LaneLeases,
+    Lease,
+    ReleasedJob,
+    RetryJob,
+)
 from worker.jobs.message import parse
 
 LANE = "modelled"
@@ -50,7 +58,7 @@ KEYS = LaneKeys.of(LANE)
 TTL_SECONDS = 10_000
 FLEET = Settings(max_attempts=2, dead_max_count=6, lease_seconds=3600)
 MAX_DELIVERIES = FLEET.max_attempts * 10
-LATER, UNREAD = "+36000000", "~36000000"
+LATER_MS = 36_000_000
 JUNK = (b"{}", b"not json", b'{"id":', b"\x80\x04\xff", b'{"id": ""}')
 TERMINAL = {"succeeded", "failed", "canceled", "expired"}
 
@@ -233,8 +241,12 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @initialize(bands=st.lists(any_band, min_size=6, max_size=10))
     def begin_with_jobs_in_hand(self, bands: list[int]) -> None:
+        """Also a stranger's, and some that were tried before."""
+        self.send_from_a_plain_celery_client(0)
         self.enqueue(bands, late=False, blob=True)
         self.reserve(0, 3)
+        self.reserve(1, 2)
+        self.let_a_worker_die(1)
         self.reserve(1, 2)
 
     # -- clients ----------------------------------------------------------
@@ -302,8 +314,10 @@ class LeaseMachine(RuleBasedStateMachine):
         reply: list[Any] = []
         scripts = self.workers[worker]._scripts
 
+        send_as_ever = scripts.send
+
         def send(name: str, *arguments: Any) -> Any:
-            sent = Scripts.send(scripts, name, *arguments)
+            sent = send_as_ever(name, *arguments)
             if name != "reserve":
                 return sent
             reply.extend(sent.result()[2:])
@@ -356,6 +370,12 @@ class LeaseMachine(RuleBasedStateMachine):
         job_id = job.id if job else "none"
         assert self.workers[0].start(tag, job_id, TTL_SECONDS) == expected
 
+    @while_suspected
+    @rule(numbers=picks)
+    def start_once_too_often(self, numbers: list[int]) -> None:
+        for _ in range(FLEET.max_attempts):
+            self.start(numbers, with_stale=False)
+
     @while_leased
     @rule(numbers=picks)
     def renew(self, numbers: list[int]) -> None:
@@ -375,8 +395,10 @@ class LeaseMachine(RuleBasedStateMachine):
         for position, (tag, job) in enumerate(chosen):
             status = b"FAILURE" if fails else b"SUCCESS"
             meta = b'{"status":"%s","by":"%d"}' % (status, next(self.serial))
-            kind = ("f" if fails else "") + ("b" if job.blob else "")
-            outcomes.append(Outcome(tag, job.id, meta, kind))
+            failure: Literal["", "other"] = "other" if fails else ""
+            outcomes.append(
+                FinishedJob(tag, job.id, meta, failure=failure, has_blob="1" if job.blob else "")
+            )
             if tag in self.model.leases:
                 self.model.settle(self.model.drop(tag), state, meta)
                 self.model.stats[state] += 1
@@ -390,7 +412,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def release(self, numbers: list[int]) -> None:
         chosen = self._any(numbers)
         suspects = {tag for tag, held in self.model.leases.items() if held.suspect}
-        handed = [(tag, job.id, tag not in suspects) for tag, job in chosen]
+        handed = [ReleasedJob(tag, job.id, tag not in suspects) for tag, job in chosen]
         ours = [tag for tag, _ in chosen if tag in self.model.leases]
         for tag in reversed(ours):
             job = self.model.drop(tag)
@@ -411,8 +433,16 @@ class LeaseMachine(RuleBasedStateMachine):
         for tag, job in self._any(numbers):
             held = self.model.leases.get(tag)
             uncount = bool(held and not held.suspect and not failed)
-            due = UNREAD if why == "unread" else LATER
-            parked.append((tag, job.id, due, "it broke" if failed else "", uncount))
+            parked.append(
+                RetryJob(
+                    tag,
+                    job.id,
+                    delay_ms=LATER_MS,
+                    error="it broke" if failed else "",
+                    unread="1" if why == "unread" else "",
+                    uncount="1" if uncount else "",
+                )
+            )
             if held:
                 self.model.drop(tag)
                 job.state = "queued"
@@ -680,29 +710,36 @@ def client(embedded_redis: RedisServer) -> Iterator[Redis]:
         yield opened
 
 
-def _run(client: Redis, examples: int, steps: int, *, derandomize: bool) -> None:
-    run_state_machine_as_test(
-        lambda: LeaseMachine(client),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=derandomize,
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def _run(client: Redis, examples: int, steps: int, *, derandomize: bool) -> set[Move]:
+    """The moves that were seen."""
+    seen: set[Move] = set()
+    with recorded_moves(client, seen):
+        run_state_machine_as_test(
+            lambda: LeaseMachine(client),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                derandomize=derandomize,
+                database=None,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    return seen
 
 
 @pytest.mark.timeout(300)  # a failure is shrunk before it is shown
 def test_the_scripts_keep_every_job_in_one_place(client: Redis) -> None:
-    _run(client, 40, 40, derandomize=True)
+    seen = _run(client, 40, 40, derandomize=True)
+    assert seen <= moves_in_diagram()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_scripts_keep_every_job_in_one_place_for_10_000_steps(client: Redis) -> None:
-    _run(client, 200, 50, derandomize=False)
+    seen = _run(client, 200, 50, derandomize=False)
+    assert seen <= moves_in_diagram()
+    assert {move for move in moves_in_diagram() if is_of_one_job(move)} <= seen
 
 
 def test_a_job_cancelled_while_queued_never_runs_even_when_its_record_would_be_gone(

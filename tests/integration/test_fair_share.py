@@ -20,7 +20,14 @@ from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, OVER_TOTALS, LaneKeys, job_key, meta_key
 from common.redis.scripts import Scripts
 from common.settings import Settings
-from worker.jobs.leases import DeadLetter, LaneLeases, Lease, Outcome
+from worker.jobs.leases import (
+    DeadLetter,
+    FinishedJob,
+    LaneLeases,
+    Lease,
+    ReleasedJob,
+    RetryJob,
+)
 
 LANE = "shared"
 KEYS = LaneKeys.of(LANE)
@@ -50,8 +57,7 @@ class Fleet:
 
     def finish(self, leases: list[Lease]) -> None:
         outcomes = [
-            Outcome(lease.tag, id_of(lease), b"{}", f"@{owner(lease)} " if owner(lease) else "")
-            for lease in leases
+            FinishedJob(lease.tag, id_of(lease), b"{}", tenant=owner(lease)) for lease in leases
         ]
         assert self.leases.finish(outcomes, TTL) == []
 
@@ -195,9 +201,9 @@ def _live_a_little(fleet: Fleet, dice: random.Random) -> None:
                 lease = held.pop()
                 ours = (lease.tag, id_of(lease))
                 if dice.random() < 0.5:
-                    fleet.leases.release([(*ours, True)])
+                    fleet.leases.release([ReleasedJob(*ours, True)])
                 else:
-                    fleet.leases.retry([(*ours, "+0", "failed once", False)])
+                    fleet.leases.retry([RetryJob(*ours, delay_ms=0, error="failed once")])
             case 7 if held:
                 lease = held.pop()
                 letter = DeadLetter(lease.tag, id_of(lease), "failed", "it failed", 1, b"")

@@ -258,7 +258,7 @@ def test_an_api_killed_in_the_middle_neither_loses_nor_doubles(pair: Pair, queue
     key = f"killed-{queued}"
     proxy = FaultyProxy(pair.stack.redis_url)
     doomed = pair.stack.api("echo,closed,odd", LANEFLEET_REDIS_URL=proxy.url)
-    proxy.last_words, proxy.last_words_arrive = b'half', queued
+    proxy.last_words, proxy.last_words_arrive = b"half", queued
     depth = pair.stack.redis.llen("closed")
 
     def send() -> None:

@@ -10,14 +10,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
-from typing import NamedTuple
+from itertools import chain, count
+from typing import Literal, NamedTuple
 
 from redis import Redis
 
+from common.jobs.script_calls import CancelCall
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Pending, Scripts
 from common.settings import Settings
+
+Flag = Literal["", "1"]
+"""A yes or no as scripts take it: `1`, or empty."""
+Failure = Literal["", "input", "model", "other"]
+"""Whose fault it was that a job failed; empty where it succeeded."""
 
 
 class Lease(NamedTuple):
@@ -52,21 +58,91 @@ class Reservation:
     """The Redis server's clock at the call, Unix milliseconds."""
 
 
-class Outcome(NamedTuple):
-    """What `finish` publishes for one job, in the order in which the script takes it."""
+class ReserveCall(NamedTuple):
+    """The words of the reserve script."""
+
+    lane: str
+    wanted: int
+    lease_ms: int
+    tag_prefix: str
+    worker: str
+    result_ttl: int
+    dead_max_count: int
+    max_deliveries: int
+    low_share: int
+    first_low_band: int
+    window: int
+
+
+class StartCall(NamedTuple):
+    """The words of the start script."""
+
+    lane: str
+    tag: bytes
+    job_id: str
+    max_attempts: int
+    result_ttl: int
+    dead_max_count: int
+    worker: str
+
+
+class FinishedJob(NamedTuple):
+    """What `finish` publishes for one job. What stands for nothing is an empty string."""
 
     tag: bytes
     job_id: str
     meta: bytes
     """The result as Celery stores it: JSON."""
-    kind: str = ""
-    """`f` when it failed, `i` when the input was at fault, `m` when the model was, `b` when an
-    input lies beside the message; then `:`, for how many ms its result serves those to come,
-    and the flight. In front of it all `@`, its tenant and a space, where it has one."""
+    tenant: str = ""
+    flight: str = ""
+    """Which it may lead."""
+    reuse_ms: int | str = ""
+    """For how long those to come get its result after a success; with a flight."""
+    failure: Failure = ""
+    """Whose fault it was, where it failed."""
+    has_blob: Flag = ""
+    """Whether an input lies beside the message."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+_WIDTHS = (3, 4, 6, 8)
+"""How many words may be sent of jobs that have no more. Most batches bring three, or four with a
+tenant, or six where results are shared; a word costs Redis and the worker about 0.1 us each."""
+
+
+class ReleasedJob(NamedTuple):
+    """What `release` hands back."""
+
+    tag: bytes
+    job_id: str
+    uncount: bool
+    """Whether the attempt is taken back; otherwise the delivery is."""
+
+
+class RetryJob(NamedTuple):
+    """What `retry` parks: until `due_ms` (Unix), or for `delay_ms` from now."""
+
+    tag: bytes
+    job_id: str
+    due_ms: int | str = ""
+    delay_ms: int | str = ""
+    error: str = ""
+    """Of the attempt that failed."""
+    unread: Flag = ""
+    """Whether the store of inputs failed, which charges neither job nor model."""
+    uncount: Flag = ""
+    """Whether the attempt is taken back."""
+
+
+class BuryCall(NamedTuple):
+    """The first words of the bury script; letters follow."""
+
+    lane: str
+    result_ttl: int
+    dead_max_count: int
+    worker: str
+
+
+class DeadLetter(NamedTuple):
     """What `bury` parks for one job; job_id is empty where none could be read."""
 
     tag: bytes
@@ -75,6 +151,15 @@ class DeadLetter:
     error: str
     attempts: int
     meta: bytes
+
+
+class ReapCall(NamedTuple):
+    """The words of the reap script."""
+
+    lane: str
+    limit: int
+    result_ttl: int
+    window: int
 
 
 class LaneLeases:
@@ -112,7 +197,7 @@ class LaneLeases:
         self._asked = self._scripts.send(
             "reserve",
             self._keys,
-            (
+            ReserveCall(
                 self._lane,
                 wanted,
                 settings.lease_ms,
@@ -144,74 +229,58 @@ class LaneLeases:
     def start(self, tag: bytes, job_id: str, result_ttl: int) -> int:
         """Count a suspect's attempt; its number, 0 when fenced, -1 when it is dead now."""
         settings = self._settings
-        return int(
-            self._scripts.run(
-                "start",
-                self._keys,
-                (
-                    self._lane,
-                    tag,
-                    job_id,
-                    settings.max_attempts,
-                    result_ttl,
-                    settings.dead_max_count,
-                    self._worker,
-                ),
-            )
+        call = StartCall(
+            self._lane,
+            tag,
+            job_id,
+            settings.max_attempts,
+            result_ttl,
+            settings.dead_max_count,
+            self._worker,
         )
+        return int(self._scripts.run("start", self._keys, call))
 
     def renew(self, tags: Sequence[bytes]) -> list[bytes]:
         """Extend these leases; returns the tags that are no longer ours."""
         return list(self._scripts.run("renew", self._keys, (self._settings.lease_ms, *tags)))
 
-    def finish(self, outcomes: Iterable[Outcome], result_ttl: int) -> list[int]:
+    def finish(self, jobs: Sequence[FinishedJob], result_ttl: int) -> list[int]:
         """Publish and ack; returns the positions of those that were fenced."""
-        args: list[str | bytes | int | float] = [result_ttl]
-        for outcome in outcomes:
-            args += outcome
+        columns = list(zip(*jobs, strict=True))
+        words = next(width for width in _WIDTHS if not any(map(any, columns[width:])))
+        args: list[str | bytes | int | float] = [result_ttl, words]
+        args += chain.from_iterable(zip(*columns[:words], strict=True))
         return list(self._scripts.run("finish", self._keys, args))
 
-    def release(self, jobs: Iterable[tuple[bytes, str, bool]]) -> int:
-        """Hand (tag, id, take the attempt back) to the lane's front; how many were ours."""
+    def release(self, jobs: Iterable[ReleasedJob]) -> int:
+        """Hand these to the lane's front; how many were still held."""
         args: list[str | bytes | int | float] = [self._lane]
         for tag, job_id, uncount in jobs:
             args += (tag, job_id, "1" if uncount else "")
         return int(self._scripts.run("release", self._keys, args)) if len(args) > 1 else 0
 
-    def retry(self, jobs: Iterable[tuple[bytes, str, str, str, bool]]) -> int:
-        """Park (tag, id, due, error, take the attempt back); due is Unix ms or `+ms`, or `~ms`
-        where the store of inputs failed, which charges neither job nor model.
-        """
+    def retry(self, jobs: Iterable[RetryJob]) -> int:
+        """Park these until later; how many were still held."""
         args: list[str | bytes | int | float] = [self._lane]
-        for tag, job_id, due, error, uncount in jobs:
-            args += (tag, job_id, due, error, "1" if uncount else "")
+        for job in jobs:
+            args += job
         return int(self._scripts.run("retry", self._keys, args)) if len(args) > 1 else 0
 
-    def bury(self, letters: Sequence[DeadLetter], result_ttl: int) -> int:
-        """Park these on the dead list and publish their failure; how many were ours."""
-        settings = self._settings
+    def bury(self, letters: Iterable[DeadLetter], result_ttl: int) -> int:
+        """Park these on the dead list and publish their failure; how many were still held."""
         args: list[str | bytes | int | float] = [
-            self._lane,
-            result_ttl,
-            settings.dead_max_count,
-            self._worker,
+            *BuryCall(self._lane, result_ttl, self._settings.dead_max_count, self._worker)
         ]
         for letter in letters:
-            args += (
-                letter.tag,
-                letter.job_id,
-                letter.reason,
-                letter.error,
-                letter.attempts,
-                letter.meta,
-            )
+            args += letter
         return int(self._scripts.run("bury", self._keys, args))
 
     def cancel(self, job_id: str, result_ttl: int, state: str) -> str:
         """Settle a job as `canceled` or `expired`, whoever has it; its state afterwards, empty
         where nobody knows it.
         """
-        return bytes(self._scripts.run("cancel", (), (job_id, result_ttl, state))).decode()
+        call = CancelCall(job_id, result_ttl, state)
+        return bytes(self._scripts.run("cancel", (), call)).decode()
 
     def reap(self, limit: int = 200, result_ttl: int | None = None) -> tuple[int, int, int]:
         """Return lapsed leases and due delayed jobs to the lane; look after followers, and count
@@ -221,6 +290,6 @@ class LaneLeases:
         """
         settings = self._settings
         ttl = result_ttl or settings.result_ttl_seconds
-        args = (self._lane, limit, ttl, settings.tenant_window_jobs)
-        reaped, promoted, next_due = self._scripts.run("reap", self._keys, args)
+        call = ReapCall(self._lane, limit, ttl, settings.tenant_window_jobs)
+        reaped, promoted, next_due = self._scripts.run("reap", self._keys, call)
         return int(reaped), int(promoted), int(next_due)

@@ -8,7 +8,7 @@ from enum import Enum
 from common.errors import AttemptsExhausted, InvalidInput
 from common.redis.keys import flight_name
 from worker.jobs.execution import Execution, Hold, Retry, describe, model_is_to_blame, reason_of
-from worker.jobs.leases import DeadLetter, Outcome
+from worker.jobs.leases import DeadLetter, Failure, FinishedJob, Flag, RetryJob
 from worker.lanes.lane import Lane
 
 _JOIN_RESULT_SECONDS = 10
@@ -50,21 +50,21 @@ def by_ending(executions: Iterable[Execution]) -> dict[Ending, list[Execution]]:
     return found
 
 
-def outcome(execution: Execution, lane: Lane) -> Outcome:
+def outcome(execution: Execution, lane: Lane) -> FinishedJob:
     """What the finish script is told of one job."""
-    kind = ""
+    failure: Failure = ""
     if execution.disposition == "failed":
-        kind = "fi" if isinstance(execution.error, InvalidInput) else "f"
+        failure = "input" if isinstance(execution.error, InvalidInput) else "other"
         if model_is_to_blame(execution):
-            kind = "fm"
-    if execution.has_blob:
-        kind += "b"
+            failure = "model"
+    flight: str = ""
+    reuse_ms: int | str = ""
     if execution.digest:
-        join_ms = min(_JOIN_RESULT_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
-        kind += f":{join_ms} {flight_name(lane.name, execution.digest)}"
-    if execution.tenant:
-        kind = f"@{execution.tenant} {kind}"
-    return Outcome(execution.tag, execution.job_id, execution.meta, kind)
+        flight = flight_name(lane.name, execution.digest)
+        reuse_ms = min(_JOIN_RESULT_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
+    blob: Flag = "1" if execution.has_blob else ""
+    tag, job_id, meta = execution.tag, execution.job_id, execution.meta
+    return FinishedJob(tag, job_id, meta, execution.tenant, flight, reuse_ms, failure, blob)
 
 
 def letter(execution: Execution) -> DeadLetter:
@@ -79,14 +79,16 @@ def letter(execution: Execution) -> DeadLetter:
     )
 
 
-def delay(execution: Execution) -> tuple[bytes, str, str, str, bool]:
-    """What the retry script is told of one job: tag, id, when, why, and whether the attempt that
-    its lease was counted as is taken back.
+def delay(execution: Execution) -> RetryJob:
+    """What the retry script is told of one job; the attempt that its lease was counted as is taken
+    back where none was made.
     """
     tag, job_id, disposition = execution.tag, execution.job_id, execution.disposition
+    uncount: Flag = "" if execution.suspect else "1"
     if isinstance(disposition, Hold):
-        return tag, job_id, f"~{disposition.after_ms}", "", not execution.suspect
+        after_ms = disposition.after_ms
+        return RetryJob(tag, job_id, delay_ms=after_ms, unread="1", uncount=uncount)
     assert isinstance(disposition, Retry)
     if disposition.at_ms:
-        return tag, job_id, str(disposition.at_ms), "", not execution.suspect
-    return tag, job_id, f"+{disposition.after_ms}", describe(execution), False
+        return RetryJob(tag, job_id, due_ms=disposition.at_ms, uncount=uncount)
+    return RetryJob(tag, job_id, delay_ms=disposition.after_ms, error=describe(execution))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import structlog
 from redis.exceptions import RedisError
 
-from worker.jobs.leases import LaneLeases, Reservation
+from worker.jobs.leases import LaneLeases, ReleasedJob, Reservation
 from worker.lanes.lane import Lane
 from worker.lanes.notifier import Notifier
 from worker.lanes.redis_health import RedisHealth
@@ -71,7 +71,7 @@ class Reserver:
                 continue
             try:
                 count = self._leases[lane.name].release(
-                    (one.tag, one.job_id, not one.suspect) for one in unstarted
+                    ReleasedJob(one.tag, one.job_id, not one.suspect) for one in unstarted
                 )
                 log.info("leases_released", lane=lane.name, jobs=count)
             except RedisError as exc:

@@ -1,11 +1,11 @@
--- The index behind the list of jobs, part of the scripts that take jobs in.
+-- The index behind the list of jobs.
 -- A tenant has one stream. An entry holds what one call took in, so that the index costs
 -- a call two commands however many jobs it brings. Its fields are lanes, each with
 -- '<created_ms> <id> <id> ...'; its id is the number of its last job, counted from the
 -- tenant's first. Numbers, because they bound the index in jobs and not in calls, and
 -- because a number read once as a cursor points at the same place ever after.
+-- @include keys
 
-local JOBS = 'lf:jobs:'
 local to_list = {} -- tenant -> lane -> ids
 
 local function list_job(tenant, lane, id)

@@ -1,36 +1,55 @@
--- Part of the scripts that give jobs to workers: how tenants' jobs move up from beside the
--- bands into them. See place in shared.lua for how they came there.
+-- A tenant has at most a window of its jobs in a band's list; the others wait beside it, in a
+-- list of their own, so that tenants take turns. Counted are, per band, who has how many in the
+-- list (placed), and per lane what waits beside (over): `<band>:<tenant>`, and `<band>:` for all.
+-- @include keys, chunks
 
--- The tenants that have jobs beside this band.
-local function waiting_beside(lane, band)
-  local tenants = {}
-  for _, field in ipairs(redis.call('HKEYS', LANE .. lane .. ':over')) do
-    local tenant = string.match(field, '^' .. band .. ':(.+)$')
-    if tenant then tenants[#tenants + 1] = tenant end
+local function placed_key(lane, band)
+  return LANE .. lane .. ':placed:' .. band
+end
+
+local function over_key(lane, band, tenant)
+  return LANE .. lane .. ':over:' .. band .. ':' .. tenant
+end
+
+local function count_over(lane, band, tenant, by)
+  local key = LANE .. lane .. ':over'
+  for _, field in ipairs({ band .. ':' .. tenant, band .. ':' }) do
+    if redis.call('HINCRBY', key, field, by) <= 0 then redis.call('HDEL', key, field) end
   end
-  return tenants
 end
 
--- The next of what the tenant has beside the band; empty where nothing is left.
-local function take_over(lane, band, tenant, count)
-  local key = over_key(lane, band, tenant)
-  local messages = count > 0 and redis.call('RPOP', key, count) or {}
-  if #messages > 0 then count_over(lane, band, tenant, -#messages) end
-  return messages
+local function count_placed(lane, band, tenant, by)
+  local key = placed_key(lane, band)
+  local count = redis.call('HINCRBY', key, tenant, by)
+  if count <= 0 then redis.call('HDEL', key, tenant) end
+  return math.max(count, 0)
 end
 
--- Let the tenant's next ones into the band, as far as its window reaches.
-local function refill(list, lane, band, tenant, placed, window)
-  local messages = take_over(lane, band, tenant, window - placed)
-  if #messages == 0 then return end
-  in_chunks(messages, function(...) redis.call('LPUSH', list, ...) end)
-  count_placed(lane, band, tenant, #messages)
+-- Behind the others: into the band as far as the tenant's window reaches, else beside it.
+-- Returns whether the tenant had none waiting here.
+local function admit_to_band(list, lane, band, tenant, messages, window)
+  local room, placed = 0, 0
+  if redis.call('HEXISTS', LANE .. lane .. ':over', band .. ':' .. tenant) == 0 then
+    placed = tonumber(redis.call('HGET', placed_key(lane, band), tenant)) or 0
+    if placed > 0 and redis.call('LLEN', list) == 0 then -- somebody else took them
+      redis.call('DEL', placed_key(lane, band))
+      placed = 0
+    end
+    room = math.min(math.max(window - placed, 0), #messages)
+  end
+  local near, far = {}, {}
+  for i, message in ipairs(messages) do
+    if i <= room then near[#near + 1] = message else far[#far + 1] = message end
+  end
+  in_chunks(near, function(...) redis.call('LPUSH', list, ...) end)
+  in_chunks(far, function(...) redis.call('LPUSH', over_key(lane, band, tenant), ...) end)
+  if room > 0 then count_placed(lane, band, tenant, room) end
+  if #far > 0 then count_over(lane, band, tenant, #far) end
+  return placed == 0 and room > 0
 end
 
--- A delayed job is due.
-local function make_due(keys, lane, member)
-  local band, message = tonumber(string.sub(member, 1, 1)), string.sub(member, 3)
-  redis.call('ZREM', keys[7], member)
-  put_back(keys[band], lane, band, message, tenant_of(message))
+-- To the front of its band, where it was.
+local function put_back(list, lane, band, message, tenant)
+  redis.call('RPUSH', list, message)
+  if tenant and tenant ~= '' then count_placed(lane, band, tenant, 1) end
 end
-

@@ -1,16 +1,25 @@
--- A page of a tenant's jobs, newest first. Writes nothing.
--- KEYS: none by name. ARGV: tenant, number below which to begin or 0, limit, how many jobs to
---   look at, lane or '', state or '', created_after_ms or 0, created_before_ms or 0
--- Returns the number below which the next page begins, 0 where there is none, then per job:
--- id, record or '', and what its result says of it, without the result, or ''.
--- Jobs that nobody knows any more are left out. See listing.lua for the index.
+-- Purpose: A page of a tenant's jobs, newest first; writes nothing.
+-- KEYS: none by name
+-- ARGV:
+--   1 tenant
+--   2 below: the number below which to begin, or 0
+--   3 limit
+--   4 looks: how many jobs to look at
+--   5 lane: or ''
+--   6 state: or ''
+--   7 created_after_ms: or 0
+--   8 created_before_ms: or 0
+-- Returns: the number below which the next page begins, 0 where there is none, then per job:
+--   id, record or '', and what its result says of it, without the result, or ''
+-- Moves: none
+-- Tests: tests/lua/test_list_jobs.py
+-- Jobs that nobody knows any more are left out. See job_index.lua for the index.
+-- @include keys, result_document
 
 local tenant, below, limit, looks = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local lane, state = ARGV[5], ARGV[6]
-local after, before = tonumber(ARGV[7]), tonumber(ARGV[8])
-local key, out = JOBS .. tenant, { 0 }
+local lane, state, after, before = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local key, out, ENTRIES = JOBS .. tenant, { 0 }, 10
 local STATES = { q = 'queued', w = 'queued', r = 'running' }
-local TAIL, ENTRIES = 2048, 10
 
 local function number(value) return string.format('%d', value) end
 
@@ -33,18 +42,16 @@ local function skip_to(moment)
   return low + 1
 end
 
--- What is known of a job: its state, its record, and its result less the result itself.
-local function look(id)
-  local meta = redis.call('GETRANGE', META .. id, -TAIL, -1)
-  if meta == '' then
-    local record = redis.call('GET', JOB .. id)
-    return record and STATES[string.sub(record, 1, 1)], record, ''
+local function take_job(id)
+  local found, about = read_about(id)
+  local record = ''
+  if not about then
+    record, about = redis.call('GET', JOB .. id), ''
+    found = record and STATES[string.sub(record, 1, 1)]
   end
-  local about = string.match(meta, '.*("lanefleet":{.*)$')
-  meta = about and '{"status":"",' .. about or redis.call('GET', META .. id)
-  local status = string.match(meta, '"status": ?"(%u*)"')
-  local other = ({ SUCCESS = 'succeeded', FAILURE = 'failed', REVOKED = 'canceled' })[status]
-  return about and string.match(about, '"state":"(%l+)"') or other, '', meta
+  if not found or (state ~= '' and state ~= found) then return end
+  limit = limit - 1
+  out[#out + 1], out[#out + 2], out[#out + 3] = id, record, about
 end
 
 -- Take from an entry what was asked for; whether the page goes on.
@@ -57,13 +64,7 @@ local function take(entry)
     for i = #ids, 1, -1 do
       if below == 0 or at < below then
         looks = looks - (wanted and 1 or 0.05)
-        if wanted and (before == 0 or created <= before) then
-          local found, record, meta = look(ids[i])
-          if found and (state == '' or state == found) then
-            limit = limit - 1
-            out[#out + 1], out[#out + 2], out[#out + 3] = ids[i], record, meta
-          end
-        end
+        if wanted and (before == 0 or created <= before) then take_job(ids[i]) end
         below = at
         if limit == 0 or looks <= 0 then
           out[1] = at > 1 and at or 0

@@ -1,8 +1,14 @@
--- Claim an idempotency key for a job, or learn who holds it.
--- KEYS: the claim. ARGV: its value (fingerprint and job id), seconds to keep it
--- Returns the value that holds the key.
+-- Purpose: Claim an idempotency key for a job, or learn who holds it.
+-- KEYS: the claim
+-- ARGV:
+--   1 claim: fingerprint and job id
+--   2 ttl_seconds
+-- Returns: the value that holds the key
+-- Moves: none
+-- Tests: tests/lua/test_claim_idempotency_key.py
 
-local held = redis.call('GET', KEYS[1])
+local claim = KEYS[1]
+local held = redis.call('GET', claim)
 if held then return held end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('SET', claim, ARGV[1], 'EX', ARGV[2])
 return ARGV[1]

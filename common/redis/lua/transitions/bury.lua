@@ -1,30 +1,43 @@
--- Park N leased jobs on the dead list with their reason, and publish the failure.
--- KEYS: the lane's. ARGV: lane, result_ttl, dead_max_count, worker,
---   then per job: tag, id or '', reason, error, attempts, meta or ''
--- Returns how many were still ours.
+-- Purpose: Park N leased jobs on the dead list with their reason, and publish the failure.
+-- KEYS: the lane's
+-- ARGV:
+--   1 lane
+--   2 result_ttl
+--   3 dead_max_count
+--   4 worker
+--   per job:
+--     1 tag
+--     2 job_id: or ''
+--     3 reason
+--     4 error
+--     5 attempts
+--     6 meta: the result, or '' for one made here
+-- Returns: how many were still held
+-- Moves: r->settled, w->q, w->w
+-- Tests: tests/lua/test_bury.py
+-- @include clock, message, lease, record, dead_letter, result_document, settle
 
+local unacked, index = KEYS[5], KEYS[6]
+local parked = { dead = KEYS[8], letters = KEYS[9], stats = KEYS[10] }
 local lane, ttl, keep, worker = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local now, buried = now_ms(), 0
-for i = 5, #ARGV, 6 do
-  local tag, id = ARGV[i], ARGV[i + 1]
-  local stored = redis.call('HGET', KEYS[5], tag)
-  if stored then
-    redis.call('HDEL', KEYS[5], tag)
-    redis.call('ZREM', KEYS[6], tag)
-    local message = unwrap(stored, lane)
-    id = id_of(message) or id -- the one that reserve wrote a record for
-    bury(KEYS, id, lane, band_of(tag), message, ARGV[i + 2], ARGV[i + 3],
-      tonumber(ARGV[i + 4]), worker, now, keep)
-    if ARGV[i + 2] == 'attempts_exhausted' and ARGV[i + 4] == '1' then
-      redis.call('HINCRBY', KEYS[10], 'model_failed', 1)
-    end
-    local meta = ARGV[i + 5]
-    if meta == '' then
-      local rec = leased_record(id, lane, tag)
-      meta = ending(id, rec, 'failed', ARGV[i + 2], ARGV[i + 3], now)
-    end
-    settle(id, meta, ttl, true)
-    buried = buried + 1
+local now, jobs = now_ms(), {}
+
+local function bury_one(tag, id, reason, err, attempts, meta)
+  local message = end_lease(unacked, index, tag, lane)
+  if not message then return end
+  id = id_of(message) or id -- the one that reserve wrote a record for
+  bury(parked, {
+    id = id, lane = lane, band = band_of(tag), reason = reason, error = err,
+    attempts = tonumber(attempts), worker = worker, died_ms = now,
+  }, message, keep)
+  if reason == 'attempts_exhausted' and attempts == '1' then
+    redis.call('HINCRBY', parked.stats, 'model_failed', 1)
   end
+  local rec = leased_record(id, lane, tag)
+  if meta == '' then meta = ending(id, rec, 'failed', reason, err, now) end
+  jobs[#jobs + 1] = { id = id, meta = meta, lane = rec.lane, tenant = rec.tenant, buried = true }
 end
-return buried
+
+for i = 5, #ARGV, 6 do bury_one(unpack(ARGV, i, i + 5)) end
+settle(jobs, ttl)
+return #jobs

@@ -1,34 +1,34 @@
--- Cancel one job: a queued one never runs, a running one never publishes. Repeatable.
+-- Purpose: Cancel one job: a queued one never runs, a running one never publishes; repeatable.
+-- KEYS: none by name (the record names the lane)
+-- ARGV:
+--   1 job_id
+--   2 result_ttl
+--   3 state: 'canceled' or 'expired'
+-- Returns: the state that the job is in afterwards, or '' where nobody knows it
+-- Moves: q->x, r->settled, w->settled, w->x, w->q, w->w
+-- Tests: tests/lua/test_cancel.py
 -- The worker that holds it is told, so that it need not run at all.
--- KEYS: none by name (the record names the lane). ARGV: id, result_ttl,
---   'canceled' or 'expired'
--- Returns the state that the job is in afterwards, or '' where nobody knows it.
+-- @include keys, clock, record, result_document, flight_leave, settle
 
 local id, ttl, state = ARGV[1], ARGV[2], ARGV[3]
-local rec = parse_record(redis.call('GET', JOB .. id))
+local rec = read_record(id)
 if not rec or rec.state == 'x' then
   local meta = redis.call('GET', META .. id)
-  local status = meta and string.match(meta, '^{"status": ?"(%u+)"')
-  if status == 'SUCCESS' then return 'succeeded' end
-  if status == 'FAILURE' then return 'failed' end
-  if status == 'REVOKED' and string.find(meta, '"exc_message":["expired"]', 1, true) then
-    return 'expired'
-  end
-  return (rec or status == 'REVOKED') and 'canceled' or ''
+  return meta and state_of_result(meta) or rec and 'canceled' or ''
 end
 if rec.state == 'r' then
-  redis.call('HDEL', 'lf:lane:' .. rec.lane .. ':unacked', rec.tag)
-  redis.call('ZREM', 'lf:lane:' .. rec.lane .. ':index', rec.tag)
-  redis.call('PUBLISH', 'lf:canceled', rec.lane .. ' ' .. rec.tag)
+  redis.call('HDEL', LANE .. rec.lane .. ':unacked', rec.tag)
+  redis.call('ZREM', LANE .. rec.lane .. ':index', rec.tag)
+  redis.call('PUBLISH', CANCELED, rec.lane .. ' ' .. rec.tag)
 end
 local waits = rec.state == 'q'
 if rec.state == 'w' then waits = leave(id, rec) end
 local text = state == 'expired' and 'the deadline passed' or 'canceled by request'
 local reason = state == 'expired' and 'deadline' or 'canceled'
-settle(id, ending(id, rec, state, reason, text, now_ms()), ttl)
-if waits then
-  -- Its message still waits: the record stays until reserve has met it.
-  redis.call('SET', JOB .. id, 'x ' .. rec.lane .. ' ' .. origin(rec.created, rec.tenant))
-end
-redis.call('HINCRBY', 'lf:lane:' .. rec.lane .. ':stats', state, 1)
+settle({ {
+  id = id, meta = ending(id, rec, state, reason, text, now_ms()),
+  lane = rec.lane, tenant = rec.tenant,
+  record = waits and settled_text(rec) or nil, -- until reserve has met its message
+} }, ttl)
+redis.call('HINCRBY', LANE .. rec.lane .. ':stats', state, 1)
 return state

@@ -1,13 +1,20 @@
--- Drop dead letters for good.
--- KEYS: the lane's. ARGV: ids ..., or none for all of them
--- Returns how many were dropped.
+-- Purpose: Drop dead letters for good.
+-- KEYS: the lane's
+-- ARGV:
+--   per job: (none for all of them)
+--     1 job_id
+-- Returns: how many were dropped
+-- Moves: none
+-- Tests: tests/lua/test_dead_purge.py
+-- @include keys
 
+local dead, letters = KEYS[8], KEYS[9]
 local ids = ARGV
-if #ids == 0 then ids = redis.call('ZRANGE', KEYS[8], 0, -1) end
+if #ids == 0 then ids = redis.call('ZRANGE', dead, 0, -1) end
 local dropped = 0
 for i = 1, #ids do
-  redis.call('HDEL', KEYS[9], ids[i])
-  local listed = redis.call('ZREM', KEYS[8], ids[i])
+  redis.call('HDEL', letters, ids[i])
+  local listed = redis.call('ZREM', dead, ids[i])
   if listed == 1 then redis.call('DEL', BLOB .. ids[i]) end
   dropped = dropped + listed
 end

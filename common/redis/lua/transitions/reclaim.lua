@@ -1,25 +1,31 @@
--- Hand back what a reservation leased whose answer got lost on the way.
--- KEYS: the lane's. ARGV: lane, tag prefix of that call, how many it asked for
--- Returns how many leases there were.
+-- Purpose: Hand back what a reservation leased whose answer got lost on the way.
+-- KEYS: the lane's
+-- ARGV:
+--   1 lane
+--   2 tag_prefix: of that call
+--   3 wanted: how many it asked for
+-- Returns: how many leases there were
+-- Moves: r->q
+-- Tests: tests/lua/test_reclaim.py
+-- @include message, lease, record, tenant_window
 
+local bands, unacked, index = KEYS, KEYS[5], KEYS[6]
 local lane, prefix, reclaimed = ARGV[1], ARGV[2], 0
-for serial = tonumber(ARGV[3]), 1, -1 do
-  for band = 1, 4 do
-    local tag = tag_of(prefix, serial, band)
-    local stored = redis.call('HGET', KEYS[5], tag)
-    if stored then
-      redis.call('HDEL', KEYS[5], tag)
-      redis.call('ZREM', KEYS[6], tag)
-      local message = unwrap(stored, lane)
-      put_back(KEYS[band], lane, band, message, tenant_of(message))
-      local id = id_of(message)
-      if id then
-        local rec = leased_record(id, lane, tag)
-        -- A suspect has attempts written down, and keeps them.
-        if rec.tag == tag then requeue_record(id, rec, true) end
-      end
-      reclaimed = reclaimed + 1
-    end
+
+local function reclaim(tag, band)
+  local message = end_lease(unacked, index, tag, lane)
+  if not message then return end
+  put_back(bands[band], lane, band, message, tenant_of(message))
+  local id = id_of(message)
+  if id then
+    local rec = leased_record(id, lane, tag)
+    -- A suspect has attempts written down, and keeps them.
+    if rec.tag == tag then requeue_record(id, rec, true) end
   end
+  reclaimed = reclaimed + 1
+end
+
+for serial = tonumber(ARGV[3]), 1, -1 do
+  for band = 1, 4 do reclaim(tag_of(prefix, serial, band), band) end
 end
 return reclaimed

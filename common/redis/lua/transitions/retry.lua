@@ -1,34 +1,41 @@
--- Park N leased jobs until later: a failed attempt's backoff, an ETA not yet reached, or an input
--- that cannot be read now.
--- KEYS: the lane's.
--- ARGV: lane, then per job: tag, id, due_ms (absolute) or delay as '+ms', error or '',
---   '1' to take the attempt back
--- A delay as '~ms' says that the store of inputs failed: neither the model nor the job is charged,
--- not with a delivery either, so that the job can wait for as long as it takes.
--- Returns how many were still ours.
+-- Purpose: Park N leased jobs until later: a failed attempt, an ETA, an input not to be read now.
+-- KEYS: the lane's
+-- ARGV:
+--   1 lane
+--   per job:
+--     1 tag
+--     2 job_id
+--     3 due_ms: Unix time, or '' where delay_ms says from now
+--     4 delay_ms: or ''
+--     5 error: of the attempt that failed, or ''
+--     6 unread: '1' where the store of inputs failed: neither the model nor the job is charged,
+--       not with a delivery either, so that the job can wait for as long as it takes
+--     7 uncount: '1' to take the attempt back
+-- Returns: how many were still held
+-- Moves: r->q
+-- Tests: tests/lua/test_retry.py
+-- @include clock, lease, record
 
-local lane, parked = ARGV[1], 0
-local now = now_ms()
-for i = 2, #ARGV, 5 do
-  local tag, id, due = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local stored = redis.call('HGET', KEYS[5], tag)
-  if stored then
-    redis.call('HDEL', KEYS[5], tag)
-    redis.call('ZREM', KEYS[6], tag)
-    local how = string.sub(due, 1, 1)
-    if how == '+' or how == '~' then due = now + string.sub(due, 2) end
-    redis.call('ZADD', KEYS[7], due, band_of(tag) .. ':' .. unwrap(stored, lane))
-    local rec = leased_record(id, lane, tag)
-    if ARGV[i + 3] ~= '' then
-      -- Only a job's first failure says something of the model; the others are of this job.
-      if rec.error == '' then redis.call('HINCRBY', KEYS[10], 'model_failed', 1) end
-      rec.error = ARGV[i + 3]
-    end
-    if how == '~' or ARGV[i + 3] ~= '' then redis.call('HINCRBY', KEYS[10], 'retried', 1) end
-    local uncount = ARGV[i + 4] == '1'
-    if how == '~' and not uncount then rec.deliveries = math.max(rec.deliveries - 1, 0) end
-    requeue_record(id, rec, uncount)
-    parked = parked + 1
+local unacked, index, delayed, stats = KEYS[5], KEYS[6], KEYS[7], KEYS[10]
+local lane, now, parked = ARGV[1], now_ms(), 0
+
+local function park(tag, id, due_ms, delay_ms, err, unread, uncount)
+  local message = end_lease(unacked, index, tag, lane)
+  if not message then return end
+  local due = due_ms ~= '' and due_ms or now + delay_ms
+  redis.call('ZADD', delayed, due, band_of(tag) .. ':' .. message)
+  local rec = leased_record(id, lane, tag)
+  if err ~= '' then
+    -- Only a job's first failure says something of the model; the others are of this job.
+    if rec.error == '' then redis.call('HINCRBY', stats, 'model_failed', 1) end
+    rec.error = err
   end
+  unread, uncount = unread == '1', uncount == '1'
+  if unread or err ~= '' then redis.call('HINCRBY', stats, 'retried', 1) end
+  if unread and not uncount then rec.deliveries = math.max(rec.deliveries - 1, 0) end
+  requeue_record(id, rec, uncount)
+  parked = parked + 1
 end
+
+for i = 2, #ARGV, 7 do park(unpack(ARGV, i, i + 6)) end
 return parked

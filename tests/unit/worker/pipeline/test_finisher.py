@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError
 from common.catalog import ModelSpec
 from tests.support.stack import wait_until
 from worker.jobs.execution import Execution
-from worker.jobs.leases import Outcome
+from worker.jobs.leases import FinishedJob
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
@@ -46,7 +46,7 @@ class Bench:
         self.finisher.stop(5)
         return self.finisher
 
-    def _finish(self, outcomes: Sequence[Outcome], _ttl: int) -> list[int]:
+    def _finish(self, outcomes: Sequence[FinishedJob], _ttl: int) -> list[int]:
         for outcome in outcomes:
             outcome.job_id.encode()  # as the client of Redis does
             self.published[outcome.job_id] = json.loads(outcome.meta)
@@ -113,7 +113,7 @@ def test_what_redis_did_not_take_before_the_end_counts_as_nothing() -> None:
     heard: list[Sequence[Execution]] = []
     bench = Bench(lambda published: heard.append(published.finished))
 
-    def refuse(_outcomes: Sequence[Outcome], _ttl: int) -> list[int]:
+    def refuse(_outcomes: Sequence[FinishedJob], _ttl: int) -> list[int]:
         raise ConnectionError("away")
 
     bench._finish = refuse  # type: ignore[method-assign]

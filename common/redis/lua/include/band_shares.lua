@@ -1,0 +1,57 @@
+-- Which messages a reservation takes from a lane: from each band its share, and from the
+-- tenants beside it in turns. `take` is called with messages and tells whose they were.
+-- @include tenant_window, tenant_refill
+
+-- The list of a band is used up, so nobody has any in it: everybody beside it gives an equal
+-- share, then all windows fill again.
+local function take_beside(list, lane, band, count, window, take)
+  local taken = 0
+  redis.call('DEL', placed_key(lane, band))
+  local tenants = waiting_beside(lane, band)
+  while taken < count and #tenants > 0 do
+    local share, left = math.ceil((count - taken) / #tenants), {}
+    for _, tenant in ipairs(tenants) do
+      local messages = take_over(lane, band, tenant, math.min(share, count - taken))
+      if #messages > 0 then
+        left[#left + 1] = tenant
+        take(band, messages)
+      end
+      taken = taken + #messages
+    end
+    tenants = left
+  end
+  for _, tenant in ipairs(waiting_beside(lane, band)) do
+    refill(list, lane, band, tenant, 0, window)
+  end
+  return taken
+end
+
+local function pop(list, lane, band, beside, count, window, take)
+  if count <= 0 then return 0 end
+  local messages = redis.call('RPOP', list, count) or {}
+  local tenants = take(band, messages)
+  if beside > 0 and #messages < count then
+    return #messages + take_beside(list, lane, band, count - #messages, window, take)
+  end
+  for tenant, taken in pairs(tenants) do
+    local placed = count_placed(lane, band, tenant, -taken)
+    if beside > 0 then refill(list, lane, band, tenant, placed, window) end
+  end
+  return #messages
+end
+
+-- The first band, then the share of the lower ones in turn, then what is left.
+local function serve_bands(bands, lane, beside, wanted, share, turn, window, take)
+  local low = 0
+  for band = 2, 4 do low = low + redis.call('LLEN', bands[band]) end
+  share = math.min(share, low)
+  local function serve(band, count)
+    return pop(bands[band], lane, band, beside, count, window, take)
+  end
+  local left = wanted - serve(1, wanted - share)
+  for i = 0, 2 do
+    local got = serve(2 + (turn + i) % 3, math.min(share, left))
+    share, left = share - got, left - got
+  end
+  for band = 2, 4 do left = left - serve(band, left) end
+end

@@ -1,0 +1,6 @@
+-- The server's own clock, the only one that decides.
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end

@@ -1,0 +1,66 @@
+-- A new job whose input may be under way already.
+-- @include keys, record, result_document, single_flight, flight_end
+
+local MAX_FOLLOWERS = 2000 -- one script publishes for all of them: about 10 us each
+
+-- The same input succeeded since this job's own look into the cache: it gets that result, unless
+-- it wants none that old. Ages are in whole seconds, as in the cache.
+local function get_arrived(job, other, clock)
+  local meta = redis.call('GET', META .. other)
+  if not meta or string.sub(meta, 1, 19) ~= '{"status":"SUCCESS"' then return false end
+  local parts = split_result(meta, other)
+  if not parts then return false end
+  local oldest = tonumber(job.max_age_seconds)
+  if oldest and math.floor((clock - finished_ms(parts)) / 1000) > oldest then return false end
+  local left = math.max(redis.call('PTTL', META .. other), 1)
+  meta = result_for(parts, job.job_id, string.format('%d', clock), job.tenant)
+  redis.call('SET', META .. job.job_id, meta, 'PX', left)
+  redis.call('PUBLISH', META .. job.job_id, meta)
+  return true
+end
+
+local function follow(id, rec, leader, entry, own)
+  if redis.call('EXISTS', FOLLOWERS .. leader) == 0 then
+    redis.call('HSET', FOLLOWERS .. leader, '', own)
+  end
+  redis.call('HSET', FOLLOWERS .. leader, id, entry)
+  redis.call('ZADD', follower_index(rec.lane), rec.deadline > 0 and rec.deadline or 'inf', id)
+  redis.call('SET', JOB .. id, follower_text(rec, leader))
+end
+
+-- Who leads the flight: its band, its deadline as text, its id and record; nil where nobody does.
+local function leader_of(flight, hint)
+  local band, deadline, leader = read_entry(hint)
+  local rec = leader and read_record(leader)
+  if leader and not is_under_way(rec, leader) then
+    end_flight({ id = leader, flight = flight }) -- whatever became of it, they go on without it
+    band, deadline, leader = read_entry(redis.call('GET', FLIGHT .. flight))
+    rec = leader and read_record(leader)
+  end
+  return band, deadline, leader, rec
+end
+
+-- Whether this job need not wait in its lane: an identical one is under way ('follows'), or was
+-- until a moment ago ('arrived'). Otherwise it leads from now on. One that is more urgent than a
+-- leader that still waits overtakes it, and is followed by it.
+local function join(job, record, clock)
+  local id, flight, band = job.job_id, job.flight, tonumber(job.band)
+  local mine = job.band .. ' ' .. job.deadline_ms .. ' '
+  local hint = redis.call('GET', FLIGHT .. flight)
+  if hint and string.sub(hint, 1, 1) == '!' then
+    if get_arrived(job, string.sub(hint, 2), clock) then return 'arrived' end
+    hint = nil
+  end
+  local leader_band, leader_deadline, leader, rec = leader_of(flight, hint)
+  local theirs = rec and leader_band .. ' ' .. leader_deadline .. ' '
+  if rec and rec.state == 'q' and rec.attempts == 0 and band < leader_band then
+    follow(leader, rec, id, theirs, mine .. flight)
+  elseif rec and redis.call('HLEN', FOLLOWERS .. leader) <= MAX_FOLLOWERS then
+    follow(id, parse_record(record), leader, mine .. job.message, theirs .. flight)
+    if job.blob ~= '' then redis.call('SET', BLOB .. id, job.blob) end
+    redis.call('EXPIRE', FLIGHT .. flight, HINT_SECONDS)
+    return 'follows'
+  end
+  redis.call('SET', FLIGHT .. flight, mine .. id, 'EX', HINT_SECONDS)
+  return nil
+end

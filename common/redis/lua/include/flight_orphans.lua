@@ -1,0 +1,42 @@
+-- Followers whose deadline passed, and those whose leader is gone.
+-- @include keys, record, single_flight, flight_leave, flight_share, flight_end, settle
+
+local function expire_due(lane, limit, ttl, now)
+  local index = follower_index(lane)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit)) do
+    local rec = read_record(id)
+    if not rec or rec.state ~= 'w' then
+      redis.call('ZREM', index, id)
+    else
+      local value = redis.call('HGET', FOLLOWERS .. rec.tag, id)
+      local _, deadline = read_entry(value)
+      local leader = read_record(rec.tag)
+      local in_time = leader and leader.state == 'r' and leader.started <= rec.deadline
+      if value and in_time and (deadline == 0 or deadline > now) then
+        redis.call('ZADD', index, deadline > 0 and deadline or 'inf', id) -- it began; may it end
+      else
+        -- One by one: it may lead the next, which then has another leader.
+        settle({ expired_follower(id, rec, leave(id, rec), now) }, ttl)
+      end
+    end
+  end
+end
+
+-- Every script that settles a leader ends its flight, so a follower without one was left by
+-- somebody else: a foreign worker, or an eviction. A few are looked at each time.
+local function free_stranded(lane)
+  for _, id in ipairs(redis.call('ZRANDMEMBER', follower_index(lane), 5)) do
+    local rec = read_record(id)
+    if not rec or rec.state ~= 'w' then
+      redis.call('ZREM', follower_index(lane), id)
+    elseif not is_under_way(read_record(rec.tag), rec.tag) then
+      end_flight({ id = rec.tag })
+    end
+  end
+end
+
+local function look_after_followers(lane, limit, ttl, now)
+  if redis.call('EXISTS', follower_index(lane)) == 0 then return end
+  expire_due(lane, limit, ttl, now)
+  free_stranded(lane)
+end

@@ -1,0 +1,55 @@
+-- What each follower of a leader that ended gets.
+-- @include keys, chunks, clock, record, result_document, single_flight
+
+-- How a follower ends whose deadline passed first, as settle takes it.
+local function expired_follower(id, rec, listed, now)
+  local text = 'the deadline passed before the identical job that it waited for was done'
+  redis.call('HINCRBY', LANE .. rec.lane .. ':stats', 'expired', 1)
+  return {
+    id = id, lane = rec.lane, tenant = rec.tenant,
+    meta = ending(id, rec, 'expired', 'deadline', text, now),
+    record = listed and settled_text(rec) or nil,
+  }
+end
+
+local function forget_followers(followers)
+  local lanes, keys = {}, {}
+  for _, one in ipairs(followers) do
+    local ids = lanes[one.rec.lane] or {}
+    lanes[one.rec.lane] = ids
+    ids[#ids + 1] = one.id
+    keys[#keys + 1] = FOLLOWERS .. one.id
+  end
+  for lane, ids in pairs(lanes) do
+    in_chunks(ids, function(...) redis.call('ZREM', follower_index(lane), ...) end)
+  end
+  -- Seldom has any of them followers itself, so all are asked about at once.
+  local leaders = 0
+  in_chunks(keys, function(...) leaders = leaders + redis.call('EXISTS', ...) end)
+  return leaders > 0
+end
+
+-- Append how these end, with the leader's result cut in parts.
+local function share(jobs, followers, leader_started, parts, outcome)
+  local now, counts, leads = now_ms(), {}, forget_followers(followers)
+  for _, one in ipairs(followers) do
+    local id, rec, job = one.id, one.rec, nil
+    local began_late = rec.deadline > 0 and rec.deadline <= now and leader_started > rec.deadline
+    if (one.deadline > 0 and one.deadline <= now) or began_late then
+      job = expired_follower(id, rec, one.message == '', now)
+    else
+      job = {
+        id = id, lane = rec.lane, tenant = rec.tenant, outcome = outcome,
+        meta = result_for(parts, id, rec.created, rec.tenant),
+        record = one.message == '' and settled_text(rec) or nil,
+      }
+      counts[rec.lane] = (counts[rec.lane] or 0) + 1
+    end
+    job.leads = leads
+    jobs[#jobs + 1] = job
+  end
+  for lane, count in pairs(counts) do
+    -- Not among succeeded or failed: those took a place in a worker, which rates go by.
+    redis.call('HINCRBY', LANE .. lane .. ':stats', 'shared', count)
+  end
+end

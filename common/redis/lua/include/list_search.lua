@@ -1,0 +1,79 @@
+-- Where a job stands in a list of messages. A band is ordered by creation, but for a few that
+-- were returned to its front, so a job is looked for by the moment of its creation: from both
+-- ends at once in growing steps, since Redis walks to an index from the nearer end, and then by
+-- halves. What lies deeper than REACH from either end is estimated between the moments known
+-- there: in a lane of a million, each step to its middle would cost Redis a millisecond.
+-- @include keys, message
+
+local REACH = 4096
+
+local function created_of(id)
+  local text = id and redis.call('GET', JOB .. id)
+  return tonumber(text and string.match(text, '^%l %S+ (%d+)') or nil)
+end
+
+-- When the message at this index, counted from the one that is served first, was created;
+-- nil where some in a row do not tell, being sent by other Celery clients.
+local function moment(list, index, size)
+  for at = index, math.min(index + 3, size - 1) do
+    local message = redis.call('LINDEX', list, -1 - at)
+    local created = message and created_of(id_of(message))
+    if created then return created end
+  end
+end
+
+-- Between which two indexes those created earlier end and the others begin, and the
+-- moments there, if they are known.
+local function bracket(list, size, created)
+  local low, high, low_moment, high_moment, step = -1, size, nil, nil, 1
+  while step <= REACH and step - 1 < high do
+    local at = moment(list, step - 1, size)
+    if not at then return nil end
+    if at >= created then return low, step - 1, low_moment, at end
+    low, low_moment = step - 1, at
+    if size - step <= low then break end
+    at = moment(list, size - step, size)
+    if not at then return nil end
+    if at < created then return size - step, high, at, high_moment end
+    high, high_moment, step = size - step, at, step * 2
+  end
+  return low, high, low_moment, high_moment
+end
+
+local function halve(list, size, created, low, high)
+  while high - low > 1 do
+    local middle = math.floor((low + high) / 2)
+    local at = moment(list, middle, size)
+    if not at then return nil end
+    if at < created then low = middle else high = middle end
+  end
+  return high
+end
+
+-- The index of this job among those created in the same moment, which begin here.
+local function find(list, size, created, first, id)
+  local count = 4
+  while first < size and count <= 1024 do
+    local messages = redis.call('LRANGE', list, -first - count, -first - 1)
+    for at = #messages, 1, -1 do
+      if id_of(messages[at]) == id then return first + #messages - at end
+    end
+    local last = created_of(id_of(messages[1] or ''))
+    if last and last > created then return nil end
+    first, count = first + count, count * 4
+  end
+end
+
+-- Its index in this list, and whether that is exact; nil where it is not there.
+local function search(list, size, created, id)
+  local low, high, low_moment, high_moment = bracket(list, size, created)
+  if not low then return nil end
+  if high - low > REACH then
+    if not (low_moment and high_moment) then return nil end
+    local share = (created - low_moment) / math.max(high_moment - low_moment, 1)
+    return math.floor(low + (high - low) * share), false
+  end
+  local first = halve(list, size, created, low, high)
+  local index = first and find(list, size, created, first, id)
+  return index, index ~= nil
+end

@@ -1,0 +1,40 @@
+-- Messages on their way into the bands: gathered job by job, pushed at the end, in one go.
+-- A tenant's are kept by themselves, as they may have to wait beside the band.
+-- @include keys, chunks, tenant_window
+
+local plain, owned = {}, {}
+
+local function send(lane, band_key, message, tenant)
+  local list
+  if tenant == '' then
+    list = plain[band_key]
+    if not list then
+      list = {}
+      plain[band_key] = list
+    end
+  else
+    local key = band_key .. ' ' .. tenant
+    local one = owned[key]
+    if not one then
+      one = { lane = lane, band_key = band_key, tenant = tenant, messages = {} }
+      owned[key] = one
+    end
+    list = one.messages
+  end
+  list[#list + 1] = message
+end
+
+local function push_all(window)
+  for band_key, list in pairs(plain) do
+    in_chunks(list, function(...) redis.call('LPUSH', band_key, ...) end)
+  end
+  for _, one in pairs(owned) do
+    local step = tonumber(string.sub(one.band_key, #one.lane + 3)) or 0
+    local new = admit_to_band(
+      one.band_key, one.lane, step / 3 + 1, one.tenant, one.messages, window)
+    -- Workers whose hands are full with others' jobs would not look before the next batch.
+    if new and redis.call('HLEN', LANE .. one.lane .. ':tenants') > 1 then
+      redis.call('PUBLISH', STARVED, one.lane)
+    end
+  end
+end

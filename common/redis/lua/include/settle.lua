@@ -1,0 +1,49 @@
+-- The one way in which jobs end: each result is published; then what it leads to is appended
+-- to the list and ends likewise, until the list is used up. Each job of the list:
+--   id, meta      its result
+--   lane, tenant  whose count it leaves; no tenant where it is nobody's
+--   record        what stays of it while its message still waits, or nil
+--   buried        it is on the dead list, from where it may come back, so its input stays
+--   has_blob      false where it is known to have no input beside its message
+--   leads         false where it is known to lead no others
+--   outcome, flight, reuse_ms   see end_flight
+-- With `alone`, none of the jobs leads others, and none has an input beside its message.
+-- @include keys, chunks, tenant_counts, flight_end
+
+local function forget(gone, left, counts)
+  in_chunks(gone, function(...) redis.call('DEL', ...) end)
+  in_chunks(left, function(...) redis.call('MSET', ...) end)
+  for lane, tenants in pairs(counts) do
+    for tenant, count in pairs(tenants) do count_out(lane, tenant, count) end
+  end
+end
+
+local function settle(jobs, ttl, alone)
+  local gone, left, counts, at = {}, {}, {}, 1
+  local job = jobs[1]
+  while job do
+    local id, tenant, result = job.id, job.tenant, META .. job.id
+    redis.call('SET', result, job.meta, 'EX', ttl)
+    redis.call('PUBLISH', result, job.meta)
+    if alone then
+      gone[#gone + 1] = JOB .. id
+    else
+      if job.leads ~= false then end_flight(job, jobs) end
+      if job.record then
+        left[#left + 1] = JOB .. id
+        left[#left + 1] = job.record
+      else
+        gone[#gone + 1] = JOB .. id
+      end
+      if not (job.has_blob == false or job.buried) then gone[#gone + 1] = BLOB .. id end
+    end
+    if tenant and tenant ~= '' then
+      local tenants = counts[job.lane] or {}
+      counts[job.lane] = tenants
+      tenants[tenant] = (tenants[tenant] or 0) + 1
+    end
+    at = at + 1
+    job = jobs[at]
+  end
+  forget(gone, left, counts)
+end

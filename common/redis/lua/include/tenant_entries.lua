@@ -1,0 +1,16 @@
+-- How many jobs each tenant brought into each lane: gathered job by job, counted at the end.
+-- @include tenant_counts
+
+local entered = {} -- tenant -> lane -> count
+
+local function note_entry(lane, tenant)
+  local lanes = entered[tenant] or {}
+  entered[tenant] = lanes
+  lanes[lane] = (lanes[lane] or 0) + 1
+end
+
+local function write_entries()
+  for tenant, lanes in pairs(entered) do
+    for lane, count in pairs(lanes) do count_in(lane, tenant, count) end
+  end
+end

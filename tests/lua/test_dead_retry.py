@@ -1,0 +1,84 @@
+"""dead_retry.lua: dead jobs wait again, with nothing counted."""
+
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+
+from tests.lua.cases import (
+    COUNTS,
+    IN_FLIGHT,
+    KEYS,
+    LANE,
+    PLACED,
+    Case,
+    Like,
+    Z,
+    check,
+    message,
+    says,
+)
+
+META = "celery-task-meta-a"
+
+
+def letter(tenant: str = "", band: int = 1) -> str:
+    owner = f',"tenant":"{tenant}"' if tenant else ""
+    return f'{{"lane":"{LANE}","band":{band}{owner}}}\n{message("a", tenant)}'
+
+
+CASES = [
+    Case("it is not on the list", [8, "a"], 0),
+    Case(
+        "one that nobody can read stays",
+        [8, "unreadable-1"],
+        0,
+        given={KEYS.dead: Z({"unreadable-1": 1}), KEYS.letters: {"unreadable-1": "{}\n{}"}},
+    ),
+    Case(
+        "one that is alive again stays",
+        [8, "a"],
+        0,
+        given={KEYS.dead: Z({"a": 1}), KEYS.letters: {"a": letter()}, "lf:job:a": f"q {LANE} 1"},
+    ),
+    Case(
+        "behind the others of its band",
+        [8, "a"],
+        1,
+        given={
+            KEYS.bands[2]: [message("b")],
+            KEYS.dead: Z({"a": 1}),
+            KEYS.letters: {"a": letter(band=3)},
+            META: "{}",
+        },
+        then={
+            KEYS.bands[2]: [message("a"), message("b")],
+            KEYS.dead: None,
+            KEYS.letters: None,
+            META: None,
+            "lf:job:a": Like(rf"q {LANE} \d{{13}}"),
+        },
+        moves="settled->q",
+    ),
+    Case(
+        "a tenant's is counted again; its result may be gone",
+        [8, "a"],
+        1,
+        given={KEYS.dead: Z({"a": 1}), KEYS.letters: {"a": letter("acme")}},
+        then={
+            LANE: [message("a", "acme")],
+            KEYS.dead: None,
+            KEYS.letters: None,
+            "lf:job:a": Like(rf"q {LANE} \d{{13}}:acme"),
+            PLACED: {"acme": "1"},
+            COUNTS: {"acme": "1"},
+            IN_FLIGHT: {"acme": "1"},
+        },
+        moves="none->q",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=says)
+def test_dead_retry(redis_client: Redis, case: Case) -> None:
+    check(redis_client, "dead_retry", case)
