@@ -9,7 +9,7 @@ PYTEST     = .venv/bin/python -m pytest
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench faults fmt clean
+.PHONY: help setup demo up test check bench faults coverage mutants fmt clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,19 @@ bench: ## Run the benchmarks and print their ratios
 faults: ## Run the fault tests, the slow ones too
 	$(BOOTSTRAP) test
 	$(PYTEST) tests/faults
+
+# A package more than the tests need, so it comes here and not with the bootstrap.
+coverage: ## Run the pure tiers under coverage, against the floor in pyproject.toml
+	$(BOOTSTRAP) test
+	.venv/bin/python -m pip install --quiet "coverage>=7.10"
+	rm -f .coverage .coverage.*
+	.venv/bin/python -m coverage run -m pytest -m "not slow and not bench" tests/unit tests/process
+	.venv/bin/python -m coverage combine --quiet
+	.venv/bin/python -m coverage report
+
+mutants: ## Change the pure rules one by one and list what no test notices
+	$(BOOTSTRAP) test
+	.venv/bin/python -m tests.mutants
 
 fmt: ## Format the code and fix what ruff can fix
 	$(BOOTSTRAP) test
