@@ -95,6 +95,7 @@ class Engine:
         self.on_the_bus = False
         """Whether Celery's remote control reaches this worker. Written by Celery's step."""
         self.event_counts = event_counts or EventCounts()
+        self._reports = 0
         client = connect(redis_url, settings)
         self._scripts = Scripts(client)
         self._build_lanes(catalog, settings)
@@ -320,4 +321,5 @@ class Engine:
     def report(self, now: float) -> WorkerReport:
         """What the worker says of itself; called regularly, by one thread."""
         self.device_time.mark(now)
-        return report_of(self, now)
+        self._reports += 1
+        return report_of(self, self._reports, now)

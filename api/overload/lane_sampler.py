@@ -20,6 +20,7 @@ from typing import Any
 
 import redis.asyncio
 import structlog
+from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from api.background import tasks
@@ -27,6 +28,8 @@ from common.redis.keys import BANDS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, work
 from common.worker_report import LaneReport, WorkerReport
 
 log = structlog.get_logger(__name__)
+
+_SAMPLES = Counter("lanefleet_api_samples", "Looks at the lanes and workers, about one a second.")
 
 _INTERVAL_SECONDS = 1.0
 _TROUBLED_SECONDS = 0.25
@@ -147,6 +150,8 @@ class DrainSampler:
         """Why the last trip failed, or that Redis takes no writes; None when all is well."""
         self.readable = False
         """Whether the last trip could read, whatever became of the word it wrote."""
+        self.samples = 0
+        """Trips that were taken, well or not."""
         self.began = 0.0
         """When the last trip began, by the loop's clock."""
 
@@ -188,6 +193,8 @@ class DrainSampler:
                 await self.on_sample()
             except Exception:
                 log.exception("sample_unused")
+        self.samples += 1
+        _SAMPLES.inc()
 
     async def _sample(self) -> Exception | None:
         """Read everything; returns why Redis takes no writes, where it does not."""

@@ -357,7 +357,7 @@ def test_a_stream_outlives_its_replica(pair: Pair, end: signal.Signals) -> None:
         with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
             assert stream.rest() == []
         assert leaving.process.stop() == (0 if end == signal.SIGTERM else -end)
-    assert time.monotonic() - began < 10, "a stream must not hold up a graceful stop"
+    assert time.monotonic() - began < 30, "a stream must not hold up a graceful stop"
     with Stream(pair.two.url, job["id"], last=first.id) as stream:
         pair.one.client.cancel(job["id"])
         assert [event.name for event in stream.rest()] == ["canceled"]

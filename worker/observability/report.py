@@ -18,12 +18,13 @@ from worker.observability.view import EngineView
 from worker.residency.residency import Resident
 
 
-def report_of(view: EngineView, now: float) -> WorkerReport:
-    """The worker as it is; now is steady time."""
+def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
+    """The worker as it is, in its report of this number; now is steady time."""
     counters = view.counters()
     return WorkerReport(
         worker=view.worker,
         pid=os.getpid(),
+        round=number,
         device=view.device,
         started_at=view.started_at,
         on_the_bus=view.on_the_bus,

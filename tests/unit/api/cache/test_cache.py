@@ -175,4 +175,4 @@ def test_a_file_is_hashed_once_also_over_a_restart(
     third = Fingerprints(tmp_path / "memory.json")
     began = time.monotonic()
     assert third.make(spec, third.files(spec)) == made
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
