@@ -25,7 +25,7 @@ from api.client import Client
 from api.tenants import auth
 from api.tenants.auth import SCOPES, Principal
 from common.redis.embedded_server import RedisServer
-from tests.integration.test_hot_route import serving
+from tests.integration.test_fast_path import serving
 from tests.support.stack import ROOT, ApiProcess, Stack, wait_until
 
 RECORDER = "tests.support.handlers:Recorder"

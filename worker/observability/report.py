@@ -51,7 +51,7 @@ def weights_digests(view: EngineView) -> dict[str, str]:
     return {
         lane.name: f"{lane.spec.name} {digest}"
         for lane in view.lanes.values()
-        if (digest := view.residents[lane.spec.name].fingerprint)
+        if (digest := view.residents[lane.spec.name].weights_digest)
     }
 
 
@@ -61,7 +61,7 @@ def _lane_report(lane: Lane, model: Resident) -> LaneReport:
         loaded=lane.handler is not None,
         error=None if lane.handler else model.error,
         model=lane.spec.name,
-        fingerprint=model.fingerprint,
+        fingerprint=model.weights_digest,
         in_hand=len(lane.in_hand),
         fetching=lane.fetching,
         max_batch=lane.limits.max_batch,
