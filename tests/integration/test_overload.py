@@ -162,6 +162,11 @@ def breaker(api: ApiProcess, lane: str = "shaky") -> str:
     return str(api.client.lanes()[lane]["breaker"]["state"])
 
 
+def round_of(fleet: Stack) -> bytes:
+    """The breaker's record, which each round of probes writes anew."""
+    return fleet.redis.hget("lf:lane:shaky:breaker", "state") or b""  # type: ignore[return-value]
+
+
 def fail(api: ApiProcess, count: int) -> list[str]:
     """Queue jobs that fail in the model, in one request; returns their ids."""
     job = {"model": "shaky", "params": {"fail": "as asked"}}
@@ -194,11 +199,11 @@ def test_a_model_that_fails_is_left_alone_until_it_works_again(
     wait_until(lambda: breaker(api) == breaker(replica) == "half-open", 6, "both to probe")
     gate = tmp_path / "verdict"
     held = {"params": {"until": str(gate)}}  # no verdict while we ask
-    began = time.monotonic()
+    began = round_of(fleet)
     taken = [post(one, "shaky", **held).status_code for one in (api, replica) * 4]
-    rounds = 1 + int((time.monotonic() - began) / OPEN_SECONDS)
-    assert 1 <= taken.count(202) <= 3 * rounds, "three probes a round, over both"
+    rounds = 1 if round_of(fleet) == began else 2  # on a busy machine a next one may have begun
     gate.touch()
+    assert 1 <= taken.count(202) <= 3 * rounds, "three probes a round, over both"
     wait_until(lambda: breaker(api) == breaker(replica) == "closed", 8, "both to close")
     assert post(replica, "shaky").status_code == 202
 
