@@ -1,10 +1,10 @@
 """`python -m tests.benchmarks.compare BASE`: what the same jobs cost two checkouts, in CPU.
 
 CPU a job and not jobs a second, as it depends far less on what else the
-machine does. The base runs against itself first, in two arms, which says how
-far ratios stray by themselves; then base and head, pair by pair, each pair in
-the other order than the one before. Load generator and client are this
-tree's for all arms.
+machine does. Each run is two pairs of turns: the base against itself, in two
+arms, which says how far ratios stray with nothing changed, and the base
+against the head. Every second run turns the order within its pairs. Load
+generator and client are this tree's for all arms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.benchmarks.checkouts import open_checkout
 from tests.benchmarks.pairs import Finding, judge
 from tests.benchmarks.report import Table, machine
 
-_JOBS = {"drain": 10_000, "submit": 4_000, "bulk": 20_000, "latency": 300}
+_JOBS = {"drain": 20_000, "submit": 10_000, "bulk": 40_000, "latency": 800}
 _QUICK_JOBS = {"drain": 400, "submit": 100, "bulk": 400, "latency": 10}
 _RUNS = 11
 _COLUMNS = ["", "role", "base us/job", "head us/job", "head / base", "A/A spread", "verdict"]
@@ -94,24 +94,17 @@ def _open_arms(base: str, head: str) -> Iterator[tuple[Arms, dict[str, str | int
 
 
 def _take(benchmark: str, jobs: int, runs: int, arms: Arms) -> Taken:
-    def pairs(kind: str, left: Arm, right: Arm) -> CostPairs:
-        found: CostPairs = []
-        for number in range(runs):
-            began = time.monotonic()
-            gc.collect()
-            found.append(_pair(benchmark, jobs, left, right, turned=bool(number % 2)))
-            took = time.monotonic() - began
-            print(
-                f"  {benchmark}, {kind}, pair {number + 1}: {took:.1f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-        return found
-
-    return Taken(
-        pairs("base against itself", arms.base, arms.itself),
-        pairs("base against head", arms.base, arms.head),
-    )
+    """Pairs of either kind in turns, as what else runs changes from minute to minute."""
+    taken = Taken([], [])
+    for number in range(runs):
+        began = time.monotonic()
+        gc.collect()
+        turned = bool(number % 2)
+        taken.against_itself.append(_pair(benchmark, jobs, arms.base, arms.itself, turned=turned))
+        taken.pairs.append(_pair(benchmark, jobs, arms.base, arms.head, turned=turned))
+        took = time.monotonic() - began
+        print(f"  {benchmark}, run {number + 1}: {took:.1f} s", file=sys.stderr, flush=True)
+    return taken
 
 
 def _pair(benchmark: str, jobs: int, left: Arm, right: Arm, *, turned: bool) -> tuple[Costs, Costs]:
