@@ -1,9 +1,9 @@
 """`python -m tests.benchmarks.compare BASE`: what the same jobs cost two checkouts, in CPU.
 
 CPU a job and not jobs a second, as it depends far less on what else the
-machine does. Each run is two pairs of turns: the base against itself, in two
-arms, which says how far ratios stray with nothing changed, and the base
-against the head. Every second run turns the order within its pairs. Load
+machine does. Each run is two pairs: the base against itself, in two arms,
+which says how far ratios stray with nothing changed, and the base against the
+head. The arms of a pair take short turns and swap places after each. Load
 generator and client are this tree's for all arms.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -26,9 +27,14 @@ from tests.benchmarks.checkouts import open_checkout
 from tests.benchmarks.pairs import Finding, judge
 from tests.benchmarks.report import Table, machine
 
-_JOBS = {"drain": 20_000, "submit": 10_000, "bulk": 40_000, "latency": 800}
+_JOBS = {"drain": 4_000, "submit": 2_000, "bulk": 8_000, "latency": 160}
+"""In a slice."""
 _QUICK_JOBS = {"drain": 400, "submit": 100, "bulk": 400, "latency": 10}
 _RUNS = 11
+_SLICES = 4
+"""Turns of either arm in a pair. With single turns of 1 to 3 s the spread of 11 pairs was 6 to 17 %
+on two busy cores (load 4 to 7); with four, of a fifth of the jobs each, that of 9 pairs 3 to 11 %
+(load 3 to 5, minutes later): what disturbs comes and goes within seconds."""
 _COLUMNS = ["", "role", "base us/job", "head us/job", "head / base", "A/A spread", "verdict"]
 
 CostPairs = list[tuple[Costs, Costs]]
@@ -108,10 +114,17 @@ def _take(benchmark: str, jobs: int, runs: int, arms: Arms) -> Taken:
 
 
 def _pair(benchmark: str, jobs: int, left: Arm, right: Arm, *, turned: bool) -> tuple[Costs, Costs]:
-    if turned:
-        second = right.run(benchmark, jobs)
-        return left.run(benchmark, jobs), second
-    return left.run(benchmark, jobs), right.run(benchmark, jobs)
+    """Both arms' costs, each the mean of slices in turns: left, right, right, left and so on."""
+    slices: dict[Arm, list[Costs]] = {left: [], right: []}
+    for number in range(_SLICES):
+        order = (left, right) if bool(number % 2) == turned else (right, left)
+        for arm in order:
+            slices[arm].append(arm.run(benchmark, jobs))
+    return _mean(slices[left]), _mean(slices[right])
+
+
+def _mean(slices: Sequence[Costs]) -> Costs:
+    return {role: statistics.fmean(one[role] for one in slices) for role in slices[0]}
 
 
 def _judge(benchmark: str, taken: Taken) -> list[Finding]:

@@ -1,7 +1,7 @@
 """The statistics of a comparison; pure, so that they can be tested without a machine.
 
-What counts is the median of the pairwise ratios: the two turns of a pair are
-seconds apart, so what the machine does otherwise falls on both and cancels,
+What counts is the median of the pairwise ratios: the turns of a pair are a
+second apart, so what the machine does otherwise falls on both and cancels,
 and a median ignores the few pairs where it did not.
 
 How far that median strays by itself is measured, not assumed: as many pairs
