@@ -78,6 +78,7 @@ class Process:
     command: list[str]
     environment: dict[str, str]
     log: Path
+    cwd: Path = ROOT
     popen: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> Process:
@@ -89,7 +90,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                cwd=ROOT,
+                cwd=self.cwd,
                 start_new_session=True,
             )
         return self
