@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     from api.tenants.auth import check_exposure
     from common.redis.connect import connect
     from common.redis.embedded_server import obtain_redis
+    from common.redis.format_version import check_format
 
     try:
         settings = load_settings()
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         return 2
     try:
         if not arguments:
+            check_format(redis.url, settings)
             with connect(redis.url, settings) as client:
                 check_exposure(client, settings)
         if arguments:

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from structlog.typing import Processor
 
-from common.settings import Settings
+from common.settings import LogSettings
 
 _NOISY = ("httpx", "httpcore", "transformers", "urllib3", "kombu", "celery.worker.strategy")
 _KEY = re.compile(r"(lfk_[0-9a-f]{12}_)[0-9a-f]{8,64}")
@@ -21,7 +21,7 @@ def mask_keys(_logger: object, _name: str, line: str) -> str:
     return _KEY.sub(r"\1********", line) if "lfk_" in line else line
 
 
-def configure_logging(settings: Settings, role: str, *also: Processor) -> None:
+def configure_logging(settings: LogSettings, role: str, *also: Processor) -> None:
     """Send structlog and the standard library's loggers through one renderer.
 
     also adds facts of the moment to each event, such as the request it belongs to.

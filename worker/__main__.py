@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(**({} if args.devices is None else {"devices": args.devices}))
         configure_logging(settings, "worker")
         if args.placed_on:  # by the process that watches over us; our environment is set
-            return _serve(settings, args.placed_on, args.name)
+            return _serve(settings, args.placed_on, args.name, supervised=True)
         return _place_and_serve(settings, args.name)
     except ConfigurationError as exc:
         print(f"lanefleet worker: {exc}", file=sys.stderr)  # noqa: T201 - the one line a person needs
@@ -51,11 +51,11 @@ def _place_and_serve(settings: Settings, name: str | None) -> int:
     return run_fleet(settings, placements, name)
 
 
-def _serve(settings: Settings, device: str, name: str | None) -> int:
+def _serve(settings: Settings, device: str, name: str | None, *, supervised: bool = False) -> int:
     # The process that only watches over others does without Celery and the engine.
     from worker.process.launcher import run_worker
 
-    return run_worker(settings, device, name)
+    return run_worker(settings, device, name, supervised=supervised)
 
 
 if __name__ == "__main__":

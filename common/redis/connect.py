@@ -22,18 +22,18 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from common.settings import Settings
+from common.settings import RedisSettings
 
 SENTINEL_SCHEME = "sentinel://"
 
 
-def cache_url_of(settings: Settings, queue_url: str) -> str:
+def cache_url_of(settings: RedisSettings, queue_url: str) -> str:
     """Where results are kept for the same input: a Redis of its own, or the queue's."""
     own = settings.cache_redis_url
     return own.get_secret_value() if own else queue_url
 
 
-def connect(url: str, settings: Settings) -> redis.Redis:
+def connect(url: str, settings: RedisSettings) -> redis.Redis:
     """A thread-safe blocking client with its own pool; replies are bytes."""
     options = _options(settings) | {"retry": Retry(NoBackoff(), 0)}
     if not url.startswith(SENTINEL_SCHEME):
@@ -47,7 +47,7 @@ def connect(url: str, settings: Settings) -> redis.Redis:
 
 
 def connect_async(
-    url: str, settings: Settings, *, time_commands: bool = True
+    url: str, settings: RedisSettings, *, time_commands: bool = True
 ) -> redis.asyncio.Redis:
     """An asyncio client with its own pool; replies are bytes.
 
@@ -82,12 +82,12 @@ def parse_sentinel_url(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]
     return nodes, login
 
 
-def _timeouts(settings: Settings) -> dict[str, Any]:
+def _timeouts(settings: RedisSettings) -> dict[str, Any]:
     return {
         "socket_timeout": settings.socket_timeout_seconds,
         "socket_connect_timeout": settings.socket_timeout_seconds,
     }
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def _options(settings: RedisSettings) -> dict[str, Any]:
     return {"protocol": 2, "socket_keepalive": True, **_timeouts(settings)}

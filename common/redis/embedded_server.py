@@ -25,7 +25,7 @@ from typing import BinaryIO
 import redis
 
 from common.errors import RedisUnavailable
-from common.settings import Settings
+from common.settings import RedisSettings
 
 _START_SECONDS = 20.0
 _WATCHER = Path(__file__).parents[1] / "processes.py"
@@ -70,7 +70,7 @@ def find_server_binary() -> tuple[str, str] | None:
     return None
 
 
-def resolve_redis_url(settings: Settings) -> str:
+def resolve_redis_url(settings: RedisSettings) -> str:
     """The URL of the Redis in use, without starting one.
 
     Raises RedisUnavailable where none is configured or running.
@@ -85,7 +85,7 @@ def resolve_redis_url(settings: Settings) -> str:
     )
 
 
-def obtain_redis(settings: Settings) -> RedisServer:
+def obtain_redis(settings: RedisSettings) -> RedisServer:
     """The Redis to use, started when need be.
 
     Raises RedisUnavailable with what to install when there is none.

@@ -34,6 +34,7 @@
 | `lf:jobs:<tenant>:count`     | string | how many these were since the first   | one number             |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
+| `lf:format`                  | string | the version of all this (format_version.py) | one number       |
 | `lf:probe`                   | string | written to learn whether Redis takes writes | 60 s             |
 | `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
 
@@ -72,6 +73,11 @@ WORKER_TTL_SECONDS = 15
 WORKERS = "lf:workers"
 """The names of live workers, and of some who died within the last minute."""
 PROBE = "lf:probe"
+FORMAT = "lf:format"
+FORMAT_VERSION = 1
+"""Of the keys above, the records, the messages and the results. Raise it when a release writes
+what the release before cannot read (docs/durability.md says how a fleet is rolled then).
+"""
 ALIASES = "lf:aliases"
 WEIGHTS_DIGESTS = "lf:fingerprints"
 CACHE_EPOCHS = "lf:cache-epochs"

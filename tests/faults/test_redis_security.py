@@ -105,6 +105,8 @@ def test_every_role_does_its_work_and_no_more(
     assert api.client.cancel(api.client.submit("echo", 2, wait=10)["id"])["state"] == "succeeded"
     assert api.client.dead("echo") == []
     assert len(httpx.get(f"{api.url}/v1/jobs").json()["jobs"]) == 2
+    with redis.Redis.from_url(url("admin")) as admin:
+        assert admin.get("lf:format") == b"1", "api and worker may write it"
     flower = Celery("flower", broker=url("flower"), backend=url("flower"))
     assert flower.control.inspect(timeout=5, limit=1).ping()
 

@@ -1,15 +1,38 @@
-"""include/result_document.lua: what it writes Python reads, and what Python writes it cuts."""
+"""include/result_document.lua: what it writes Python reads, and what Python writes it cuts.
+
+What the scripts write is held against the golden documents; Python's: tests/unit/common/jobs.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import orjson
 import pytest
 from redis import Redis
 
 from common.jobs.record import JobRecord
 from common.jobs.result_document import Stamp
+from common.redis.keys import meta_key
+from common.redis.scripts import Scripts
+from tests.lua.cases import (
+    DIGEST,
+    FLIGHT,
+    FOLLOWERS,
+    KEYS,
+    LANE,
+    NOW_MS,
+    TTL,
+    State,
+    Z,
+    fill,
+    leased,
+    message,
+    stored,
+    together,
+)
+from tests.support.result_documents import GoldenDocument, golden_documents
 from tests.support.stack import ROOT
 
 INCLUDE = ROOT / "common" / "redis" / "lua" / "include"
@@ -22,6 +45,93 @@ FOR_ANOTHER = """
 local parts = split_result(ARGV[1], ARGV[2])
 return parts and result_for(parts, ARGV[3], ARGV[4], ARGV[5])
 """
+
+DOCUMENTS = golden_documents()
+WRITTEN_IN_LUA = [one for one in DOCUMENTS if one.in_lua]
+LEADERS = {one.name: one for one in DOCUMENTS}
+TAG = "t1:1"
+
+
+def record_text(known: dict[str, Any], follows: str = "") -> str:
+    """The live record of the job, as enqueue.lua, reserve.lua and start.lua leave it."""
+    origin = f"{known['created_ms']}" + (f":{known['tenant']}" if known.get("tenant") else "")
+    numbers = [known.get(name, 0) for name in ("deadline_ms", "attempts", "deliveries")]
+    words: list[Any] = [known["state"], LANE, origin, *numbers]
+    if known["state"] == "w":
+        return " ".join(map(str, [*words, follows]))
+    tag = TAG if known["state"] == "r" else "-"
+    words += [tag, known.get("started_ms", 0), known.get("worker", "-"), known.get("error", "")]
+    return " ".join(map(str, words))
+
+
+def given(golden: GoldenDocument) -> State:
+    """The keys of a job that waits, is leased or follows another, before it ends."""
+    known, job_id, tenant = golden.known, golden.job_id, golden.known.get("tenant", "")
+    if known["state"] == "w":
+        leader, digest = LEADERS[known["leader"]].job_id, f"{LANE}:{DIGEST}"
+        entry = f"1 {known.get('deadline_ms', 0)} {message(job_id, tenant)}"
+        return {
+            **leased(leader, TAG),
+            f"lf:job:{job_id}": record_text(known, leader),
+            FOLLOWERS + leader: {"": f"1 0 {digest}", job_id: entry},
+            KEYS.followers: Z({job_id: float("inf")}),
+            FLIGHT: f"1 0 {leader}",
+        }
+    if known["state"] == "q":
+        return {LANE: [message(job_id, tenant)], f"lf:job:{job_id}": record_text(known)}
+    lease = {KEYS.unacked: {TAG: stored(job_id, tenant)}}
+    return together(leased(job_id, TAG), lease, {f"lf:job:{job_id}": record_text(known)})
+
+
+def arguments(golden: GoldenDocument) -> list[Any]:
+    """The words of the call that ends it."""
+    job_id, known = golden.job_id, golden.known
+    match golden.writer:
+        case "cancel":
+            return [job_id, TTL, known["as"]]
+        case "reserve":
+            return [LANE, 1, 30_000, "n.", "w", TTL, 10, known.get("max_deliveries", 20), 0, 0, 2]
+        case "start":
+            return [LANE, TAG, job_id, known["attempts"], TTL, 10, "w"]
+        case "bury":
+            return [LANE, TTL, 10, "w", TAG, job_id, known["reason"], known["text"], 1, ""]
+        case "finish":
+            leader = LEADERS[known["leader"]]
+            return [TTL, 6, TAG, leader.job_id, leader.text, "", f"{LANE}:{DIGEST}", 10_000]
+    raise AssertionError(f"no call is known for {golden.writer}")
+
+
+def written_by_script(client: Redis, golden: GoldenDocument) -> bytes:
+    """The document that the real script stores."""
+    fill(client, given(golden))
+    Scripts(client).run(golden.writer, KEYS.as_list(), arguments(golden))
+    return client.get(meta_key(golden.job_id)) or b""  # type: ignore[return-value]
+
+
+def at_golden_time(written: bytes, golden: GoldenDocument) -> bytes:
+    """The server's time, where a script has put it, turned into the golden document's."""
+    document, time_ms = json.loads(written), golden.document["lanefleet"]["finished_ms"]
+    if golden.text:  # a leader's, handed on as it came
+        return written
+    assert document["lanefleet"]["finished_ms"] == NOW_MS
+    document["lanefleet"]["finished_ms"] = time_ms
+    return orjson.dumps(document)
+
+
+@pytest.mark.parametrize("golden", WRITTEN_IN_LUA, ids=lambda one: one.name)
+def test_what_a_script_writes_is_the_golden_document(
+    redis_client: Redis, golden: GoldenDocument
+) -> None:
+    golden.holds(at_golden_time(written_by_script(redis_client, golden), golden))
+
+
+def test_every_script_that_ends_a_job_by_itself_has_an_entry() -> None:
+    folder = ROOT / "common" / "redis" / "lua" / "transitions"
+    with_endings = {
+        script.stem for script in folder.glob("*.lua") if "result_document" in script.read_text()
+    }
+    # finish.lua and reserve.lua end jobs in files that they include.
+    assert with_endings | {"finish", "reserve"} <= {one.writer for one in WRITTEN_IN_LUA}
 
 
 def run(client: Redis, code: str, *args: Any) -> Any:

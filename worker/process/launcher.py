@@ -15,6 +15,7 @@ from common.broker import create_app
 from common.catalog import Catalog, load_catalog
 from common.inputs.blobs import Blobs, open_blobs
 from common.redis.embedded_server import obtain_redis
+from common.redis.format_version import check_format
 from common.settings import Settings
 from worker.celery_integration.bootstep import install
 from worker.devices.placement import name_inside
@@ -23,7 +24,9 @@ from worker.observability.view import EventCounts
 from worker.pipeline.finisher import Listener
 
 
-def run_worker(settings: Settings, device: str, name: str | None = None) -> int:
+def run_worker(
+    settings: Settings, device: str, name: str | None = None, *, supervised: bool = False
+) -> int:
     """Serve lanes on the device placed here until SIGTERM; returns the exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -34,6 +37,8 @@ def run_worker(settings: Settings, device: str, name: str | None = None) -> int:
     blobs = open_blobs(settings.blob_url)
     redis = obtain_redis(settings)
     try:
+        if not supervised:
+            check_format(redis.url, settings)
         inner, node = name_inside(device), name or default_name(device)
         return _run_celery(settings, catalog, redis.url, inner, node, blobs)
     finally:

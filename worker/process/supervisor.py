@@ -23,6 +23,7 @@ import structlog
 
 from common.processes import die_with_parent
 from common.redis.embedded_server import obtain_redis
+from common.redis.format_version import check_format
 from common.settings import ENV_PREFIX, Settings
 from worker.devices.placement import Placement, stay_on
 
@@ -194,6 +195,7 @@ def run_fleet(settings: Settings, placements: Sequence[Placement], name: str | N
     """
     redis = obtain_redis(settings)
     try:
+        check_format(redis.url, settings)
         children = [
             child_for(settings, redis.url, placement, number, name)
             for number, placement in enumerate(placements)

@@ -1,15 +1,12 @@
-"""What a comparison concludes from its pairs, and which trees it takes for checkouts."""
+"""What a comparison concludes from its pairs."""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.checkouts import Checkout, open_checkout
 from tests.benchmarks.pairs import LEAST_BOUND, Finding, Pair, judge, ratios, spread
-from tests.support.stack import ROOT
 
 STILL: list[Pair] = [(40.0, 40.0)] * 11
 
@@ -87,22 +84,3 @@ def test_the_median_of_ratios_counts_and_not_the_ratio_of_medians() -> None:
     assert found.ratio == 1.05
     assert (found.base_us, found.head_us) == (80.0, 84.0)
     assert found.over
-
-
-def test_this_tree_is_a_checkout_that_runs_its_own_packages(tmp_path: Path) -> None:
-    with open_checkout(str(ROOT), tmp_path) as found:
-        assert found.root == ROOT
-        assert str(ROOT) in found.title
-
-
-def test_what_is_neither_a_tree_nor_a_revision_is_refused(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ValueError, match="neither a tree of this project nor a revision"),
-        open_checkout("no-such-revision", tmp_path),
-    ):
-        pass
-
-
-def test_a_tree_without_packages_of_its_own_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="would run"):
-        Checkout("empty", tmp_path, tmp_path / "bytecode").check()

@@ -1,0 +1,86 @@
+"""One frozen settings tree, read from the environment once, in `__main__`.
+
+Every field has a unit in its name, bounds and a sentence. Nothing else in
+the project reads the environment for its own settings. What cannot be true
+together is refused by the section that has both.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from common.errors import ConfigurationError
+from common.settings.base import (
+    ENV_PREFIX,
+    CommaSeparated,
+    Networks,
+    Ports,
+    Section,
+)
+from common.settings.http import DEFAULT_LIST_MAX, FrontSettings, HttpSettings
+from common.settings.infrastructure import (
+    CacheSettings,
+    CatalogSettings,
+    LogSettings,
+    RedisSettings,
+)
+from common.settings.inputs import BlobSettings, FetchSettings
+from common.settings.jobs import JobSettings
+from common.settings.overload import OverloadSettings
+from common.settings.tenants import DEFAULT_WINDOW, TenantSettings
+from common.settings.worker import DeviceSettings, WorkerSettings
+
+__all__ = (
+    "DEFAULT_LIST_MAX",
+    "DEFAULT_WINDOW",
+    "ENV_PREFIX",
+    "BlobSettings",
+    "CacheSettings",
+    "CatalogSettings",
+    "CommaSeparated",
+    "DeviceSettings",
+    "FetchSettings",
+    "FrontSettings",
+    "HttpSettings",
+    "JobSettings",
+    "LogSettings",
+    "Networks",
+    "OverloadSettings",
+    "Ports",
+    "RedisSettings",
+    "Section",
+    "Settings",
+    "TenantSettings",
+    "WorkerSettings",
+    "load_settings",
+)
+
+
+# pydantic takes the fields of the last base first, and so does `lanefleet doctor`.
+class Settings(
+    LogSettings,
+    WorkerSettings,
+    FetchSettings,
+    DeviceSettings,
+    JobSettings,
+    OverloadSettings,
+    TenantSettings,
+    HttpSettings,
+    BlobSettings,
+    FrontSettings,
+    CatalogSettings,
+    CacheSettings,
+    RedisSettings,
+):
+    """Everything an operator may set; the environment name is LANEFLEET_ + the field's."""
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment; raise ConfigurationError with one line that names the field."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        where = f"{ENV_PREFIX}{field.upper().removeprefix(ENV_PREFIX)}" if field else "settings"
+        raise ConfigurationError(f"{where}: {first['msg']}") from exc

@@ -1,0 +1,54 @@
+"""Jobs: leases, attempts, deadlines, and how long results are kept."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from common.settings.base import Section
+
+
+class JobSettings(Section):
+    """What holds for every job."""
+
+    result_ttl_seconds: int = Field(
+        86_400, ge=1, description="How long a settled job's record and result are kept."
+    )
+    lease_seconds: float = Field(
+        30.0, ge=1, le=3600, description="How long a worker holds a job without renewing it."
+    )
+    renew_seconds: float | None = Field(
+        None, gt=0, description="How often leases are renewed; unset is a third of the lease."
+    )
+    max_attempts: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Tries before a job is dead; with 1, one that a dead worker held is not run.",
+    )
+    dead_max_count: int = Field(
+        10_000, ge=1, description="Dead letters kept per lane; the oldest leave first."
+    )
+    default_deadline_seconds: float | None = Field(
+        None, gt=0, description="Deadline of jobs that name none; unset is no deadline."
+    )
+
+    @model_validator(mode="after")
+    def _check_lease(self) -> Self:
+        if self.renew_seconds is not None and self.renew_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                f"renew_seconds ({self.renew_seconds}) must be at most half of "
+                f"lease_seconds ({self.lease_seconds}), or a lease can lapse between renewals"
+            )
+        return self
+
+    @property
+    def lease_ms(self) -> int:
+        """The lease in milliseconds, as the scripts take it."""
+        return int(self.lease_seconds * 1000)
+
+    @property
+    def renew_interval_seconds(self) -> float:
+        """Seconds between two renewals of the leases in hand."""
+        return self.renew_seconds or self.lease_seconds / 3

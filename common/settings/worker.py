@@ -1,0 +1,92 @@
+"""The worker: its devices, its threads, its turns between models, and how it stops."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+
+from common.settings.base import ENV_PREFIX, Section
+
+
+class DeviceSettings(Section):
+    """Which devices, and what torch may do on them."""
+
+    devices: str = Field(
+        "auto",
+        min_length=1,
+        description="Devices to run one worker process on each, as `worker --devices` takes them.",
+    )
+    use_gpu: bool = Field(
+        True,
+        validation_alias=AliasChoices(f"{ENV_PREFIX}USE_GPU", "USE_GPU"),
+        description="false keeps every model on the CPU; a plain USE_GPU is read as well.",
+    )
+    cpu_affinity: bool = Field(
+        True, description="Whether a GPU's process stays on the cores of the GPU's NUMA node."
+    )
+    gpu_memory_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory torch may take in one process; 1 is no cap.",
+    )
+    allow_tf32: bool = Field(
+        True,
+        description="Lets fp32 models round to TF32 on GPUs that have it, for speed: about three "
+        "digits stay exact. torch by itself does so for convolutions only.",
+    )
+    cudnn_benchmark: bool = Field(
+        False,
+        description="Lets cuDNN time its algorithms for each new input shape: faster for pictures, "
+        "but each batch size is slow the first time.",
+    )
+    torch_threads: int = Field(
+        0,
+        ge=0,
+        description="Threads torch and ONNX Runtime may use per process; 0 shares out the cores.",
+    )
+
+
+class WorkerSettings(Section):
+    """One worker process."""
+
+    decode_threads: int = Field(2, ge=0, le=64, description="Threads that decode inputs.")
+    decode_timeout_seconds: float = Field(
+        30.0, gt=0, description="Longest one input may take to decode before its job fails."
+    )
+    look_ahead_jobs: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Jobs held ready when a lane is deep, so that like can be put beside like; "
+        "at least a batch.",
+    )
+    model_memory_mb: float = Field(
+        0.0,
+        ge=0,
+        description="Memory for models in one process; the least recently used leave for others. "
+        "0 is no limit: all stay.",
+    )
+    batches_per_turn: int = Field(
+        16, ge=1, description="Full batches a lane may run before another lane that waits."
+    )
+    turn_seconds: float = Field(
+        2.0, gt=0, description="Longest such a turn, whatever the batches take."
+    )
+    events: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Celery task events: auto sends them once somebody asks, as Flower does.",
+    )
+    events_per_second: int = Field(
+        1_000, ge=0, description="Jobs per second whose events are sent; above it they are sampled."
+    )
+    shutdown_grace_seconds: float = Field(
+        30.0, ge=0, description="Longest a running batch may take to finish after SIGTERM."
+    )
+    soft_shutdown_seconds: float = Field(
+        0.0, ge=0, description="Celery's soft shutdown: how long SIGQUIT waits before a cold stop."
+    )
+    worker_health_port: int = Field(
+        0, ge=0, le=65535, description="Port of the worker's /health and /metrics; 0 is off."
+    )

@@ -1,0 +1,42 @@
+"""The Python writer and the reader, held against the golden documents; Lua's: tests/lua."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from common.jobs.cache_entry import Entry
+from common.jobs.record import JobRecord
+from common.jobs.result_document import Stamp, cache_hit
+from tests.support.result_documents import GoldenDocument, golden_documents
+
+DOCUMENTS = golden_documents()
+WRITTEN_HERE = [one for one in DOCUMENTS if not one.in_lua]
+BATCH = ("lane", "version", "worker", "batch_size", "infer_ms", "finished_ms", "date_done")
+
+
+def write(golden: GoldenDocument) -> bytes:
+    """What the writer of this entry makes of what it knows."""
+    known = dict(golden.known)
+    if golden.writer == "cache_hit":
+        entry = {name: known.pop(name) for name in ("result", "stored_ms", "version", "weights")}
+        return cache_hit(Entry(**{**entry, "result": entry["result"].encode()}), **known)
+    stamp = Stamp(**{name: known.pop(name) for name in BATCH})
+    if golden.writer == "failure":
+        return stamp.failure(**known)
+    return stamp.success(**{**known, "result": known["result"].encode()})
+
+
+@pytest.mark.parametrize("golden", WRITTEN_HERE, ids=lambda one: one.name)
+def test_what_is_written_is_the_golden_document(golden: GoldenDocument) -> None:
+    golden.holds(write(golden))
+
+
+@pytest.mark.parametrize("golden", DOCUMENTS, ids=lambda one: one.name)
+def test_both_writers_documents_are_read_back(golden: GoldenDocument) -> None:
+    written = golden.text.encode() or orjson.dumps(golden.document)
+    assert JobRecord.read(golden.job_id, None, written) == golden.record
+
+
+def test_every_writer_has_an_entry() -> None:
+    assert {one.writer for one in WRITTEN_HERE} == {"success", "failure", "cache_hit"}
