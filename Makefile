@@ -9,10 +9,10 @@ PYTEST     = .venv/bin/python -m pytest
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench faults coverage mutants fmt clean
+.PHONY: help setup demo up test-fast test check nightly bench faults coverage mutants fmt clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install everything into .venv and stop there
 	$(BOOTSTRAP) demo
@@ -25,17 +25,25 @@ up: ## Start the whole fleet on this machine and leave it running
 	$(BOOTSTRAP) demo
 	@.venv/bin/lanefleet up
 
+test-fast: ## Run the tests that start no process and load no model
+	$(BOOTSTRAP) test
+	$(PYTEST) $(PYTEST_ARGS) tests/unit tests/lua
+
 test: ## Run the tests, less the slow ones
 	$(BOOTSTRAP) test
 	$(PYTEST) $(PYTEST_ARGS) -m "not slow and not bench"
 
-check: ## Run what CI runs: format, lint, types, import rules, tests
+check: ## Run what CI runs: format, lint, types, import rules, tests, quick benchmarks
 	$(BOOTSTRAP) test
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(PYTEST) $(PYTEST_ARGS) -m "not slow and not bench"
+	$(PYTEST) $(PYTEST_ARGS) -m "not slow"
+
+nightly: ## Run everything: slow forms and quick benchmarks too
+	$(BOOTSTRAP) test
+	$(PYTEST)
 
 bench: ## Run the benchmarks and print their ratios
 	$(BOOTSTRAP) test

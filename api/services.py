@@ -19,10 +19,10 @@ from api.jobs.queue_position import QueuePositions
 from api.jobs.store import JobStore
 from api.jobs.submission import Submission, SubmissionLimits
 from api.jobs.waiter import ResultWaiter
-from api.jobs.watch import Watching
+from api.jobs.watch import JobWatches
 from api.overload.admission import Admission, AdmissionPolicy
 from api.overload.breaker import Policy
-from api.overload.lane_sampler import DrainSampler
+from api.overload.lane_sampler import LaneSampler
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
 from api.tenants.auth import Authenticator, KeyPolicy
@@ -42,13 +42,13 @@ class Services:
     waiter: ResultWaiter
     submission: Submission
     authenticator: Authenticator
-    drain: DrainSampler
+    sampler: LaneSampler
     breakers: Breakers
     guard: QueueGuard
     admission: Admission
     draining: asyncio.Event
     """Set when the process is to end: whoever waits or streams is let go."""
-    watching: Watching
+    watches: JobWatches
     positions: QueuePositions
     listing: Listing
     served_models: ServedModels
@@ -67,13 +67,13 @@ async def running_services(
     async with AsyncExitStack() as stack:
         client = connect_async(redis_url, settings)
         stack.push_async_callback(client.aclose)
-        drain = DrainSampler(client, list(catalog), settings.max_backlog)
-        cache = _result_cache(settings, redis_url, catalog, drain, stack)
-        services = _build(settings, client, catalog, blobs, draining, drain, cache)
+        sampler = LaneSampler(client, list(catalog), settings.max_backlog)
+        cache = _result_cache(settings, redis_url, catalog, sampler, stack)
+        services = _build(settings, client, catalog, blobs, draining, sampler, cache)
         services.waiter.start()
         stack.push_async_callback(services.waiter.stop)
-        await drain.start()
-        stack.push_async_callback(drain.stop)
+        await sampler.start()
+        stack.push_async_callback(sampler.stop)
         await services.authenticator.start()
         await services.served_models.start()
         stack.push_async_callback(services.served_models.stop)
@@ -86,7 +86,7 @@ def _result_cache(
     settings: Settings,
     redis_url: str,
     catalog: Catalog,
-    drain: DrainSampler,
+    sampler: LaneSampler,
     stack: AsyncExitStack,
 ) -> ResultCache:
     """With connections of its own: a cache that hangs must hold up nothing else."""
@@ -99,7 +99,7 @@ def _result_cache(
         hits,
         settings.cache_timeout_seconds,
         lambda lane: catalog[lane].result_ttl_seconds or settings.result_ttl_seconds,
-        lambda: drain.readable,
+        lambda: sampler.readable,
     )
 
 
@@ -109,7 +109,7 @@ def _build(
     catalog: Catalog,
     blobs: Blobs | None,
     draining: asyncio.Event,
-    drain: DrainSampler,
+    sampler: LaneSampler,
     cache: ResultCache,
 ) -> Services:
     store = JobStore(client, settings.result_ttl_seconds, settings.tenant_window_jobs)
@@ -117,16 +117,8 @@ def _build(
     served_models = ServedModels(client, catalog)
     breakers = Breakers(client, Policy.of(settings), catalog)
     guard = QueueGuard()
-    admission = Admission(AdmissionPolicy.of(settings), drain, breakers, guard)
-    publisher = Publisher(
-        client,
-        settings.max_backlog,
-        LargeInputs(blobs, settings.redis_input_bytes),
-        settings.tenant_window_jobs,
-        guard,
-        settings.list_max_count,
-    )
-    claims = Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
+    admission = Admission(AdmissionPolicy.of(settings), sampler, breakers, guard)
+    publisher = _publisher(settings, client, blobs, guard)
     submission = Submission(
         SubmissionLimits.of(settings),
         catalog,
@@ -134,7 +126,7 @@ def _build(
         served_models,
         cache,
         admission,
-        claims,
+        Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds),
         store,
         waiter,
     )
@@ -144,17 +136,30 @@ def _build(
         store=store,
         waiter=waiter,
         submission=submission,
-        authenticator=Authenticator(client, KeyPolicy.of(settings), lambda: drain.readable),
-        drain=drain,
+        authenticator=Authenticator(client, KeyPolicy.of(settings), lambda: sampler.readable),
+        sampler=sampler,
         breakers=breakers,
         guard=guard,
         admission=admission,
         draining=draining,
-        watching=Watching(store, waiter, settings.event_poll_seconds),
-        positions=QueuePositions(client, drain.per_second),
+        watches=JobWatches(store, waiter, settings.event_poll_seconds),
+        positions=QueuePositions(client, sampler.per_second),
         listing=Listing(client),
         served_models=served_models,
         cache=cache,
+    )
+
+
+def _publisher(
+    settings: Settings, client: redis.asyncio.Redis, blobs: Blobs | None, guard: QueueGuard
+) -> Publisher:
+    return Publisher(
+        client,
+        settings.max_backlog,
+        LargeInputs(blobs, settings.redis_input_bytes),
+        settings.tenant_window_jobs,
+        guard,
+        settings.list_max_count,
     )
 
 

@@ -175,7 +175,7 @@ class AttemptsExhausted(FleetError):
 
 
 class JobCanceled(FleetError):
-    """The job was cancelled before it could publish a result."""
+    """The job was canceled before it could publish a result."""
 
     code = "canceled"
 

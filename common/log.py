@@ -12,6 +12,7 @@ from structlog.typing import Processor
 
 from common.settings import LogSettings
 
+_NOISY = ("httpx", "httpcore", "transformers", "urllib3", "kombu", "celery.worker.strategy")
 _KEY = re.compile(r"(lfk_[0-9a-f]{12}_)[0-9a-f]{8,64}")
 
 
@@ -25,14 +26,6 @@ def configure_logging(settings: LogSettings, role: str, *also: Processor) -> Non
 
     also adds facts of the moment to each event, such as the request it belongs to.
     """
-    console = settings.log_format == "console" or (
-        settings.log_format == "auto" and sys.stderr.isatty()
-    )
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if console
-        else structlog.processors.JSONRenderer()
-    )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         *also,
@@ -53,7 +46,7 @@ def configure_logging(settings: LogSettings, role: str, *also: Processor) -> Non
     )
     rendering: list[Any] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        renderer,
+        _renderer(settings.log_format),
         mask_keys,
     ]
     handler = logging.StreamHandler(sys.stderr)
@@ -66,13 +59,14 @@ def configure_logging(settings: LogSettings, role: str, *also: Processor) -> Non
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
-    for noisy in (
-        "httpx",
-        "httpcore",
-        "transformers",
-        "urllib3",
-        "kombu",
-        "celery.worker.strategy",
-    ):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(role=role)
+
+
+def _renderer(log_format: str) -> Any:
+    """For a terminal, or one JSON object a line; `auto` asks whether there is a terminal."""
+    terminal = sys.stderr.isatty()
+    if log_format == "console" or (log_format == "auto" and terminal):
+        return structlog.dev.ConsoleRenderer(colors=terminal)
+    return structlog.processors.JSONRenderer()

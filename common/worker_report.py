@@ -109,6 +109,8 @@ class WorkerReport:
     worker: str
     """Its Celery node name."""
     pid: int = 0
+    round: int = 0
+    """Which of its reports this is, from 1; two rounds after an event every field knows of it."""
     device: str = ""
     started_at: float = 0.0
     """Unix seconds."""

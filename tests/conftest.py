@@ -1,4 +1,8 @@
-"""Fixtures: a real Redis per module, a clean database and killed processes per test."""
+"""Fixtures: a real Redis per module, a clean database and killed processes per test.
+
+The tiers are told by folder: `tests/unit` and `tests/lua` start no process but one Redis and
+load no model; `tests/process` starts others, `tests/models` loads models; the rest does both.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,23 @@ import pytest
 
 from common.redis.embedded_server import RedisServer
 from tests.support.stack import Stack, running_redis
+
+_TIERS = {
+    "unit": (),
+    "lua": (),
+    "process": ("process",),
+    "models": ("model",),
+    "benchmarks": ("process", "model", "bench"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by the folder that it lies in."""
+    root = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(root).parts[0]
+        for mark in _TIERS.get(folder, ("process", "model")):
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

@@ -59,10 +59,10 @@ from worker.pipeline.intake import Intake
 from worker.pipeline.reserver import Reserver
 from worker.pipeline.runner import Runner
 from worker.pipeline.scheduler import Scheduler
-from worker.residency.fingerprints import Fingerprints
 from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
 from worker.residency.residency import Residency, Resident, memory_in_use
+from worker.residency.weights_digests import WeightsDigests
 
 log = structlog.get_logger(__name__)
 
@@ -95,11 +95,15 @@ class Engine:
         self.on_the_bus = False
         """Whether Celery's remote control reaches this worker. Written by Celery's step."""
         self.event_counts = event_counts or EventCounts()
+        self._reports = 0
         client = connect(redis_url, settings)
         self._scripts = Scripts(client)
         self._build_lanes(catalog, settings)
         self._build_models(catalog, settings)
-        self._build_pipeline(client, redis_url, blobs, listener, is_revoked)
+        leases = self._leases(client)
+        self._build_output(leases, redis_url, blobs, listener)
+        self._build_input(leases, client, redis_url)
+        self._build_device(leases, is_revoked)
         self._alias_watch = AliasWatch(connect(redis_url, settings), self.models, catalog.aliases)
         self._caretakers = self._build_caretakers(redis_url, blobs)
         self._health = (
@@ -136,21 +140,32 @@ class Engine:
         self.models = ModelHost(
             self.state,
             residency,
-            Fingerprints(settings.state_dir / "digests.json"),
+            WeightsDigests(settings.state_dir / "digests.json"),
             warm_full_batches=self.device != "cpu",
             turn_seconds=settings.turn_seconds,
         )
 
-    def _build_pipeline(
+    def _build_output(
         self,
-        client: Redis,
+        leases: Mapping[str, LaneLeases],
         redis_url: str,
         blobs: Blobs | None,
         listener: Listener,
-        is_revoked: Callable[[str], bool],
     ) -> None:
+        settings = self.settings
+        cache = connect(cache_url_of(settings, redis_url), settings)
+        self.cache_writer = CacheWriter(cache, self.models.residency.loaded_as)
+        self.fetcher = InputFetcher(settings, blobs)
+        self.finisher = Finisher(
+            self.state,
+            leases,
+            self.worker,
+            self.redis_health,
+            (self._discard_inputs, self.cache_writer.offer, listener),
+        )
+
+    def _build_input(self, leases: Mapping[str, LaneLeases], client: Redis, redis_url: str) -> None:
         settings, state = self.settings, self.state
-        leases = self._leases(client)
         self.notifier = Notifier(
             lambda: connect(redis_url, settings),
             {name: LaneKeys.of(name).bands for name in state.lanes},
@@ -158,17 +173,6 @@ class Engine:
             on_canceled=state.job_canceled,
             on_command=self.models.on_command,
             on_starved=lambda lane: state.tenant_starved(lane, time.monotonic()),
-        )
-        self.cache_writer = CacheWriter(
-            connect(cache_url_of(settings, redis_url), settings), self.models.residency.loaded_as
-        )
-        self.fetcher = InputFetcher(settings, blobs)
-        self.finisher = Finisher(
-            state,
-            leases,
-            self.worker,
-            self.redis_health,
-            (self._discard_inputs, self.cache_writer.offer, listener),
         )
         self.decode_pool = DecodePool(
             settings.decode_threads, settings.decode_timeout_seconds, self.device_time.busy_at
@@ -184,6 +188,11 @@ class Engine:
             self.redis_health,
             starved_jobs=2 * settings.tenant_window_jobs,
         )
+
+    def _build_device(
+        self, leases: Mapping[str, LaneLeases], is_revoked: Callable[[str], bool]
+    ) -> None:
+        settings, state = self.settings, self.state
         self.turns = Turns(settings.batches_per_turn, settings.turn_seconds)
         self.runner = Runner(
             state,
@@ -320,4 +329,5 @@ class Engine:
     def report(self, now: float) -> WorkerReport:
         """What the worker says of itself; called regularly, by one thread."""
         self.device_time.mark(now)
-        return report_of(self, now)
+        self._reports += 1
+        return report_of(self, self._reports, now)

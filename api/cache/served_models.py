@@ -22,12 +22,12 @@ from api.cache.directives import CacheDirectives
 from common.catalog import Catalog, ModelSpec
 from common.jobs.cache_entry import digest_of
 from common.jobs.job import CacheTicket
-from common.redis.keys import CACHE_EPOCHS, FINGERPRINTS
+from common.redis.keys import CACHE_EPOCHS, WEIGHTS_DIGESTS
 
 log = structlog.get_logger(__name__)
 
 _INTERVAL_SECONDS = 1.0
-_TRIP_SECONDS = 1.0
+_TIMEOUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,9 @@ class ServedModels:
 
     async def _look(self) -> None:
         try:
-            async with asyncio.timeout(_TRIP_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 pipe = self._client.pipeline(transaction=False)
-                pipe.hgetall(FINGERPRINTS)
+                pipe.hgetall(WEIGHTS_DIGESTS)
                 pipe.hgetall(CACHE_EPOCHS)
                 lanes, epochs = await pipe.execute()
         except (RedisError, TimeoutError, OSError) as exc:

@@ -2,7 +2,7 @@
 
 ClientError
 ├── ApiError          the API answered with a problem
-├── JobFailed         a job of `map` was refused, failed, was cancelled or expired
+├── JobFailed         a job of `map` was refused, failed, was canceled or expired
 └── StillRunning      a job was not settled in the time given (a TimeoutError too)
 
 When nobody answers, the last httpx.HTTPError is raised as it is.

@@ -21,6 +21,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from api.jobs.arrivals import Arrivals
 from api.jobs.store import JobStore
 from common.jobs.record import JobRecord, JobState
 from common.redis.keys import META_PREFIX, meta_key
@@ -40,37 +41,6 @@ _LOOK_AFTER_SECONDS = 0.02
 """After this long a waiter looks at the record too, in case it was deaf for a moment."""
 
 
-class _Arrivals:
-    """Collects what many futures bring, so that a wake-up costs what came and not who waits."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self._came: list[tuple[str, JobRecord | None]] = []
-
-    def expect(self, job_id: str, future: asyncio.Future[JobRecord | None]) -> None:
-        """Collect this one too."""
-
-        def arrive(done: asyncio.Future[JobRecord | None]) -> None:
-            if not done.cancelled():
-                self._came.append((job_id, done.result()))
-                self._event.set()
-
-        future.add_done_callback(arrive)
-
-    async def wait(self, seconds: float) -> None:
-        """Until something came, at most this long."""
-        if seconds > 0 and not self._came:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._event.wait(), seconds)
-
-    def take(self) -> tuple[list[JobRecord], set[str]]:
-        """What came: records, and the ids of those woken without news."""
-        self._event.clear()
-        came, self._came = self._came, []
-        records = [record for _, record in came if record is not None]
-        return records, {job_id for job_id, record in came if record is None}
-
-
 class ResultWaiter:
     """Wakes waiters when their job is settled; one connection for all of them."""
 
@@ -80,7 +50,7 @@ class ResultWaiter:
         self._waiters: dict[str, set[asyncio.Future[JobRecord | None]]] = defaultdict(set)
         self._confirmed: dict[str, asyncio.Event] = {}
         self._leaving: set[str] = set()
-        self._departure: asyncio.Task[None] | None = None
+        self._unsubscribing: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._listener: asyncio.Task[None] | None = None
         self._draining = False
@@ -157,7 +127,7 @@ class ResultWaiter:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        arrivals = _Arrivals()
+        arrivals = Arrivals()
         waiting = {job_id: self._listen_for(job_id, arrivals) for job_id in ids}
         try:
             await self._subscribe(*waiting)
@@ -224,7 +194,7 @@ class ResultWaiter:
             self._leave(job_id)
 
     def _listen_for(
-        self, job_id: str, arrivals: _Arrivals | None = None
+        self, job_id: str, arrivals: Arrivals | None = None
     ) -> asyncio.Future[JobRecord | None]:
         future: asyncio.Future[JobRecord | None] = asyncio.get_running_loop().create_future()
         self._waiters[job_id].add(future)
@@ -242,8 +212,8 @@ class ResultWaiter:
     def _leave(self, job_id: str) -> None:
         """Unsubscribe in the next turn: nobody's answer waits for it, and many leave together."""
         self._leaving.add(job_id)
-        if self._departure is None:
-            self._departure = asyncio.create_task(self._unsubscribe())
+        if self._unsubscribing is None:
+            self._unsubscribing = asyncio.create_task(self._unsubscribe())
 
     async def _unsubscribe(self) -> None:
         try:
@@ -256,7 +226,7 @@ class ResultWaiter:
                 if gone:
                     await self._send("UNSUBSCRIBE", *map(meta_key, gone))
         finally:
-            self._departure = None
+            self._unsubscribing = None
 
     async def _confirm(self, ids: Iterable[str], seconds: float) -> bool:
         """Whether the subscriptions are sure to stand, after a while at most."""

@@ -51,7 +51,7 @@ class Watch:
         return self._record
 
 
-class Watching:
+class JobWatches:
     """All watches of the process."""
 
     def __init__(self, store: JobStore, waiter: ResultWaiter, poll_seconds: float) -> None:

@@ -1,12 +1,12 @@
 """Which jobs are taken, and when those that are not should come back.
 
-What can be known is worked out once a second, after the sampler's trip, into
+What can be known is worked out once a second, after each sample, into
 a gate per lane that is in any trouble; a job of a lane that has none costs a
-look into a dictionary, and no job costs a trip to Redis. The one bound that
+look into a dictionary, and no job costs a round trip to Redis. The one bound that
 must be exact, `max_backlog`, is kept by the script that enqueues.
 
 A client that is refused is told when there should be room *for it*: each one
-a little later than the one before, at the pace the lane drains. All of them
+a little later than the one before, at the throughput of the lane. All of them
 coming back at once would find one free place.
 """
 
@@ -25,7 +25,7 @@ from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from api.overload.breaker import Record, State
-from api.overload.lane_sampler import DEEP_SECONDS, DrainSampler, LaneState
+from api.overload.lane_sampler import DEEP_SECONDS, LaneSampler, LaneState
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
 from common.errors import DeadlineUnreachable, LaneFull, ModelUnavailable, NoWorker, Refused
@@ -86,28 +86,28 @@ class Admission:
     """Says which jobs are taken; one per process."""
 
     def __init__(
-        self, policy: AdmissionPolicy, drain: DrainSampler, breakers: Breakers, guard: QueueGuard
+        self, policy: AdmissionPolicy, sampler: LaneSampler, breakers: Breakers, guard: QueueGuard
     ) -> None:
         self._policy = policy
-        self._drain = drain
+        self._sampler = sampler
         self._breakers = breakers
         self._guard = guard
         self._gates: dict[str, Gate] = {}
         self._turns: dict[str, float] = {}
         """Per full lane, when there is room for the last one who was told to come back."""
-        drain.on_sample = self.refresh
+        sampler.on_sample = self.refresh
 
     async def refresh(self) -> None:
         """After a sample: work out what is taken until the next one."""
         now = asyncio.get_running_loop().time()
-        self._guard.sampled(self._drain.trouble, self._drain.began, now)
-        if not self._drain.readable:
+        self._guard.sampled(self._sampler.trouble, self._sampler.began, now)
+        if not self._sampler.readable:
             return  # what was known last is better than nothing
         try:
-            await self._breakers.advance(self._drain)
+            await self._breakers.advance(self._sampler)
         except RedisError as exc:
             log.warning("breakers_unmoved", error=str(exc))
-        gates = {lane: self._gate(lane, now) for lane in self._drain.lanes}
+        gates = {lane: self._gate(lane, now) for lane in self._sampler.lanes}
         self._gates = {lane: gate for lane, gate in gates.items() if gate is not None}
 
     @property
@@ -162,8 +162,8 @@ class Admission:
 
     def notice(self, lane: str) -> str | None:
         """What the client should know of a job that was taken: that nobody serves it yet."""
-        state = self._drain.lanes.get(lane)
-        if state is None or state.workers or not self._drain.readable:
+        state = self._sampler.lanes.get(lane)
+        if state is None or state.workers or not self._sampler.readable:
             return None
         return _UNSERVED
 
@@ -191,7 +191,7 @@ class Admission:
         """Seconds that its tenant's jobs alone would take, as if all others stood back: tenants
         take turns, so no more than that is sure among several.
         """
-        state = self._drain.lane(job.model)
+        state = self._sampler.lane(job.model)
         if state.tenants is None or not state.measured:
             return 0.0
         own = state.tenants.get(job.tenant, 0)
@@ -200,7 +200,7 @@ class Admission:
         return max(0, own - state.leased) / (state.measured * self._policy.deadline_safety_factor)
 
     def _too_late(self, job: Job, left: float, wait: float) -> DeadlineUnreachable:
-        expected = self._drain.lane(job.model).start_seconds(job.priority) or wait
+        expected = self._sampler.lane(job.model).start_seconds(job.priority) or wait
         text = (
             f"the job would start in about {expected:.0f} s, after its limit of {left:.1f} s; "
             "come back later, or give it more time"
@@ -209,7 +209,7 @@ class Admission:
         return DeadlineUnreachable(text, self._spread(wait - max(left, 0.0)))
 
     def _gate(self, lane: str, now: float) -> Gate | None:
-        state, record = self._drain.lanes[lane], self._breakers.records[lane]
+        state, record = self._sampler.lanes[lane], self._breakers.records[lane]
         if record.state is not State.CLOSED:
             return self._broken(record, now)
         if not self._policy.scale_from_zero and not state.workers:
@@ -219,7 +219,7 @@ class Admission:
         return Gate(starts=starts) if starts else None
 
     def _broken(self, record: Record, now: float) -> Gate:
-        until = now + (record.until_ms - self._drain.server_ms) / 1000
+        until = now + (record.until_ms - self._sampler.server_ms) / 1000
         if record.unloadable:
             text = "no worker could load this model; /v1/models says why"
         else:
@@ -237,7 +237,7 @@ class Admission:
 
     def _turn_seconds(self, lane: str) -> float:
         """When there is room for one more, after those who were told before."""
-        state = self._drain.lane(lane)
+        state = self._sampler.lane(lane)
         rate = state.per_second
         if not rate:
             return UNKNOWN_SECONDS

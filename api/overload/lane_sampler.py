@@ -1,7 +1,7 @@
 """How fast each lane drains, measured once a second, for whoever must say how long.
 
-One pipelined trip per second and process reads every lane's counters, its
-backlog and the live workers' reports; requests look at what the last trip
+One pipelined sample per second and process reads every lane's counters, its
+backlog and the live workers' reports; requests look at what the last sample
 brought and make none of their own. It also writes a word, to learn whether
 Redis still takes any.
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import redis.asyncio
 import structlog
+from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from api.background import tasks
@@ -28,9 +29,11 @@ from common.worker_report import LaneReport, WorkerReport
 
 log = structlog.get_logger(__name__)
 
+_SAMPLES = Counter("lanefleet_api_samples", "Looks at the lanes and workers, about one a second.")
+
 _INTERVAL_SECONDS = 1.0
 _TROUBLED_SECONDS = 0.25
-_TRIP_SECONDS = 1.0
+_TIMEOUT_SECONDS = 1.0
 DEEP_SECONDS = 0.5
 """A wait that is shorter than this is not worth being counted by tenant, or refused for."""
 _PROBE_TTL_SECONDS = 60
@@ -43,7 +46,7 @@ _SETTLED = ("succeeded", "failed", "dead", "expired")
 hundred thousand in a moment, and that is no measure of how fast the next ones will run."""
 
 
-class DrainRate:
+class Throughput:
     """Jobs per second and worker of one lane. Pure: readings come with their time."""
 
     def __init__(self) -> None:
@@ -58,14 +61,14 @@ class DrainRate:
         last, self._last = self._last, (now, settled, busy)
         if last is None or not (busy and last[2]) or now <= last[0] or settled < last[1]:
             return
-        seconds, drained = now - last[0], settled - last[1]
+        seconds, done = now - last[0], settled - last[1]
         keep = math.exp(-seconds / _MEMORY_SECONDS)
-        self._jobs = self._jobs * keep + drained
+        self._jobs = self._jobs * keep + done
         self._worker_seconds = self._worker_seconds * keep + seconds * workers
         self._measured_at = now
 
     def per_worker(self, now: float) -> float | None:
-        """Jobs per second and worker; None while nothing was drained, or too long ago."""
+        """Jobs per second and worker; None while nothing was done, or too long ago."""
         if not self._jobs or now - self._measured_at > _TRUST_SECONDS:
             return None
         return self._jobs / self._worker_seconds
@@ -73,7 +76,7 @@ class DrainRate:
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """What the last trip said of a lane."""
+    """What the last sample said of a lane."""
 
     waiting: tuple[int, ...] = (0, 0, 0, 0)
     """Jobs by band, the first served first."""
@@ -118,7 +121,7 @@ class LaneState:
 _UNKNOWN = LaneState()
 
 
-class DrainSampler:
+class LaneSampler:
     """Samples the lanes for as long as the process lives."""
 
     def __init__(
@@ -129,31 +132,33 @@ class DrainSampler:
     ) -> None:
         self._client = client
         self._keys = {lane: LaneKeys.of(lane) for lane in lanes}
-        self._rates = {lane: DrainRate() for lane in lanes}
+        self._rates = {lane: Throughput() for lane in lanes}
         self._max_backlog = max_backlog
         self.on_sample: Callable[[], Awaitable[None]] | None = None
-        """Called after each trip, also after one that failed."""
+        """Called after each sample, also after one that failed."""
         self._names: list[str] = []
         self._deep: set[str] = set()
         """Lanes whose jobs by tenant are looked at: those where jobs wait for long."""
         self._task: asyncio.Task[None] | None = None
         self.lanes: dict[str, LaneState] = {}
-        """Per lane; empty until the first trip is back."""
+        """Per lane; empty until the first sample is taken."""
         self.reports: list[WorkerReport] = []
         """What the live workers say of themselves."""
         self.server_ms = 0
-        """The Redis server's clock at the last trip, Unix milliseconds."""
+        """The Redis server's clock at the last sample, Unix milliseconds."""
         self.trouble: Exception | None = None
-        """Why the last trip failed, or that Redis takes no writes; None when all is well."""
+        """Why the last sample failed, or that Redis takes no writes; None when all is well."""
         self.readable = False
-        """Whether the last trip could read, whatever became of the word it wrote."""
+        """Whether the last sample could read, whatever became of the word it wrote."""
+        self.samples = 0
+        """Samples that were taken, well or not."""
         self.began = 0.0
-        """When the last trip began, by the loop's clock."""
+        """When the last sample began, by the loop's clock."""
 
     async def start(self) -> None:
         """Take the first sample, for no longer than a second, and begin."""
         await self._once()
-        self._task = asyncio.create_task(self._run(), name="drain-sampler")
+        self._task = asyncio.create_task(self._run(), name="lane-sampler")
 
     async def stop(self) -> None:
         """End."""
@@ -175,7 +180,7 @@ class DrainSampler:
     async def _once(self) -> None:
         self.began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(_TRIP_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 self.trouble = await self._sample()
             self.readable = True
         except (RedisError, TimeoutError, OSError) as exc:
@@ -188,6 +193,8 @@ class DrainSampler:
                 await self.on_sample()
             except Exception:
                 log.exception("sample_unused")
+        self.samples += 1
+        _SAMPLES.inc()
 
     async def _sample(self) -> Exception | None:
         """Read everything; returns why Redis takes no writes, where it does not."""

@@ -1,9 +1,9 @@
 """Whether the queue's Redis takes work; when it does not, nobody waits to hear it.
 
 Without this each request would find out by itself: a full server costs a
-trip, one that is away costs a timeout of seconds, and all of them together
+round trip, one that is away costs a timeout of seconds, and all of them together
 keep a server busy that should recover. Once a write has failed for good, new
-work is refused on the spot, until the sampler's trip has written a word.
+work is refused on the spot, until the sampler has written a word.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class QueueGuard:
             self._refuse(error)
 
     def sampled(self, trouble: Exception | None, began: float, now: float) -> None:
-        """A sampler's trip came back, well or not; it began at this time."""
+        """A sample was taken, well or not; it began at this time."""
         if trouble is None:
             if self.refusal is not None:
                 log.info("queue_takes_work_again")

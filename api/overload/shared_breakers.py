@@ -15,7 +15,7 @@ import redis.asyncio
 import structlog
 
 from api.overload.breaker import Breaker, Policy, Reading, Record, State
-from api.overload.lane_sampler import DrainSampler, LaneState
+from api.overload.lane_sampler import LaneSampler, LaneState
 from common.jobs.script_calls import BreakerMove
 from common.redis.keys import LaneKeys
 from common.redis.scripts import AsyncScripts
@@ -35,13 +35,13 @@ class Breakers:
         """As Redis had them at the last sample, or as we have changed them since."""
         self._texts = dict.fromkeys(self._breakers, "")
 
-    async def advance(self, drain: DrainSampler) -> None:
+    async def advance(self, sampler: LaneSampler) -> None:
         """Take a sample; may raise RedisError."""
         for lane, breaker in self._breakers.items():
-            state = drain.lane(lane)
+            state = sampler.lane(lane)
             self._texts[lane] = state.breaker
             record = self.records[lane] = Record.parse(state.breaker)
-            following = breaker.observe(record, _reading(drain.server_ms, state))
+            following = breaker.observe(record, _reading(sampler.server_ms, state))
             if following is not None:
                 await self._move(lane, following)
 

@@ -28,15 +28,15 @@ async def ready(services: ServicesDep) -> Ready:
     200 as long as it has something to offer: a queue that takes no work leaves the reads and the
     cached results, and lanes without a worker take jobs that wait for one.
     """
-    drain, refusal = services.drain, services.guard.refusal
-    if not drain.readable:
+    sampler, refusal = services.sampler, services.guard.refusal
+    if not sampler.readable:
         raise from_fleet_error(QueueUnavailable("Redis cannot be reached"))
     records = services.breakers.records
     return Ready(
         status="degraded" if refusal else "ready",
         queue=refusal.code if refusal else "ok",
-        workers=[report.worker for report in drain.reports],
-        lanes_without_worker=[name for name, one in drain.lanes.items() if not one.workers],
+        workers=[report.worker for report in sampler.reports],
+        lanes_without_worker=[name for name, one in sampler.lanes.items() if not one.workers],
         models_unavailable=[
             name for name, record in records.items() if record.state is not State.CLOSED
         ],

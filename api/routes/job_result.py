@@ -117,7 +117,7 @@ async def get_events(
     record = await find_job(services, principal, job_id)
     if record.state.terminal and not news(record, last_event_id):
         return Response(status_code=204)
-    if services.watching.watching >= services.settings.max_event_streams:
+    if services.watches.watching >= services.settings.max_event_streams:
         raise Problem(
             503,
             "too_many_streams",
@@ -137,7 +137,7 @@ async def _follow(services: Services, job_id: str, last_id: str | None) -> Async
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + settings.event_stream_seconds
     yield b"retry: 1000\n\n"
-    async with services.watching.watch(job_id) as watch, _ending_without_redis():
+    async with services.watches.watch(job_id) as watch, _ending_without_redis():
         record = await services.store.get(job_id)
         while record is not None:
             position = await services.positions.of(record)

@@ -124,12 +124,12 @@ async def move_alias(
 async def list_lanes(services: ServicesDep, _principal: AdminDep) -> dict[str, LaneView]:
     """Per lane: jobs waiting, leased, delayed and dead, its counters, pace and circuit breaker."""
     counts = await services.store.lanes(list(services.catalog))
-    drain, records = services.drain, services.breakers.records
+    sampler, records = services.sampler, services.breakers.records
     return {
         name: LaneView(
             **found,
-            workers=drain.lane(name).workers,
-            per_second=drain.per_second(name),
+            workers=sampler.lane(name).workers,
+            per_second=sampler.per_second(name),
             breaker=BreakerView.of(records[name]),
         )
         for name, found in counts.items()

@@ -1,7 +1,7 @@
 """`/v1/embeddings` as OpenAI has it, so that its stock client and all that build on it work.
 
 All inputs or none: the shape has no place for one input's error, so the
-first that fails is the request's, and what still runs is cancelled, since
+first that fails is the request's, and what still runs is canceled, since
 nobody could fetch it.
 """
 

@@ -2,7 +2,7 @@
 
 uvicorn waits for ever for a head or a body that dribbles in, takes heads of any
 size and says 400 and 503 as plain text. Here each has a limit. A timer per request
-would cost the hot route 2 us; so nothing is timed while bytes flow, and the server
+would cost the fast path 2 us; so nothing is timed while bytes flow, and the server
 calls `sweep` on every connection once a second.
 
 An answer may go out before its request has come in whole, a 413 say. Closing then

@@ -5,7 +5,7 @@ and allowed everything. That is so while no API key exists and we listen on
 loopback only, or where the operator said so for a private network.
 
 What is known of a key is believed for a few seconds, so that a request costs
-no trip to Redis; a revoked key dies within that time.
+no round trip to Redis; a revoked key dies within that time.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ mark under the job's blob key; so no job is without its input. The mark is
 what keeps the object: whatever settles a job deletes its blob key, as it
 does for an input in Redis, and an object whose mark is gone belongs to
 nobody. The worker that finishes a job deletes its object at once; what
-nobody deletes (a cancelled or expired job, a submit that died half-way) the
+nobody deletes (a canceled or expired job, a submit that died half-way) the
 sweep of worker/maintenance/caretaker.py removes.
 
 An object is named after its job's id alone, and only where that is of the

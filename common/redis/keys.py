@@ -3,7 +3,7 @@
 | key                          | type   | what                                  | bound                  |
 |------------------------------|--------|---------------------------------------|------------------------|
 | `<lane>`, `<lane>\\x06\\x16<n>` | list   | waiting messages, one list per band   | max_backlog            |
-| `lf:lane:<lane>:unacked`     | hash   | lease tag -> what kombu can restore   | jobs in workers' hands |
+| `lf:lane:<lane>:unacked`     | hash   | lease tag -> what kombu can restore   | jobs that workers hold |
 | `lf:lane:<lane>:index`       | zset   | lease tag -> when it lapses, seconds  | the same               |
 | `lf:lane:<lane>:delayed`     | zset   | band + message -> when it is due, ms  | max_backlog            |
 | `lf:lane:<lane>:dead`        | zset   | job id -> when it died, ms            | dead_max_count         |
@@ -79,7 +79,7 @@ FORMAT_VERSION = 1
 what the release before cannot read (docs/durability.md says how a fleet is rolled then).
 """
 ALIASES = "lf:aliases"
-FINGERPRINTS = "lf:fingerprints"
+WEIGHTS_DIGESTS = "lf:fingerprints"
 CACHE_EPOCHS = "lf:cache-epochs"
 CACHE_PREFIX = "lf:cache:"
 OVER_TOTALS = ("1:", "2:", "3:", "4:")

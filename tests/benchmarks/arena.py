@@ -18,7 +18,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from common.redis.embedded_server import find_server_binary, start_server
+from common.redis.embedded_server import RedisServer, find_server_binary, start_server
 from tests.support.stack import Process, Stack
 
 Sample = dict[str, float]
@@ -131,13 +131,17 @@ class Arena:
             print(f"  run {number + 1}, {name}: {took:.1f} s", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def open_arena(folder: Path, cache: Path, **options: object) -> Iterator[Arena]:
-    """Start a Redis without persistence; `redis-server` where there is one, else the embedded."""
+def start_redis(folder: Path, *extra: str) -> RedisServer:
+    """A Redis without persistence; `redis-server` where there is one, else the embedded."""
     path = shutil.which("redis-server")
     binary = (path, "redis-server") if path else find_server_binary()
-    extra = ("--appendonly", "no", "--databases", str(_DATABASES))
-    server = start_server(folder / "server", binary=binary, extra=extra)
+    return start_server(folder, binary=binary, extra=("--appendonly", "no", *extra))
+
+
+@contextmanager
+def open_arena(folder: Path, cache: Path, **options: object) -> Iterator[Arena]:
+    """Start a Redis with enough databases, and hand out a place to work in."""
+    server = start_redis(folder / "server", "--databases", str(_DATABASES))
     work = folder / "work"
     work.mkdir(parents=True)
     arena = Arena(server.url, work, cache, **options)  # type: ignore[arg-type]

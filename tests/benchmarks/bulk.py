@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 
 from tests.benchmarks.arena import Arena, Sample
-from tests.benchmarks.fronts import BODY, Front, our_front
+from tests.benchmarks.fronts import Front, our_front
 from tests.benchmarks.load import Caller
 from tests.benchmarks.measure import Meter, medians
 from tests.benchmarks.peers import run_producer
@@ -50,19 +50,20 @@ def run(arena: Arena) -> Table:
 
 def available(front: Front) -> bool:
     """Whether this API takes bulk."""
-    return _post(Caller(front.url), 1)[0] not in _MISSING
+    return _post(Caller(front.url), front.body, 1)[0] not in _MISSING
 
 
 def post_bulk(front: Front, jobs: int) -> int:
     """Post this many jobs; returns how many were accepted. Raises where any was refused."""
     caller = Caller(front.url)
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        answers = list(pool.map(lambda _: _post(caller, jobs // _CONNECTIONS), range(_CONNECTIONS)))
+        share = jobs // _CONNECTIONS
+        answers = list(pool.map(lambda _: _post(caller, front.body, share), range(_CONNECTIONS)))
     return sum(accepted(status, body) for status, body in answers)
 
 
-def _post(caller: Caller, lines: int) -> tuple[int, bytes]:
-    body = b"\n".join([BODY] * lines) + b"\n"
+def _post(caller: Caller, line: bytes, lines: int) -> tuple[int, bytes]:
+    body = b"\n".join([line] * lines) + b"\n"
     return caller.post("/v1/jobs/bulk", body, content_type="application/x-ndjson")
 
 

@@ -25,10 +25,11 @@ class Front:
     url: str
     process: Process
     redis: Redis
+    body: bytes = BODY
 
     def submit(self, *, seconds: float | None = None, requests: int | None = None) -> Load:
         """32 connections, 1 KB each."""
-        request = post_request(self.url, "/v1/jobs", BODY)
+        request = post_request(self.url, "/v1/jobs", self.body)
         return closed_loop(self.url, request, seconds=seconds, requests=requests)
 
     def timed_submit(self, seconds: float) -> Sample:

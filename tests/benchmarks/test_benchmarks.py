@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import measure
+from tests.benchmarks import compare, measure
 from tests.benchmarks.__main__ import NAMES
 from tests.benchmarks.arena import Arena, open_arena
+from tests.benchmarks.arms import ROLES
 from tests.benchmarks.report import Table, Target, machine, show, write
+from tests.support.stack import ROOT
 
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.skipif(not measure.SUPPORTED, reason="reads /proc")
@@ -44,6 +46,27 @@ def test_a_benchmark_runs_and_fills_its_table(arena: Arena, name: str) -> None:
     for row in table.rows:
         assert len(row) == len(table.columns)
     assert table.markdown().startswith(f"### {name}: ")
+
+
+@pytest.mark.timeout(180)  # starts three workers and three APIs
+def test_a_comparison_of_a_tree_with_itself_fills_its_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "compared.json"
+    status = compare.main([str(ROOT), "--head", str(ROOT), "--quick", "--json", str(kept)])
+    found = json.loads(kept.read_text())
+    over = any(one["verdict"] == "MORE" for one in found["findings"])
+    assert status == int(over)
+    judged = [(one["benchmark"], one["role"]) for one in found["findings"]]
+    assert judged == [(name, role) for name, roles in ROLES.items() for role in roles]
+    assert all(one["base_us"] > 0 < one["head_us"] for one in found["findings"])
+    assert all(len(one["pairs"]) == 1 for one in found["pairs"].values())
+    assert "| latency | worker |" in capsys.readouterr().out
+
+
+def test_a_comparison_with_no_such_tree_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main(["no-such-revision", "--quick"]) == 2
+    assert "neither a tree of this project nor a revision" in capsys.readouterr().err
 
 
 def test_a_report_keeps_every_run_and_every_verdict(tmp_path: Path) -> None:

@@ -19,7 +19,14 @@ from celery import Celery
 from api.cli.fleet import free_port
 from common.jobs.job import Job
 from common.redis.keys import LaneKeys
-from tests.support.lanes import LANE, Feeder, RecordedLane, assert_lane_is_empty, await_settled
+from tests.support.lanes import (
+    LANE,
+    Feeder,
+    RecordedLane,
+    assert_lane_is_empty,
+    await_progress,
+    await_settled,
+)
 from tests.support.proxy import FaultyProxy
 from tests.support.stack import IN_CI, Stack, redis_binary, wait_until
 
@@ -105,9 +112,9 @@ def test_redis_killed_under_load_loses_nothing_with_fsync_always(
     stack.worker(LANE), stack.worker(LANE)
     feeder = Feeder(api.url, 100).start()
     for _ in range(restarts):
-        time.sleep(1.5)
+        await_progress(stack, 100)
         server.kill()
-        time.sleep(0.5)
+        time.sleep(0.5)  # how long it is away
         server.start()
         ready = time.monotonic()
         done = stack.stats(LANE).get("succeeded", 0)
@@ -134,7 +141,7 @@ def test_inspect_is_exact_again_after_a_restart(
     (running,) = stack.publish([Job(LANE, "long", {"sleep_ms": 12_000})])
     wait_until(lambda: lane.executions(), 10, "it to run")
     server.kill()
-    time.sleep(0.5)
+    time.sleep(0.5)  # how long it is away
     server.start()
     waiting = stack.publish([Job(LANE, f"n{n}") for n in range(3)])
     app = Celery("watcher", broker=stack.redis_url, backend=stack.redis_url)
@@ -159,10 +166,10 @@ def test_redis_killed_with_fsync_everysec_reports_what_was_lost(
     api = stack.api(LANE)
     stack.worker(LANE)
     feeder = Feeder(api.url, 100).start()
-    time.sleep(2)
+    await_progress(stack, 150)
     server.kill()
     server.start()
-    time.sleep(1)
+    await_progress(stack, 50)
     jobs = feeder.stop()
 
     def over() -> bool:
@@ -187,13 +194,13 @@ def test_a_demoted_master_stops_nobody_and_work_goes_on_after(
     api = stack.api(LANE)
     stack.worker(LANE)
     feeder = Feeder(api.url, 50).start()
-    time.sleep(1)
+    await_progress(stack, 30)
     other.client().replicaof("127.0.0.1", master.port)
     wait_until(
         lambda: other.client().info("replication").get("master_link_status") == "up", 10, "sync"
     )
     master.client().replicaof("127.0.0.1", other.port)
-    time.sleep(2)
+    time.sleep(2)  # how long it is a replica
     assert alive(stack)
     master.client().replicaof("NO", "ONE")
     promoted = time.monotonic()
@@ -238,7 +245,7 @@ def test_sentinel_fails_over_and_the_fleet_follows(
         api = stack.api(LANE)
         stack.worker(LANE)
         feeder = Feeder(api.url, 50).start()
-        time.sleep(1.5)
+        await_progress(Stack(master.url, tmp_path), 50)
         master.kill()
         wait_until(lambda: replica.client().role()[0] == b"master", 30, "promotion")
         promoted = time.monotonic()
@@ -277,8 +284,8 @@ def test_resets_and_silence_lose_nothing(
     proxy.resets_left = resets
     wait_until(lambda: proxy.resets_left == 0, 180, "all resets")
     with proxy.blackhole():
-        time.sleep(silence_seconds)
-    time.sleep(2)
+        time.sleep(silence_seconds)  # the fault's length
+    await_progress(behind, 50)
     jobs = feeder.stop()
     await_settled(stack, list(jobs), 60)
     print(f"{proxy.resets} resets, {len(jobs)} jobs, refused {dict(feeder.refused)}")

@@ -18,6 +18,7 @@ from tests.support.lanes import (
     RecordedLane,
     assert_lane_is_empty,
     assert_one_terminal_record_each,
+    await_progress,
     await_settled,
 )
 from tests.support.stack import Process, Stack, wait_until
@@ -141,14 +142,13 @@ def test_a_worker_told_to_leave_finishes_its_batch_and_hands_the_rest_back(
     lane = RecordedLane.on(stack, max_batch=8)
     environment = {"REMAP_SIGTERM": "SIGQUIT", "LANEFLEET_SOFT_SHUTDOWN_SECONDS": "3"}
     leaving = stack.worker(LANE, **(environment if soft else {}))
-    ids = stack.publish([Job(LANE, f"n{n}", {"sleep_ms": 1500}) for n in range(24)])
+    ids = stack.publish([Job(LANE, f"n{n}", {"sleep_ms": 4000}) for n in range(24)])
     wait_until(lambda: len(lane.executions()) == 8, 10, "the first batch")
     wait_until(lambda: stack.states(ids).get("running", 0) > 8, 5, "the look-ahead")
     leaving.signal(signal.SIGTERM)
-    began = time.monotonic()
     wait_until(lambda: stack.states(ids).get("queued", 0) >= 16, 5, "unstarted jobs back")
-    assert time.monotonic() - began < 1.0
-    status = leaving.popen.wait(1.5 + 5 + (3 if soft else 0))
+    assert "succeeded" not in stack.states(ids), "at once, not when the batch has ended"
+    status = leaving.popen.wait(30)
     assert status == (0 if not soft else status)
     assert stack.states(ids) == {"succeeded": 8, "queued": 16}
     stack.worker(LANE)
@@ -164,7 +164,7 @@ def test_workers_leaving_in_turn_under_load_lose_nothing(stack: Stack) -> None:
     workers = [stack.worker(LANE), stack.worker(LANE)]
     feeder = Feeder(api.url, 100, params={"sleep_ms": 5}).start()
     for turn in range(3):
-        time.sleep(1)
+        await_progress(stack, 50)
         assert workers[turn % 2].stop(20) == 0
         workers[turn % 2] = stack.worker(LANE)
     jobs = feeder.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import threading
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,7 @@ def test_four_models_share_a_device_in_turns_with_full_batches(stack: Stack) -> 
         assert record is not None
         assert record.finished_ms is not None
         finished[job.model].append(record.finished_ms)
-    time.sleep(1)  # until the worker has reported its last batch
-    (report,) = stack.reports()
+    (report,) = stack.await_reports()
     batches = sum(lane.batch_count for lane in report.lanes.values())
     assert 2400 / (batches * 16) >= 0.9, report.lanes
     assert report.switches <= batches / 10 + 1
@@ -77,7 +75,7 @@ def test_lazy_models_load_with_their_first_job_and_leave_for_others(stack: Stack
         ids = stack.publish([Job(model, number) for number in range(40)])
         wait_until(lambda ids=ids: stack.states(ids) == {"succeeded": 40}, 20, model)  # type: ignore[misc]
         wait_until(lambda model=model: model in loaded(stack), 5, "its report")  # type: ignore[misc]
-        time.sleep(1.5)  # a later report shows who had to leave after all
+        stack.await_reports(3)  # a later report shows who had to leave after all
         assert loaded(stack) == {"kept", model, *beside}
 
 
@@ -127,10 +125,11 @@ def test_an_alias_moves_under_load_without_a_failed_job(stack: Stack) -> None:
 
     feeder = threading.Thread(target=feed)
     feeder.start()
-    time.sleep(2)
+    wait_until(lambda: len(jobs) > 100, 30, "some work for the old version")
     assert api.client.move_alias("m", "m@2") == 1
     wait_until(lambda: "m@2" in loaded(stack), 20, "the new version")
-    time.sleep(2)
+    moved = len(jobs)
+    wait_until(lambda: len(jobs) > moved + 100, 30, "some work for the new version")
     enough.set()
     feeder.join()
     ids = [job.id for job in jobs]
@@ -145,6 +144,6 @@ def test_an_alias_moves_under_load_without_a_failed_job(stack: Stack) -> None:
     steady = statistics.median(took[:swap])
     print(f"steady {steady} ms, first of the new {took[swap]} ms, worst {max(took)} ms")
     print(swap, [(i, t) for i, t in enumerate(took) if t > 60])
-    assert took[swap + 1] < 500, "it was warm when it took over"
+    assert took[swap + 1] < steady + 500, "it was warm when it took over"
     (shown,) = [one for one in api.client.models() if one["name"] == "m"]
     assert (shown["alias_of"], shown["version"], len(shown["loaded_by"])) == ("m@2", "2", 1)

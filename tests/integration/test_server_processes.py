@@ -58,7 +58,7 @@ def test_sigterm_lets_those_go_who_wait_and_ends_with_status_0(stack: Stack) -> 
     took = time.monotonic() - began
     for waiter in waiters:
         waiter.join(5)
-    assert took < 5
+    assert took < 20
     assert streamed[0].startswith("retry: ")  # and the stream has ended, or `listen` had raised
     assert not waiters[-1].is_alive()
     assert [answer.status_code for answer in answers] == [202] * 20

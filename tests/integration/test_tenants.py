@@ -310,7 +310,7 @@ def test_an_api_that_others_can_reach_does_not_start_without_a_key(stack: Stack)
     assert "lanefleet keys create" in done.stderr
     assert "LANEFLEET_API_KEYS_REQUIRED=false" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_the_docs_name_every_scope() -> None:

@@ -22,7 +22,8 @@ from worker.transfer import Later
 class Recorder:
     """Appends `<input> <pid>` to the ledger file for every item that it runs.
 
-    params: sleep_ms, spin_ms (pure Python), die (SIGKILL ourselves), fail, oom_above.
+    params: sleep_ms, spin_ms (pure Python), until (a file exists), die (SIGKILL ourselves),
+    fail, oom_above.
     """
 
     def load(self, spec: ModelSpec, device: str) -> None:
@@ -53,6 +54,9 @@ class Recorder:
                 raise RuntimeError(params["fail"])
         # Not time.sleep: libfaketime makes it fail with EINVAL.
         threading.Event().wait(max((p.get("sleep_ms", 0) for _, p in items), default=0) / 1000)
+        for gate in {Path(params["until"]) for _, params in items if "until" in params}:
+            while not gate.exists():
+                threading.Event().wait(0.02)
         spin_until = time.monotonic() + max(p.get("spin_ms", 0) for _, p in items) / 1000
         while time.monotonic() < spin_until:
             sum(range(1000))

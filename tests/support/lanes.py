@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from redis.exceptions import RedisError
+
 from common.redis.keys import LaneKeys, job_key, meta_key
 from tests.support.stack import Stack, wait_until
 
@@ -95,6 +97,19 @@ def assert_one_terminal_record_each(stack: Stack, ids: list[str]) -> None:
     assert not any(answers[1::2])
 
 
+def await_progress(stack: Stack, jobs: int, seconds: float = 60) -> None:
+    """Wait until so many more jobs have succeeded than by now."""
+    before = _succeeded(stack)
+    wait_until(lambda: _succeeded(stack) >= before + jobs, seconds, f"{jobs} more results")
+
+
+def _succeeded(stack: Stack) -> int:
+    try:
+        return stack.stats(LANE).get("succeeded", 0)
+    except RedisError:
+        return 0
+
+
 @dataclass
 class Feeder:
     """Submits numbered jobs over HTTP at a rate; `ledger` is every id that got a 202."""
@@ -142,6 +157,7 @@ class Feeder:
                 continue
             due += interval
             self._stop.wait(max(0.0, due - time.monotonic()))
+        connection.close()
 
     def _submit(self, connection: http.client.HTTPConnection, values: list[str]) -> None:
         bodies = [

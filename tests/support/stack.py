@@ -78,6 +78,7 @@ class Process:
     command: list[str]
     environment: dict[str, str]
     log: Path
+    cwd: Path = ROOT
     popen: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> Process:
@@ -89,7 +90,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                cwd=ROOT,
+                cwd=self.cwd,
                 start_new_session=True,
             )
         return self
@@ -210,6 +211,17 @@ class Stack:
             keys = list(client.scan_iter("lf:worker:*"))
             return [WorkerReport.load(one) for one in client.mget(keys) if one] if keys else []  # type: ignore[union-attr]
 
+    def await_reports(self, rounds: int = 2) -> list[WorkerReport]:
+        """Wait until every live worker has reported so many times from now."""
+        before = {one.pid: one.round for one in self.reports()}
+
+        def reported() -> list[WorkerReport] | None:
+            reports = self.reports()
+            done = all(one.round >= before.get(one.pid, one.round) + rounds for one in reports)
+            return reports if done else None
+
+        return wait_until(reported, 30, "new reports")
+
     def close(self) -> None:
         """Kill whatever still runs."""
         for process in self.processes:
@@ -243,6 +255,16 @@ class ApiProcess:
     client: Client
     headers: dict[str, str] = field(default_factory=dict)
     """What requests of the test's own should carry."""
+
+    def samples(self) -> float:
+        """How often it has looked at the lanes and workers."""
+        text = httpx.get(f"{self.url}/metrics", headers=self.headers, timeout=10).text
+        return float(text.partition("\nlanefleet_api_samples_total ")[2].partition("\n")[0])
+
+    def await_samples(self, count: int = 2) -> None:
+        """Wait until it has looked so many times from now: then it knows what is so now."""
+        before = self.samples()
+        wait_until(lambda: self.samples() >= before + count, 30, "samples")
 
     def answers(self) -> bool:
         """Whether it is up."""

@@ -20,7 +20,7 @@ class Candidate(NamedTuple):
 
     name: str
     waited: float
-    """Seconds that its oldest job has been in our hands, or was known to wait for a load."""
+    """Seconds since its oldest job arrived here, or was known to wait for a load."""
     weight: float = 1.0
     full: bool = False
     """Whether a batch is ready that could not be larger."""

@@ -61,7 +61,7 @@ class Execution:
     digest: str = field(default="", init=False)
     """Under which its result may be kept, and its run shared; empty where neither may be."""
     weights: str = field(default="", init=False)
-    """The fingerprint that the model must have for that."""
+    """The digest of weights that the model must have for that."""
     result: bytes = field(default=b"", init=False)
     """JSON, when it may be kept."""
     key: str | None = field(default=None, init=False)

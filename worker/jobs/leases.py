@@ -27,7 +27,7 @@ Failure = Literal["", "input", "model", "other"]
 
 
 class Lease(NamedTuple):
-    """One message in our hands."""
+    """One message that this worker holds."""
 
     tag: bytes
     attempt: int

@@ -1,4 +1,4 @@
-"""When jobs that travel together came in and were decoded.
+"""When jobs that were reserved together came in and were decoded.
 
 One object for all of them, so that measuring costs a few clock readings a batch.
 """
@@ -20,7 +20,7 @@ class Passage:
         """Seconds that one of them took to decode."""
 
 
-class Passenger(Protocol):
+class MeasuredJob(Protocol):
     """What is counted: a job on its way."""
 
     created_ms: int

@@ -48,7 +48,6 @@ class Lane:
         self.result_ttl = spec.result_ttl_seconds or result_ttl_seconds
         self.limits = _limits(spec)
         self.stats = LaneStats()
-        # What it holds.
         self.batcher: Batcher[Execution] = Batcher(self.limits)
         self.suspects: deque[Execution] = deque()
         self.in_hand: dict[bytes, Execution] = {}
@@ -58,14 +57,12 @@ class Lane:
         """How many of them are in the decode pool."""
         self.fetching = 0
         """Jobs whose input is on its way from elsewhere; not among those that wait."""
-        # Its model.
         self.handler: Model | None = None
         """Set while the model is in memory."""
         self.closing = False
         """Whether its model is about to leave: what is in hand still runs, nothing more comes."""
         self.wanted_since: float | None = None
         """Since when we know of work for a model that is not in memory."""
-        # What we know of the lane in Redis.
         self.ready = True
         """Whether it may have work."""
         self.armed = False

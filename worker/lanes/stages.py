@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeVar, get_args
 
-from worker.jobs.passage import Passage, Passenger
+from worker.jobs.passage import MeasuredJob, Passage
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class LaneStages:
         self.cost = self.padded_cost = 0.0
         """In the handler's unit: what the jobs cost, and what they cost padded to one length."""
 
-    def reserved(self, jobs: Sequence[Passenger], now_ms: int) -> None:
+    def reserved(self, jobs: Sequence[MeasuredJob], now_ms: int) -> None:
         """These came in now by the Redis server's clock; whose lease lapsed once is left out."""
         queue = self.stages["queue"]
         for job, times in _samples(jobs):
@@ -92,7 +92,7 @@ class LaneStages:
         self.stages["decode"].observe(passage.each, size)
         self.beside_seconds += beside_seconds
 
-    def taken(self, jobs: Sequence[Passenger], now: float, free_since: float) -> float | None:
+    def taken(self, jobs: Sequence[MeasuredJob], now: float, free_since: float) -> float | None:
         """The device takes these, having been free since then. Returns when the last came in."""
         last = None
         before: Passage | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from redis import Redis
 from redis.exceptions import RedisError
 
-from common.redis.keys import FINGERPRINTS, WORKER_TTL_SECONDS, WORKERS, worker_key
+from common.redis.keys import WEIGHTS_DIGESTS, WORKER_TTL_SECONDS, WORKERS, worker_key
 from common.redis.scripts import Scripts
 from common.worker_report import WorkerReport
 from worker.lanes.redis_health import RedisHealth
@@ -37,7 +37,7 @@ class Reporter(Caretaker):
         self._redis_health = redis_health
         self._report = report
         self._weights_digests = weights_digests
-        self._keys = (worker_key(worker), WORKERS, FINGERPRINTS)
+        self._keys = (worker_key(worker), WORKERS, WEIGHTS_DIGESTS)
 
     def stop(self) -> None:
         """End, and take leave, so that nobody counts on this worker until its report lapses."""

@@ -18,12 +18,13 @@ from worker.observability.view import EngineView
 from worker.residency.residency import Resident
 
 
-def report_of(view: EngineView, now: float) -> WorkerReport:
-    """The worker as it is; now is steady time."""
+def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
+    """The worker as it is, in its report of this number; now is steady time."""
     counters = view.counters()
     return WorkerReport(
         worker=view.worker,
         pid=os.getpid(),
+        round=number,
         device=view.device,
         started_at=view.started_at,
         on_the_bus=view.on_the_bus,
@@ -50,7 +51,7 @@ def weights_digests(view: EngineView) -> dict[str, str]:
     return {
         lane.name: f"{lane.spec.name} {digest}"
         for lane in view.lanes.values()
-        if (digest := view.residents[lane.spec.name].fingerprint)
+        if (digest := view.residents[lane.spec.name].weights_digest)
     }
 
 
@@ -60,7 +61,7 @@ def _lane_report(lane: Lane, model: Resident) -> LaneReport:
         loaded=lane.handler is not None,
         error=None if lane.handler else model.error,
         model=lane.spec.name,
-        fingerprint=model.fingerprint,
+        fingerprint=model.weights_digest,
         in_hand=len(lane.in_hand),
         fetching=lane.fetching,
         max_batch=lane.limits.max_batch,

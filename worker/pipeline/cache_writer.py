@@ -29,7 +29,7 @@ from worker.residency.residency import Resident
 log = structlog.get_logger(__name__)
 
 _MAX_WAITING_BYTES = 64 * 2**20
-_WRITES_PER_TRIP = 256
+_WRITES_PER_CALL = 256
 _PAUSE_SECONDS = 0.5
 
 
@@ -88,7 +88,7 @@ class CacheWriter:
 
     def _write_of(self, lane: Lane, execution: Execution) -> CacheWrite | None:
         model = self._loaded_as(execution.handler)
-        if model is None or model.fingerprint != execution.weights:
+        if model is None or model.weights_digest != execution.weights:
             return None
         spec, now_ms = model.spec, int(lane.server_time() * 1000)
         entry = Entry(execution.result, now_ms, spec.version, execution.weights)
@@ -98,8 +98,8 @@ class CacheWriter:
     def _run(self) -> None:
         while (writes := self._queue.get()) is not None:
             try:
-                for first in range(0, len(writes), _WRITES_PER_TRIP):
-                    self._write(writes[first : first + _WRITES_PER_TRIP])
+                for first in range(0, len(writes), _WRITES_PER_CALL):
+                    self._write(writes[first : first + _WRITES_PER_CALL])
             except Exception:
                 log.exception("cache_write_lost_to_a_fault_of_ours")
             with self._lock:

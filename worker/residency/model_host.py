@@ -27,8 +27,8 @@ from worker.jobs.steps import infer
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.models.base import Model
-from worker.residency.fingerprints import FileState, Fingerprints
 from worker.residency.residency import Residency, let_go
+from worker.residency.weights_digests import FileState, WeightsDigests
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class ModelHost:
         self,
         state: WorkerState,
         residency: Residency,
-        fingerprints: Fingerprints,
+        weights_digests: WeightsDigests,
         *,
         warm_full_batches: bool,
         turn_seconds: float,
@@ -54,7 +54,7 @@ class ModelHost:
         """warm_full_batches: whether a device shows its kernels only at the size of a batch."""
         self._state = state
         self.residency = residency
-        self._fingerprints = fingerprints
+        self._weights_digests = weights_digests
         self._warm_full_batches = warm_full_batches
         self._turn_seconds = turn_seconds
         self.aliases_stale = threading.Event()
@@ -197,25 +197,25 @@ class ModelHost:
                 self._tasks.append(lambda: self._admit(model, handler))
             self._state.changed.notify_all()
         if handler is not None and files is not None:
-            self._take_fingerprint(model, files)
+            self._take_weights_digest(model, files)
 
     def _files_of(self, model: str) -> dict[Path, FileState] | None:
         spec = self.residency.models[model].spec
         if not spec.keeps_results_seconds:
             return None
         try:
-            return self._fingerprints.files(spec)
+            return self._weights_digests.files(spec)
         except (OSError, ConfigurationError):
             return None  # its load says what is wrong
 
-    def _take_fingerprint(self, model: str, files: dict[Path, FileState]) -> None:
+    def _take_weights_digest(self, model: str, files: dict[Path, FileState]) -> None:
         """After the load, which need not wait for it: until it is known nothing is kept."""
         try:
-            found = self._fingerprints.make(self.residency.models[model].spec, files)
+            found = self._weights_digests.make(self.residency.models[model].spec, files)
         except Exception:
-            log.exception("fingerprint_failed", model=model)
+            log.exception("weights_digest_failed", model=model)
             return
-        self.residency.models[model].fingerprint = found
+        self.residency.models[model].weights_digest = found
 
     # -- on the device thread, without the lock ----------------------------
 

@@ -33,8 +33,8 @@ class Resident:
     spec: ModelSpec
     handler: Model | None = None
     error: str | None = None
-    fingerprint: str | None = None
-    """Of what is loaded, or was last; None until it is known (worker/residency/fingerprints.py)."""
+    weights_digest: str | None = None
+    """Of what is loaded, or was last; None until it is known (weights_digests.py)."""
     size_mb: float = 0.0
     """What it takes once loaded; measured where the catalog does not say."""
     load_seconds: float = 1.0
@@ -113,7 +113,7 @@ class Residency:
         It counts as being in memory only after `admit`, once it is warm.
         """
         model = self.models[name]
-        model.fingerprint = None
+        model.weights_digest = None
         before, began = self._memory_mb(), time.monotonic()
         try:
             handler = self._load(model.spec)

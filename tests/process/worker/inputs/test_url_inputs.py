@@ -267,7 +267,7 @@ def test_what_follows_the_end_of_a_compressed_answer_is_not_read(serve: Callable
         began = time.monotonic()
         with pytest.raises(InputUrlFailed, match="something follows what its server compressed"):
             fetch(f"http://{PICTURES}:{server.port}/", fetch_max_bytes=1_000_000_000)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
         assert len(server.asked) == 1
     for tail in (compressed, b"\0"):
         server = serve(reply(compressed + tail, *GZIP))
@@ -281,7 +281,7 @@ def test_what_is_compressed_to_nothing_is_counted_as_it_arrives(serve: Callable)
     began = time.monotonic()
     with pytest.raises(InputTooLarge, match="larger than 100000 bytes"):
         fetch(f"http://{PICTURES}:{server.port}/")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def drip(it: socket.socket) -> None:
@@ -292,7 +292,7 @@ def drip(it: socket.socket) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("answer", [drip, lambda _it: time.sleep(10)])
+@pytest.mark.parametrize("answer", [drip, lambda _it: time.sleep(40)])
 def test_a_slow_server_ends_at_the_total_time(
     serve: Callable, answer: Callable[[socket.socket], None]
 ) -> None:
@@ -300,7 +300,7 @@ def test_a_slow_server_ends_at_the_total_time(
     began = time.monotonic()
     with pytest.raises(InputUrlFailed, match=r"within 0\.6 s|could not be reached"):
         fetch(f"http://{PICTURES}:{server.port}/", fetch_seconds=0.6)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def test_a_resolver_that_hangs_ends_at_the_total_time() -> None:
@@ -311,7 +311,7 @@ def test_a_resolver_that_hangs_ends_at_the_total_time() -> None:
     began = time.monotonic()
     with pytest.raises(InputUrlFailed):
         fetch("http://slow.test/", hang, fetch_seconds=0.5)  # type: ignore[arg-type]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def test_proxies_of_the_environment_are_not_used(

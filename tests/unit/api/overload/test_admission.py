@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from api.overload.admission import Admission
 from api.overload.breaker import Policy, Record, State
-from api.overload.lane_sampler import DrainSampler, LaneState
+from api.overload.lane_sampler import LaneSampler, LaneState
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
 from common.errors import (
@@ -39,7 +39,7 @@ class Front:
         chosen = Settings(**settings)
         client = connect_async("redis://127.0.0.1:1/0", chosen)
         self.guard = QueueGuard()
-        self.drain = DrainSampler(client, ["echo"], 1000)
+        self.drain = LaneSampler(client, ["echo"], 1000)
         self.drain.lanes = {"echo": state}
         self.drain.server_ms = 1_000_000
         self.drain.readable = True

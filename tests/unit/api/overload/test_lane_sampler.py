@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.overload.lane_sampler import DrainRate, LaneState
+from api.overload.lane_sampler import LaneState, Throughput
 
 
-def steady(rate: DrainRate, per_second: float, seconds: int, since: float = 0.0) -> float:
+def steady(rate: Throughput, per_second: float, seconds: int, since: float = 0.0) -> float:
     """A lane that always has more to do and drains at this rate; returns the last moment."""
     for second in range(seconds + 1):
         rate.observe(since + second, int(second * per_second), busy=True, workers=1)
@@ -17,20 +17,20 @@ def steady(rate: DrainRate, per_second: float, seconds: int, since: float = 0.0)
 
 
 def test_a_busy_lane_is_measured() -> None:
-    rate = DrainRate()
+    rate = Throughput()
     now = steady(rate, 40, 10)
     assert rate.per_worker(now) == pytest.approx(40)
 
 
 def test_an_idle_lane_says_nothing_about_what_it_could() -> None:
-    rate = DrainRate()
+    rate = Throughput()
     for second in range(60):
         rate.observe(second, second, busy=False, workers=1)
     assert rate.per_worker(60) is None
 
 
 def test_a_trickle_does_not_spoil_what_was_measured_under_load() -> None:
-    rate = DrainRate()
+    rate = Throughput()
     now = steady(rate, 1000, 20)
     for second in range(1, 300):
         rate.observe(now + second, 20_000 + second, busy=False, workers=1)
@@ -38,14 +38,14 @@ def test_a_trickle_does_not_spoil_what_was_measured_under_load() -> None:
 
 
 def test_a_rate_is_not_believed_for_ever() -> None:
-    rate = DrainRate()
+    rate = Throughput()
     now = steady(rate, 10, 10)
     assert rate.per_worker(now + 599) is not None
     assert rate.per_worker(now + 601) is None
 
 
 def test_it_follows_a_change_within_half_a_minute() -> None:
-    rate = DrainRate()
+    rate = Throughput()
     now = steady(rate, 100, 60)
     for second in range(1, 31):
         rate.observe(now + second, 6000 + second * 10, busy=True, workers=1)
@@ -53,7 +53,7 @@ def test_it_follows_a_change_within_half_a_minute() -> None:
 
 
 def test_batches_of_ten_seconds_do_not_make_it_jump() -> None:
-    rate = DrainRate()
+    rate = Throughput()
     seen = []
     for second in range(200):
         rate.observe(second, second // 10 * 32, busy=True, workers=1)
@@ -63,14 +63,14 @@ def test_batches_of_ten_seconds_do_not_make_it_jump() -> None:
 
 
 def test_workers_share_what_was_drained() -> None:
-    rate = DrainRate()
+    rate = Throughput()
     for second in range(20):
         rate.observe(second, second * 80, busy=True, workers=4)
     assert rate.per_worker(20) == pytest.approx(20)
 
 
 def test_counters_that_began_anew_are_taken_from_there() -> None:
-    rate = DrainRate()
+    rate = Throughput()
     now = steady(rate, 50, 20)
     rate.observe(now + 1, 0, busy=True, workers=1)
     rate.observe(now + 2, 50, busy=True, workers=1)
@@ -85,7 +85,7 @@ def test_counters_that_began_anew_are_taken_from_there() -> None:
     )
 )
 def test_it_never_leaves_what_was_seen(readings: list[tuple[float, int, bool, int]]) -> None:
-    rate, now, settled, was_busy, seen = DrainRate(), 0.0, 0, False, []
+    rate, now, settled, was_busy, seen = Throughput(), 0.0, 0, False, []
     for seconds, drained, busy, workers in readings:
         now, settled = now + seconds, settled + drained
         rate.observe(now, settled, busy=busy, workers=workers)

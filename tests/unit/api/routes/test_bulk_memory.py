@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,19 +68,31 @@ def request_of(budget: BodyBudget) -> RequestContext:
     return request
 
 
+async def turns(count: int) -> None:
+    """So many turns of the loop, in which nothing here waits for anything outside."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def at_rest(value: Callable[[], int]) -> None:
+    """Until a value has not changed for 500 turns of the loop."""
+    before = None
+    while before != value():
+        before = value()
+        await turns(500)
+
+
 def test_a_client_that_reads_no_answers_is_not_read_from_without_end() -> None:
     async def main() -> None:
         request_of(BodyBudget(10**9))
         body = Body(endless=b"x\n" * 10_000)  # 20 KB, and 2 MB of answers
         reads = asyncio.Event()
         task = asyncio.create_task(answer(body, Submission(), [], reads))
-        await asyncio.sleep(3)
-        assert 0 < body.read < 40
+        await at_rest(lambda: body.read)
+        assert 0 < body.read < 40, "it waits for the client"
         before = body.read
-        await asyncio.sleep(0.5)
-        assert body.read == before, "it waits for the client"
         reads.set()
-        await asyncio.sleep(0.5)
+        await turns(100)
         assert body.read > before
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -97,7 +109,7 @@ def test_jobs_that_wait_for_redis_count_as_what_they_take_in_memory() -> None:
         submission, sent, reads = Submission(), [], asyncio.Event()  # type: ignore[var-annotated]
         reads.set()
         task = asyncio.create_task(answer(Body(*[line] * 20), submission, sent, reads))
-        await asyncio.sleep(0.5)
+        await at_rest(lambda: len(submission.calls) + request.held_bytes)
         assert submission.calls == [6], "6 jobs of 143 KB; the seventh waits for their call"
         assert request.held_bytes == 1_000_000 - budget.left > 0
         submission.gate.set()

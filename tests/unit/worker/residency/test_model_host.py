@@ -13,10 +13,10 @@ from common.catalog import ModelSpec
 from common.settings import Settings
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
-from worker.residency.fingerprints import Fingerprints
 from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
 from worker.residency.residency import Residency
+from worker.residency.weights_digests import WeightsDigests
 
 
 class Works:
@@ -110,7 +110,7 @@ def host(folder: Path, *handlers: type[Works], budget: float = 0.0) -> ModelHost
     return ModelHost(
         WorkerState(lanes),
         Residency(specs, budget, loader_for("cpu", Settings()), lambda: 0.0),
-        Fingerprints(folder / "digests.json"),
+        WeightsDigests(folder / "digests.json"),
         warm_full_batches=False,
         turn_seconds=0.0,
     )

@@ -22,7 +22,7 @@ import structlog
 from common.catalog import BUILTIN_HANDLERS, ModelSpec
 from worker.models.weights import located
 
-__all__ = ("Fingerprints",)
+__all__ = ("WeightsDigests",)
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ FileState = tuple[int, int]
 """Size in bytes and time of change in nanoseconds."""
 
 
-class Fingerprints:
+class WeightsDigests:
     """Makes them, and remembers the digests of files in `memory`, a small JSON file."""
 
     def __init__(self, memory: Path) -> None:
@@ -47,7 +47,7 @@ class Fingerprints:
         return {path: _state(path) for path in _files_of(spec)}
 
     def make(self, spec: ModelSpec, before: dict[Path, FileState]) -> str | None:
-        """The fingerprint of a model that was loaded since `before` was asked for.
+        """The weights digest of a model that was loaded since `before` was asked for.
 
         None when one of its files has changed meanwhile, so that nobody knows which of
         both contents was loaded. Weights from a hub may be known only now.

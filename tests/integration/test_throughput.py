@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.overload.lane_sampler import DrainSampler
+from api.overload.lane_sampler import LaneSampler
 from common.jobs.job import Job
 from common.redis.connect import connect_async
 from tests.support.stack import Stack
@@ -27,9 +27,9 @@ def paced(stack: Stack, tmp_path: Path) -> Stack:
     return stack
 
 
-async def sampled(stack: Stack, seconds: float) -> DrainSampler:
+async def sampled(stack: Stack, seconds: float) -> LaneSampler:
     client = connect_async(stack.redis_url, stack.settings)
-    sampler = DrainSampler(client, ["paced"], max_backlog=1_000_000)
+    sampler = LaneSampler(client, ["paced"], max_backlog=1_000_000)
     await sampler.start()
     await asyncio.sleep(seconds)
     await sampler.stop()
