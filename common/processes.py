@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
@@ -22,7 +23,8 @@ _STOP_SECONDS = 20.0
 
 def watch(argv: list[str]) -> int:
     """Run argv until our standard input closes or it ends; return its exit status."""
-    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+    before_exec = partial(die_with_parent, os.getpid())
+    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=before_exec)
 
     def forward(signum: int, _frame: FrameType | None) -> None:
         child.send_signal(signum)
@@ -41,10 +43,15 @@ def watch(argv: list[str]) -> int:
         return child.wait()
 
 
-def die_with_parent() -> None:
-    """In a new child: ask Linux for SIGTERM when the thread that started us ends."""
+def die_with_parent(parent_pid: int) -> None:
+    """In a new child: ask Linux for SIGTERM when the thread that started us ends.
+
+    Where the parent was gone before it could be asked, nobody would ever tell: end at once.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent_pid:
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -109,7 +110,7 @@ class Supervisor:
             env=self._environment,
             pass_fds=(listener, theirs),
             stdin=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
         os.close(theirs)
         child = Child(process, notice, time.monotonic())

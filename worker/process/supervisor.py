@@ -80,14 +80,14 @@ class Child:
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self.environment},
             start_new_session=True,
-            preexec_fn=partial(_before_exec, self.cores),
+            preexec_fn=partial(_before_exec, os.getpid(), self.cores),
         )
         self.started_at, self.start_at = now, None
         log.info("worker_started", device=self.device, pid=self.process.pid)
 
 
-def _before_exec(cores: frozenset[int]) -> None:
-    die_with_parent()
+def _before_exec(parent_pid: int, cores: frozenset[int]) -> None:
+    die_with_parent(parent_pid)
     stay_on(cores)
 
 
