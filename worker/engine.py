@@ -37,7 +37,7 @@ from common.settings import Settings
 from common.worker_report import WorkerReport
 from worker.batching.turns import Turns
 from worker.inputs.fetcher import InputFetcher
-from worker.jobs.leases import LaneLeases
+from worker.jobs.leases import LaneLeases, LeasePolicy
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.notifier import Notifier
@@ -236,9 +236,8 @@ class Engine:
         return found
 
     def _leases(self, client: Redis) -> dict[str, LaneLeases]:
-        return {
-            lane: LaneLeases(client, lane, self.worker, self.settings) for lane in self.state.lanes
-        }
+        policy = LeasePolicy.of(self.settings)
+        return {lane: LaneLeases(client, lane, self.worker, policy) for lane in self.state.lanes}
 
     # Start and stop.
 

@@ -31,7 +31,7 @@ from api.overload.shared_breakers import Breakers
 from common.errors import DeadlineUnreachable, LaneFull, ModelUnavailable, NoWorker, Refused
 from common.jobs.job import Job
 from common.redis.keys import BANDS
-from common.settings import Settings
+from common.settings import OverloadSettings
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +73,7 @@ class AdmissionPolicy:
     retry_after_max_seconds: float
 
     @classmethod
-    def of(cls, settings: Settings) -> AdmissionPolicy:
+    def of(cls, settings: OverloadSettings) -> AdmissionPolicy:
         """That of a process."""
         return cls(
             settings.deadline_safety_factor,

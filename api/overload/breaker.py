@@ -18,7 +18,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from common.settings import Settings
+from common.settings import OverloadSettings
 
 
 class State(StrEnum):
@@ -43,7 +43,7 @@ class Policy:
     probes: int
 
     @classmethod
-    def of(cls, settings: Settings) -> Policy:
+    def of(cls, settings: OverloadSettings) -> Policy:
         """The operators' choice."""
         return cls(
             failures=settings.breaker_failures,

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from api.http.problems import Problem
-from common.settings import Settings
+from common.settings import HttpSettings
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class Patience:
     send_seconds: float
 
     @classmethod
-    def of(cls, settings: Settings, max_connections: int) -> Patience:
+    def of(cls, settings: HttpSettings, max_connections: int) -> Patience:
         """As the settings say."""
         return cls(
             max_connections,

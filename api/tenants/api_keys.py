@@ -23,7 +23,7 @@ from redis import Redis
 from common.errors import ConfigurationError
 from common.jobs.quota import Limits
 from common.redis.keys import API_KEYS, API_KEYS_USED, TENANT_LIMITS
-from common.settings import Settings
+from common.settings import TenantSettings
 
 SCOPES = frozenset({"submit", "read", "metrics", "admin"})
 """submit jobs; read one's own and the models; scrape /metrics; operate the fleet."""
@@ -87,7 +87,7 @@ def opens(record: KeyRecord | None, secret: bytes) -> bool:
     return record.matches(secret)
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: TenantSettings) -> Limits:
     """The limits of tenants that have none of their own."""
     return Limits(
         settings.tenant_jobs_per_second, settings.tenant_burst_jobs, settings.tenant_max_in_flight
@@ -173,7 +173,7 @@ class Keyring:
         else:
             self._client.hdel(TENANT_LIMITS, tenant)
 
-    def limits(self, tenant: str, settings: Settings) -> Limits:
+    def limits(self, tenant: str, settings: TenantSettings) -> Limits:
         """What this tenant may do."""
         kept: bytes | None = self._client.hget(TENANT_LIMITS, tenant)  # type: ignore[assignment]
         return limits_from(kept, limits_of(settings))

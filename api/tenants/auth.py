@@ -129,6 +129,7 @@ class Authenticator:
         self._known: dict[bytes, _Known] = {}
         self._asking: dict[bytes, asyncio.Task[_Known]] = {}
         self._look_ups = asyncio.Semaphore(_LOOK_UPS)
+        self._looking: asyncio.Task[None] | None = None
         self._open = policy.required is False
         self._open_until = float("inf") if policy.required is not None else 0.0
         self._may_open = policy.required is None and policy.loopback
@@ -165,6 +166,20 @@ class Authenticator:
         return late >= (0 if self._reachable() else _KNOWN_WITHOUT_REDIS_SECONDS)
 
     async def _look_whether_open(self) -> None:
+        """Look once for all requests that come meanwhile; each on its own would take every
+        connection there is, a thousand of them at once.
+        """
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+            self._looking.add_done_callback(self._looked)
+        await asyncio.shield(self._looking)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not task.cancelled():
+            task.exception()  # whoever waits has it
+
+    async def _look(self) -> None:
         """Nobody needs a key while there is none, and only this machine can reach us."""
         looked = self._open_until > 0
         if not self._reachable():

@@ -18,7 +18,7 @@ from common.redis.scripts import Scripts
 from common.settings import Settings
 from tests.support.lanes import LANE, RecordedLane, assert_lane_is_empty, await_settled
 from tests.support.stack import ROOT, Stack, wait_until
-from worker.jobs.leases import LaneLeases
+from worker.jobs.leases import LaneLeases, LeasePolicy
 
 
 def test_a_revoked_job_of_a_pending_batch_does_not_run(stack: Stack) -> None:
@@ -138,7 +138,7 @@ def test_a_stock_consumer_beside_ours_loses_and_doubles_nothing(stack: Stack, co
 
 def test_kombu_can_restore_our_leases(stack: Stack) -> None:
     settings = Settings(redis_url=stack.redis_url)  # type: ignore[arg-type]
-    leases = LaneLeases(stack.redis, "echo", "w", settings)
+    leases = LaneLeases(stack.redis, "echo", "w", LeasePolicy.of(settings))
     ids = stack.publish([Job("echo", f"n{n}") for n in range(3)])
     assert len(leases.reserve(10, 60).leases) == 3
     keys = LaneKeys.of("echo")
@@ -160,7 +160,7 @@ def test_kombu_can_restore_our_leases(stack: Stack) -> None:
 
 def test_a_reservation_whose_answer_was_lost_is_handed_back(stack: Stack) -> None:
     settings = Settings(redis_url=stack.redis_url)  # type: ignore[arg-type]
-    leases = LaneLeases(stack.redis, "echo", "w", settings)
+    leases = LaneLeases(stack.redis, "echo", "w", LeasePolicy.of(settings))
     stack.publish([Job("echo", f"n{n}") for n in range(5)])
     scripts = leases._scripts
 

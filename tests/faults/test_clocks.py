@@ -15,7 +15,7 @@ from common.redis.keys import LaneKeys
 from common.settings import Settings
 from tests.support.lanes import LANE, LEASE, RecordedLane, await_settled
 from tests.support.stack import IN_CI, ROOT, Stack, wait_until
-from worker.jobs.leases import LaneLeases
+from worker.jobs.leases import LaneLeases, LeasePolicy
 
 
 def faketime(offset: str) -> dict[str, str]:
@@ -54,7 +54,7 @@ def test_deadlines_go_by_the_server_clock(stack: Stack) -> None:
 def test_a_reaper_killed_in_mid_sweep_loses_nothing(stack: Stack) -> None:
     count = 3_000
     settings = Settings(redis_url=stack.redis_url)  # type: ignore[arg-type]
-    leases = LaneLeases(stack.redis, "echo", "gone", settings)
+    leases = LaneLeases(stack.redis, "echo", "gone", LeasePolicy.of(settings))
     stack.publish([Job("echo", n) for n in range(count)])
     for _ in range(3):
         leases.reserve(1000, 60)
@@ -64,9 +64,10 @@ def test_a_reaper_killed_in_mid_sweep_loses_nothing(stack: Stack) -> None:
     code = f"""
         from common.redis.connect import connect
         from common.settings import Settings
-        from worker.jobs.leases import LaneLeases
+        from worker.jobs.leases import LaneLeases, LeasePolicy
         settings = Settings()
-        leases = LaneLeases(connect({stack.redis_url!r}, settings), "echo", "r", settings)
+        client = connect({stack.redis_url!r}, settings)
+        leases = LaneLeases(client, "echo", "r", LeasePolicy.of(settings))
         while True:
             leases.reap(limit=1)
     """

@@ -39,6 +39,7 @@ from worker.jobs.leases import (
     FinishedJob,
     LaneLeases,
     Lease,
+    LeasePolicy,
     ReleasedJob,
     RetryJob,
 )
@@ -47,6 +48,7 @@ from worker.jobs.message import parse
 LANE = "shared"
 KEYS = LaneKeys.of(LANE)
 FLEET = Settings(max_attempts=3, lease_seconds=3600)
+LEASES = LeasePolicy.of(FLEET)
 TTL_SECONDS = 10_000
 FAR_MS = 4_000_000_000_000
 picks = st.lists(st.integers(0, 99), min_size=1, max_size=6)
@@ -66,7 +68,7 @@ class FlightMachine(RuleBasedStateMachine):
         client.flushdb()
         self.client = client
         self.scripts = Scripts(client)
-        self.workers = [LaneLeases(client, LANE, name, FLEET) for name in ("one", "two")]
+        self.workers = [LaneLeases(client, LANE, name, LEASES) for name in ("one", "two")]
         self.serial = count(1)
         self.runs = count(1)
         self.jobs: dict[str, Job] = {}

@@ -48,6 +48,7 @@ from worker.jobs.leases import (
     FinishedJob,
     LaneLeases,
     Lease,
+    LeasePolicy,
     ReleasedJob,
     RetryJob,
 )
@@ -57,6 +58,7 @@ LANE = "modelled"
 KEYS = LaneKeys.of(LANE)
 TTL_SECONDS = 10_000
 FLEET = Settings(max_attempts=2, dead_max_count=6, lease_seconds=3600)
+LEASES = LeasePolicy.of(FLEET)
 MAX_DELIVERIES = FLEET.max_attempts * 10
 LATER_MS = 36_000_000
 JUNK = (b"{}", b"not json", b'{"id":', b"\x80\x04\xff", b'{"id": ""}')
@@ -215,7 +217,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.scripts = Scripts(client)
         self.model = Model()
         with mock.patch.object(lease_module.secrets, "token_hex", side_effect=["aaaa", "bbbb"]):
-            self.workers = [LaneLeases(client, LANE, name, FLEET) for name in ("one", "two")]
+            self.workers = [LaneLeases(client, LANE, name, LEASES) for name in ("one", "two")]
         self.calls = [count(1), count(1)]
         self.unanswered: list[list[bytes]] = [[], []]
         self.serial = count(1)
@@ -746,7 +748,7 @@ def test_a_job_cancelled_while_queued_never_runs_even_when_its_record_would_be_g
     client: Redis,
 ) -> None:
     client.flushdb()
-    lane, scripts = LaneLeases(client, LANE, "one", FLEET), Scripts(client)
+    lane, scripts = LaneLeases(client, LANE, "one", LEASES), Scripts(client)
     scripts.run("enqueue", (), enqueue_args([Job(LANE, "text", id="job")], 10))
     scripts.run("cancel", (), ("job", 1, "canceled"))
     wait_until(lambda: not client.exists(meta_key("job")), 5, "the end of the result's time")
@@ -756,7 +758,7 @@ def test_a_job_cancelled_while_queued_never_runs_even_when_its_record_would_be_g
 
 def test_an_unreadable_message_leaves_no_record_for_ever(client: Redis) -> None:
     client.flushdb()
-    lane = LaneLeases(client, LANE, "one", FLEET)
+    lane = LaneLeases(client, LANE, "one", LEASES)
     client.lpush(LANE, plain_message("foreign").replace(b'"infer"', b'"unknown.task"'))
     client.lpush(LANE, b'{"id": "torn", "bo')
     client.lpush(LANE, b'{"id": "torn too", bo}')
@@ -772,13 +774,13 @@ def test_an_unreadable_message_leaves_no_record_for_ever(client: Redis) -> None:
 def test_a_message_sent_twice_is_leased_once(client: Redis) -> None:
     client.flushdb()
     client.lpush(LANE, *[plain_message("twin")] * 2)
-    assert len(LaneLeases(client, LANE, "one", FLEET).reserve(8, TTL_SECONDS).leases) == 1
+    assert len(LaneLeases(client, LANE, "one", LEASES).reserve(8, TTL_SECONDS).leases) == 1
     assert client.llen(LANE) == 0
 
 
 def test_an_id_sent_to_two_lanes_is_leased_once(client: Redis) -> None:
     client.flushdb()
-    one, other = (LaneLeases(client, name, "one", FLEET) for name in (LANE, "other"))
+    one, other = (LaneLeases(client, name, "one", LEASES) for name in (LANE, "other"))
     client.lpush(LANE, plain_message("twin"))
     client.lpush("other", plain_message("twin"))
     assert len(one.reserve(1, TTL_SECONDS).leases) == 1
@@ -789,5 +791,5 @@ def test_a_header_named_id_is_not_taken_for_the_job(client: Redis) -> None:
     client.flushdb()
     headers = {"x-trace": {"id": "evil"}, "task": "infer", "id": "mine"}
     client.lpush(LANE, json.dumps({"headers": headers, "properties": {}, "body": "[]"}))
-    assert len(LaneLeases(client, LANE, "one", FLEET).reserve(1, TTL_SECONDS).leases) == 1
+    assert len(LaneLeases(client, LANE, "one", LEASES).reserve(1, TTL_SECONDS).leases) == 1
     assert list(client.scan_iter(job_key("*"))) == [job_key("mine").encode()]

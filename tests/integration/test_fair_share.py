@@ -25,6 +25,7 @@ from worker.jobs.leases import (
     FinishedJob,
     LaneLeases,
     Lease,
+    LeasePolicy,
     ReleasedJob,
     RetryJob,
 )
@@ -33,6 +34,7 @@ LANE = "shared"
 KEYS = LaneKeys.of(LANE)
 IN_FLIGHT = "lf:tenants:in_flight"
 FLEET = Settings(tenant_window_jobs=4, lease_seconds=3600, max_attempts=2)
+LEASES = LeasePolicy.of(FLEET)
 TTL = 1000
 
 
@@ -42,7 +44,7 @@ class Fleet:
     def __init__(self, client: Redis) -> None:
         self.client = client
         self.scripts = Scripts(client)
-        self.leases = LaneLeases(client, LANE, "worker", FLEET)
+        self.leases = LaneLeases(client, LANE, "worker", LEASES)
 
     def send(self, tenant: str, count: int = 1, priority: int = 0, **fields: int) -> list[Job]:
         jobs = [

@@ -216,7 +216,8 @@ def test_a_key_is_forgotten_no_later_than_its_models_results(pair: Pair) -> None
         done = pair.submit(pair.one, model, "x", Idempotency_Key=key, Prefer="wait=10").json()
         claim = pair.stack.redis.ttl("lf:idempotency::" + sha256(key.encode()).hexdigest())
         record = pair.stack.redis.ttl(f"celery-task-meta-{done['id']}")
-        assert longest - 30 < claim <= record <= longest, model
+        assert longest - 30 < claim <= record + 1, model  # two readings may lie in two seconds
+        assert record <= longest, model
 
 
 def test_a_form_keeps_its_key_though_its_boundary_changes(pair: Pair) -> None:
@@ -263,8 +264,9 @@ def test_an_api_killed_in_the_middle_neither_loses_nor_doubles(pair: Pair, queue
     depth = pair.stack.redis.llen("closed")
 
     def send() -> None:
-        with pytest.raises(httpx.HTTPError):
-            pair.submit(doomed, "closed", "half", Idempotency_Key=key)
+        with contextlib.suppress(httpx.HTTPError):  # or it noticed the silence before it was killed
+            answer = pair.submit(doomed, "closed", "half", Idempotency_Key=key)
+            assert answer.status_code == 503
 
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(send)
@@ -380,7 +382,10 @@ def test_hundreds_of_calls_at_once_wait_their_turn(pair: Pair) -> None:
                 for n in range(240)
             ]
             answers = await asyncio.gather(*calls)
-            assert not [one.text for one in answers if one.status_code == 503][:1]
+            refused = [one.text for one in answers if one.status_code == 503][:1]
+            assert not refused, [
+                line for line in pair.one.process.output().splitlines() if "redis_failed" in line
+            ][-3:]
             return Counter(answer.status_code for answer in answers)
 
     assert asyncio.run(run()) == {202: 120, 200: 120}

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from common.errors import ConfigurationError
-from common.settings import Settings
+from common.settings import DeviceSettings
 from worker.devices.discovery import CUDA_ORDER, CUDA_TOKEN, Gpu, Machine, first_number
 
 log = structlog.get_logger(__name__)
@@ -55,7 +55,7 @@ class _Chosen(NamedTuple):
 
 
 def plan(
-    settings: Settings, machine: Machine, environment: Mapping[str, str] = os.environ
+    settings: DeviceSettings, machine: Machine, environment: Mapping[str, str] = os.environ
 ) -> list[Placement]:
     """One placement per worker process. Raises ConfigurationError, with what to write instead."""
     chosen = choose(settings.devices, settings.use_gpu, machine)
@@ -85,7 +85,7 @@ def plan(
     return placements
 
 
-def _cores_for(chosen: _Chosen, settings: Settings, machine: Machine) -> frozenset[int]:
+def _cores_for(chosen: _Chosen, settings: DeviceSettings, machine: Machine) -> frozenset[int]:
     near = chosen.gpu.near & machine.cores if chosen.gpu and settings.cpu_affinity else None
     return near or machine.cores
 

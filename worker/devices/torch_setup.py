@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import structlog
 
-from common.settings import Settings
+from common.settings import DeviceSettings
 from worker.devices.discovery import cpu_quota, first_number, usable_cores
 
 log = structlog.get_logger(__name__)
@@ -22,7 +22,7 @@ def math_threads() -> int:
     return asked or min(len(usable_cores()), cpu_quota() or sys.maxsize)
 
 
-def prepare(device: str, settings: Settings) -> None:
+def prepare(device: str, settings: DeviceSettings) -> None:
     """Set torch up for a device, as `name_inside` gives it. Harmless to repeat.
 
     Call on the device's thread before each model loads, so that the cap on
@@ -44,7 +44,7 @@ def prepare(device: str, settings: Settings) -> None:
             torch.set_num_interop_threads(1)
 
 
-def _prepare_cuda(device: str, settings: Settings) -> None:
+def _prepare_cuda(device: str, settings: DeviceSettings) -> None:
     import torch
 
     # The names before torch 2.9: they keep the newer fp32_precision in step, while setting

@@ -17,7 +17,7 @@ import structlog
 from common.errors import FleetError, InputStoreUnavailable, InputUrlFailed
 from common.inputs.blobs import Blobs
 from common.inputs.checks import BLOB_REFERENCE
-from common.settings import Settings
+from common.settings import FetchSettings
 from worker.inputs.url_inputs import UrlInputs
 from worker.jobs.execution import Execution, Hold
 from worker.lanes.lane import Lane
@@ -30,7 +30,7 @@ _STORE_RETRY_MS = 5_000
 class InputFetcher:
     """Takes executions whose input is elsewhere; delivers each once, fetched or failed."""
 
-    def __init__(self, settings: Settings, blobs: Blobs | None) -> None:
+    def __init__(self, settings: FetchSettings, blobs: Blobs | None) -> None:
         self._urls = UrlInputs(settings)
         self._blobs = blobs
         self._deliver: Callable[[Lane, Execution], None] = lambda _lane, _execution: None

@@ -17,7 +17,7 @@ import structlog
 from common.errors import InputTooLarge, InputUrlFailed, InputUrlRefused, UrlRefused
 from common.net.addresses import AddressRules, parse_target
 from common.net.outbound import Outbound, Resolve, Unreachable
-from common.settings import Settings
+from common.settings import FetchSettings
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ class UrlInputs:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: FetchSettings,
         *,
         resolve: Resolve | None = None,
         ssl_context: ssl.SSLContext | None = None,

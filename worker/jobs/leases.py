@@ -162,14 +162,37 @@ class ReapCall(NamedTuple):
     window: int
 
 
+class LeasePolicy(NamedTuple):
+    """What the settings say of leases and of how often a job is tried."""
+
+    lease_ms: int
+    max_attempts: int
+    dead_max_count: int
+    """Dead letters that a lane keeps."""
+    result_ttl_seconds: int
+    """For lanes whose model has none of its own."""
+    tenant_window_jobs: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> LeasePolicy:
+        """That of a process."""
+        return cls(
+            settings.lease_ms,
+            settings.max_attempts,
+            settings.dead_max_count,
+            settings.result_ttl_seconds,
+            settings.tenant_window_jobs,
+        )
+
+
 class LaneLeases:
     """Reserve, start, renew, finish, release, retry, bury, cancel and reap for one lane."""
 
-    def __init__(self, client: Redis, lane: str, worker: str, settings: Settings) -> None:
+    def __init__(self, client: Redis, lane: str, worker: str, policy: LeasePolicy) -> None:
         self._scripts = Scripts(client)
         self._lane = lane
         self._worker = worker
-        self._settings = settings
+        self._policy = policy
         self._keys = LaneKeys.of(lane).as_list()
         self._nonce = secrets.token_hex(6)
         self._calls = count(1)
@@ -192,7 +215,7 @@ class LaneLeases:
         call = next(self._calls)
         prefix = f"{self._nonce}.{call:08x}."
         share = call * wanted // 16 - (call - 1) * wanted // 16
-        settings = self._settings
+        policy = self._policy
         self._unanswered = (prefix, wanted)
         self._asked = self._scripts.send(
             "reserve",
@@ -200,15 +223,15 @@ class LaneLeases:
             ReserveCall(
                 self._lane,
                 wanted,
-                settings.lease_ms,
+                policy.lease_ms,
                 prefix,
                 self._worker,
                 result_ttl,
-                settings.dead_max_count,
-                settings.max_attempts * 10,
+                policy.dead_max_count,
+                policy.max_attempts * 10,
                 share,
                 call % 3,
-                settings.tenant_window_jobs,
+                policy.tenant_window_jobs,
             ),
         )
 
@@ -228,21 +251,21 @@ class LaneLeases:
 
     def start(self, tag: bytes, job_id: str, result_ttl: int) -> int:
         """Count a suspect's attempt; its number, 0 when fenced, -1 when it is dead now."""
-        settings = self._settings
+        policy = self._policy
         call = StartCall(
             self._lane,
             tag,
             job_id,
-            settings.max_attempts,
+            policy.max_attempts,
             result_ttl,
-            settings.dead_max_count,
+            policy.dead_max_count,
             self._worker,
         )
         return int(self._scripts.run("start", self._keys, call))
 
     def renew(self, tags: Sequence[bytes]) -> list[bytes]:
         """Extend these leases; returns the tags that are no longer ours."""
-        return list(self._scripts.run("renew", self._keys, (self._settings.lease_ms, *tags)))
+        return list(self._scripts.run("renew", self._keys, (self._policy.lease_ms, *tags)))
 
     def finish(self, jobs: Sequence[FinishedJob], result_ttl: int) -> list[int]:
         """Publish and ack; returns the positions of those that were fenced."""
@@ -269,7 +292,7 @@ class LaneLeases:
     def bury(self, letters: Iterable[DeadLetter], result_ttl: int) -> int:
         """Park these on the dead list and publish their failure; how many were still held."""
         args: list[str | bytes | int | float] = [
-            *BuryCall(self._lane, result_ttl, self._settings.dead_max_count, self._worker)
+            *BuryCall(self._lane, result_ttl, self._policy.dead_max_count, self._worker)
         ]
         for letter in letters:
             args += letter
@@ -288,8 +311,8 @@ class LaneLeases:
 
         Returns (reaped, promoted, ms until the next delayed job is due or -1).
         """
-        settings = self._settings
-        ttl = result_ttl or settings.result_ttl_seconds
-        call = ReapCall(self._lane, limit, ttl, settings.tenant_window_jobs)
+        policy = self._policy
+        ttl = result_ttl or policy.result_ttl_seconds
+        call = ReapCall(self._lane, limit, ttl, policy.tenant_window_jobs)
         reaped, promoted, next_due = self._scripts.run("reap", self._keys, call)
         return int(reaped), int(promoted), int(next_due)

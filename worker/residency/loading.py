@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from common.catalog import ModelSpec
-from common.settings import Settings
+from common.settings import DeviceSettings
 from worker.devices.torch_setup import prepare
 from worker.models import load_handler
 from worker.models.base import Model
 
 
-def loader_for(device: str, settings: Settings) -> Callable[[ModelSpec], Model]:
+def loader_for(device: str, settings: DeviceSettings) -> Callable[[ModelSpec], Model]:
     """What makes a handler and has it load its weights; it raises what the handler raises."""
 
     def load(spec: ModelSpec) -> Model:

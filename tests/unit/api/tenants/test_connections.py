@@ -7,7 +7,7 @@ from typing import Any
 
 from api.jobs.store import JobStore
 from api.tenants.api_keys import PREFIX
-from api.tenants.auth import Authenticator, KeyPolicy
+from api.tenants.auth import LOCAL, Authenticator, KeyPolicy
 from common.settings import Settings
 
 
@@ -23,6 +23,10 @@ class Client:
 
     async def hget(self, key: str, field: str) -> None:
         await self._ask()
+
+    async def hlen(self, key: str) -> int:
+        await self._ask()
+        return 0
 
     def register_script(self, script: str) -> None:
         """Scripts are not run here."""
@@ -59,5 +63,18 @@ def test_two_hundred_keys_are_looked_up_over_four_connections() -> None:
         assert {one.principal for one in known} == {None}
         assert client.asked == 200
         assert client.most_out == 4
+
+    asyncio.run(main())
+
+
+def test_a_thousand_requests_without_a_key_ask_once_whether_one_is_needed() -> None:
+    async def main() -> None:
+        client: Any = Client()
+        keys = Authenticator(client, KeyPolicy.of(Settings()))
+        assert await asyncio.gather(*(keys.identify([]) for _ in range(1_000))) == [LOCAL] * 1_000
+        assert (client.asked, client.most_out) == (1, 1)
+        keys._open_until = 1.0  # what was heard is old now
+        await asyncio.gather(*(keys.identify([]) for _ in range(1_000)))
+        assert (client.asked, client.most_out) == (2, 1)
 
     asyncio.run(main())
