@@ -95,7 +95,7 @@ class Fleet:
             job = self.client.submit(model, value, wait=20, **fields)
             return job if job.get("cached") else None
 
-        return wait_until(hit, 5, "a hit")
+        return wait_until(hit, 20, "a hit")
 
 
 def redis_seconds(redis: Any) -> float:
@@ -168,7 +168,7 @@ def test_a_thousand_identical_submits_at_once_run_once(fleet: Fleet, sleep_ms: i
 
 def test_a_follower_can_be_cancelled_and_its_leader_too(fleet: Fleet) -> None:
     busy = fleet.client.submit("never", "busy", params={"sleep_ms": 1000})
-    wait_until(lambda: fleet.runs("busy"), 5, "the device to be busy")
+    wait_until(lambda: fleet.runs("busy"), 20, "the device to be busy")
     jobs = [fleet.client.submit("kept", "cancel-me") for _ in range(4)]
     leader, second, third, fourth = (job["id"] for job in jobs)
     assert fleet.client.cancel(third)["state"] == "canceled"
@@ -185,7 +185,7 @@ def test_a_follower_expires_on_time_and_its_leader_may_expire_without_it(
 ) -> None:
     gate = tmp_path / "device"
     slow = fleet.client.submit("never", "slow", params={"until": str(gate)})
-    wait_until(lambda: fleet.runs("slow"), 5, "the device to be busy")
+    wait_until(lambda: fleet.runs("slow"), 20, "the device to be busy")
     leader = fleet.client.submit("kept", "late", start_within=1.0)
     hurried = fleet.client.submit("kept", "late", deadline=0.5)
     patient = fleet.client.submit("kept", "late")
@@ -196,12 +196,13 @@ def test_a_follower_expires_on_time_and_its_leader_may_expire_without_it(
     wait_until(lambda: redis_seconds(redis) > start_by, 20, "the leader's bound")
     gate.touch()
     assert fleet.client.get(patient["id"], wait=20)["result"] == "late"
+    assert fleet.client.get(leader["id"], wait=20)["state"] == "expired"
     assert fleet.runs("late") == 1
 
 
 def test_an_urgent_job_does_not_wait_behind_a_patient_one_with_its_input(fleet: Fleet) -> None:
     fleet.client.submit("never", "occupied", params={"sleep_ms": 600})
-    wait_until(lambda: fleet.runs("occupied"), 5, "the device to be busy")
+    wait_until(lambda: fleet.runs("occupied"), 20, "the device to be busy")
     patient = fleet.client.submit("kept", "urgent", priority=9)
     urgent = fleet.client.submit("kept", "urgent", priority=0)
     assert fleet.client.get(urgent["id"], wait=10)["result"] == "urgent"
@@ -259,30 +260,26 @@ def test_clients_may_want_a_fresh_result_or_none_to_be_kept(fleet: Fleet) -> Non
     for fields in ({"cache": False}, {}):
         header = {} if fields else {"Cache-Control": "no-store"}
         fleet.post(header, model="kept", input=f"secret {header}", **fields)
-    time.sleep(0.2)
+    fleet.await_kept("written after those")  # a worker writes in the order it finished
     entries = [fleet.stack.redis.get(key) for key in fleet.stack.redis.scan_iter("lf:cache:*")]
     assert not any(b"secret" in (entry or b"") for entry in entries)
 
 
 def test_a_greatest_age_is_asked_of_results_that_just_landed_too(fleet: Fleet) -> None:
     fleet.post(model="kept", input="landed")
-    fleet.await_kept("landed")
-    time.sleep(2.1)
+    wait_until(lambda: fleet.await_kept("landed")["age"] >= 2, 20, "an age above the bound")
     fresh = fleet.post({"Cache-Control": "max-age=1"}, model="kept", input="landed").json()
     assert "cached" not in fresh
     assert "shared" not in fresh
     assert fleet.runs("landed") == 2
-    recent = {"Cache-Control": "max-age=1"}
-    wait_until(
-        lambda: fleet.post(recent, model="kept", input="landed").json().get("cached"), 5, "a hit"
-    )
+    wait_until(lambda: fleet.await_kept("landed")["age"] < 2, 20, "the newer result")
     [entry] = [
         key
         for key in fleet.stack.redis.scan_iter("lf:cache:*")
         if b'"landed"' in (fleet.stack.redis.get(key) or b"")
     ]
     fleet.stack.redis.delete(entry)  # as for one who looked before it was there
-    for header in ({"Cache-Control": "max-age=5"}, {}):
+    for header in ({"Cache-Control": "max-age=60"}, {}):
         shared = fleet.post(header, model="kept", input="landed").json()
         assert shared["shared"] is True
     assert fleet.runs("landed") == 2
@@ -290,7 +287,8 @@ def test_a_greatest_age_is_asked_of_results_that_just_landed_too(fleet: Fleet) -
 
 def test_results_are_kept_as_long_as_the_catalog_says(fleet: Fleet) -> None:
     fleet.await_kept("brief", "briefly")
-    time.sleep(1.1)
+    redis = fleet.stack.redis
+    wait_until(lambda: not [*redis.scan_iter("lf:cache:briefly:*")], 20, "its end")
     assert "cached" not in fleet.client.submit("briefly", "brief", wait=10)
     for _ in range(2):
         assert "cached" not in fleet.client.submit("never", "again", wait=10)
@@ -429,8 +427,9 @@ def test_a_tenant_learns_nothing_of_what_another_has_kept(
                 for first in range(0, pairs, 50):
                     some = range(first, first + 50)
                     await asyncio.gather(*(submit("a", f"pair {n}") for n in some))
-                await asyncio.sleep(0.2)
-                _, own = await submit("a", "pair 1")
+                own: dict[str, Any] = {}
+                while "cached" not in own:  # all of them: the last is written last
+                    _, own = await submit("a", f"pair {pairs - 1}")
                 kept, fresh = [], []
                 for n in random.Random(5).sample(range(pairs), pairs):
                     for taken, value in random.sample(

@@ -385,6 +385,13 @@ def stored(fleet: Fleet) -> set[str]:
     return {path.name for path in fleet.blobs.iterdir()}
 
 
+def await_sweep(fleet: Fleet) -> None:
+    """Until what is an orphan from now on would have been found and dropped."""
+    orphan = fleet.blobs / "0-sooner"
+    orphan.write_bytes(b"x")
+    wait_until(lambda: not orphan.exists(), 20, "a sweep")
+
+
 LARGE = ["x" * 5000]
 """Larger than what goes into Redis here."""
 
@@ -398,26 +405,26 @@ def test_a_large_input_lies_in_the_folder_until_its_job_has_ended(fleet: Fleet) 
     record = fleet.stack.record(done)
     assert record is not None
     assert record.result == LARGE
-    wait_until(lambda: done not in stored(fleet), 3, "freed with its job")
+    wait_until(lambda: done not in stored(fleet), 20, "freed with its job")
     bulk = "\n".join(json.dumps({"model": "looker", "input": LARGE}) for _ in range(20))
     lines = httpx.post(f"{fleet.api.url}/v1/jobs/bulk", content=bulk).text.splitlines()
     ids = [json.loads(line)["id"] for line in lines]
     assert set(fleet.settled(ids)) == {("succeeded", None)}
-    wait_until(lambda: not stored(fleet) & set(ids), 3, "freed with their jobs")
-    time.sleep(2)  # longer than the age of an orphan and a sweep
+    wait_until(lambda: not stored(fleet) & set(ids), 20, "freed with their jobs")
+    await_sweep(fleet)
     assert waiting in stored(fleet), "its job still waits"
     fleet.api.client.cancel(waiting)
-    wait_until(lambda: waiting not in stored(fleet), 5, "swept after the cancel")
+    wait_until(lambda: waiting not in stored(fleet), 20, "swept after the cancel")
 
 
 def test_a_dead_job_keeps_its_input_until_it_is_purged(fleet: Fleet) -> None:
     dead = fleet.submit(model="looker", input=LARGE, params={"fail": "on purpose"})
     assert fleet.settled([dead]) == [("failed", "attempts_exhausted")]
-    time.sleep(2)
+    await_sweep(fleet)
     assert dead in stored(fleet)
     answer = httpx.post(f"{fleet.api.url}/v1/dead/looker/purge", json={"ids": [dead]})
     assert answer.is_success, answer.text
-    wait_until(lambda: dead not in stored(fleet), 5, "swept after the purge")
+    wait_until(lambda: dead not in stored(fleet), 20, "swept after the purge")
 
 
 def test_a_job_waits_while_its_input_cannot_be_read(fleet: Fleet) -> None:
@@ -448,10 +455,9 @@ def test_a_job_waits_while_its_input_cannot_be_read(fleet: Fleet) -> None:
 def test_an_input_whose_submit_died_is_swept_and_one_that_expired_too(fleet: Fleet) -> None:
     (fleet.blobs / "0-orphan").write_bytes(b"x")
     (fleet.blobs / "0-half.part").write_bytes(b"x")
-    late = fleet.submit(model="nobody", input=LARGE, start_within=0.1)
-    time.sleep(0.2)
+    late = fleet.submit(model="nobody", input=LARGE, start_within=0.001)
     worker = fleet.stack.worker("nobody")
     assert fleet.settled([late]) == [("expired", "deadline")]
-    wait_until(lambda: stored(fleet) == set(), 6, "swept")
+    wait_until(lambda: stored(fleet) == set(), 20, "swept")
     assert worker.stop() == 0
     assert fleet.worker.stop() == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import pytest
@@ -62,6 +62,14 @@ def echoes(count: int, lane: str = "echo", priority: int = 0) -> list[Job]:
     return [Job(lane, number, priority=priority) for number in range(count)]
 
 
+def next_moment() -> datetime:
+    """A time that is later than that of every job so far, which is in milliseconds."""
+    before = datetime.now(UTC)
+    while (now := datetime.now(UTC)) < before + timedelta(milliseconds=2):
+        pass
+    return now
+
+
 def test_every_job_is_listed_once_newest_first(stack: Stack) -> None:
     published = stack.publish(echoes(1_203))
     for _ in range(5):
@@ -88,14 +96,12 @@ def test_pages_stay_in_step_while_jobs_arrive(stack: Stack) -> None:
 
 def test_the_list_can_be_narrowed(stack: Stack) -> None:
     first = stack.publish(echoes(40))
-    time.sleep(0.005)
-    began = datetime.now(UTC)
+    began = next_moment()
     mixed = [
         Job(lane, n) for n in range(600) for lane in ("echo", "minilm", "minilm@2", "resnet50")
     ]
     second = stack.publish(mixed)
-    time.sleep(0.005)
-    ended = datetime.now(UTC)
+    ended = next_moment()
     stack.publish(echoes(40))
     rare = [one.id for one in mixed if one.model == "minilm@2"]
     assert sorted(ids_of(listed(stack, model="minilm@2"))) == sorted(rare)

@@ -31,12 +31,13 @@ def test_what_arrives_while_trips_are_out_shares_the_next(stack: Stack) -> None:
         async with publishing(stack) as publisher:
             await publisher.publish(Job("echo", "the script is loaded"))
             before = trips(stack)
-            stack.redis.client_pause(200, all=False)
+            stack.redis.client_pause(20_000, all=False)
             first = [asyncio.create_task(publisher.publish(Job("echo", n))) for n in range(MANY)]
             for task in first:
                 await asyncio.sleep(0)
                 assert not task.done()
             later = [publisher.publish(Job("echo", n)) for n in range(MANY)]
+            stack.redis.client_unpause()
             await asyncio.gather(*first, *later)
             assert trips(stack) - before <= 4
 
@@ -59,11 +60,13 @@ def test_a_connection_lost_on_the_way_costs_no_job_and_doubles_none(own_stack: S
     async def run() -> None:
         async with publishing(own_stack) as publisher:
             await publisher.publish(Job("echo", "first"))
-            own_stack.redis.client_pause(200, all=False)
+            own_stack.redis.client_pause(20_000, all=False)
             waiting = [asyncio.create_task(publisher.publish(Job("echo", n))) for n in range(50)]
-            await asyncio.sleep(0.02)
+            while not own_stack.redis.info("clients")["blocked_clients"]:
+                await asyncio.sleep(0.01)
             assert own_stack.redis.client_kill_filter(_type="normal", skipme=True) > 0
             assert not any(task.done() for task in waiting)
+            own_stack.redis.client_unpause()
             await asyncio.gather(*waiting)
 
     asyncio.run(run())
