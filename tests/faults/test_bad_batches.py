@@ -37,7 +37,7 @@ def test_out_of_memory_halves_the_batch_and_the_cap_is_remembered(stack: Stack) 
     await_settled(stack, ids, 20)
     assert stack.states(ids) == {"succeeded": 32}
     report = stack.await_worker(worker)
-    wait_until(lambda: stack.await_worker(worker).lanes[LANE].max_batch <= 16, 5, "a lower cap")
+    wait_until(lambda: stack.await_worker(worker).lanes[LANE].max_batch <= 16, 20, "a lower cap")
     tried = len(lane.batch_sizes())
     more = stack.publish([Job(LANE, f"m{n}", {"oom_above": 8}) for n in range(32)])
     await_settled(stack, more, 20)
@@ -71,7 +71,7 @@ def test_a_failed_attempt_is_retried_later_and_alone(stack: Stack) -> None:
     lane = RecordedLane.on(stack, LANEFLEET_MAX_ATTEMPTS="2")
     stack.worker(LANE)
     ids = stack.publish([Job(LANE, f"n{n}", {"fail": "flaky"} if n == 0 else {}) for n in range(4)])
-    wait_until(lambda: stack.states(ids).get("succeeded") == 3, 10, "the innocent")
+    wait_until(lambda: stack.states(ids).get("succeeded") == 3, 20, "the innocent")
     record = stack.record(ids[0])
     assert record is not None
     assert record.state == "queued", "it waits for its backoff"

@@ -26,22 +26,22 @@ def test_a_revoked_job_of_a_pending_batch_does_not_run(stack: Stack) -> None:
     stack.worker(LANE)
     app = Celery("operator", broker=stack.redis_url, backend=stack.redis_url)
     (first,) = stack.publish([Job(LANE, "first", {"sleep_ms": 5000})])
-    wait_until(lambda: lane.executions(), 10, "the device to be busy")
+    wait_until(lambda: lane.executions(), 20, "the device to be busy")
     ids = stack.publish([Job(LANE, f"n{n}") for n in range(32)])
-    wait_until(lambda: stack.states(ids).get("running") == 32, 10, "32 pending")
-    inspect = app.control.inspect(timeout=5, limit=1)
+    wait_until(lambda: stack.states(ids).get("running") == 32, 20, "32 pending")
+    inspect = app.control.inspect(timeout=20, limit=1)
     (name,) = inspect.ping()
     assert [one["id"] for one in inspect.active()[name]] == [first]
     assert {one["id"] for one in inspect.reserved()[name]} == set(ids)
     app.control.revoke(ids[7])
-    wait_until(lambda: stack.states([ids[7]]) == {"canceled": 1}, 5, "the revoke")
+    wait_until(lambda: stack.states([ids[7]]) == {"canceled": 1}, 20, "the revoke")
     assert inspect.query_task(ids[7])[name] == {}, "it is no longer held"
     assert inspect.query_task(ids[8])[name][ids[8]][0] == "reserved"
     await_settled(stack, [first, *ids], 20)
     assert stack.states(ids) == {"succeeded": 31, "canceled": 1}
     assert "n7" not in lane.executions()
     with pytest.raises(Exception, match="revoked"):
-        app.AsyncResult(ids[7]).get(timeout=5)
+        app.AsyncResult(ids[7]).get(timeout=20)
 
 
 def test_cancel_over_http_is_final_and_repeatable(stack: Stack) -> None:
@@ -52,11 +52,11 @@ def test_cancel_over_http_is_final_and_repeatable(stack: Stack) -> None:
         assert api.client.cancel(queued["id"])["state"] == "canceled"
     stack.worker(LANE)
     running = api.client.submit(LANE, "running", params={"sleep_ms": 1500})
-    wait_until(lambda: "running" in lane.executions(), 10, "it to run")
+    wait_until(lambda: "running" in lane.executions(), 20, "it to run")
     assert api.client.cancel(running["id"])["state"] == "canceled"
     after = api.client.submit(LANE, "after", wait=20)
     assert after["state"] == "succeeded"
-    wait_until(lambda: stack.stats(LANE).get("fenced") == 1, 5, "its result to be fenced")
+    wait_until(lambda: stack.stats(LANE).get("fenced") == 1, 20, "its result to be fenced")
     assert api.client.get(running["id"])["state"] == "canceled"
     assert "result" not in api.client.get(running["id"])
     assert "queued" not in lane.executions()
@@ -87,7 +87,7 @@ def test_eta_and_countdown_wait_in_redis(stack: Stack) -> None:
     job = plain.send_task(
         "infer", kwargs={"model": LANE, "input": "later"}, queue=LANE, countdown=2
     )
-    wait_until(lambda: stack.redis.zcard(LaneKeys.of(LANE).delayed) == 1, 5, "it to be parked")
+    wait_until(lambda: stack.redis.zcard(LaneKeys.of(LANE).delayed) == 1, 20, "it to be parked")
     assert lane.executions() == {}
     assert job.get(timeout=10) == "later"
     assert 1.9 < time.time() - sent < 5
@@ -129,8 +129,8 @@ def test_a_stock_consumer_beside_ours_loses_and_doubles_nothing(stack: Stack, co
         stock_share = len(stock_ledger.read_text().splitlines())
         assert 0 < stock_share < count, "both worked"
         plain = Celery("x", broker=stack.redis_url, backend=stack.redis_url)
-        wait_until(lambda: plain.AsyncResult(ids[0]).ready(), 10, "the first result")
-        wait_until(lambda: plain.AsyncResult(ids[-1]).ready(), 10, "the last result")
+        wait_until(lambda: plain.AsyncResult(ids[0]).ready(), 20, "the first result")
+        wait_until(lambda: plain.AsyncResult(ids[-1]).ready(), 20, "the last result")
     finally:
         stock.terminate()
         stock.wait(20)

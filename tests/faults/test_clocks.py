@@ -30,7 +30,7 @@ def test_wrong_worker_clocks_restore_nothing_early_and_everything_in_time(stack:
     lane = RecordedLane.on(stack)
     holder = stack.worker(LANE)
     ids = stack.publish([Job(LANE, "held", {"sleep_ms": 60_000})])
-    wait_until(lambda: lane.executions(), 10, "the job to run")
+    wait_until(lambda: lane.executions(), 20, "the job to run")
     for offset in ("+10m", "-10m"):
         stack.worker(LANE, **faketime(offset))
     time.sleep(LEASE + 2)
@@ -86,7 +86,7 @@ def test_everything_is_settled_in_time_after_a_kill(stack: Stack) -> None:
     RecordedLane.on(stack)
     first = stack.worker(LANE)
     ids = stack.publish([Job(LANE, f"n{n}", {"sleep_ms": 300}) for n in range(32)])
-    wait_until(lambda: stack.states(ids).get("running"), 10, "it to start")
+    wait_until(lambda: stack.states(ids).get("running"), 20, "it to start")
     stack.worker(LANE)
     first.kill()
     await_settled(stack, ids, LEASE + 5 + 32 * 0.4)

@@ -77,7 +77,7 @@ class FlightMachine(RuleBasedStateMachine):
         self.foreign: set[str] = set()
         self.listener = client.pubsub()
         self.listener.psubscribe(f"{META_PREFIX}*")
-        self.listener.get_message(timeout=5)
+        self.listener.get_message(timeout=20)
 
     # -- clients ----------------------------------------------------------
 
@@ -369,7 +369,7 @@ class FlightMachine(RuleBasedStateMachine):
 
     def _listen(self) -> None:
         self.listener.ping()
-        while (message := self.listener.get_message(timeout=5)) and message["type"] != "pong":
+        while (message := self.listener.get_message(timeout=20)) and message["type"] != "pong":
             if message["type"] == "pmessage":
                 self.heard[message["channel"].decode().removeprefix(META_PREFIX)] += 1
 

@@ -43,7 +43,7 @@ def test_garbage_is_parked_and_its_neighbours_run(stack: Stack) -> None:
     assert stack.states(ids) == {"succeeded": 50}
     assert set(lane.executions().values()) == {1}
     keys = LaneKeys.of(LANE)
-    wait_until(lambda: stack.stats(LANE).get("dead") == 50, 10, "50 dead letters")
+    wait_until(lambda: stack.stats(LANE).get("dead") == 50, 20, "50 dead letters")
     with stack.redis as client:
         letters = client.hvals(keys.letters)
     parked = sorted(letter.partition(b"\n")[2] for letter in letters)
@@ -59,7 +59,7 @@ def test_unknown_tasks_and_pickles_are_parked_with_their_reason(stack: Stack) ->
     plain.send_task("infer", kwargs={"model": LANE, "input": b"x"}, queue=LANE, serializer="pickle")
     stack.worker(LANE)
     api = stack.api(LANE)
-    wait_until(lambda: len(api.client.dead(LANE)) == 2, 10, "two dead letters")
+    wait_until(lambda: len(api.client.dead(LANE)) == 2, 20, "two dead letters")
     reasons = {letter["error"] for letter in api.client.dead(LANE)}
     assert any("unknown task 'shop.send_invoice'" in reason for reason in reasons)
     assert any("send JSON" in reason for reason in reasons)
@@ -77,9 +77,9 @@ def test_dead_letters_can_be_shown_retried_and_purged(stack: Stack) -> None:
     shown = api.client.dead_letter(LANE, ids[0])
     assert json.loads(shown["message"])["headers"]["id"] == ids[0]
     assert api.client.retry_dead(LANE, [ids[0]]) == 1
-    wait_until(lambda: len(api.client.dead(LANE)) == 3, 10, "the retried one to die again")
+    wait_until(lambda: len(api.client.dead(LANE)) == 3, 20, "the retried one to die again")
     assert api.client.retry_dead(LANE) == 3
-    wait_until(lambda: len(api.client.dead(LANE)) == 3, 10, "all to die again")
+    wait_until(lambda: len(api.client.dead(LANE)) == 3, 20, "all to die again")
     assert api.client.purge_dead(LANE, [ids[1]]) == 1
     assert api.client.purge_dead(LANE) == 2
     assert api.client.dead(LANE) == []
@@ -95,6 +95,6 @@ def test_a_message_nests_deeper_than_the_fast_parser_goes(stack: Stack) -> None:
         client.lpush(LANE, json.dumps(message))
         client.lpush(LANE, b'{"headers":{"id":"deepest"},"body":' + b"[" * 100_000 + b"}")
     worker = stack.worker(LANE)
-    wait_until(lambda: stack.stats(LANE).get("dead") == 1, 10, "the bottomless one parked")
+    wait_until(lambda: stack.stats(LANE).get("dead") == 1, 20, "the bottomless one parked")
     await_settled(stack, [job.id], 10)
     assert worker.alive

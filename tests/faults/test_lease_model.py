@@ -224,7 +224,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.past = count(1)
         self.listener = client.pubsub()
         self.listener.psubscribe(f"{META_PREFIX}*")
-        self.listener.get_message(timeout=5)
+        self.listener.get_message(timeout=20)
 
     def teardown(self) -> None:
         self.listener.close()
@@ -665,7 +665,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def _check_published(self, metas: dict[str, bytes | None]) -> None:
         heard = []
         self.listener.ping()
-        while (message := self.listener.get_message(timeout=5)) and message["type"] != "pong":
+        while (message := self.listener.get_message(timeout=20)) and message["type"] != "pong":
             if message["type"] == "pmessage":
                 job_id = message["channel"].decode().removeprefix(META_PREFIX)
                 heard.append(job_id)
@@ -751,7 +751,7 @@ def test_a_job_cancelled_while_queued_never_runs_even_when_its_record_would_be_g
     lane, scripts = LaneLeases(client, LANE, "one", LEASES), Scripts(client)
     scripts.run("enqueue", (), enqueue_args([Job(LANE, "text", id="job")], 10))
     scripts.run("cancel", (), ("job", 1, "canceled"))
-    wait_until(lambda: not client.exists(meta_key("job")), 5, "the end of the result's time")
+    wait_until(lambda: not client.exists(meta_key("job")), 20, "the end of the result's time")
     assert lane.reserve(1, TTL_SECONDS).leases == []
     assert 0 < client.ttl(job_key("job")) <= TTL_SECONDS
 

@@ -75,7 +75,7 @@ def test_a_job_over_tls(binary: str, tmp_path: Path, closing: list[Stack | Serve
     api = stack.api("echo")
     assert api.client.submit("echo", "secret", wait=10)["state"] == "succeeded"
     app = create_app(stack.redis_url, stack.settings)
-    assert app.control.inspect(timeout=5, limit=1).ping()
+    assert app.control.inspect(timeout=20, limit=1).ping()
 
 
 def test_every_role_does_its_work_and_no_more(
@@ -108,7 +108,7 @@ def test_every_role_does_its_work_and_no_more(
     with redis.Redis.from_url(url("admin")) as admin:
         assert admin.get("lf:format") == b"1", "api and worker may write it"
     flower = Celery("flower", broker=url("flower"), backend=url("flower"))
-    assert flower.control.inspect(timeout=5, limit=1).ping()
+    assert flower.control.inspect(timeout=20, limit=1).ping()
 
     keda = redis.Redis.from_url(url("keda"))
     assert keda.llen("echo") == 0

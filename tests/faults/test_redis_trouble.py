@@ -119,7 +119,7 @@ def test_redis_killed_under_load_loses_nothing_with_fsync_always(
         ready = time.monotonic()
         done = stack.stats(LANE).get("succeeded", 0)
         wait_until(
-            lambda done=done: stack.stats(LANE).get("succeeded", 0) > done, 10, "consuming again"
+            lambda done=done: stack.stats(LANE).get("succeeded", 0) > done, 20, "consuming again"
         )
         print(f"consuming {time.monotonic() - ready:.2f} s after ready")
     jobs = feeder.stop()
@@ -139,15 +139,15 @@ def test_inspect_is_exact_again_after_a_restart(
     lane = RecordedLane.on(stack)
     stack.worker(LANE)
     (running,) = stack.publish([Job(LANE, "long", {"sleep_ms": 12_000})])
-    wait_until(lambda: lane.executions(), 10, "it to run")
+    wait_until(lambda: lane.executions(), 20, "it to run")
     server.kill()
     time.sleep(0.5)  # how long it is away
     server.start()
     waiting = stack.publish([Job(LANE, f"n{n}") for n in range(3)])
     app = Celery("watcher", broker=stack.redis_url, backend=stack.redis_url)
     inspect = app.control.inspect(timeout=1, limit=1)
-    wait_until(inspect.ping, 15, "the worker to be on the bus again")
-    wait_until(lambda: stack.states(waiting).get("running") == 3, 10, "the look-ahead")
+    wait_until(inspect.ping, 20, "the worker to be on the bus again")
+    wait_until(lambda: stack.states(waiting).get("running") == 3, 20, "the look-ahead")
     ((active,),) = inspect.active().values()
     assert active["id"] == running
     ((*reserved,),) = inspect.reserved().values()
@@ -197,7 +197,7 @@ def test_a_demoted_master_stops_nobody_and_work_goes_on_after(
     await_progress(stack, 30)
     other.client().replicaof("127.0.0.1", master.port)
     wait_until(
-        lambda: other.client().info("replication").get("master_link_status") == "up", 10, "sync"
+        lambda: other.client().info("replication").get("master_link_status") == "up", 20, "sync"
     )
     master.client().replicaof("127.0.0.1", other.port)
     time.sleep(2)  # how long it is a replica
@@ -205,7 +205,7 @@ def test_a_demoted_master_stops_nobody_and_work_goes_on_after(
     master.client().replicaof("NO", "ONE")
     promoted = time.monotonic()
     done = stack.stats(LANE).get("succeeded", 0)
-    wait_until(lambda: stack.stats(LANE).get("succeeded", 0) > done, 15, "consuming again")
+    wait_until(lambda: stack.stats(LANE).get("succeeded", 0) > done, 20, "consuming again")
     print(f"consuming {time.monotonic() - promoted:.2f} s after promotion")
     feeder.stop()
     assert alive(stack)
@@ -238,7 +238,7 @@ def test_sentinel_fails_over_and_the_fleet_follows(
             "sync",
         )
         watcher = redis.Redis(port=port)
-        wait_until(lambda: _replicas(watcher), 15, "sentinel to find the replica")
+        wait_until(lambda: _replicas(watcher), 20, "sentinel to find the replica")
         stack = Stack(f"sentinel://127.0.0.1:{port}/0", tmp_path)
         stacks.append(stack)
         RecordedLane.on(stack)
@@ -251,7 +251,7 @@ def test_sentinel_fails_over_and_the_fleet_follows(
         promoted = time.monotonic()
         direct = Stack(replica.url, tmp_path)
         done = direct.stats(LANE).get("succeeded", 0)
-        wait_until(lambda: direct.stats(LANE).get("succeeded", 0) > done, 15, "consuming again")
+        wait_until(lambda: direct.stats(LANE).get("succeeded", 0) > done, 20, "consuming again")
         print(f"consuming {time.monotonic() - promoted:.2f} s after promotion")
         feeder.stop()
         assert alive(stack)

@@ -32,7 +32,7 @@ def kept_lane(stack: Stack, **environment: str) -> RecordedLane:
 
 def worker_and_api(stack: Stack, **environment: str) -> tuple[Process, ApiProcess]:
     worker = stack.worker(LANE)
-    wait_until(lambda: stack.redis.exists("lf:fingerprints"), 10, "the fingerprint")
+    wait_until(lambda: stack.redis.exists("lf:fingerprints"), 20, "the fingerprint")
     return worker, stack.api(LANE, **environment)
 
 
@@ -41,14 +41,14 @@ def test_a_leader_whose_worker_is_killed_leads_again_and_all_get_one_result(stac
     worker, api = worker_and_api(stack)
     params = {"sleep_ms": 800}
     leader = api.client.submit(LANE, "same", params=params)
-    wait_until(lane.executions, 10, "it to run")
+    wait_until(lane.executions, 20, "it to run")
     jobs = [leader, *(api.client.submit(LANE, "same", params=params) for _ in range(30))]
     ids = [job["id"] for job in jobs]
     assert stack.redis.zcard(LaneKeys.of(LANE).followers) == 30
     assert api.client.get(ids[5])["state"] == "queued"
     heard = stack.redis.pubsub(ignore_subscribe_messages=True)
     heard.psubscribe("celery-task-meta-*")
-    heard.get_message(timeout=5)  # that we are subscribed
+    heard.get_message(timeout=20)  # that we are subscribed
     worker.kill()
     stack.worker(LANE)
     await_settled(stack, ids, 20)
@@ -89,7 +89,7 @@ def test_hits_are_answered_while_the_queues_redis_is_full(stack: Stack, tmp_path
     with running_redis(tmp_path / "cache") as cache:
         stack.environment["LANEFLEET_CACHE_REDIS_URL"] = cache.url
         _, api = worker_and_api(stack)
-        wait_until(lambda: api.client.submit(LANE, "kept", wait=10).get("cached"), 10, "a hit")
+        wait_until(lambda: api.client.submit(LANE, "kept", wait=10).get("cached"), 20, "a hit")
         assert not list(stack.redis.scan_iter("lf:cache:*")), "it is kept in the other one"
         stack.redis.config_set("maxmemory", 1)
         try:

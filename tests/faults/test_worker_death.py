@@ -78,7 +78,7 @@ def test_a_worker_that_wakes_after_its_lease_is_fenced(stack: Stack) -> None:
     lane = RecordedLane.on(stack)
     frozen = stack.worker(LANE)
     ids = stack.publish([Job(LANE, f"n{n}", {"sleep_ms": 1500}) for n in range(4)])
-    wait_until(lambda: len(lane.executions()) == 4, 10, "the batch to start")
+    wait_until(lambda: len(lane.executions()) == 4, 20, "the batch to start")
     frozen.signal(signal.SIGSTOP)
     in_frozen_hands = lane.batch_sizes()[-1]
     other = stack.worker(LANE)
@@ -86,7 +86,7 @@ def test_a_worker_that_wakes_after_its_lease_is_fenced(stack: Stack) -> None:
     wait_until(lambda: sum(lane.executions().values()) > 4, LEASE + 10, "another to take over")
     held = stack.redis.hkeys(LaneKeys.of(LANE).unacked)
     frozen.signal(signal.SIGCONT)
-    wait_until(lambda: stack.stats(LANE).get("fenced"), 10, "the late finish to be fenced")
+    wait_until(lambda: stack.stats(LANE).get("fenced"), 20, "the late finish to be fenced")
     still = stack.redis.hkeys(LaneKeys.of(LANE).unacked)
     assert set(held) & set(still), "the second owner's lease outlived the late ack"
     await_settled(stack, ids, 30)
@@ -143,10 +143,10 @@ def test_a_worker_told_to_leave_finishes_its_batch_and_hands_the_rest_back(
     environment = {"REMAP_SIGTERM": "SIGQUIT", "LANEFLEET_SOFT_SHUTDOWN_SECONDS": "3"}
     leaving = stack.worker(LANE, **(environment if soft else {}))
     ids = stack.publish([Job(LANE, f"n{n}", {"sleep_ms": 4000}) for n in range(24)])
-    wait_until(lambda: len(lane.executions()) == 8, 10, "the first batch")
-    wait_until(lambda: stack.states(ids).get("running", 0) > 8, 5, "the look-ahead")
+    wait_until(lambda: len(lane.executions()) == 8, 20, "the first batch")
+    wait_until(lambda: stack.states(ids).get("running", 0) > 8, 20, "the look-ahead")
     leaving.signal(signal.SIGTERM)
-    wait_until(lambda: stack.states(ids).get("queued", 0) >= 16, 5, "unstarted jobs back")
+    wait_until(lambda: stack.states(ids).get("queued", 0) >= 16, 20, "unstarted jobs back")
     assert "succeeded" not in stack.states(ids), "at once, not when the batch has ended"
     status = leaving.popen.wait(30)
     assert status == (0 if not soft else status)

@@ -47,7 +47,7 @@ def test_sentences_sent_one_by_one_form_batches_and_equal_single_results(stack: 
         sizes = {int(size): n for size, n in batches.items()}
         return sizes if sum(size * n for size, n in sizes.items()) >= 200 else None
 
-    sizes = wait_until(counted, 10, "the worker's report")
+    sizes = wait_until(counted, 20, "the worker's report")
     assert sum(size * n for size, n in sizes.items()) == 200, "one execution each"
     assert max(sizes) > 1, sizes
     alone = [embed(text) for text in texts[::10]]

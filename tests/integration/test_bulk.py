@@ -33,7 +33,7 @@ def test_bulk_answers_every_line_and_takes_what_is_right(stack: Stack) -> None:
         6: 400,
     }
     ids = [found[1]["id"], found[7]["id"]]
-    wait_until(lambda: stack.states(ids) == {"succeeded": 2}, 10, "both to run")
+    wait_until(lambda: stack.states(ids) == {"succeeded": 2}, 20, "both to run")
 
 
 def test_a_client_that_reads_nothing_until_it_has_sent_all_is_served(stack: Stack) -> None:

@@ -241,7 +241,7 @@ def test_a_hit_says_so_and_is_a_job_like_any_other(fleet: Fleet) -> None:
     assert fleet.client.get(hit["id"]) == hit
     assert httpx.get(fleet.api.url + hit["links"]["result"]).status_code == 200
     plain = Celery("somebody-else", broker=fleet.stack.redis_url, backend=fleet.stack.redis_url)
-    assert plain.AsyncResult(hit["id"]).get(timeout=5) == "hit"
+    assert plain.AsyncResult(hit["id"]).get(timeout=20) == "hit"
     assert fleet.client.cancel(hit["id"])["state"] == "succeeded"
     assert fleet.runs("hit") == 1
 
@@ -303,7 +303,7 @@ def test_a_new_version_misses(fleet: Fleet) -> None:
     def moved() -> bool:
         return fleet.stack.redis.hget("lf:fingerprints", "m").startswith(b"m@2 ")  # type: ignore[union-attr]
 
-    wait_until(moved, 10, "the move")
+    wait_until(moved, 20, "the move")
     fleet.api.await_samples()  # as often as it reads what serves each lane
     new = fleet.client.submit("m", "version", wait=10)
     assert "cached" not in new

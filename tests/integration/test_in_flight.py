@@ -43,5 +43,5 @@ def test_the_next_batch_is_started_while_one_runs_and_errors_stay_apart(
     assert results[2] > results[1], "most were started while another ran"
 
     ids = stack.publish([Job("flying", n) for n in range(3)])
-    wait_until(lambda: stack.states(ids) == {"succeeded": 3}, 5, "a batch with nothing behind it")
+    wait_until(lambda: stack.states(ids) == {"succeeded": 3}, 20, "a batch with nothing behind it")
     assert worker.stop() == 0, worker.output()

@@ -440,7 +440,7 @@ def test_a_job_waits_while_its_input_cannot_be_read(fleet: Fleet) -> None:
     for one in ids:
         (fleet.blobs / one).mkdir(parents=True)
     worker = fleet.stack.worker("nobody", LANEFLEET_MAX_ATTEMPTS="2")
-    wait_until(lambda: fleet.stack.stats("nobody").get("retried", 0) >= 4, 15, "put back twice")
+    wait_until(lambda: fleet.stack.stats("nobody").get("retried", 0) >= 4, 20, "put back twice")
     records = [fleet.stack.record(one) for one in ids]
     assert [(one.state, one.attempts) for one in records if one] == [("queued", 0), ("queued", 1)]
     words = fleet.stack.redis.get(job_key(suspect)).split(b" ")  # type: ignore[union-attr]

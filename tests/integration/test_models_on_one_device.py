@@ -74,7 +74,7 @@ def test_lazy_models_load_with_their_first_job_and_leave_for_others(stack: Stack
     for model, beside in (("one", set()), ("two", {"one"}), ("three", {"two"}), ("one", {"three"})):
         ids = stack.publish([Job(model, number) for number in range(40)])
         wait_until(lambda ids=ids: stack.states(ids) == {"succeeded": 40}, 20, model)  # type: ignore[misc]
-        wait_until(lambda model=model: model in loaded(stack), 5, "its report")  # type: ignore[misc]
+        wait_until(lambda model=model: model in loaded(stack), 20, "its report")  # type: ignore[misc]
         stack.await_reports(3)  # a later report shows who had to leave after all
         assert loaded(stack) == {"kept", model, *beside}
 
@@ -101,11 +101,11 @@ def test_operators_load_unload_and_warm(stack: Stack) -> None:
     api = stack.api("")
     start(stack)
     assert loaded(stack) == set()
-    assert wait_until(lambda: api.client.ask_of_model("model", "load"), 10, "a listener") == 1
-    wait_until(lambda: loaded(stack) == {"model"}, 10, "the load")
+    assert wait_until(lambda: api.client.ask_of_model("model", "load"), 20, "a listener") == 1
+    wait_until(lambda: loaded(stack) == {"model"}, 20, "the load")
     assert api.client.ask_of_model("model", "warm") == 1
     assert api.client.ask_of_model("model", "unload") == 1
-    wait_until(lambda: loaded(stack) == set(), 10, "the unload")
+    wait_until(lambda: loaded(stack) == set(), 20, "the unload")
     assert api.client.submit("model", "again", wait=20)["state"] == "succeeded"
 
 

@@ -103,11 +103,11 @@ def _small_batches(stack: Stack) -> str:
 def test_celery_inspect_sees_the_worker_and_its_jobs(stack: Stack) -> None:
     worker = stack.worker("echo")
     (running,) = stack.publish([Job("echo", "slow", {"sleep_ms": 8000})])
-    wait_until(lambda: (r := stack.record(running)) and r.state == "running", 5, "running")
+    wait_until(lambda: (r := stack.record(running)) and r.state == "running", 20, "running")
     waiting = stack.publish([Job("echo", "next") for _ in range(3)])
-    wait_until(lambda: stack.states(waiting).get("running") == 3, 5, "reserved")
+    wait_until(lambda: stack.states(waiting).get("running") == 3, 20, "reserved")
     app = Celery("watcher", broker=stack.redis_url, backend=stack.redis_url)
-    inspect = app.control.inspect(timeout=5, limit=1)
+    inspect = app.control.inspect(timeout=20, limit=1)
     (name,) = inspect.ping()
     assert str(worker.pid) in name
     assert [one["id"] for one in inspect.active()[name]] == [running]
@@ -158,7 +158,7 @@ def test_the_embedded_redis_dies_with_its_parent_even_on_sigkill(tmp_path: Path)
         except redis.ConnectionError:
             return True
 
-    wait_until(gone, 10, "the server to end")
+    wait_until(gone, 20, "the server to end")
     again = start_server(tmp_path)
     try:
         assert redis.Redis.from_url(again.url).get("kept") == b"yes", "its data outlived it"
@@ -169,10 +169,10 @@ def test_the_embedded_redis_dies_with_its_parent_even_on_sigkill(tmp_path: Path)
 def test_a_script_that_the_server_forgot_is_loaded_again(stack: Stack) -> None:
     stack.worker("echo")
     first = stack.publish([Job("echo", 1)])
-    wait_until(lambda: stack.states(first).get("succeeded"), 5, "the first job")
+    wait_until(lambda: stack.states(first).get("succeeded"), 20, "the first job")
     stack.redis.script_flush()
     second = stack.publish([Job("echo", 2)])
-    wait_until(lambda: stack.states(second).get("succeeded"), 5, "the second job")
+    wait_until(lambda: stack.states(second).get("succeeded"), 20, "the second job")
 
 
 def test_models_and_results_say_when_weights_are_random(stack: Stack) -> None:

@@ -173,14 +173,14 @@ def test_more_requests_than_may_be_under_way_are_told_to_come_again(api: ApiProc
     for one in held:
         one.sendall(begun + b"Content-Type: application/json\r\n\r\n{")
     refused = wait_until(
-        lambda: answer if (answer := submit(api)).status_code == 503 else None, 5, "a refusal"
+        lambda: answer if (answer := submit(api)).status_code == 503 else None, 20, "a refusal"
     )
     assert refused.headers["retry-after"] == "1"
     assert refused.headers["content-type"] == "application/problem+json"
     assert httpx.get(f"{api.url}/health").status_code == 200
     for one in held:
         one.close()
-    wait_until(lambda: submit(api).status_code == 202, 5, "room for a request")
+    wait_until(lambda: submit(api).status_code == 202, 20, "room for a request")
 
 
 def submit(api: ApiProcess) -> httpx.Response:
@@ -188,7 +188,7 @@ def submit(api: ApiProcess) -> httpx.Response:
 
 
 def connected(api: ApiProcess) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", httpx.URL(api.url).port or 0), timeout=5)
+    return socket.create_connection(("127.0.0.1", httpx.URL(api.url).port or 0), timeout=20)
 
 
 def test_idle_connections_make_room_for_new_ones(api: ApiProcess) -> None:

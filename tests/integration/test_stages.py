@@ -58,7 +58,7 @@ def test_every_stage_of_every_job_is_counted_and_shown(stack: Stack, paced: str)
         finish = report["lanes"]["paced"]["stages"].get("finish")
         return report if finish and report["finished"] == JOBS else None
 
-    report = wait_until(counted, 10, "the worker's report")
+    report = wait_until(counted, 20, "the worker's report")
     lane, device = report["lanes"]["paced"], report["device_time"]
     batches = sum(lane["batches"].values())
     for stage in ("queue", "hold", "decode", "device_wait"):
@@ -73,7 +73,7 @@ def test_every_stage_of_every_job_is_counted_and_shown(stack: Stack, paced: str)
         device["seconds"], rel=0.01
     )
 
-    found = samples(httpx.get(paced, timeout=5).text)
+    found = samples(httpx.get(paced, timeout=20).text)
     assert found["lanefleet_worker_stage_seconds_count", "device_wait"] == JOBS
     assert found["lanefleet_worker_stage_seconds_bucket", "infer"] == batches
     assert found["lanefleet_worker_batch_size_count", "paced"] == batches

@@ -264,7 +264,7 @@ def test_a_key_lives_and_dies(town: Town) -> None:
     assert listed[second["id"]]["last_used_at"] is not None
     assert made["key"].rpartition("_")[2] not in json.dumps(listed)
     brief = town.keys("create", "brief", "--tenant", "a", "--scopes", "read", "--expires", "1s")
-    wait_until(lambda: not opens(brief["key"]), 3, "the key to expire, cached or not")
+    wait_until(lambda: not opens(brief["key"]), 20, "the key to expire, cached or not")
 
 
 def test_no_key_was_ever_logged(town: Town) -> None:
@@ -291,7 +291,7 @@ def test_an_open_api_closes_with_the_first_key(stack: Stack) -> None:
     assert town.call("GET", "/v1/lanes", "sk-of-another-kind").is_success
     key = town.key("ops", "admin")
     closed = lambda: town.call("GET", "/v1/lanes").status_code == 401  # noqa: E731
-    wait_until(closed, 3, "the API to ask for a key")
+    wait_until(closed, 20, "the API to ask for a key")
     assert town.call("GET", "/v1/lanes", key).is_success
 
 

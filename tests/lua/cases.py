@@ -254,11 +254,11 @@ def check(client: Redis, script: str, case: Case) -> None:
     before = states_of(client)
     with client.pubsub() as listener:
         listener.psubscribe("*")
-        listener.get_message(timeout=5)
+        listener.get_message(timeout=20)
         reply = Scripts(client).run(script, case.keys, [_word(one) for one in case.args])
         listener.ping()
         heard = []
-        while (told := listener.get_message(timeout=5)) and told["type"] != "pong":
+        while (told := listener.get_message(timeout=20)) and told["type"] != "pong":
             heard.append(_text(told["channel"]))
     assert plain(reply) == case.returns
     wanted = {key: value for key, value in {**case.given, **case.then}.items() if value is not None}
