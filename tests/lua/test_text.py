@@ -24,6 +24,7 @@ from tests.lua.cases import job, parse_moves, ticket
 from tests.support.moves import moves_in_header
 from tests.support.stack import REDIS_KINDS, ROOT, running_redis
 from worker.jobs import leases
+from worker.maintenance.reporter import LaneFingerprint, ReportCall
 
 FOLDER = ROOT / "common" / "redis" / "lua"
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*/*.lua"))}
@@ -161,12 +162,16 @@ CALLS = {
     ("enqueue", "job"): EnqueuedJob,
     ("reserve", ""): leases.ReserveCall,
     ("start", ""): leases.StartCall,
+    ("finish", ""): leases.FinishCall,
     ("finish", "job"): leases.FinishedJob,
     ("release", "job"): leases.ReleasedJob,
     ("retry", "job"): leases.RetryJob,
     ("bury", ""): leases.BuryCall,
     ("bury", "job"): leases.DeadLetter,
+    ("reclaim", ""): leases.ReclaimCall,
     ("reap", ""): leases.ReapCall,
+    ("report_worker", ""): ReportCall,
+    ("report_worker", "lane"): LaneFingerprint,
     ("cancel", ""): CancelCall,
     ("list_jobs", ""): ListJobsCall,
     ("claim_idempotency_key", ""): ClaimCall,

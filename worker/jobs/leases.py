@@ -86,6 +86,14 @@ class StartCall(NamedTuple):
     worker: str
 
 
+class FinishCall(NamedTuple):
+    """The first words of the finish script; the jobs' follow."""
+
+    result_ttl: int
+    words: int
+    """How many there are of each job."""
+
+
 class FinishedJob(NamedTuple):
     """What `finish` publishes for one job. What stands for nothing is an empty string."""
 
@@ -151,6 +159,15 @@ class DeadLetter(NamedTuple):
     error: str
     attempts: int
     meta: bytes
+
+
+class ReclaimCall(NamedTuple):
+    """The words of the reclaim script."""
+
+    lane: str
+    tag_prefix: str
+    """Of the call whose answer got lost."""
+    wanted: int
 
 
 class ReapCall(NamedTuple):
@@ -246,7 +263,7 @@ class LaneLeases:
         return Reservation(leases, int(reply[0]), int(reply[1]))
 
     def _reclaim(self, prefix: str, wanted: int) -> None:
-        self._scripts.run("reclaim", self._keys, (self._lane, prefix, wanted))
+        self._scripts.run("reclaim", self._keys, ReclaimCall(self._lane, prefix, wanted))
         self._unanswered = None
 
     def start(self, tag: bytes, job_id: str, result_ttl: int) -> int:
@@ -271,7 +288,7 @@ class LaneLeases:
         """Publish and ack; returns the positions of those that were fenced."""
         columns = list(zip(*jobs, strict=True))
         words = next(width for width in _WIDTHS if not any(map(any, columns[width:])))
-        args: list[str | bytes | int | float] = [result_ttl, words]
+        args: list[str | bytes | int | float] = [*FinishCall(result_ttl, words)]
         args += chain.from_iterable(zip(*columns[:words], strict=True))
         return list(self._scripts.run("finish", self._keys, args))
 

@@ -6,6 +6,8 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain, starmap
+from typing import NamedTuple
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -17,6 +19,21 @@ from worker.lanes.redis_health import RedisHealth
 from worker.maintenance.caretaker import Caretaker
 
 _REPORT_SECONDS = 0.5
+
+
+class ReportCall(NamedTuple):
+    """The first words of the report script; the lanes' follow."""
+
+    worker: str
+    report: bytes
+    ttl_seconds: int
+
+
+class LaneFingerprint(NamedTuple):
+    """What changes with a lane's weights, where its results may be kept."""
+
+    lane: str
+    fingerprint: str
 
 
 class Reporter(Caretaker):
@@ -51,14 +68,11 @@ class Reporter(Caretaker):
 
     def run_once(self) -> None:
         """Report once."""
-        digests = self._weights_digests()
-        words = [word for pair in digests.items() for word in pair]
+        lanes = starmap(LaneFingerprint, self._weights_digests().items())
         report = self._report(time.monotonic())
         args: list[str | bytes | int | float] = [
-            self._worker,
-            report.dump(),
-            WORKER_TTL_SECONDS,
-            *words,
+            *ReportCall(self._worker, report.dump(), WORKER_TTL_SECONDS),
+            *chain.from_iterable(lanes),
         ]
         self._scripts.run("report_worker", self._keys, args)
         self._redis_health.answered(time.monotonic())
