@@ -263,16 +263,16 @@ def test_an_api_killed_in_the_middle_neither_loses_nor_doubles(pair: Pair, queue
     proxy.last_words, proxy.last_words_arrive = b"half", queued
     depth = pair.stack.redis.llen("closed")
 
-    def send() -> None:
-        with contextlib.suppress(httpx.HTTPError):  # or it noticed the silence before it was killed
-            answer = pair.submit(doomed, "closed", "half", Idempotency_Key=key)
-            assert answer.status_code == 503
+    def send() -> httpx.Response | None:
+        with contextlib.suppress(httpx.HTTPError):
+            return pair.submit(doomed, "closed", "half", Idempotency_Key=key)
+        return None
 
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(send)
         assert proxy.silenced.wait(10)
         doomed.process.kill()
-        sent.result()
+        answer = sent.result()
     proxy.close()
     (claim,) = pair.stack.redis.keys("lf:idempotency::" + sha256(key.encode()).hexdigest())
     claimed_id = pair.stack.redis.get(claim).decode().split()[1]
@@ -282,6 +282,8 @@ def test_an_api_killed_in_the_middle_neither_loses_nor_doubles(pair: Pair, queue
     assert pair.stack.redis.llen("closed") - depth == 1
     assert again.json()["id"] == once_more.json()["id"] == claimed_id
     assert again.headers["idempotent-replayed"] == "true"
+    if answer is not None:  # it noticed the silence before it was killed, and may have tried again
+        assert answer.status_code == 503 or answer.json()["id"] == claimed_id
 
 
 def test_jobs_are_listed_page_by_page_whatever_the_replica(pair: Pair) -> None:

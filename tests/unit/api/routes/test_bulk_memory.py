@@ -92,8 +92,8 @@ def test_a_client_that_reads_no_answers_is_not_read_from_without_end() -> None:
         assert 0 < body.read < 40, "it waits for the client"
         before = body.read
         reads.set()
-        await turns(100)
-        assert body.read > before
+        while body.read == before:
+            await turns(1)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
