@@ -77,13 +77,9 @@ def test_what_is_no_number_is_refused(stack: Stack) -> None:
 
 
 def test_of_two_who_raise_it_the_newer_wins(stack: Stack) -> None:
-    def raise_to(version: int) -> None:
-        with stack.redis as client:
-            agree(client, version)
-
     for _ in range(20):
         stack.redis.delete(FORMAT)
-        both = [threading.Thread(target=raise_to, args=(version,)) for version in (2, 3)]
+        both = [threading.Thread(target=agree, args=(stack.redis, version)) for version in (2, 3)]
         for thread in both:
             thread.start()
         for thread in both:
