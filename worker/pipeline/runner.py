@@ -332,7 +332,7 @@ class Runner:
 
 
 def _is_done(later: Later) -> bool:
-    """Whether the device has finished it. A failure counts: `wait` raises it where it is handled."""
+    """Whether the device has finished it. A failure counts: `wait` raises it to be handled."""
     try:
         return later.done()
     except Exception:  # noqa: BLE001 - whatever a driver raises
