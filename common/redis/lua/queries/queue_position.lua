@@ -40,7 +40,7 @@ end
 
 local function position_of(id)
   local rec = read_record(id)
-  if rec and rec.state == 'w' then -- it is served when the one that it follows is
+  if rec and rec.state == 'w' then -- it is served together with its leader
     id = rec.tag
     rec = read_record(id)
   end

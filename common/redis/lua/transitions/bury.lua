@@ -25,7 +25,7 @@ local now, jobs = now_ms(), {}
 local function bury_one(tag, id, reason, err, attempts, meta)
   local message = end_lease(unacked, index, tag, lane)
   if not message then return end
-  id = id_of(message) or id -- the one that reserve wrote a record for
+  id = id_of(message) or id -- the id under which reserve wrote a record
   bury(parked, {
     id = id, lane = lane, band = band_of(tag), reason = reason, error = err,
     attempts = tonumber(attempts), worker = worker, died_ms = now,

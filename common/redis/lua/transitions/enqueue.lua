@@ -37,7 +37,7 @@ local now = string.format('%d', clock)
 local tenants = read_limits(ARGV, 6, jobs_at, clock)
 local backlog, known, records, out = {}, {}, {}, {}
 
--- The one table, filled anew for each: what is not sent stays empty.
+-- One table, reused for each job: arguments that are not sent stay empty.
 local job = { expires_ms = '', blob = '', tenant = '', flight = '' }
 local function read_job(i)
   job.lane, job.band_key, job.job_id, job.message = unpack(ARGV, i, i + 3)
@@ -48,7 +48,7 @@ local function read_job(i)
   return job
 end
 
--- Write one that is accepted; alone, or with others that have its input.
+-- Write an accepted job, alone or as part of a flight.
 local function write(one, key)
   local record = 'q ' .. one.lane .. ' ' .. origin(now, one.tenant)
   if one.expires_ms ~= '' then record = record .. ' ' .. one.expires_ms end
@@ -58,7 +58,7 @@ local function write(one, key)
     records[#records + 1] = record
   else
     how = join(one, record, clock)
-    if not how then redis.call('SET', key, record) end -- at once: the next may follow it
+    if not how then redis.call('SET', key, record) end -- at once: the next job may follow it
   end
   if not how then
     if one.blob ~= '' then redis.call('SET', BLOB .. one.job_id, one.blob) end
@@ -67,7 +67,7 @@ local function write(one, key)
   if one.tenant ~= '' and how ~= 'arrived' then note_entry(one.lane, one.tenant) end
 end
 
--- The backlog before it, or why it is refused.
+-- The backlog before it, or the code of its refusal.
 local function accept(one)
   local lane, key = one.lane, JOB .. one.job_id
   local depth = backlog[lane] or backlog_of(lane)
@@ -82,12 +82,12 @@ local function accept(one)
   return depth
 end
 
--- 1 who is known
+-- 1 find the known jobs
 local ids = {}
 for i = jobs_at, #ARGV, words do ids[#ids + 1] = ARGV[i + 2] end
 find_known(ids, known)
 
--- 2 one by one
+-- 2 accept or refuse each
 for i = jobs_at, #ARGV, words do out[#out + 1] = accept(read_job(i)) end
 
 -- 3 write

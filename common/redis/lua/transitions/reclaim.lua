@@ -19,7 +19,7 @@ local function reclaim(tag, band)
   local id = id_of(message)
   if id then
     local rec = leased_record(id, lane, tag)
-    -- A suspect has attempts written down, and keeps them.
+    -- A suspect keeps the attempts in its record.
     if rec.tag == tag then requeue_record(id, rec, true) end
   end
   reclaimed = reclaimed + 1

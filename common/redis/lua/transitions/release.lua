@@ -20,7 +20,7 @@ for i = #ARGV - 2, 2, -3 do
   if message then
     local rec, band = leased_record(id, lane, tag), band_of(tag)
     put_back(bands[band], lane, band, message, rec.tenant)
-    -- A suspect's attempt is counted when it starts; what it had was a delivery.
+    -- A suspect's attempt is counted when it starts; reserving it counted a delivery.
     if not uncount then rec.deliveries = math.max(rec.deliveries - 1, 0) end
     requeue_record(id, rec, uncount)
     released = released + 1

@@ -26,7 +26,7 @@ local function park(tag, id, due_ms, delay_ms, err, unread, uncount)
   redis.call('ZADD', delayed, due, band_of(tag) .. ':' .. message)
   local rec = leased_record(id, lane, tag)
   if err ~= '' then
-    -- Only a job's first failure says something of the model; the others are of this job.
+    -- Only a job's first failure counts for the model; later ones concern this job.
     if rec.error == '' then redis.call('HINCRBY', stats, 'model_failed', 1) end
     rec.error = err
   end
