@@ -229,9 +229,7 @@ class Authenticator:
         pipe = self._client.pipeline(transaction=False)
         pipe.hget(TENANT_LIMITS, record.tenant)
         pipe.hset(API_KEYS_USED, key_id, str(int(time.time())))
-        own, _ = await pipe.execute(
-            raise_on_error=False
-        )  # a full server refuses the time of last use
+        own, _ = await pipe.execute(raise_on_error=False)  # a full server refuses this hset
         limits = limits_from(own if isinstance(own, bytes) else None, self._policy.limits)
         principal = Principal(record.tenant, frozenset(record.scopes), limits, key_id)
         return _Known(principal, until, record.expires_at)
