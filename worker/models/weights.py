@@ -1,8 +1,7 @@
-"""Find a model's weights from the catalog's one string.
+"""Finds a model's weights by the string in the catalog.
 
-`package:NAME/SUBPATH` reads files out of an installed package without
-importing it: packages that ship weights often import half of the world, and
-all we want of them is a folder.
+`package:NAME/SUBPATH` reads files of an installed package without importing it: packages that
+ship weights often have many imports, and only a folder of them is needed.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def find_weights(weights: str) -> Path:
 
 
 def located(weights: str) -> Path | None:
-    """Where they are on this machine; None for those on a hub that nobody has fetched yet."""
+    """Their path on this machine; None for those of a hub that were not fetched yet."""
     if found := _found.get(weights):
         return found
     if weights.startswith(PACKAGE_PREFIX):
