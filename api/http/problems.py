@@ -80,7 +80,7 @@ def responses(**by_status: str) -> dict[int | str, dict[str, Any]]:
 UNAUTHENTICATED = responses(
     s401="No API key, or one that is not valid.", s403="The API key lacks the scope."
 )
-"""What any route that asks for a scope may answer."""
+"""Responses of every route that requires a scope."""
 
 
 class Problem(FastApiHTTPException):

@@ -18,7 +18,7 @@ import orjson
 MAX_DEPTH = 100
 """orjson writes no more than 254 levels, and a message wraps the input in a few."""
 MAX_VALUES = 500_000
-"""Commas, braces and brackets. Each may stand for a value of 70 bytes in memory, so a body
+"""Commas, braces and brackets. Each may mean a value of 70 bytes in memory, so a body
 of 32 MB could otherwise become gigabytes."""
 
 _CONTAINERS = frozenset((dict, list))

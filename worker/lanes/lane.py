@@ -118,7 +118,7 @@ class Lane:
         self.clock_ahead = reservation.server_ms / 1000 - now
 
     def server_time(self) -> float:
-        """The Redis server's clock, Unix seconds; deadlines are compared with it, not ours."""
+        """The Redis server's clock, Unix seconds, with which deadlines are compared."""
         return time.monotonic() + self.clock_ahead
 
     def oldest(self) -> float | None:

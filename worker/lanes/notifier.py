@@ -28,7 +28,7 @@ _INVALIDATED = "__redis__:invalidate"
 _RECONNECT_SECONDS = 0.5
 _HEAR_SECONDS = 1.0
 _PING_SECONDS = 5.0
-"""After this much silence the listening connection is asked for a sign of life."""
+"""After this many seconds without a message the listening connection is pinged."""
 
 
 class Notifier:

@@ -29,8 +29,8 @@ HUB_FILES = ("*.json", "*.txt", "*.safetensors")
 def find_weights(weights: str) -> Path:
     """The local file or folder that the string names; a hub id is fetched first.
 
-    `random` and `none` name no file and are refused here: a handler that can
-    do without weights asks for that before.
+    `random` and `none` name no file and are refused here: a handler that needs no weights
+    checks for them first.
     """
     _found[weights] = path = _find(weights)
     return path

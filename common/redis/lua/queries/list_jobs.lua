@@ -2,15 +2,15 @@
 -- KEYS: none by name
 -- ARGV:
 --   1 tenant
---   2 below: the number below which to begin, or 0
+--   2 below: the number below which the page begins, or 0
 --   3 limit
---   4 looks: how many jobs to look at
+--   4 looks: how many jobs to examine
 --   5 lane: or ''
 --   6 state: or ''
 --   7 created_after_ms: or 0
 --   8 created_before_ms: or 0
 -- Returns: the number below which the next page begins, 0 where there is none, then per job:
---   id, record or '', and what its result says of it, without the result, or ''
+--   id, record or '', and the fields of its result without the model's output, or ''
 -- Moves: none
 -- Tests: tests/lua/test_list_jobs.py
 -- Jobs without a record and a result are left out. See job_index.lua for the index.

@@ -1,4 +1,4 @@
--- Purpose: Park N leased jobs on the dead list with their reason, and publish the failure.
+-- Purpose: Move N leased jobs to the dead list with their reason, and publish the failure.
 -- KEYS: the lane's
 -- ARGV:
 --   1 lane
@@ -11,7 +11,7 @@
 --     3 reason
 --     4 error
 --     5 attempts
---     6 meta: the result, or '' for one made here
+--     6 meta: the result, or '' for one written here
 -- Returns: how many were still held
 -- Moves: r->settled, w->q, w->w
 -- Tests: tests/lua/test_bury.py

@@ -4,7 +4,7 @@
 --   1 job_id
 --   2 result_ttl
 --   3 state: 'canceled' or 'expired'
--- Returns: the state that the job is in afterwards, or '' where nobody knows it
+-- Returns: the job's state afterwards, or '' where it is unknown
 -- Moves: q->x, r->settled, w->settled, w->x, w->q, w->w
 -- Tests: tests/lua/test_cancel.py
 -- The worker that holds it is notified, so that it need not run the job.

@@ -4,7 +4,7 @@
 --   1 max_backlog
 --   2 window: how many messages a tenant has in a band's list
 --   3 list_max: how many jobs a tenant can list
---   4 words: how many of a job's are sent: 4 or 7 where the others are empty for all, or 11
+--   4 words: how many per job: 4 or 7 where the others are empty for all, or 11
 --   5 tenants: how many
 --   per tenant:
 --     1 name
@@ -19,11 +19,11 @@
 --     5 expires_ms: or ''
 --     6 blob: a large input, or ''
 --     7 tenant: or ''
---     8 flight: where it may share an identical job's run, or ''
+--     8 flight: the single-flight that it may join, or ''
 --     9 band: 1-4; with a flight
 --     10 deadline_ms: or 0; with a flight
---     11 max_age_seconds: how old a result that came a moment ago may be, or ''
--- Returns: per job its lane's backlog before it, or -1 (lane full), -2 (tenant too fast) or -3 (too
+--     11 max_age_seconds: maximum age of a recent result, or ''
+-- Returns: per job its lane's backlog before it, or -1 (lane full), -2 (rate exceeded) or -3 (too
 --   many in flight); then per tenant how many it may send now or -1, and ms until all of its burst
 -- Moves: none->q, none->w, none->settled, q->w, w->q, w->w
 -- Tests: tests/lua/test_enqueue.py

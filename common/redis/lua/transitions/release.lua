@@ -1,11 +1,11 @@
--- Purpose: Hand N leased jobs back to the front of their lane, unstarted, at once.
+-- Purpose: Return N leased, unstarted jobs to the front of their lane, at once.
 -- KEYS: the lane's
 -- ARGV:
 --   1 lane
 --   per job:
 --     1 tag
 --     2 job_id
---     3 uncount: '1' to take the attempt back, '' the delivery
+--     3 uncount: '1' to uncount the attempt, '' to uncount the delivery
 -- Returns: how many were still held
 -- Moves: r->q
 -- Tests: tests/lua/test_release.py

@@ -4,7 +4,7 @@
 --   1 lane
 --   2 wanted
 --   3 lease_ms
---   4 tag_prefix: fresh for this call
+--   4 tag_prefix: unique to this call
 --   5 worker
 --   6 result_ttl
 --   7 dead_max_count
