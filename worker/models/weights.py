@@ -20,7 +20,7 @@ RANDOM = "random"
 
 PACKAGE_PREFIX = "package:"
 _found: dict[str, Path] = {}
-"""What was found in this process, so that a hub is asked once."""
+"""Paths found in this process, so that a hub is queried once."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 HUB_FILES = ("*.json", "*.txt", "*.safetensors")
 """All that is fetched from a hub: no pickles, no code."""
