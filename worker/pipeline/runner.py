@@ -210,11 +210,12 @@ class Runner:
             elif execution.expires_at is not None and execution.expires_at <= now:
                 execution.disposition = "expired"
                 execution.error = JobExpired("the deadline passed before the job could start")
-        unwanted = [one for one in batch if one.disposition is not None]
+        # Asked once: a cancel may end any of them meanwhile, which then would be in neither part.
+        unwanted = {one.tag: one for one in batch if one.disposition is not None}
         if not unwanted:
             return batch
-        self._finisher.submit_ended(lane, unwanted)
-        return batch.only(lambda one: one.disposition is None, _COST)
+        self._finisher.submit_ended(lane, list(unwanted.values()))
+        return batch.only(lambda one: one.tag not in unwanted, _COST)
 
     def _start_suspect(self, lane: Lane, suspect: Execution) -> bool:
         """Count its attempt, then decode it; it is on its own from here to its end."""

@@ -257,3 +257,18 @@ def test_a_step_finds_the_device_empty_and_is_run_by_whom_it_is_given_to() -> No
     bench.runner._run_step = lambda work: device.log.append(f"step {work.lane.name}")
     bench.run()
     assert device.log == ["start a", "wait a", "out a", "step m"]
+
+
+def test_a_cancel_while_a_batch_is_sorted_out_leaves_no_job_behind() -> None:
+    device = Device()
+    bench = Bench(device, [["a", "b", "c"]])
+    bench.runner._is_revoked = lambda job_id: job_id == "a"
+    submit = bench.submit_ended
+
+    def canceled_meanwhile(lane: Lane, executions: Sequence[Execution]) -> None:
+        bench.state.leases_lost(lane, [b"b"])
+        submit(lane, executions)
+
+    bench.submit_ended = canceled_meanwhile  # type: ignore[method-assign]
+    bench.run()
+    assert sorted(bench.ended) == ["a", "b", "c"], "each of them, once"
