@@ -124,3 +124,20 @@ def test_what_redis_did_not_take_before_the_end_counts_as_nothing() -> None:
     wait_until(lambda: heard, 10, "the group's end")
     assert heard == [()]
     assert bench.finisher.finished == 0
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), ValueError("no")])
+def test_a_model_that_raises_in_encode_fails_its_own_job_alone(error: BaseException) -> None:
+    def raises(_output: object) -> object:
+        raise error
+
+    bad = execution("bad")
+    bad.handler = SimpleNamespace(encode=raises)  # type: ignore[assignment]
+    bench = Bench()
+    bench.finish([bad, execution("good")], [execution("next")])
+    assert {name: one["status"] for name, one in bench.published.items()} == {
+        "bad": "FAILURE",
+        "good": "SUCCESS",
+        "next": "SUCCESS",
+    }
+    assert bench.lane.in_hand == {}
