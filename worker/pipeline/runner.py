@@ -276,6 +276,7 @@ class Runner:
             return
         try:
             outputs = ahead.later.wait()
+            on_device = ahead.later.device_seconds()
             steps.accept([run[0] for run in ahead.runs], outputs)
         except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
             self._device_is_done()
@@ -284,7 +285,6 @@ class Runner:
         # What is queued behind another batch has the device once that one has left.
         began = max(ahead.began, self._ended_at)
         seconds = self._device_is_done() - began
-        on_device = ahead.later.device_seconds()
         self._done(ahead.lane, ahead.batch, ahead.runs, min(on_device or seconds, seconds))
 
     def _device_is_done(self) -> float:

@@ -251,6 +251,23 @@ def test_a_driver_that_raises_when_asked_counts_as_done() -> None:
     assert bench.done == [("A", None)]
 
 
+def test_a_driver_that_cannot_say_how_long_it_took_leaves_no_job_behind() -> None:
+    class Raises(Device):
+        def infer(self, items: Sequence[str]) -> Later:
+            later = super().infer(items)
+
+            def broken() -> float:
+                raise RuntimeError("the event was never recorded")
+
+            return Later(later.done, later.wait, broken if "bad clock" in items else lambda: 0.1)
+
+    bench = Bench(Raises(), [["bad clock"], ["b"]])
+    bench.run()
+    assert sorted(bench.ended) == ["b", "bad clock"], "each of them, once"
+    assert ("B", None) in bench.done
+    assert bench.lapsed == []
+
+
 def test_a_step_finds_the_device_empty_and_is_run_by_whom_it_is_given_to() -> None:
     device = Device()
     bench = Bench(device, [["a"], Step()])
