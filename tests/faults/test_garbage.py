@@ -94,8 +94,11 @@ def test_a_message_nests_deeper_than_the_fast_parser_goes(stack: Stack) -> None:
     with stack.redis as client:
         client.lpush(LANE, json.dumps(message))
         client.lpush(LANE, b'{"headers":{"id":"deepest"},"body":' + b"[" * 100_000 + b"}")
+        message["headers"]["id"] = "deep-name"
+        message["body"] = f'[[],{{"model":{"[" * 1000 + "]" * 1000},"input":1}},{{}}]'
+        client.lpush(LANE, json.dumps(message))
     worker = stack.worker(LANE)
-    wait_until(lambda: stack.stats(LANE).get("dead") == 1, 20, "the bottomless one parked")
+    wait_until(lambda: stack.stats(LANE).get("dead") == 2, 20, "the bottomless ones parked")
     await_settled(stack, [job.id], 10)
     assert worker.alive
 

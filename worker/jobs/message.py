@@ -45,6 +45,9 @@ def parse(lease: Lease, lane: str, now: float) -> Execution:
         execution.disposition, execution.error = "unreadable", exc
     except InvalidInput as exc:
         execution.fail("parse", exc)
+    except _UNREADABLE as exc:  # what a refusal names may nest deeper than can be printed
+        text = f"its call cannot be read: {type(exc).__name__}"
+        execution.disposition, execution.error = "unreadable", UnreadableMessage(text)
     return execution
 
 
