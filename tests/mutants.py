@@ -22,7 +22,7 @@ RULES = {
     "worker/batching/packing.py": ["tests/unit/worker/batching"],
     "worker/batching/batch_time.py": ["tests/unit/worker/batching"],
     "worker/batching/turns.py": ["tests/unit/worker/batching/test_turns.py"],
-    "worker/pipeline/error_policy.py": ["tests/unit/worker/pipeline"],
+    "worker/pipeline/error_policy.py": ["tests/unit/worker/pipeline/test_error_policy.py"],
     "worker/residency/residency.py": ["tests/unit/worker/residency/test_residency.py"],
     "api/overload/breaker.py": ["tests/unit/api/overload/test_breaker.py"],
     "api/client/plan.py": ["tests/unit/api/client"],

@@ -450,6 +450,15 @@ def test_the_latency_target_is_kept_where_it_can_be(
             assert now - oldest.arrived <= target_ms / 1000 + 1e-9
 
 
+@pytest.mark.parametrize(("now", "size"), [(0.0, 2), (0.005, 1)])
+def test_a_batch_is_cut_so_that_its_latency_target_can_be_kept(now: float, size: int) -> None:
+    batcher = taught(make(max_batch=8, target_latency_ms=20))
+    for item in range(4):
+        batcher.add(item, 60, now=0.0)
+    # 15 ms are left for the cost at first, of which each unit takes 0.1 ms.
+    assert batcher.next_batch(now, device_idle=True) == list(range(size))
+
+
 def test_a_lost_latency_target_does_not_shrink_batches() -> None:
     batcher = taught(make(max_batch=8, target_latency_ms=20))
     for item in range(8):

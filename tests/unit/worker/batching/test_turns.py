@@ -23,6 +23,8 @@ def test_weight_multiplies_and_a_switch_must_pay_for_itself() -> None:
     cold = Candidate("cold", 3.0, switch_seconds=2.5)
     assert turns.order([Candidate("a", 1.0), cold], 1.0)[0] == "a"
     assert turns.order([Candidate("a", 0.4), cold], 1.0)[0] == "cold"
+    heavy = Candidate("a", 0.3, weight=3.0)
+    assert turns.order([heavy, Candidate("b", 0.5)], 1.0)[0] == "a", "the current lane's counts too"
 
 
 def test_a_turn_ends_after_its_batches_or_its_time() -> None:
