@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.errors import FleetError, InvalidInput, text_of
+from worker.jobs.next_steps import NextSteps
 from worker.jobs.passage import Passage
 from worker.models.base import Model
 
@@ -85,6 +86,10 @@ class Execution:
     passage: Passage | None = field(default=None, init=False)
     """When it was decoded, and with whom."""
     started: float = field(default=0.0, init=False)
+    next_steps: NextSteps | None = field(default=None, init=False)
+    """What it leads to in Celery's canvas; None for most."""
+    lineage: bytes = field(default=b"", init=False)
+    """What its result says of that (next_steps.py); empty for most."""
     traceparent: str = field(default="", init=False)
     """The W3C trace that it belongs to; empty for most."""
     item: Any = field(default=None, init=False)

@@ -110,11 +110,22 @@ class FinishedJob(NamedTuple):
     """Whose fault it was, where it failed."""
     has_blob: Flag = ""
     """Whether an input lies beside the message."""
+    has_next: Flag = ""
+    """Whether it leads to something: Celery's callbacks, a chain or a chord."""
 
 
-_WIDTHS = (3, 4, 6, 8)
+_WIDTHS = (3, 4, 6, 8, 9)
 """How many words may be sent of jobs that have no more. Most batches bring three, or four with a
 tenant, or six where results are shared; a word costs Redis and the worker about 0.1 us each."""
+
+
+class LeadingJob(NamedTuple):
+    """What `lead` keeps of one job."""
+
+    tag: bytes
+    job_id: str
+    next: bytes
+    """JSON (NextSteps.dump)."""
 
 
 class ReleasedJob(NamedTuple):
@@ -291,6 +302,10 @@ class LaneLeases:
         args: list[str | bytes | int | float] = [*FinishCall(result_ttl, words)]
         args += chain.from_iterable(zip(*columns[:words], strict=True))
         return list(self._scripts.run("finish", self._keys, args))
+
+    def lead(self, jobs: Iterable[LeadingJob]) -> int:
+        """Keep what these lead to, until they are settled; how many were still held."""
+        return int(self._scripts.run("lead", self._keys, list(chain.from_iterable(jobs))))
 
     def release(self, jobs: Iterable[ReleasedJob]) -> int:
         """Hand these to the lane's front; how many were still held."""
