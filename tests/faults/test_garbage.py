@@ -94,7 +94,28 @@ def test_a_message_nests_deeper_than_the_fast_parser_goes(stack: Stack) -> None:
     with stack.redis as client:
         client.lpush(LANE, json.dumps(message))
         client.lpush(LANE, b'{"headers":{"id":"deepest"},"body":' + b"[" * 100_000 + b"}")
+        message["headers"]["id"] = "deep-name"
+        message["body"] = f'[[],{{"model":{"[" * 1000 + "]" * 1000},"input":1}},{{}}]'
+        client.lpush(LANE, json.dumps(message))
     worker = stack.worker(LANE)
-    wait_until(lambda: stack.stats(LANE).get("dead") == 1, 20, "the bottomless one parked")
+    wait_until(lambda: stack.stats(LANE).get("dead") == 2, 20, "the bottomless ones parked")
     await_settled(stack, [job.id], 10)
     assert worker.alive
+
+
+def test_a_time_beyond_all_calendars_is_parked_and_its_neighbours_run(stack: Stack) -> None:
+    """An ETA whose milliseconds are no number: it comes in one reservation with the others."""
+    lane = RecordedLane.on(stack)
+    jobs = [Job(LANE, f"n{n}") for n in range(4)]
+    messages = [orjson.loads(build_message(job)) for job in jobs]
+    messages[1]["headers"]["eta"] = 1e308
+    stack.publish([jobs[0]])
+    with stack.redis as client:
+        client.lpush(LANE, orjson.dumps(messages[1]))
+    stack.publish(jobs[2:])
+    worker = stack.worker(LANE)
+    wait_until(lambda: stack.stats(LANE).get("dead") == 1, 20, "the one of no time parked")
+    await_settled(stack, [jobs[0].id, *(job.id for job in jobs[2:])], 20)
+    assert set(lane.executions()) == {"n0", "n2", "n3"}
+    assert worker.alive
+    assert_lane_is_empty(stack)

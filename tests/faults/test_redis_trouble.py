@@ -129,6 +129,36 @@ def test_redis_killed_under_load_loses_nothing_with_fsync_always(
     assert_lane_is_empty(stack)
 
 
+def test_a_restart_while_celery_sees_a_batch_running_ends_no_worker(
+    tmp_path: Path, servers: list[Server], stacks: list[Stack]
+) -> None:
+    """What Celery takes for its own requests is told of the new connection."""
+    server = Server(tmp_path / "redis", ALWAYS).start()
+    servers.append(server)
+    stack = Stack(server.url, tmp_path)
+    stacks.append(stack)
+    RecordedLane.on(stack)
+    worker = stack.worker(LANE)
+    gate = tmp_path / "gate"
+    (running,) = stack.publish([Job(LANE, "long", {"until": str(gate)})])
+    app = Celery("watcher", broker=stack.redis_url, backend=stack.redis_url)
+    inspect = app.control.inspect(timeout=1, limit=1)
+    wait_until(lambda: any((inspect.active() or {}).values()), 20, "Celery to see it")
+    server.kill()
+    server.start()
+
+    def pings() -> object:
+        assert worker.alive, worker.output()
+        with contextlib.suppress(redis.RedisError):  # the watcher's own connection is lost too
+            return inspect.ping()
+        return None
+
+    wait_until(pings, 20, "the worker to be on the bus again")
+    gate.touch()
+    await_settled(stack, [running], 20)
+    assert stack.states([running]) == {"succeeded": 1}
+
+
 def test_inspect_is_exact_again_after_a_restart(
     tmp_path: Path, servers: list[Server], stacks: list[Stack]
 ) -> None:

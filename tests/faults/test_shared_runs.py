@@ -36,10 +36,13 @@ def worker_and_api(stack: Stack, **environment: str) -> tuple[Process, ApiProces
     return worker, stack.api(LANE, **environment)
 
 
-def test_a_leader_whose_worker_is_killed_leads_again_and_all_get_one_result(stack: Stack) -> None:
+def test_a_leader_whose_worker_is_killed_leads_again_and_all_get_one_result(
+    stack: Stack, tmp_path: Path
+) -> None:
     lane = kept_lane(stack)
     worker, api = worker_and_api(stack)
-    params = {"sleep_ms": 800}
+    gate = tmp_path / "open"
+    params = {"until": str(gate)}
     leader = api.client.submit(LANE, "same", params=params)
     wait_until(lane.executions, 20, "it to run")
     jobs = [leader, *(api.client.submit(LANE, "same", params=params) for _ in range(30))]
@@ -50,6 +53,7 @@ def test_a_leader_whose_worker_is_killed_leads_again_and_all_get_one_result(stac
     heard.psubscribe("celery-task-meta-*")
     heard.get_message(timeout=20)  # that we are subscribed
     worker.kill()
+    gate.touch()
     stack.worker(LANE)
     await_settled(stack, ids, 20)
     assert {api.client.get(one)["result"] for one in ids} == {"same"}

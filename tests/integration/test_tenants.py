@@ -238,7 +238,7 @@ def test_a_rate_is_told_and_kept(town: Town) -> None:
 def test_a_quota_is_free_again_once_jobs_are_done(town: Town) -> None:
     key = town.key("small")
     town.keys("limit", "small", "--max-in-flight", "2")
-    slow = [town.submit(key, params={"sleep_ms": 300}).json()["id"] for _ in range(2)]
+    slow = [town.submit(key, params={"sleep_ms": 2_000}).json()["id"] for _ in range(2)]
     refused = town.submit(key)
     assert (refused.status_code, refused.json()["type"][-14:]) == (429, "quota-exceeded")
     assert "Retry-After" in refused.headers

@@ -25,7 +25,7 @@ def test_a_result_that_comes_while_the_subscription_is_lost_is_answered_at_once(
         answer = pool.submit(
             httpx.get, f"{api.url}/v1/jobs/{job['id']}", params={"wait": 20}, timeout=30
         )
-        wait_until(lambda: own_stack.redis.pubsub_channels("lf:*"), 20, "the subscription")
+        wait_until(lambda: own_stack.redis.pubsub_channels("celery-task-meta-*"), 20, "the wait")
         own_stack.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         killed = time.monotonic()
         assert answer.result().json()["state"] == "succeeded"
@@ -55,16 +55,15 @@ def test_a_quick_restart_of_redis_is_not_noticed_by_who_waits(tmp_path: Path) ->
         stack.worker("echo")
         api = stack.api("echo")
         began = time.monotonic()
-        body = {"model": "echo", "input": "x", "params": {"sleep_ms": 3_000}}
+        job = api.client.submit("echo", "x", params={"sleep_ms": 5_000})
         with ThreadPoolExecutor() as pool:
             answer = pool.submit(
-                httpx.post,
-                f"{api.url}/v1/jobs",
-                json=body,
-                headers={"Prefer": "wait=30"},
+                httpx.get,
+                f"{api.url}/v1/jobs/{job['id']}",
+                params={"wait": 30},
                 timeout=40,
             )
-            wait_until(lambda: stack.redis.hlen("lf:lane:echo:unacked"), 20, "the job to run")
+            wait_until(lambda: stack.redis.pubsub_channels("celery-task-meta-*"), 20, "the wait")
             server.send_signal(signal.SIGKILL)
             server.wait()
             time.sleep(2.5)  # how long it is away

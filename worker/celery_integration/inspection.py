@@ -20,7 +20,8 @@ from worker.lanes.state import WorkerState
 class LaneRequest:
     """One leased job in the form of a Celery request."""
 
-    __slots__ = ("__weakref__", "delivery_info", "execution", "hostname", "id", "task")
+    __slots__ = ("__weakref__", "delivery_info", "eventer", "execution", "hostname", "id", "task")
+    # Celery sets `eventer` on what runs when it has connected again.
 
     name = TASK_NAME
     args: tuple[Any, ...] = ()

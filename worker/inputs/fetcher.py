@@ -86,8 +86,9 @@ class InputFetcher:
             execution.fail("decode", exc)
         except Exception as exc:
             log.exception("fetch_failed", job_id=execution.job_id)
-            execution.fail("decode", InputUrlFailed("`input_url`: fetching it failed"))
-            execution.error.__cause__ = exc  # type: ignore[union-attr]  # just set
+            error = InputUrlFailed("`input_url`: fetching it failed")
+            error.__cause__ = exc
+            execution.fail("decode", error)
         self._deliver(lane, execution)
 
     async def _fetch(self, execution: Execution) -> None:

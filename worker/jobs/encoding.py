@@ -12,7 +12,7 @@ def encode(execution: Execution, stamp: Stamp) -> None:
     if execution.disposition is None and handler is not None:
         try:
             result = dump_result(handler.encode(execution.output))
-        except Exception as exc:  # noqa: BLE001 - whatever a handler raises is this job's error
+        except BaseException as exc:  # noqa: BLE001 - even an exit: nothing else would be published
             execution.fail("encode", exc)
         else:
             execution.disposition = "succeeded"

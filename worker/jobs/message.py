@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +20,8 @@ from worker.jobs.next_steps import lineage_of, read_next_steps
 
 _POSITIONS = ("model", "input", "params")
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_NO_TIME = 1e15
+"""From here on milliseconds of it would not fit the integers of Redis."""
 
 
 def parse(lease: Lease, lane: str, now: float) -> Execution:
@@ -47,6 +48,9 @@ def parse(lease: Lease, lane: str, now: float) -> Execution:
         execution.disposition, execution.error = "unreadable", exc
     except InvalidInput as exc:
         execution.fail("parse", exc)
+    except _UNREADABLE as exc:  # what a refusal names may nest deeper than can be printed
+        text = f"its call cannot be read: {type(exc).__name__}"
+        execution.disposition, execution.error = "unreadable", UnreadableMessage(text)
     return execution
 
 
@@ -163,7 +167,7 @@ def _loads(raw: bytes | str) -> Any:
 
 def _timestamp(value: str | float) -> float:
     if isinstance(value, int | float):
-        if not math.isfinite(value):
+        if not abs(value) < _NO_TIME:  # neither is NaN
             raise ValueError(f"{value} is no time")
         return float(value)
     moment = datetime.fromisoformat(value)

@@ -28,10 +28,10 @@ def decode(execution: Execution, spec: ModelSpec, handler: Model) -> None:
         value = materialize(spec.input, execution.value, execution.blob)
         execution.handler, execution.version = handler, spec.version
         execution.item = handler.decode(value, execution.params)
-        execution.cost = cost = handler.cost(execution.item)
+        execution.cost = cost = float(handler.cost(execution.item))
         if not 0 <= cost < math.inf:
             raise InferenceFailed(f"the model says that this input costs {cost}")
-    except Exception as exc:  # noqa: BLE001 - whatever a handler raises is this job's error
+    except BaseException as exc:  # noqa: BLE001 - even an exit: a thread that decodes would end
         execution.fail("decode", exc)
     execution.value = execution.blob = None
 

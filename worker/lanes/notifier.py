@@ -160,13 +160,13 @@ class Notifier:
             return
         if message[1] == CANCELED_CHANNEL.encode():
             lane, _, tag = message[2].partition(b" ")
-            self._on_canceled(lane.decode(), tag)
+            self._on_canceled(lane.decode(errors="replace"), tag)
             return
         if message[1] == CONTROL_CHANNEL.encode():
             self._on_command(message[2])
             return
         if message[1] == STARVED_CHANNEL.encode():
-            self._on_starved(message[2].decode())
+            self._on_starved(message[2].decode(errors="replace"))
             return
         keys = message[2]
         lanes = {self._lane_of.get(key) for key in keys} if isinstance(keys, list) else {None}

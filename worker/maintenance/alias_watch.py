@@ -35,5 +35,8 @@ class AliasWatch(Caretaker):
         if not self._aliases:
             return
         moved = cast("dict[bytes, bytes]", self._client.hgetall(ALIASES))
-        targets = {alias.decode(): target.decode() for alias, target in moved.items()}
+        targets = {
+            alias.decode(errors="replace"): target.decode(errors="replace")
+            for alias, target in moved.items()
+        }
         self._models.move_aliases({**self._aliases, **targets})

@@ -210,11 +210,12 @@ class Runner:
             elif execution.expires_at is not None and execution.expires_at <= now:
                 execution.disposition = "expired"
                 execution.error = JobExpired("the deadline passed before the job could start")
-        unwanted = [one for one in batch if one.disposition is not None]
+        # Asked once: a cancel may end any of them meanwhile, which then would be in neither part.
+        unwanted = {one.tag: one for one in batch if one.disposition is not None}
         if not unwanted:
             return batch
-        self._finisher.submit_ended(lane, unwanted)
-        return batch.only(lambda one: one.disposition is None, _COST)
+        self._finisher.submit_ended(lane, list(unwanted.values()))
+        return batch.only(lambda one: one.tag not in unwanted, _COST)
 
     def _start_suspect(self, lane: Lane, suspect: Execution) -> bool:
         """Count its attempt, then decode it; from here to its end no other job runs with it."""
@@ -275,6 +276,7 @@ class Runner:
             return
         try:
             outputs = ahead.later.wait()
+            on_device = ahead.later.device_seconds()
             steps.accept([run[0] for run in ahead.runs], outputs)
         except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
             self._device_is_done()
@@ -283,7 +285,6 @@ class Runner:
         # A batch queued behind another starts on the device when that one has ended.
         began = max(ahead.began, self._ended_at)
         seconds = self._device_is_done() - began
-        on_device = ahead.later.device_seconds()
         self._done(ahead.lane, ahead.batch, ahead.runs, min(on_device or seconds, seconds))
 
     def _device_is_done(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL
 from worker.lanes.notifier import Notifier
 
 
@@ -39,3 +40,23 @@ def test_a_refused_tracking_leaves_no_answer_behind() -> None:
     assert notifier.arm(["a"]) == {"a"}
     assert answers == []
     assert not notifier.is_told
+
+
+def test_what_is_no_name_ends_no_listening() -> None:
+    """Anybody with the Redis may publish on our channels."""
+    connect: Any = lambda: SimpleNamespace(  # noqa: E731
+        connection_pool=SimpleNamespace(make_connection=lambda: None)
+    )
+    heard: list[Any] = []
+    none: Any = lambda *_: None  # noqa: E731
+    notifier = Notifier(
+        connect,
+        {"a": ("lane-a",)},
+        none,
+        lambda lane, tag: heard.append((lane, tag)),
+        heard.append,
+        heard.append,
+    )
+    for channel in (CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL):
+        notifier._hear([b"message", channel.encode(), b"\xff tag"])
+    assert heard == [("\ufffd", b"tag"), b"\xff tag", "\ufffd tag"]

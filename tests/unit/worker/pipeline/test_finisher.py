@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog.testing
 from redis.exceptions import ConnectionError
 
 from common.catalog import ModelSpec
 from tests.support.stack import wait_until
-from worker.jobs.execution import Execution
+from worker.jobs.execution import Disposition, Execution, Hold, Retry
 from worker.jobs.leases import FinishedJob
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
@@ -124,3 +125,32 @@ def test_what_redis_did_not_take_before_the_end_counts_as_nothing() -> None:
     wait_until(lambda: heard, 10, "the group's end")
     assert heard == [()]
     assert bench.finisher.finished == 0
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), ValueError("no")])
+def test_a_model_that_raises_in_encode_fails_its_own_job_alone(error: BaseException) -> None:
+    def raises(_output: object) -> object:
+        raise error
+
+    bad = execution("bad")
+    bad.handler = SimpleNamespace(encode=raises)  # type: ignore[assignment]
+    bench = Bench()
+    bench.finish([bad, execution("good")], [execution("next")])
+    assert {name: one["status"] for name, one in bench.published.items()} == {
+        "bad": "FAILURE",
+        "good": "SUCCESS",
+        "next": "SUCCESS",
+    }
+    assert bench.lane.in_hand == {}
+
+
+@pytest.mark.parametrize("disposition", [Retry(after_ms=1043), Retry(at_ms=7), Hold(5000)])
+def test_a_log_line_names_a_delay_without_its_figures(disposition: Disposition) -> None:
+    one = execution("one")
+    one.disposition, one.error = disposition, ValueError("no")
+    one.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    bench = Bench()
+    bench.finisher._leases["m"].retry = lambda jobs: len(list(jobs))  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as lines:
+        bench.finish([one])
+    assert [line["outcome"] for line in lines if line["event"] == "job_settled"] == ["parked"]

@@ -251,9 +251,41 @@ def test_a_driver_that_raises_when_asked_counts_as_done() -> None:
     assert bench.done == [("A", None)]
 
 
+def test_a_driver_that_cannot_say_how_long_it_took_leaves_no_job_behind() -> None:
+    class Raises(Device):
+        def infer(self, items: Sequence[str]) -> Later:
+            later = super().infer(items)
+
+            def broken() -> float:
+                raise RuntimeError("the event was never recorded")
+
+            return Later(later.done, later.wait, broken if "bad clock" in items else lambda: 0.1)
+
+    bench = Bench(Raises(), [["bad clock"], ["b"]])
+    bench.run()
+    assert sorted(bench.ended) == ["b", "bad clock"], "each of them, once"
+    assert ("B", None) in bench.done
+    assert bench.lapsed == []
+
+
 def test_a_step_finds_the_device_empty_and_is_run_by_whom_it_is_given_to() -> None:
     device = Device()
     bench = Bench(device, [["a"], Step()])
     bench.runner._run_step = lambda work: device.log.append(f"step {work.lane.name}")
     bench.run()
     assert device.log == ["start a", "wait a", "out a", "step m"]
+
+
+def test_a_cancel_while_a_batch_is_sorted_out_leaves_no_job_behind() -> None:
+    device = Device()
+    bench = Bench(device, [["a", "b", "c"]])
+    bench.runner._is_revoked = lambda job_id: job_id == "a"
+    submit = bench.submit_ended
+
+    def canceled_meanwhile(lane: Lane, executions: Sequence[Execution]) -> None:
+        bench.state.leases_lost(lane, [b"b"])
+        submit(lane, executions)
+
+    bench.submit_ended = canceled_meanwhile  # type: ignore[method-assign]
+    bench.run()
+    assert sorted(bench.ended) == ["a", "b", "c"], "each of them, once"
