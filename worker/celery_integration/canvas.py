@@ -50,7 +50,9 @@ class Canvas:
     def __init__(self, redis_url: str, settings: Settings) -> None:
         app = create_app(redis_url, settings)
         app.conf.update(
-            broker_transport=RecordingTransport, broker_url=None, task_default_queue=_DEFAULT_QUEUE
+            broker_transport=RecordingTransport,
+            broker_url="localhost",
+            task_default_queue=_DEFAULT_QUEUE,
         )
         app.tasks.pop(TASK_NAME)  # or it would be called here as an errback
         self._app = app
@@ -78,6 +80,7 @@ class Canvas:
             args=[],
             kwargs={},
         )
+        self._app.set_current()  # of this thread; parts of a canvas ask for it
         made = self._chords.made = Successors()
         with recording() as messages, self._app.connection_for_write():
             made.messages = messages

@@ -53,6 +53,14 @@ class _Channel(virtual.Channel):  # Kombu has no types
     def _new_queue(self, queue: str, **_: Any) -> None:
         """Nothing is kept in queues."""
 
+    def _queue_bind(self, *_args: Any) -> None:
+        """Kombu keeps the bindings of this connection itself."""
+
+    def get_table(self, exchange: str) -> list[tuple[str, str, str]]:
+        """The bindings: routing key, pattern, queue."""
+        bound: list[tuple[str, str, str]] = self.state.exchanges[exchange]["table"]
+        return bound
+
     def _size(self, _queue: str) -> int:
         return 0
 
