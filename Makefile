@@ -58,7 +58,7 @@ coverage: ## Run the pure tiers under coverage, against the floor in pyproject.t
 	$(BOOTSTRAP) test
 	.venv/bin/python -m pip install --quiet "coverage>=7.10"
 	rm -f .coverage .coverage.*
-	.venv/bin/python -m coverage run -m pytest -m "not slow and not bench" tests/unit tests/process
+	.venv/bin/python -m coverage run -m pytest -m "not slow and not bench" tests/unit tests/lua tests/process
 	.venv/bin/python -m coverage combine --quiet
 	.venv/bin/python -m coverage report
 
