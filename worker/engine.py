@@ -22,7 +22,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import structlog
 from redis import Redis
@@ -38,6 +39,7 @@ from common.worker_report import WorkerReport
 from worker.batching.turns import Turns
 from worker.inputs.fetcher import InputFetcher
 from worker.jobs.leases import LaneLeases, LeasePolicy
+from worker.jobs.next_steps import NextSteps
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.notifier import Notifier
@@ -84,8 +86,12 @@ class Engine:
         blobs: Blobs | None = None,
         listener: Listener = lambda _published: None,
         event_counts: EventCounts | None = None,
+        name_children: Callable[[NextSteps], list[Any]] = lambda _steps: [],
+        caretakers: Sequence[Caretaker] = (),
     ) -> None:
-        """listener is called with every published batch; event_counts are its counters."""
+        """listener is called with every published batch; event_counts are its counters;
+        name_children is as for Intake; caretakers run besides the engine's own.
+        """
         self.settings = settings
         self.worker = worker
         self.device = device
@@ -102,10 +108,10 @@ class Engine:
         self._build_models(catalog, settings)
         leases = self._leases(client)
         self._build_output(leases, redis_url, blobs, listener)
-        self._build_input(leases, client, redis_url)
+        self._build_input(leases, client, redis_url, name_children)
         self._build_device(leases, is_revoked)
         self._alias_watch = AliasWatch(connect(redis_url, settings), self.models, catalog.aliases)
-        self._caretakers = self._build_caretakers(redis_url, blobs)
+        self._caretakers = [*self._build_caretakers(redis_url, blobs), *caretakers]
         self._health = (
             HealthServer(self, settings.host, settings.worker_health_port, settings.lease_seconds)
             if settings.worker_health_port
@@ -164,7 +170,13 @@ class Engine:
             (self._discard_inputs, self.cache_writer.offer, listener),
         )
 
-    def _build_input(self, leases: Mapping[str, LaneLeases], client: Redis, redis_url: str) -> None:
+    def _build_input(
+        self,
+        leases: Mapping[str, LaneLeases],
+        client: Redis,
+        redis_url: str,
+        name_children: Callable[[NextSteps], list[Any]],
+    ) -> None:
         settings, state = self.settings, self.state
         self.notifier = Notifier(
             lambda: connect(redis_url, settings),
@@ -178,7 +190,14 @@ class Engine:
             settings.decode_threads, settings.decode_timeout_seconds, self.device_time.busy_at
         )
         self.intake = Intake(
-            state, client, self.finisher, self.decode_pool, self.fetcher, self.device_time
+            state,
+            client,
+            self.finisher,
+            self.decode_pool,
+            self.fetcher,
+            self.device_time,
+            leases,
+            name_children,
         )
         self.reserver = Reserver(
             state,

@@ -25,6 +25,9 @@
 | `lf:flight:<lane>:<digest>`  | string | the job that identical ones follow (lua/include/single_flight.lua) | 1 hour |
 | `lf:followers:<id>`          | hash   | follower -> its message; of their leader | its job; 2,000 fields |
 | `lf:lane:<lane>:followers`   | zset   | follower -> when it expires, ms       | max_backlog            |
+| `lf:next:<id>`               | string | what the job leads to: Celery's callbacks, chain and chord | its job   |
+| `lf:outbox`                  | stream | settled jobs that lead to something, until their successors are sent | those |
+| `lf:outbox:failed`           | stream | entries whose successors could not be made | 10,000             |
 | `lf:fingerprints`            | hash   | lane -> the model that serves it, and a digest of its weights | the catalog's names |
 | `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
 | `lf:cache:<model>:<digest>`  | string | a cached result; in the cache's Redis | cache_seconds |
@@ -63,6 +66,9 @@ LANE_PREFIX = "lf:lane:"
 BLOB_SWEEP = "lf:blob-sweep"
 FLIGHT_PREFIX = "lf:flight:"
 FOLLOWERS_PREFIX = "lf:followers:"
+NEXT_PREFIX = "lf:next:"
+OUTBOX = "lf:outbox"
+OUTBOX_FAILED = "lf:outbox:failed"
 RATE_PREFIX = "lf:rate:"
 JOBS_PREFIX = "lf:jobs:"
 IDEMPOTENCY_PREFIX = "lf:idempotency:"

@@ -210,6 +210,9 @@ def fill(client: Redis, state: State) -> None:
             pipe.zadd(key, value)
         elif isinstance(value, dict):
             pipe.hset(key, mapping=value)
+        elif isinstance(value, list) and isinstance(value[0], dict):
+            for number, entry in enumerate(value, 1):
+                pipe.xadd(key, entry, id=f"{number}-0")
         elif isinstance(value, list):
             pipe.rpush(key, *value)
         else:
@@ -218,7 +221,7 @@ def fill(client: Redis, state: State) -> None:
 
 
 def dump(client: Redis) -> dict[str, Any]:
-    """Everything the server holds, but streams."""
+    """Everything the server holds, but the streams of job lists."""
     return {
         key.decode("latin-1"): _value(client, key)
         for key in client.keys("*")  # type: ignore[union-attr]
@@ -232,6 +235,11 @@ def _value(client: Redis, key: bytes) -> Any:
         return Z({_text(name): score for name, score in client.zrange(key, 0, -1, withscores=True)})  # type: ignore[misc]
     if kind == b"hash":
         return {_text(name): _text(value) for name, value in client.hgetall(key).items()}  # type: ignore[union-attr]
+    if kind == b"stream":
+        entries: Any = client.xrange(key)
+        return [
+            {_text(name): _text(value) for name, value in fields.items()} for _, fields in entries
+        ]
     if kind == b"list":
         return [_text(one) for one in client.lrange(key, 0, -1)]  # type: ignore[union-attr]
     return _text(client.get(key) or b"")  # type: ignore[arg-type]

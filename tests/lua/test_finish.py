@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
+from common.redis.keys import OUTBOX
 from common.redis.scripts import Scripts
 from tests.lua.cases import (
     COUNTS,
@@ -36,6 +37,35 @@ PER_FOLLOWER = ("cmdstat_set", "cmdstat_publish")
 LEADS = [f"{LANE}:{DIGEST}", 10_000]
 
 CASES = [
+    Case(
+        "what a job leads to is handed on with its result, by who holds it",
+        [
+            TTL,
+            9,
+            *("t1:1", "a", "{}", "", "", "", "", "", "1"),
+            *("t2:1", "b", "{}", "", "", "", "", "", "1"),
+        ],
+        [1],
+        given={**leased("a", "t1:1"), "lf:next:a": "steps", "lf:next:b": "its own"},
+        then={
+            **GONE,
+            META_A: "{}",
+            "lf:next:a": None,
+            OUTBOX: [{"id": "a", "meta": "{}", "next": "steps"}],
+            KEYS.stats: {"succeeded": "1", "fenced": "1"},
+        },
+        moves="r->settled",
+        published=[META_A],
+    ),
+    Case(
+        "a job that is said to lead to nothing is not asked about",
+        [TTL, 8, "t1:1", "a", "{}", "", "", "", "", ""],
+        [],
+        given={**leased("a", "t1:1"), "lf:next:a": "steps"},
+        then={**GONE, META_A: "{}", KEYS.stats: {"succeeded": "1"}},
+        moves="r->settled",
+        published=[META_A],
+    ),
     Case(
         "a lease that is gone is fenced",
         [TTL, 3, "t1:1", "a", "{}", "t2:1", "b", "{}"],

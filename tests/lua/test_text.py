@@ -164,6 +164,7 @@ CALLS = {
     ("start", ""): leases.StartCall,
     ("finish", ""): leases.FinishCall,
     ("finish", "job"): leases.FinishedJob,
+    ("lead", "job"): leases.LeadingJob,
     ("release", "job"): leases.ReleasedJob,
     ("retry", "job"): leases.RetryJob,
     ("bury", ""): leases.BuryCall,
@@ -230,6 +231,8 @@ PYTHON_NAMES = {
     "JOBS": key_names.JOBS_PREFIX,
     "FLIGHT": key_names.FLIGHT_PREFIX,
     "FOLLOWERS": key_names.FOLLOWERS_PREFIX,
+    "NEXT": key_names.NEXT_PREFIX,
+    "OUTBOX": key_names.OUTBOX,
     "CANCELED": key_names.CANCELED_CHANNEL,
     "STARVED": key_names.STARVED_CHANNEL,
 }
@@ -275,7 +278,7 @@ def test_no_other_module_spells_a_key() -> None:
 
 USERS = (ROOT / "deploy" / "redis" / "users.acl").read_text()
 WORKERS_ONLY = {"reserve", "start", "renew", "finish", "release", "retry", "bury", "reap",
-                "reclaim", "report_worker"}  # fmt: skip
+                "reclaim", "report_worker", "lead", "continue"}  # fmt: skip
 
 
 def dry_run(client: Redis, command: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.jobs.result_document import Stamp, dump_result
+from common.jobs.result_document import Stamp, dump_result, with_lineage
 from worker.jobs.execution import Execution, describe, reason_of
 
 
@@ -29,6 +29,8 @@ def encode(execution: Execution, stamp: Stamp) -> None:
         execution.output = None
     if execution.disposition == "failed" and execution.error is not None:
         execution.meta = failure_of(execution, stamp)
+    if execution.lineage:
+        execution.meta = with_lineage(execution.meta, execution.lineage)
 
 
 def failure_of(execution: Execution, stamp: Stamp) -> bytes:

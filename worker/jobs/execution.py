@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.errors import FleetError, InvalidInput, text_of
+from worker.jobs.next_steps import NextSteps
 from worker.jobs.passage import Passage
 from worker.models.base import Model
 
@@ -87,6 +88,10 @@ class Execution:
     passage: Passage | None = field(default=None, init=False)
     """The times of the chunk in which it was decoded."""
     started: float = field(default=0.0, init=False)
+    next_steps: NextSteps | None = field(default=None, init=False)
+    """What it leads to in Celery's canvas; None for most."""
+    lineage: bytes = field(default=b"", init=False)
+    """What its result says of that (next_steps.py); empty for most."""
     traceparent: str = field(default="", init=False)
     """Its W3C trace context; empty for most jobs."""
     item: Any = field(default=None, init=False)

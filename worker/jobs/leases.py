@@ -109,12 +109,23 @@ class FinishedJob(NamedTuple):
     """What caused the failure, where the job failed."""
     has_blob: Flag = ""
     """Whether the job has an input under its blob key."""
+    has_next: Flag = ""
+    """Whether it has successors: Celery's callbacks, a chain or a chord."""
 
 
-_WIDTHS = (3, 4, 6, 8)
+_WIDTHS = (3, 4, 6, 8, 9)
 """Numbers of arguments per job that may be sent: trailing ones that are empty for the whole batch
 are left out. Most batches need three, or four with a tenant, or six where results are shared; an
 argument costs Redis and the worker about 0.1 us each."""
+
+
+class LeadingJob(NamedTuple):
+    """The arguments of `lead` for one job."""
+
+    tag: bytes
+    job_id: str
+    next: bytes
+    """NextSteps as JSON."""
 
 
 class ReleasedJob(NamedTuple):
@@ -290,6 +301,10 @@ class LaneLeases:
         args: list[str | bytes | int | float] = [*FinishCall(result_ttl, words)]
         args += chain.from_iterable(zip(*columns[:words], strict=True))
         return list(self._scripts.run("finish", self._keys, args))
+
+    def lead(self, jobs: Iterable[LeadingJob]) -> int:
+        """Keep what these lead to, until they are settled; how many were still held."""
+        return int(self._scripts.run("lead", self._keys, list(chain.from_iterable(jobs))))
 
     def release(self, jobs: Iterable[ReleasedJob]) -> int:
         """Return these to the front of the lane; returns how many were still held."""

@@ -14,8 +14,11 @@ from common.inputs.checks import BLOB_REFERENCE
 from common.jobs.message import TASK_NAME
 from common.trace import read_traceparent
 from worker.jobs.execution import Execution
+from worker.jobs.json_pointer import resolve
 from worker.jobs.leases import Lease
+from worker.jobs.next_steps import lineage_of, read_next_steps
 
+_POSITIONS = ("model", "input", "params")
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _NO_TIME = 1e15
 """From here on milliseconds of it would not fit the integers of Redis."""
@@ -61,10 +64,13 @@ def _read_call(
     if content_type != "application/json":
         raise UnreadableMessage(f"content type {content_type!r} is refused; send JSON")
     try:
-        kwargs = _call_kwargs(message)
+        args, kwargs, embed = _call(message)
         _read_limits(execution, headers)
     except _UNREADABLE as exc:
         raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
+    execution.next_steps = read_next_steps(embed, headers)
+    execution.lineage = lineage_of(headers, [])
+    kwargs = _with_positional(args, kwargs, lane)
     model = kwargs.get("model", lane)
     if model != lane:
         raise InvalidInput(f"the job names model {str(model)[:80]!r} but was sent to lane {lane!r}")
@@ -75,7 +81,7 @@ def _read_call(
     if "input" not in kwargs:
         execution.input_url = _read_url(kwargs)
         return
-    execution.value = kwargs["input"]
+    execution.value = _picked(kwargs["input"], kwargs.get("pick"))
     if execution.value == BLOB_REFERENCE:
         execution.has_blob = True
     else:
@@ -105,16 +111,51 @@ def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
         execution.deadline = _timestamp(float(deadline_ms)) / 1000
 
 
-def _call_kwargs(message: dict[str, Any]) -> dict[str, Any]:
+def _call(message: dict[str, Any]) -> tuple[list[Any], dict[str, Any], Any]:
+    """args, kwargs and embed."""
     body = message["body"]
     if message.get("properties", {}).get("body_encoding") == "base64":
         body = base64.b64decode(body)
-    args, kwargs, _embed = _loads(body)
+    args, kwargs, embed = _loads(body)
     if not isinstance(kwargs, dict) or not isinstance(args, list):
         raise TypeError("args and kwargs must be a list and an object")
+    return args, kwargs, embed
+
+
+def _with_positional(args: list[Any], kwargs: dict[str, Any], lane: str) -> dict[str, Any]:
+    """The kwargs with what came by position: the input, which a chain or chord puts first; or
+    model, input and params, where the first names this lane.
+    """
     if not args:
         return kwargs
-    return {**dict(zip(("model", "input", "params"), args, strict=False)), **kwargs}
+    if len(args) == 1:
+        named = {"input": args[0]}
+    elif len(args) <= len(_POSITIONS) and args[0] == lane:
+        named = dict(zip(_POSITIONS, args, strict=False))
+    else:
+        raise InvalidInput(
+            f"{len(args)} positional arguments; `infer` takes one, its input, and all else by name"
+        )
+    if twice := named.keys() & kwargs.keys() - {"model"}:
+        raise InvalidInput(
+            f"`{min(twice)}` came by name and by position; a step of a chain that has an input of "
+            "its own must be immutable: `.si(...)`"
+        )
+    if "input_url" in kwargs and "input" in named:
+        raise InvalidInput("`input_url` came with an input by position; send one of them")
+    return {**named, **kwargs}
+
+
+def _picked(value: Any, pointer: Any) -> Any:
+    """The part of the input that `pick` names."""
+    if pointer is None:
+        return value
+    if not isinstance(pointer, str):
+        raise InvalidInput("`pick` must be text: a JSON Pointer such as '/label'")
+    try:
+        return resolve(value, pointer)
+    except (ValueError, LookupError) as exc:
+        raise InvalidInput(f"`pick`: {exc.args[0]}") from None
 
 
 def _loads(raw: bytes | str) -> Any:

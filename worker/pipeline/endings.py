@@ -63,8 +63,9 @@ def outcome(execution: Execution, lane: Lane) -> FinishedJob:
         flight = flight_name(lane.name, execution.digest)
         reuse_ms = min(_JOIN_RESULT_SECONDS, max(1, lane.spec.keeps_results_seconds)) * 1000
     blob: Flag = "1" if execution.has_blob else ""
+    leads: Flag = "1" if execution.next_steps else ""
     tag, job_id, meta = execution.tag, execution.job_id, execution.meta
-    return FinishedJob(tag, job_id, meta, execution.tenant, flight, reuse_ms, failure, blob)
+    return FinishedJob(tag, job_id, meta, execution.tenant, flight, reuse_ms, failure, blob, leads)
 
 
 def letter(execution: Execution) -> DeadLetter:

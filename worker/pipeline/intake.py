@@ -11,8 +11,10 @@ decode pool and the fetcher.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import orjson
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
@@ -21,8 +23,9 @@ from common.inputs.blobs import STORED
 from common.redis.keys import blob_key
 from worker.inputs.fetcher import InputFetcher
 from worker.jobs.execution import Execution, Retry
-from worker.jobs.leases import Reservation
+from worker.jobs.leases import LaneLeases, LeadingJob, Reservation
 from worker.jobs.message import parse
+from worker.jobs.next_steps import NextSteps, lineage_of
 from worker.jobs.passage import Passage
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
@@ -48,13 +51,20 @@ class Intake:
         decode_pool: DecodePool,
         fetcher: InputFetcher,
         device_time: DeviceTime,
+        leases: Mapping[str, LaneLeases],
+        name_children: Callable[[NextSteps], list[Any]],
     ) -> None:
+        """name_children gives what next steps would start ids, and returns these as Celery stores
+        them in a result.
+        """
         self._state = state
         self._client = client
         self._finisher = finisher
         self._decode_pool = decode_pool
         self._fetcher = fetcher
         self._device_time = device_time
+        self._leases = leases
+        self._name_children = name_children
         self._fetched: list[tuple[Lane, Execution]] = []
         """Guarded by the state's lock."""
 
@@ -72,6 +82,8 @@ class Intake:
         with self._state.changed:
             lane.in_hand |= {one.tag: one for one in executions}
             lane.waiting -= len(ended)
+        if not self._keep_next_steps(lane, executions):
+            return
         if ended:
             self._finisher.submit_ended(lane, ended)
         waiting = self._delay_early(lane, waiting)
@@ -181,6 +193,39 @@ class Intake:
         with self._state.changed:
             lane.decoding += len(executions)
         self._decode_pool.submit(lane, executions)
+
+    def _keep_next_steps(self, lane: Lane, executions: list[Execution]) -> bool:
+        """Have Redis keep what these lead to; false where the worker stops before that is done.
+
+        Before any of them can be settled. Their leases are renewed meanwhile.
+        """
+        leading = [one for one in executions if one.next_steps]
+        if not leading:
+            return True
+        for execution in leading:
+            execution.lineage = self._name_successors(execution)
+        jobs = [LeadingJob(one.tag, one.job_id, orjson.dumps(one.next_steps)) for one in leading]
+        while not self._state.stopping.is_set():
+            try:
+                self._leases[lane.name].lead(jobs)
+            except RedisError as exc:
+                log.warning("next_steps_unkept", error=str(exc), exc_type=type(exc).__name__)
+                self._state.stopping.wait(_REDIS_PAUSE_SECONDS)
+            else:
+                return True
+        return False
+
+    def _name_successors(self, execution: Execution) -> bytes:
+        """Give its successors their ids, so that its result can name them."""
+        steps = execution.next_steps
+        assert steps is not None
+        try:
+            children = self._name_children(steps)
+        except Exception:
+            # What is wrong with them is said where they would be sent.
+            log.exception("children_unnamed", job_id=execution.job_id)
+            return execution.lineage
+        return lineage_of(steps, children)
 
     def _read_blobs(self, executions: list[Execution]) -> bool:
         """Read the inputs stored under blob keys; repeats until Redis answers.

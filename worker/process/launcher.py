@@ -14,10 +14,13 @@ from celery.platforms import SecurityWarning
 from common.broker import create_app
 from common.catalog import Catalog, load_catalog
 from common.inputs.blobs import Blobs, open_blobs
+from common.redis.connect import connect
 from common.redis.embedded_server import obtain_redis
 from common.redis.format_version import check_format
 from common.settings import Settings
 from worker.celery_integration.bootstep import install
+from worker.celery_integration.canvas import Canvas
+from worker.celery_integration.continuations import Continuations
 from worker.devices.placement import name_inside
 from worker.engine import Engine
 from worker.observability.view import EventCounts
@@ -65,6 +68,10 @@ def _run_celery(
     def engine(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
 
+        canvas = Canvas(redis_url, settings)
+        continuations = Continuations(
+            connect(redis_url, settings), hostname, canvas.successors, settings.lease_seconds
+        )
         return Engine(
             settings,
             catalog,
@@ -75,6 +82,8 @@ def _run_celery(
             blobs=blobs,
             listener=listener,
             event_counts=event_counts,
+            name_children=canvas.name_children,
+            caretakers=(continuations,),
         )
 
     install(app, settings, engine)

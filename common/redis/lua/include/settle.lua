@@ -6,9 +6,10 @@
 --   buried        it is on the dead list, from which it may be retried, so its input stays
 --   has_blob      false where it is known to have no input beside its message
 --   leads         false where it is known to have no followers
+--   next          false where it is known to lead to nothing (outbox.lua)
 --   outcome, flight, reuse_ms   see end_flight
--- With `alone`, no job has followers, and none has an input beside its message.
--- @include keys, chunks, tenant_counts, flight_end
+-- With `alone`, no job has followers or successors, and none has an input beside its message.
+-- @include keys, chunks, tenant_counts, flight_end, outbox
 
 local function forget(gone, left, counts)
   in_chunks(gone, function(...) redis.call('DEL', ...) end)
@@ -19,7 +20,7 @@ local function forget(gone, left, counts)
 end
 
 local function settle(jobs, ttl, alone)
-  local gone, left, counts, at = {}, {}, {}, 1
+  local gone, left, counts, leading, at = {}, {}, {}, {}, 1
   local job = jobs[1]
   while job do
     local id, tenant, result = job.id, job.tenant, META .. job.id
@@ -29,6 +30,7 @@ local function settle(jobs, ttl, alone)
       gone[#gone + 1] = JOB .. id
     else
       if job.leads ~= false then end_flight(job, jobs) end
+      if job.next ~= false then leading[#leading + 1] = job end
       if job.record then
         left[#left + 1] = JOB .. id
         left[#left + 1] = job.record
@@ -46,4 +48,5 @@ local function settle(jobs, ttl, alone)
     job = jobs[at]
   end
   forget(gone, left, counts)
+  hand_on(leading)
 end

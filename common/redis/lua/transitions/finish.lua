@@ -2,7 +2,7 @@
 -- KEYS: the lane's
 -- ARGV:
 --   1 result_ttl
---   2 words: how many per job: 3, 4 or 6 where the others are empty for all, or 8
+--   2 words: how many per job: 3, 4, 6 or 8 where the others are empty for all, or 9
 --   per job:
 --     1 tag
 --     2 job_id
@@ -12,6 +12,7 @@
 --     6 reuse_ms: how long after a success later identical jobs get its result, or ''
 --     7 failure: '' where it succeeded, else its cause: 'input', 'model' or 'other'
 --     8 has_blob: '1' where an input is stored beside the message, or ''
+--     9 has_next: '1' where it has successors, or ''
 -- Returns: the numbers (from 0) of the jobs that were fenced
 -- Moves: r->settled, w->settled, w->x, w->q, w->w
 -- Tests: tests/lua/test_finish.py
@@ -26,7 +27,7 @@ local function read_job(i)
   local id, meta = ARGV[i + 1], ARGV[i + 2]
   if words == 3 then return { id = id, meta = meta } end
   if words == 4 then return { id = id, meta = meta, lane = lane, tenant = ARGV[i + 3] } end
-  local tenant, flight, reuse_ms, failure, has_blob = unpack(ARGV, i + 3, i + words - 1)
+  local tenant, flight, reuse_ms, failure, has_blob, has_next = unpack(ARGV, i + 3, i + words - 1)
   local outcome = 'succeeded'
   if failure and failure ~= '' then
     failed = failed + 1
@@ -36,6 +37,7 @@ local function read_job(i)
   return {
     id = id, meta = meta, lane = lane, tenant = tenant, has_blob = has_blob == '1',
     leads = flight ~= '', flight = flight, outcome = outcome, reuse_ms = reuse_ms,
+    next = has_next == '1',
   }
 end
 
