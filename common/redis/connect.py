@@ -12,7 +12,6 @@ master that the settings name, at every new connection.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -22,9 +21,8 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from common.net.redis_address import RedisAddress
 from common.settings import RedisSettings
-
-SENTINEL_SCHEME = "sentinel://"
 
 
 def cache_url_of(settings: RedisSettings, queue_url: str) -> str:
@@ -35,12 +33,12 @@ def cache_url_of(settings: RedisSettings, queue_url: str) -> str:
 
 def connect(url: str, settings: RedisSettings) -> redis.Redis:
     """A thread-safe blocking client with its own pool; replies are bytes."""
-    options = _options(settings) | {"retry": Retry(NoBackoff(), 0)}
-    if not url.startswith(SENTINEL_SCHEME):
-        return redis.Redis.from_url(url, **options)
-    nodes, login = parse_sentinel_url(url)
+    address = RedisAddress.parse(url)
+    options = _options(address, settings) | {"retry": Retry(NoBackoff(), 0)}
+    if address.kind != "sentinel":
+        return redis.Redis.from_url(address.url, **options)
     sentinel = redis.sentinel.Sentinel(
-        nodes, sentinel_kwargs=_timeouts(settings), **options | login
+        list(address.nodes), sentinel_kwargs=_timeouts(settings), **options | address.login
     )
     client: redis.Redis = sentinel.master_for(settings.sentinel_master)
     return client
@@ -54,32 +52,16 @@ def connect_async(
     Without time_commands only connecting has a timeout: redis-py makes a task to time each
     command, which costs more than the command, so who sends thousands times them itself.
     """
+    address = RedisAddress.parse(url)
     untimed = {} if time_commands else {"socket_timeout": None}
-    options = _options(settings) | untimed | {"retry": AsyncRetry(NoBackoff(), 0)}
-    if not url.startswith(SENTINEL_SCHEME):
-        return redis.asyncio.Redis.from_url(url, **options)
-    nodes, login = parse_sentinel_url(url)
+    options = _options(address, settings) | untimed | {"retry": AsyncRetry(NoBackoff(), 0)}
+    if address.kind != "sentinel":
+        return redis.asyncio.Redis.from_url(address.url, **options)
     sentinel = redis.asyncio.sentinel.Sentinel(
-        nodes, sentinel_kwargs=_timeouts(settings), **options | login
+        list(address.nodes), sentinel_kwargs=_timeouts(settings), **options | address.login
     )
     client: redis.asyncio.Redis = sentinel.master_for(settings.sentinel_master)
     return client
-
-
-def parse_sentinel_url(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-    """The Sentinels' addresses, and the login and database of the master they name."""
-    nodes: list[tuple[str, int]] = []
-    login: dict[str, Any] = {}
-    for part in url.split(";"):
-        parsed = urlsplit(part)
-        nodes.append((parsed.hostname or "localhost", parsed.port or 26379))
-        if parsed.password:
-            login["password"] = parsed.password
-        if parsed.username:
-            login["username"] = parsed.username
-        if database := parsed.path.strip("/"):
-            login["db"] = int(database)
-    return nodes, login
 
 
 def _timeouts(settings: RedisSettings) -> dict[str, Any]:
@@ -89,5 +71,6 @@ def _timeouts(settings: RedisSettings) -> dict[str, Any]:
     }
 
 
-def _options(settings: RedisSettings) -> dict[str, Any]:
-    return {"protocol": 2, "socket_keepalive": True, **_timeouts(settings)}
+def _options(address: RedisAddress, settings: RedisSettings) -> dict[str, Any]:
+    kept = {} if address.kind == "unix" else {"socket_keepalive": True}
+    return {"protocol": 2, **kept, **_timeouts(settings)}

@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from common.settings.base import CommaSeparated, Section
+from common.settings.base import CommaSeparated, RedisUrl, Section
 
 
 class RedisSettings(Section):
     """Which Redis, and how long it may take."""
 
-    redis_url: SecretStr | None = Field(
-        None, description="Redis or Valkey to use; unset starts an embedded one."
+    redis_url: RedisUrl | None = Field(
+        None,
+        description="Redis or Valkey to use: redis://, rediss://, unix://, sentinel:// or "
+        "host:port; unset starts an embedded one.",
     )
-    cache_redis_url: SecretStr | None = Field(
+    cache_redis_url: RedisUrl | None = Field(
         None,
         description="Redis or Valkey to keep results in for the same input; unset is the queue's.",
     )
