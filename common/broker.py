@@ -13,6 +13,7 @@ from celery import Celery
 from common.errors import ConfigurationError
 from common.jobs.message import TASK_NAME
 from common.net.redis_address import RedisAddress
+from common.redis.connect import master_tls, sentinel_options
 from common.redis.embedded_server import resolve_redis_url
 from common.settings import Settings, load_settings
 
@@ -22,6 +23,15 @@ def create_app(redis_url: str, settings: Settings) -> Celery:
     address = RedisAddress.parse(redis_url)
     url, has_keepalive = address.celery_url, address.kind != "unix"
     app = Celery("lanefleet", broker=url, backend=url, set_as_current=False)
+    sentinel: dict[str, Any] = {}
+    if address.kind == "sentinel":
+        sentinel = {
+            "master_name": settings.sentinel_master,
+            "sentinel_kwargs": sentinel_options(address, settings),
+        }
+        if tls := master_tls(address):
+            del tls["ssl"]  # that these are there says as much
+            app.conf.update(broker_use_ssl=tls, redis_backend_use_ssl=tls)
     app.conf.update(
         task_serializer="json",
         result_serializer="json",
@@ -31,13 +41,13 @@ def create_app(redis_url: str, settings: Settings) -> Celery:
         broker_channel_error_retry=True,  # a demoted master raises a channel error
         broker_connection_max_retries=None,
         broker_transport_options={
-            "master_name": settings.sentinel_master,
+            **sentinel,
             "socket_timeout": settings.socket_timeout_seconds,
             "socket_connect_timeout": settings.socket_timeout_seconds,
             "socket_keepalive": has_keepalive,
             "queue_order_strategy": "priority",
         },
-        result_backend_transport_options={"master_name": settings.sentinel_master},
+        result_backend_transport_options=sentinel,
         redis_socket_timeout=settings.socket_timeout_seconds,
         redis_socket_connect_timeout=settings.socket_timeout_seconds,
         redis_socket_keepalive=has_keepalive,  # the backend passes it to sockets as well

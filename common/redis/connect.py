@@ -38,7 +38,9 @@ def connect(url: str, settings: RedisSettings) -> redis.Redis:
     if address.kind != "sentinel":
         return redis.Redis.from_url(address.url, **options)
     sentinel = redis.sentinel.Sentinel(
-        list(address.nodes), sentinel_kwargs=_timeouts(settings), **options | address.login
+        list(address.nodes),
+        sentinel_kwargs=sentinel_options(address, settings),
+        **options | address.login | master_tls(address),
     )
     client: redis.Redis = sentinel.master_for(settings.sentinel_master)
     return client
@@ -58,10 +60,35 @@ def connect_async(
     if address.kind != "sentinel":
         return redis.asyncio.Redis.from_url(address.url, **options)
     sentinel = redis.asyncio.sentinel.Sentinel(
-        list(address.nodes), sentinel_kwargs=_timeouts(settings), **options | address.login
+        list(address.nodes),
+        sentinel_kwargs=sentinel_options(address, settings),
+        **options | address.login | master_tls(address),
     )
     client: redis.asyncio.Redis = sentinel.master_for(settings.sentinel_master)
     return client
+
+
+def sentinel_options(address: RedisAddress, settings: RedisSettings) -> dict[str, Any]:
+    """How the Sentinels themselves are reached, as redis-py takes it by name."""
+    secret = settings.sentinel_password
+    login = {
+        "username": settings.sentinel_username,
+        "password": secret.get_secret_value() if secret else None,
+    }
+    tls = _tls(address) if settings.sentinel_tls else {}
+    return _timeouts(settings) | {name: value for name, value in login.items() if value} | tls
+
+
+def master_tls(address: RedisAddress) -> dict[str, Any]:
+    """TLS to the master that Sentinels name, as redis-py takes it by name; nothing without."""
+    return _tls(address) if address.tls else {}
+
+
+def _tls(address: RedisAddress) -> dict[str, Any]:
+    options: dict[str, Any] = {"ssl": True, "ssl_cert_reqs": "required", **address.tls}
+    if named := options.pop("ssl_check_hostname", None):
+        options["ssl_check_hostname"] = named.lower() == "true"
+    return options
 
 
 def _timeouts(settings: RedisSettings) -> dict[str, Any]:

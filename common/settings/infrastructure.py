@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from common.settings.base import CommaSeparated, RedisUrl, Section
 
@@ -24,6 +24,17 @@ class RedisSettings(Section):
     )
     sentinel_master: str = Field(
         "mymaster", description="The master's name, when redis_url begins with sentinel://."
+    )
+    sentinel_username: str | None = Field(
+        None, description="Whom the Sentinels are logged in to as, where they have ACL users."
+    )
+    sentinel_password: SecretStr | None = Field(
+        None, description="The Sentinels' own password; that in redis_url is the master's."
+    )
+    sentinel_tls: bool = Field(
+        False,
+        description="Whether the Sentinels speak TLS, with the ssl_ options of redis_url; such "
+        "options alone are the master's.",
     )
     state_dir: Path = Field(
         Path.home() / ".local" / "state" / "lanefleet",
