@@ -39,3 +39,6 @@ def test_a_refused_tracking_leaves_no_answer_behind() -> None:
     assert notifier.arm(["a"]) == {"a"}
     assert answers == []
     assert not notifier.is_told
+    answers.append(0)
+    assert notifier.arm(["a"]) == set(), "it is not asked for again, fifty times a second"
+    assert answers == []
