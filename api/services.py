@@ -136,7 +136,12 @@ def _build(
         store=store,
         waiter=waiter,
         submission=submission,
-        authenticator=Authenticator(client, KeyPolicy.of(settings), lambda: sampler.readable),
+        authenticator=Authenticator(
+            client,
+            KeyPolicy.of(settings),
+            lambda: sampler.readable,
+            lambda: sampler.trouble,
+        ),
         sampler=sampler,
         breakers=breakers,
         guard=guard,

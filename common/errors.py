@@ -193,6 +193,8 @@ class Refused(FleetError):
     retryable = True
     headers: Mapping[str, str] = {}
     """More that the client is told."""
+    cause: str = ""
+    """Why the queue itself takes none, in a word: `authentication`, `unreachable` and others."""
 
     def __init__(self, text: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(text)

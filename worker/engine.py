@@ -33,6 +33,7 @@ from common.inputs.blobs import Blobs
 from common.redis.connect import cache_url_of, connect
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Scripts
+from common.redis.trouble import TROUBLE
 from common.settings import Settings
 from common.worker_report import WorkerReport
 from worker.batching.turns import Turns
@@ -246,7 +247,7 @@ class Engine:
         try:
             self._alias_watch.run_once()
         except RedisError as exc:
-            log.warning("aliases_unread", error=str(exc))  # the alias watch looks again
+            TROUBLE.note("reading aliases", exc)  # the alias watch looks again
         self.models.begin()
         self.notifier.start()
         self.cache_writer.start()

@@ -124,9 +124,7 @@ class Publisher:
         Where it is silent, those who have been sent to it hear what is known: that their jobs
         may have been taken.
         """
-        refusal, text = self._guard.refusal, self._guard.text
-        assert refusal is not None
-        self._jobs.fail_waiting(lambda: refusal(text))
+        self._jobs.fail_waiting(self._guard.refused)
         if silent:
             self._jobs.fail_in_progress(lambda: RedisTimeoutError("no answer from the queue"))
 

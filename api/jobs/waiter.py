@@ -27,6 +27,7 @@ from api.jobs.store import JobStore
 from common.jobs.record import JobRecord, JobState
 from common.redis.keys import META_PREFIX, meta_key
 from common.redis.refusals import tell_refusal
+from common.redis.trouble import TROUBLE
 
 log = structlog.get_logger(__name__)
 
@@ -282,7 +283,7 @@ class ResultWaiter:
                 seconds = f"{_DEAF_LOOK_SECONDS:g} s"
                 tell_refusal("SUBSCRIBE", f"results are looked for every {seconds} instead", exc)
             except Exception as exc:  # noqa: BLE001 - without it everybody would be deaf
-                log.warning("result_waiter_disconnected", error=str(exc))
+                TROUBLE.note("listening for results", exc)
             finally:
                 self._connection = None
                 for confirmed in self._confirmed.values():

@@ -7,16 +7,14 @@ siblings along, which know no more than it does and work on.
 
 from __future__ import annotations
 
-import structlog
 from redis import Redis
 from redis.exceptions import RedisError, WatchError
 
 from common.errors import ConfigurationError
 from common.redis.connect import connect
 from common.redis.keys import FORMAT, FORMAT_VERSION
+from common.redis.trouble import TROUBLE
 from common.settings import RedisSettings
-
-log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 1.0
 """A Redis that is silent holds up nobody's start for longer; it is waited for later, as ever."""
@@ -30,7 +28,7 @@ def check_format(url: str, settings: RedisSettings) -> None:
         try:
             found = agree(client, FORMAT_VERSION)
         except RedisError as exc:
-            log.warning("redis_format_not_checked", error=str(exc))
+            TROUBLE.note("checking its format", exc)
             return
     if found is None or found > FORMAT_VERSION:
         raise ConfigurationError(

@@ -15,15 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-import structlog
 from redis import Redis
 from redis.connection import Connection
 from redis.exceptions import RedisError, ResponseError
 
 from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL, meta_key
 from common.redis.refusals import tell_refusal
-
-log = structlog.get_logger(__name__)
+from common.redis.trouble import TROUBLE
 
 _INVALIDATED = "__redis__:invalidate"
 _POLLED = "the lanes are looked at fifty times a second instead"
@@ -134,7 +132,7 @@ class Notifier:
                 self._on_work(None)  # whatever came while we were not connected
                 self._listen_on(connection)
             except (RedisError, OSError) as exc:
-                log.warning("notifier_disconnected", error=str(exc))
+                TROUBLE.note("listening", exc)
             finally:
                 self._redirect_to = None
                 connection.disconnect()

@@ -22,6 +22,7 @@ from worker.devices.placement import name_inside
 from worker.engine import Engine
 from worker.observability.view import EventCounts
 from worker.pipeline.finisher import Listener
+from worker.process.celery_log import quieten
 
 
 def run_worker(
@@ -78,6 +79,7 @@ def _run_celery(
         )
 
     install(app, settings, engine)
+    quieten()
     warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
     worker: Any = Worker(
         app=app,
