@@ -221,7 +221,7 @@ class Engine:
                 self.redis_health,
                 settings.renew_interval_seconds,
             ),
-            LeaseReaper(state.lanes, self._leases(new_client())),
+            LeaseReaper(state.lanes, self._leases(new_client()), settings.reap_interval_seconds),
             Reporter(
                 new_client(),
                 self.worker,

@@ -177,6 +177,8 @@ class ReapCall(NamedTuple):
     limit: int
     result_ttl: int
     window: int
+    lease_ms: int
+    patience_ms: int
 
 
 class LeasePolicy(NamedTuple):
@@ -189,6 +191,8 @@ class LeasePolicy(NamedTuple):
     result_ttl_seconds: int
     """For lanes whose model has none of its own."""
     tenant_window_jobs: int
+    patience_ms: int
+    """For how long no reaper may have come by before those who hold leases go first."""
 
     @classmethod
     def of(cls, settings: Settings) -> LeasePolicy:
@@ -199,6 +203,7 @@ class LeasePolicy(NamedTuple):
             settings.dead_max_count,
             settings.result_ttl_seconds,
             settings.tenant_window_jobs,
+            settings.patience_ms,
         )
 
 
@@ -330,6 +335,8 @@ class LaneLeases:
         """
         policy = self._policy
         ttl = result_ttl or policy.result_ttl_seconds
-        call = ReapCall(self._lane, limit, ttl, policy.tenant_window_jobs)
+        call = ReapCall(
+            self._lane, limit, ttl, policy.tenant_window_jobs, policy.lease_ms, policy.patience_ms
+        )
         reaped, promoted, next_due = self._scripts.run("reap", self._keys, call)
         return int(reaped), int(promoted), int(next_due)
