@@ -129,6 +129,7 @@ def _build(
         Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds),
         store,
         waiter,
+        sampler.clock,
     )
     return Services(
         settings=settings,
@@ -148,7 +149,7 @@ def _build(
         admission=admission,
         draining=draining,
         watches=JobWatches(store, waiter, settings.event_poll_seconds),
-        positions=QueuePositions(client, sampler.per_second),
+        positions=QueuePositions(client, sampler.per_second, sampler.clock),
         listing=Listing(client),
         served_models=served_models,
         cache=cache,

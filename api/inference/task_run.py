@@ -7,7 +7,6 @@ refused keeps its place as the error it was refused with; the others go on.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -138,7 +137,7 @@ async def _publish(
     services: Services, jobs: Sequence[Job], records: dict[str, Outcome]
 ) -> list[str]:
     """Publish all, note what became of each; returns the ids for which there is no waiting."""
-    now_ms = int(time.time() * 1000)
+    now_ms = services.sampler.clock.now_ms()
     for first in range(0, len(jobs), JOBS_PER_CALL):
         part = jobs[first : first + JOBS_PER_CALL]
         for job, reply in zip(part, await services.submission.publish_all(part), strict=True):

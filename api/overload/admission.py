@@ -181,7 +181,10 @@ class Admission:
         limit_ms = job.expires_ms
         if gate.starts is None or limit_ms is None:
             return
-        left, wait = limit_ms / 1000 - time.time(), gate.starts[job.priority // 3]
+        left, wait = (
+            (limit_ms - self._sampler.clock.now_ms()) / 1000,
+            gate.starts[job.priority // 3],
+        )
         if job.tenant:
             wait = min(wait, self._own_wait(job))
         if wait > left:

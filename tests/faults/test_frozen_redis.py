@@ -54,9 +54,7 @@ def test_a_frozen_redis_runs_nothing_twice(
 ) -> None:
     lane = RecordedLane.on(stack, max_batch=1, LANEFLEET_LEASE_SECONDS=str(lease))
     stack.worker(LANE), stack.worker(LANE)
-    ids = stack.publish(
-        [Job(LANE, f"long-{n}", {"sleep_ms": 1000 * frozen + 3000}) for n in "ab"]
-    )
+    ids = stack.publish([Job(LANE, f"long-{n}", {"sleep_ms": 1000 * frozen + 3000}) for n in "ab"])
     wait_until(lambda: stack.states(ids).get("running") == 2, 20, "the long ones to run")
     ids += stack.publish([Job(LANE, f"short-{n}", {"sleep_ms": 300}) for n in range(10)])
     freeze(server, frozen)
