@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import redis.asyncio
 
+from api.background.server_watch import ServerWatch
 from api.cache.result_cache import ResultCache
 from api.cache.served_models import ServedModels
 from api.jobs.idempotency import Claims
@@ -43,6 +44,7 @@ class Services:
     submission: Submission
     authenticator: Authenticator
     sampler: LaneSampler
+    server_watch: ServerWatch
     breakers: Breakers
     guard: QueueGuard
     admission: Admission
@@ -74,6 +76,8 @@ async def running_services(
         stack.push_async_callback(services.waiter.stop)
         await sampler.start()
         stack.push_async_callback(sampler.stop)
+        await services.server_watch.start()
+        stack.push_async_callback(services.server_watch.stop)
         await services.authenticator.start()
         await services.served_models.start()
         stack.push_async_callback(services.served_models.stop)
@@ -144,6 +148,7 @@ def _build(
             lambda: sampler.trouble,
         ),
         sampler=sampler,
+        server_watch=ServerWatch(client),
         breakers=breakers,
         guard=guard,
         admission=admission,

@@ -40,6 +40,7 @@ async def ready(services: ServicesDep) -> Ready:
         models_unavailable=[
             name for name, record in records.items() if record.state is not State.CLOSED
         ],
+        warnings=services.server_watch.warnings,
     )
 
 
