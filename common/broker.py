@@ -13,7 +13,7 @@ from celery import Celery
 from common.errors import ConfigurationError
 from common.jobs.message import TASK_NAME
 from common.net.redis_address import RedisAddress
-from common.redis.connect import master_tls, sentinel_options
+from common.redis.connect import master_tls, probes, sentinel_options
 from common.redis.embedded_server import resolve_redis_url
 from common.settings import Settings, load_settings
 
@@ -45,6 +45,8 @@ def create_app(redis_url: str, settings: Settings) -> Celery:
             "socket_timeout": settings.socket_timeout_seconds,
             "socket_connect_timeout": settings.socket_timeout_seconds,
             "socket_keepalive": has_keepalive,
+            **({"socket_keepalive_options": probes(settings)} if has_keepalive else {}),
+            "health_check_interval": settings.redis_keepalive_seconds,
             "queue_order_strategy": "priority",
         },
         result_backend_transport_options=sentinel,

@@ -174,6 +174,7 @@ class Engine:
             on_canceled=state.job_canceled,
             on_command=self.models.on_command,
             on_starved=lambda lane: state.tenant_starved(lane, time.monotonic()),
+            keepalive_seconds=settings.redis_keepalive_seconds,
         )
         self.decode_pool = DecodePool(
             settings.decode_threads, settings.decode_timeout_seconds, self.device_time.busy_at

@@ -49,7 +49,11 @@ _LOOK_AFTER_SECONDS = 0.02
 class ResultWaiter:
     """Wakes waiters when their job is settled; one connection for all of them."""
 
-    def __init__(self, client: redis.asyncio.Redis, store: JobStore) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, store: JobStore, keepalive_seconds: float = _PING_SECONDS
+    ) -> None:
+        """keepalive_seconds is how long its connection may be silent, if less than its own time."""
+        self._ping_seconds = min(_PING_SECONDS, keepalive_seconds)
         self._pool = client.connection_pool
         self._store = store
         self._waiters: dict[str, set[asyncio.Future[JobRecord | None]]] = defaultdict(set)
@@ -298,7 +302,7 @@ class ResultWaiter:
         """Until the connection is dead; a silent one is asked for a sign of life first."""
         pinged = False
         while True:
-            message = await connection.read_response(timeout=_PING_SECONDS)
+            message = await connection.read_response(timeout=self._ping_seconds)
             if message is not None:
                 self._hear(message)
                 pinged = False

@@ -11,6 +11,8 @@ master that the settings name, at every new connection.
 
 from __future__ import annotations
 
+import math
+import socket
 from typing import Any
 
 import redis
@@ -22,6 +24,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common.net.redis_address import RedisAddress
+from common.redis.pools import (
+    AsyncFreshPool,
+    AsyncFreshSentinelPool,
+    FreshPool,
+    FreshSentinelPool,
+)
 from common.settings import RedisSettings
 
 
@@ -36,13 +44,18 @@ def connect(url: str, settings: RedisSettings) -> redis.Redis:
     address = RedisAddress.parse(url)
     options = _options(address, settings) | {"retry": Retry(NoBackoff(), 0)}
     if address.kind != "sentinel":
-        return redis.Redis.from_url(address.url, **options)
+        pool = FreshPool.from_url(address.url, **options)
+        pool.idle_seconds = settings.redis_keepalive_seconds
+        return redis.Redis.from_pool(pool)
     sentinel = redis.sentinel.Sentinel(
         list(address.nodes),
         sentinel_kwargs=sentinel_options(address, settings),
         **options | address.login | master_tls(address),
     )
-    client: redis.Redis = sentinel.master_for(settings.sentinel_master)
+    client: redis.Redis = sentinel.master_for(
+        settings.sentinel_master, connection_pool_class=FreshSentinelPool
+    )
+    client.connection_pool.idle_seconds = settings.redis_keepalive_seconds  # type: ignore[attr-defined]  # ours has it
     return client
 
 
@@ -58,13 +71,18 @@ def connect_async(
     untimed = {} if time_commands else {"socket_timeout": None}
     options = _options(address, settings) | untimed | {"retry": AsyncRetry(NoBackoff(), 0)}
     if address.kind != "sentinel":
-        return redis.asyncio.Redis.from_url(address.url, **options)
+        pool = AsyncFreshPool.from_url(address.url, **options)
+        pool.idle_seconds = settings.redis_keepalive_seconds
+        return redis.asyncio.Redis.from_pool(pool)
     sentinel = redis.asyncio.sentinel.Sentinel(
         list(address.nodes),
         sentinel_kwargs=sentinel_options(address, settings),
         **options | address.login | master_tls(address),
     )
-    client: redis.asyncio.Redis = sentinel.master_for(settings.sentinel_master)
+    client: redis.asyncio.Redis = sentinel.master_for(
+        settings.sentinel_master, connection_pool_class=AsyncFreshSentinelPool
+    )
+    client.connection_pool.idle_seconds = settings.redis_keepalive_seconds  # type: ignore[attr-defined]  # ours has it
     return client
 
 
@@ -99,5 +117,19 @@ def _timeouts(settings: RedisSettings) -> dict[str, Any]:
 
 
 def _options(address: RedisAddress, settings: RedisSettings) -> dict[str, Any]:
-    kept = {} if address.kind == "unix" else {"socket_keepalive": True}
+    kept: dict[str, Any] = {}
+    if address.kind != "unix":
+        kept = {"socket_keepalive": True, "socket_keepalive_options": probes(settings)}
     return {"protocol": 2, **kept, **_timeouts(settings)}
+
+
+def probes(settings: RedisSettings) -> dict[int, int]:
+    """How the system asks a silent peer for a sign of life, as far as it lets us say so; by itself
+    it does after two hours.
+    """
+    wanted = {
+        "TCP_KEEPIDLE": math.ceil(settings.redis_keepalive_seconds),
+        "TCP_KEEPINTVL": 5,
+        "TCP_KEEPCNT": 3,
+    }
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}

@@ -44,6 +44,14 @@ class RedisSettings(Section):
         5.0, gt=0, description="Longest a Redis command may take before we reconnect."
     )
 
+    redis_keepalive_seconds: float = Field(
+        15.0,
+        ge=1,
+        le=3600,
+        description="After so long in silence a connection to Redis is probed, or replaced before "
+        "it is used: less than what any NAT or balancer between forgets it after.",
+    )
+
 
 class CacheSettings(Section):
     """The cache of results."""

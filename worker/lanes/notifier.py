@@ -52,7 +52,10 @@ class Notifier:
         on_canceled: Callable[[str, bytes], None],
         on_command: Callable[[bytes], None],
         on_starved: Callable[[str], None],
+        keepalive_seconds: float = _PING_SECONDS,
     ) -> None:
+        """keepalive_seconds is how long listening may be silent, if less than its own time."""
+        self._ping_seconds = min(_PING_SECONDS, keepalive_seconds)
         self._connect = connect
         self._bands = bands
         self._lane_of = {key.encode(): lane for lane, keys in bands.items() for key in keys}
@@ -145,9 +148,9 @@ class Notifier:
             if connection.can_read(timeout=_HEAR_SECONDS):
                 self._hear(connection.read_response())
                 heard, pinged = time.monotonic(), False
-            elif time.monotonic() - heard > _PING_SECONDS * 2:
+            elif time.monotonic() - heard > self._ping_seconds * 2:
                 raise ConnectionError("the server is silent")
-            elif time.monotonic() - heard > _PING_SECONDS and not pinged:
+            elif time.monotonic() - heard > self._ping_seconds and not pinged:
                 connection.send_command("PING", check_health=False)
                 pinged = True
 
