@@ -1,6 +1,6 @@
 """The Celery application that workers, Flower and `celery inspect` share.
 
-`celery -A common.broker` is how people start Flower and inspect the fleet.
+Operators start Flower and inspect the fleet with `celery -A common.broker`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def create_app(redis_url: str, settings: Settings) -> Celery:
 
 
 def _infer(**_kwargs: Any) -> None:
-    """Named so that clients and Flower know it; lanes run it, never Celery's pool."""
+    """Registers the task's name for clients and Flower; lanes run it, never Celery's pool."""
     raise RuntimeError("`infer` is run by Lanefleet's lanes, not by a Celery pool")
 
 

@@ -92,7 +92,7 @@ def says_no(error: Exception) -> bool:
 
 
 def kind_of(error: Exception) -> type[Refused]:
-    """What an error of Redis means to somebody with work."""
+    """The refusal for this error of Redis."""
     return QueueFull if isinstance(error, OutOfMemoryError) else QueueUnavailable
 
 

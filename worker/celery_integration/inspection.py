@@ -1,6 +1,6 @@
-"""What Celery's remote control sees of the lanes: one request per leased job.
+"""Presents the lanes to Celery's remote control: one request per leased job.
 
-Filled when somebody looks, on the loop's thread, instead of job by job.
+Filled on request, on the loop's thread, instead of job by job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worker.lanes.state import WorkerState
 
 
 class LaneRequest:
-    """One leased job as Celery's remote control sees a request."""
+    """One leased job in the form of a Celery request."""
 
     __slots__ = ("__weakref__", "delivery_info", "execution", "hostname", "id", "task")
 
@@ -37,7 +37,7 @@ class LaneRequest:
         self.delivery_info = {"exchange": "", "routing_key": lane, "redelivered": execution.suspect}
 
     def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 - Celery passes it
-        """What `inspect active|reserved|query_task` prints of the job; never its input."""
+        """The job's fields in `inspect active|reserved|query_task`; never its input."""
         return {
             "id": self.id,
             "name": self.name,
@@ -52,7 +52,7 @@ class LaneRequest:
         }
 
     def terminate(self, *_args: Any, **_kwargs: Any) -> None:
-        """A batch cannot be torn apart; the cancel that came before keeps it from publishing."""
+        """Do nothing: a batch cannot be interrupted; the preceding cancel prevents publishing."""
 
     def cancel(self, *_args: Any, **_kwargs: Any) -> None:
         """As terminate."""
@@ -71,7 +71,7 @@ class CeleryState:
     def __init__(
         self, lanes: WorkerState, finished: Callable[[], int], hostname: str, task: Any
     ) -> None:
-        """finished says how many results were published until now."""
+        """finished returns the number of results published so far."""
         self._lanes = lanes
         self._finished = finished
         self._task = task
@@ -80,7 +80,7 @@ class CeleryState:
         self._counted = 0
 
     def refresh(self) -> None:
-        """Make active, reserved and total exactly what the lanes hold now."""
+        """Set active, reserved and total to the current state of the lanes."""
         with self._lanes.changed:
             held = [
                 (lane.name, one)

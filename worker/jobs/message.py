@@ -1,4 +1,4 @@
-"""Read a leased message: Celery protocol 2, JSON, from our front or from any Celery client."""
+"""Parses a leased message: Celery protocol 2, JSON, from the front or from any Celery client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, R
 
 
 def parse(lease: Lease, lane: str, now: float) -> Execution:
-    """Read a lease's message. Never raises: what cannot be read ends as unreadable."""
+    """Parse a lease's message. Never raises: one that cannot be read ends as unreadable."""
     tag, attempt, origin, raw = lease
     created, _, owner = origin.partition(b":")
     created_ms, tenant = int(created), owner.decode()
@@ -29,7 +29,7 @@ def parse(lease: Lease, lane: str, now: float) -> Execution:
         message = _loads(raw)
         headers = message["headers"]
         job_id = str(headers["id"])
-        job_id.encode()  # half a surrogate pair could name no key
+        job_id.encode()  # a lone surrogate cannot be encoded in a key
         execution = Execution(tag, attempt, created_ms, job_id, now, tenant)
     except _UNREADABLE as exc:
         lost = Execution(tag, attempt, created_ms, "", now, tenant)
@@ -117,7 +117,7 @@ def _loads(raw: bytes | str) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return json.loads(raw)  # NaN and great depth, which other clients may send
+        return json.loads(raw)  # accepts NaN and deep nesting, which other clients may send
 
 
 def _timestamp(value: str | float) -> float:

@@ -1,7 +1,7 @@
-"""Returns what dead workers held to the lanes.
+"""Returns the expired leases of dead workers to their lanes.
 
-Every worker runs one, jittered and without a mutex, because the script rechecks
-each lease by the server's clock.
+Every worker runs one, jittered and without a mutex, because the script rechecks each
+lease by the Redis server's clock.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHORTEST_SECONDS = 0.01
 
 
 class LeaseReaper(Caretaker):
-    """Returns lapsed leases and due delayed jobs to their lanes."""
+    """Returns expired leases and due delayed jobs to their lanes."""
 
     def __init__(
         self,
@@ -43,7 +43,9 @@ class LeaseReaper(Caretaker):
         return max(_SHORTEST_SECONDS, self._reap_at - time.monotonic())
 
     def on_trouble(self) -> None:
-        """After an outage, renewers go first: their jobs lapsed through no fault of theirs."""
+        """Delay the next round, so that after an outage live workers renew the leases that expired
+        during it before they are reaped.
+        """
         self._reap_at = time.monotonic() + _AFTER_TROUBLE_SECONDS
 
     def run_once(self) -> None:

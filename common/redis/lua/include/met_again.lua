@@ -1,7 +1,7 @@
--- A message whose job is not in its first and simplest state.
+-- Handles reserved messages whose job is not in its initial state.
 -- @include keys, record, dead_letter, result_document, flight_keep, settle
 
--- It is past its deadline: nobody need run it.
+-- Settle a job that is past its deadline as expired.
 local function expire(call, id, rec)
   local text = 'the deadline passed before the job could start'
   settle({ {
@@ -11,7 +11,7 @@ local function expire(call, id, rec)
   redis.call('HINCRBY', call.parked.stats, 'expired', 1)
 end
 
--- It was delivered too often to be delivered once more.
+-- Bury a job that has reached the maximum number of deliveries.
 local function give_up(call, id, rec, message, band)
   local text = 'delivered ' .. call.max_deliveries .. ' times without being able to start'
   bury(call.parked, {
@@ -24,10 +24,10 @@ local function give_up(call, id, rec, message, band)
   } }, call.ttl)
 end
 
--- What is known of the job, as far as it may run; nil where it is settled, leased, or kept aside.
+-- The job's record where it may run; nil where it is settled, leased, or follows another job.
 local function known_to_run(call, id, message, rec)
   if not rec then
-    -- No record: sent by another Celery client, or long done and met a second time.
+    -- No record: sent by another Celery client, or a duplicate of a job that ended long ago.
     return redis.call('EXISTS', META .. id) == 0 and blank_record(call.lane) or nil
   end
   if rec.state == 'x' then
@@ -44,7 +44,8 @@ local function known_to_run(call, id, message, rec)
   return rec
 end
 
--- Its record where it is to be leased; otherwise it was set aside, or ended here.
+-- The job's record where it is to be leased; otherwise its message was dropped or moved, or the
+-- job was settled here.
 local function meet_again(call, id, message, text, band)
   local rec = known_to_run(call, id, message, parse_record(text))
   if not rec then return nil end

@@ -1,4 +1,4 @@
--- Purpose: Return lapsed leases and due delayed jobs to their lane, and repair what is counted.
+-- Purpose: Return expired leases and due delayed jobs to their lane, and correct the counts.
 -- KEYS: the lane's
 -- ARGV:
 --   1 lane

@@ -4,7 +4,7 @@
 --   1 lane
 --   2 wanted
 --   3 lease_ms
---   4 tag_prefix: fresh for this call
+--   4 tag_prefix: unique to this call
 --   5 worker
 --   6 result_ttl
 --   7 dead_max_count
@@ -16,8 +16,8 @@
 --   message}
 -- Moves: q->r, none->r, r->r, w->r, q->settled, x->settled, w->q, w->w
 -- Tests: tests/lua/test_reserve.py
--- Set aside on the way: settled jobs, duplicates of a live lease, jobs past their
--- deadline, and bytes that are no message (parked as they are).
+-- Not leased: settled jobs, duplicates of a live lease, jobs past their deadline, and bytes that
+-- are not a message (moved to the dead list unchanged).
 -- @include keys, clock, chunks, message, record, lane_depth, band_shares, delayed, dead_letter
 -- @include leasing, met_again
 
@@ -27,8 +27,8 @@ local lane, wanted, prefix, worker = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5
 local keep, share, turn = tonumber(ARGV[7]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local window = tonumber(ARGV[11])
 
--- Numbers that go into many commands are turned into text once: Redis would print each
--- of them as a double again and again.
+-- Numbers used in many commands are converted to text once: Redis would format each of them as a
+-- double in every command.
 local now = now_ms()
 local stamp = string.format('%d', now)
 local due = string.format('%.3f', (now + ARGV[3]) / 1000)
@@ -60,7 +60,7 @@ local function take_one(band, message, id, text, created, tenant)
   end
 end
 
--- Returns how many of them each tenant had.
+-- Returns the number of messages per tenant.
 local function take(band, messages)
   local ids, keys, texts, tenants = {}, {}, {}, {}
   for i, message in ipairs(messages) do
@@ -76,17 +76,17 @@ local function take(band, messages)
     if text then created, tenant = string.match(text, fresh) end
     if text and not created then tenant = string.match(text, '^%l %S+ %d+:(%S+)') end
     if tenant and tenant ~= '' then tenants[tenant] = (tenants[tenant] or 0) + 1 end
-    -- Otherwise it was sent twice, and both are here.
+    -- Otherwise it was sent twice, and both messages are in this call.
     if not (id and leased_now[id]) then take_one(band, message, id, text, created, tenant) end
   end
   return tenants
 end
 
--- 1 due: delayed jobs whose time has come
+-- 1 delayed jobs that are due
 local ready = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, wanted)
 for i = #ready, 1, -1 do make_due(bands, delayed, lane, ready[i]) end
 
--- 2 bands, and what waits beside them
+-- 2 bands, and the lists beside them
 local beside = over_total(lane)
 serve_bands(bands, lane, beside, wanted, share, turn, window, take)
 
