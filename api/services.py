@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import redis.asyncio
 
+from api.background.server_watch import ServerWatch
 from api.cache.result_cache import ResultCache
 from api.cache.served_models import ServedModels
 from api.jobs.idempotency import Claims
@@ -43,6 +44,7 @@ class Services:
     submission: Submission
     authenticator: Authenticator
     sampler: LaneSampler
+    server_watch: ServerWatch
     breakers: Breakers
     guard: QueueGuard
     admission: Admission
@@ -74,6 +76,8 @@ async def running_services(
         stack.push_async_callback(services.waiter.stop)
         await sampler.start()
         stack.push_async_callback(sampler.stop)
+        await services.server_watch.start()
+        stack.push_async_callback(services.server_watch.stop)
         await services.authenticator.start()
         await services.served_models.start()
         stack.push_async_callback(services.served_models.stop)
@@ -113,7 +117,7 @@ def _build(
     cache: ResultCache,
 ) -> Services:
     store = JobStore(client, settings.result_ttl_seconds, settings.tenant_window_jobs)
-    waiter = ResultWaiter(client, store)
+    waiter = ResultWaiter(client, store, settings.redis_keepalive_seconds)
     served_models = ServedModels(client, catalog)
     breakers = Breakers(client, Policy.of(settings), catalog)
     guard = QueueGuard()
@@ -129,6 +133,7 @@ def _build(
         Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds),
         store,
         waiter,
+        sampler.clock,
     )
     return Services(
         settings=settings,
@@ -136,14 +141,20 @@ def _build(
         store=store,
         waiter=waiter,
         submission=submission,
-        authenticator=Authenticator(client, KeyPolicy.of(settings), lambda: sampler.readable),
+        authenticator=Authenticator(
+            client,
+            KeyPolicy.of(settings),
+            lambda: sampler.readable,
+            lambda: sampler.trouble,
+        ),
         sampler=sampler,
+        server_watch=ServerWatch(client),
         breakers=breakers,
         guard=guard,
         admission=admission,
         draining=draining,
         watches=JobWatches(store, waiter, settings.event_poll_seconds),
-        positions=QueuePositions(client, sampler.per_second),
+        positions=QueuePositions(client, sampler.per_second, sampler.clock),
         listing=Listing(client),
         served_models=served_models,
         cache=cache,

@@ -192,7 +192,9 @@ class Refused(FleetError):
     code = "refused"
     retryable = True
     headers: Mapping[str, str] = {}
-    """Further headers of the response."""
+    """More that the client is told."""
+    cause: str = ""
+    """Why the queue itself takes none, in a word: `authentication`, `unreachable` and others."""
 
     def __init__(self, text: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(text)

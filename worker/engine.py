@@ -34,6 +34,7 @@ from common.inputs.blobs import Blobs
 from common.redis.connect import cache_url_of, connect
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Scripts
+from common.redis.trouble import TROUBLE
 from common.settings import Settings
 from common.worker_report import WorkerReport
 from worker.batching.turns import Turns
@@ -185,6 +186,7 @@ class Engine:
             on_canceled=state.job_canceled,
             on_command=self.models.on_command,
             on_starved=lambda lane: state.tenant_starved(lane, time.monotonic()),
+            keepalive_seconds=settings.redis_keepalive_seconds,
         )
         self.decode_pool = DecodePool(
             settings.decode_threads, settings.decode_timeout_seconds, self.device_time.busy_at
@@ -239,7 +241,7 @@ class Engine:
                 self.redis_health,
                 settings.renew_interval_seconds,
             ),
-            LeaseReaper(state.lanes, self._leases(new_client())),
+            LeaseReaper(state.lanes, self._leases(new_client()), settings.reap_interval_seconds),
             Reporter(
                 new_client(),
                 self.worker,
@@ -265,7 +267,7 @@ class Engine:
         try:
             self._alias_watch.run_once()
         except RedisError as exc:
-            log.warning("aliases_unread", error=str(exc))  # the alias watch reads them again
+            TROUBLE.note("reading aliases", exc)  # the alias watch looks again
         self.models.begin()
         self.notifier.start()
         self.cache_writer.start()

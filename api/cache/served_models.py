@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
-import structlog
 from redis.exceptions import RedisError
 
 from api.background import tasks
@@ -23,8 +22,7 @@ from common.catalog import Catalog, ModelSpec
 from common.jobs.cache_entry import digest_of
 from common.jobs.job import CacheTicket
 from common.redis.keys import CACHE_EPOCHS, WEIGHTS_DIGESTS
-
-log = structlog.get_logger(__name__)
+from common.redis.trouble import TROUBLE
 
 _INTERVAL_SECONDS = 1.0
 _TIMEOUT_SECONDS = 1.0
@@ -47,7 +45,6 @@ class ServedModels:
         self._epochs: dict[str, str] = {}
         self._lanes: Mapping[str, str] = {}
         self._task: asyncio.Task[None] | None = None
-        self._in_trouble = False
 
     async def start(self) -> None:
         """Read once, for no longer than a second, and continue in the background."""
@@ -107,12 +104,9 @@ class ServedModels:
                 pipe.hgetall(CACHE_EPOCHS)
                 lanes, epochs = await pipe.execute()
         except (RedisError, TimeoutError, OSError) as exc:
-            if not self._in_trouble:
-                log.warning("served_models_unread", error=str(exc))
-            self._in_trouble = True
+            TROUBLE.note("reading which models are served", exc)
             return
-        self._in_trouble = False
-        if lanes:  # an emptied Redis is no news of the models
+        if lanes:  # a Redis that was emptied says nothing of the models
             self._lanes = {lane.decode(): said.decode() for lane, said in lanes.items()}
         for model, epoch in epochs.items():
             self._epochs[model.decode()] = epoch.decode()

@@ -17,6 +17,7 @@ from common.catalog import load_catalog
 from common.errors import ConfigurationError
 from common.redis.connect import connect
 from common.redis.embedded_server import find_server_binary, resolve_redis_url
+from common.redis.server_facts import flavour_of, policy_warning, vulnerability_warnings
 from common.settings import ENV_PREFIX, Settings
 
 _PACKAGES = (
@@ -137,19 +138,30 @@ def _redis(settings: Settings) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "reachable": False,
         "can_start": found[1] if found else None,
+        "warnings": [],
     }
     try:
         client = connect(resolve_redis_url(settings), settings)
-        info: dict[str, Any] = client.info("server")
+        answer |= _told_by(client)
     except ConfigurationError as exc:
         answer["detail"] = str(exc)
     except redis.RedisError as exc:
         answer["detail"] = f"configured, but it does not answer: {exc}"
-    else:
-        valkey = info.get("valkey_version")
-        answer["reachable"] = True
-        answer["flavour"] = f"Valkey {valkey}" if valkey else f"Redis {info['redis_version']}"
     return answer
+
+
+def _told_by(client: redis.Redis) -> dict[str, Any]:
+    """What the server says of itself, and what its operator should see to."""
+    client.ping()
+    try:
+        server: dict[str, Any] = client.info("server")
+        memory: dict[str, Any] = client.info("memory")
+    except redis.ResponseError as exc:
+        text = f"INFO is refused ({exc}): its version and maxmemory-policy are not known"
+        return {"reachable": True, "flavour": "Redis or Valkey", "warnings": [text]}
+    policy = policy_warning(memory)
+    warnings = [*([policy] if policy else ()), *vulnerability_warnings(server)]
+    return {"reachable": True, "flavour": " ".join(flavour_of(server)), "warnings": warnings}
 
 
 def _settings_table(settings: Settings) -> list[dict[str, str]]:

@@ -258,6 +258,8 @@ def doctor(as_json: JsonFlag = False) -> None:
     out.print("devices:", ", ".join(report.devices))
     redis = report.redis
     out.print("Redis:", redis.get("flavour") or redis.get("detail", "none"))
+    for warning in redis["warnings"]:
+        out.print(f"[yellow]warning[/] Redis: {escape(warning)}", highlight=False)
     if redis["can_start"]:
         out.print("        can start:", redis["can_start"])
     rows = Table("setting", "value", "from")

@@ -36,7 +36,7 @@ from common.errors import (
     UnknownModel,
     UnsupportedMedia,
 )
-from common.redis.trouble import kind_of
+from common.redis.trouble import TROUBLE, cause_of, refusal_of
 
 log = structlog.get_logger(__name__)
 
@@ -133,6 +133,8 @@ def from_fleet_error(exc: FleetError) -> Problem:
         status = 429 if isinstance(exc, _BACK_PRESSURE) else 503
         problem = _later(status, exc.code, str(exc), exc.retry_after_seconds)
         problem.headers = {**(problem.headers or {}), **exc.headers}
+        if exc.cause:
+            problem.extra["cause"] = exc.cause
         return problem
     if isinstance(exc, InputStoreUnavailable):
         return _later(503, exc.code, str(exc))
@@ -196,14 +198,10 @@ def _from_http(exc: HTTPException) -> Problem:
 
 
 def _from_redis(exc: RedisError) -> Problem:
-    log.warning("redis_failed", error=str(exc), exc_type=type(exc).__name__)
-    kind = kind_of(exc)
-    if kind is QueueFull:
-        detail = "the queue's memory is full; workers are draining it, try again shortly"
-        return _later(429, kind.code, detail)
-    return _later(
-        503, kind.code, "the queue cannot be reached; whether the job was taken is unknown"
-    )
+    TROUBLE.note("answering a request", exc)
+    unknown = cause_of(exc) in ("unreachable", "other")
+    text = "whether the job was taken is unknown" if unknown else "nothing was queued"
+    return from_fleet_error(refusal_of(exc, text))
 
 
 def install(app: FastAPI) -> None:

@@ -7,7 +7,6 @@ its error at its position; the others are not affected.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -137,8 +136,8 @@ async def run(
 async def _publish(
     services: Services, jobs: Sequence[Job], records: dict[str, Outcome]
 ) -> list[str]:
-    """Publish all and record each outcome; returns the ids that need no waiting."""
-    now_ms = int(time.time() * 1000)
+    """Publish all, note what became of each; returns the ids for which there is no waiting."""
+    now_ms = services.sampler.clock.now_ms()
     for first in range(0, len(jobs), JOBS_PER_CALL):
         part = jobs[first : first + JOBS_PER_CALL]
         for job, reply in zip(part, await services.submission.publish_all(part), strict=True):

@@ -124,9 +124,7 @@ class Publisher:
         Where Redis does not answer, submits that were already sent fail with a timeout: their
         jobs may have been enqueued.
         """
-        refusal, text = self._guard.refusal, self._guard.text
-        assert refusal is not None
-        self._jobs.fail_waiting(lambda: refusal(text))
+        self._jobs.fail_waiting(self._guard.refused)
         if silent:
             self._jobs.fail_in_progress(lambda: RedisTimeoutError("no answer from the queue"))
 

@@ -6,12 +6,12 @@ one turn of the event loop share a script call.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import redis.asyncio
 
 from api.background.coalescer import Coalescer
+from api.background.server_clock import ServerClock
 from api.jobs.views import QueuePosition
 from common.jobs.record import JobRecord, JobState
 from common.redis.scripts import AsyncScripts
@@ -25,8 +25,12 @@ class QueuePositions:
     """Looks up the positions of waiting jobs in their lanes."""
 
     def __init__(
-        self, client: redis.asyncio.Redis, per_second: Callable[[str], float | None]
+        self,
+        client: redis.asyncio.Redis,
+        per_second: Callable[[str], float | None],
+        clock: ServerClock,
     ) -> None:
+        self._clock = clock
         self._scripts = AsyncScripts(client)
         self._per_second = per_second
         self._ahead: Coalescer[str, int] = Coalescer(
@@ -41,7 +45,9 @@ class QueuePositions:
         if ahead < 0:
             return None
         rate = self._per_second(record.lane)
-        return QueuePosition(ahead, int((time.time() + ahead / rate) * 1000) if rate else None)
+        return QueuePosition(
+            ahead, self._clock.now_ms() + int(1000 * ahead / rate) if rate else None
+        )
 
     async def _ask(self, ids: Sequence[str]) -> Sequence[int | Exception]:
         found: Sequence[int] = await self._scripts.run("queue_position", (), ids)

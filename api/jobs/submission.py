@@ -7,13 +7,13 @@ it does the same without keys and waiting. So the rules for accepting jobs are i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from api.background.server_clock import ServerClock
 from api.cache.directives import ANYTHING, NOTHING, CacheDirectives, directives_of
 from api.cache.result_cache import Hit, ResultCache
 from api.cache.served_models import ServedModels
@@ -93,6 +93,7 @@ class Submission:
         claims: Claims,
         store: JobStore,
         waiter: ResultWaiter,
+        clock: ServerClock,
     ) -> None:
         self._limits = limits
         self._catalog = catalog
@@ -103,6 +104,7 @@ class Submission:
         self._claims = claims
         self._store = store
         self._waiter = waiter
+        self._clock = clock
 
     # One job.
 
@@ -195,7 +197,7 @@ class Submission:
         except QuotaExceeded as exc:
             self._admission.noted(job, exc)
             raise
-        now_ms = int(time.time() * 1000)
+        now_ms = self._clock.now_ms()
         return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
 
     # Validation against the catalog, without I/O.
@@ -278,7 +280,7 @@ class Submission:
         value: Any,
         blob: bytes | None,
     ) -> Job:
-        now_ms = int(time.time() * 1000)
+        now_ms = self._clock.now_ms()
         deadline = request.deadline or self._limits.default_deadline_seconds
         return Job(
             model=request.model,

@@ -18,12 +18,15 @@ import redis.asyncio
 import structlog
 from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.jobs.arrivals import Arrivals
 from api.jobs.store import JobStore
 from common.jobs.record import JobRecord, JobState
 from common.redis.keys import META_PREFIX, meta_key
+from common.redis.refusals import tell_refusal
+from common.redis.trouble import TROUBLE
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +40,8 @@ this interval."""
 _PATIENCE_SECONDS = 2.0
 """How long Redis may be unavailable before waiters get the error; longer than a quick restart."""
 _RETRY_SECONDS = 0.2
+_DEAF_LOOK_SECONDS = 0.1
+"""How often a waiter looks where the server lets nobody subscribe to results."""
 _LOOK_AFTER_SECONDS = 0.02
 """After this time a waiter reads the record too, in case its subscription missed the result."""
 
@@ -44,7 +49,11 @@ _LOOK_AFTER_SECONDS = 0.02
 class ResultWaiter:
     """Wakes waiters when their job is settled; one connection for all of them."""
 
-    def __init__(self, client: redis.asyncio.Redis, store: JobStore) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, store: JobStore, keepalive_seconds: float = _PING_SECONDS
+    ) -> None:
+        """keepalive_seconds is how long its connection may be silent, if less than its own time."""
+        self._ping_seconds = min(_PING_SECONDS, keepalive_seconds)
         self._pool = client.connection_pool
         self._store = store
         self._waiters: dict[str, set[asyncio.Future[JobRecord | None]]] = defaultdict(set)
@@ -54,6 +63,8 @@ class ResultWaiter:
         self._connection: Connection | None = None
         self._listener: asyncio.Task[None] | None = None
         self._draining = False
+        self._deaf = False
+        """Whether the server forbids us to subscribe to results."""
 
     @property
     def waiting(self) -> int:
@@ -233,6 +244,9 @@ class ResultWaiter:
         missing = [self._confirmed[one] for one in ids if not self._confirmed[one].is_set()]
         if not missing or self._draining:
             return True
+        if self._deaf:
+            await asyncio.sleep(max(0.0, min(seconds, _DEAF_LOOK_SECONDS)))
+            return False
         try:
             async with asyncio.timeout(max(0.0, min(seconds, _CONFIRM_SECONDS))):
                 for confirmed in missing:
@@ -268,22 +282,27 @@ class ResultWaiter:
                 if channels:
                     await connection.send_command("SUBSCRIBE", *channels)
                 await self._listen_on(connection)
-            except Exception as exc:  # noqa: BLE001 - the loop must not end
-                log.warning("result_waiter_disconnected", error=str(exc))
+            except NoPermissionError as exc:
+                self._deaf = True
+                seconds = f"{_DEAF_LOOK_SECONDS:g} s"
+                tell_refusal("SUBSCRIBE", f"results are looked for every {seconds} instead", exc)
+            except Exception as exc:  # noqa: BLE001 - without it everybody would be deaf
+                TROUBLE.note("listening for results", exc)
             finally:
                 self._connection = None
                 for confirmed in self._confirmed.values():
                     confirmed.clear()
                 with contextlib.suppress(Exception):
                     await connection.disconnect(nowait=True)
-            self._wake_all()
+            if not self._deaf:
+                self._wake_all()
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _listen_on(self, connection: Connection) -> None:
         """Read messages until the connection is dead; a silent one is pinged first."""
         pinged = False
         while True:
-            message = await connection.read_response(timeout=_PING_SECONDS)
+            message = await connection.read_response(timeout=self._ping_seconds)
             if message is not None:
                 self._hear(message)
                 pinged = False
@@ -300,6 +319,7 @@ class ResultWaiter:
         job_id = channel.removeprefix(META_PREFIX)
         if kind == b"subscribe" and job_id in self._confirmed:
             self._confirmed[job_id].set()
+            self._deaf = False
         elif kind == b"message":
             self._on_result(job_id, bytes(message[2]))
 

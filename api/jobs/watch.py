@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from api.jobs.store import JobStore
 from api.jobs.waiter import ResultWaiter
 from common.jobs.record import JobRecord
+from common.redis.trouble import TROUBLE
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +92,7 @@ class JobWatches:
         try:
             watch.put(await self._waiter.wait(job_id, _LONGEST_SECONDS))
         except RedisError as exc:  # the poller finds the end as well
-            log.warning("watch_interrupted", error=str(exc))
+            TROUBLE.note("watching a job", exc)
 
     async def _poll(self) -> None:
         """Read all watched records at once, while there are watches."""
@@ -100,7 +101,7 @@ class JobWatches:
             try:
                 await self._look()
             except RedisError as exc:
-                log.warning("watch_poll_failed", error=str(exc))
+                TROUBLE.note("watching jobs", exc)
             except Exception:
                 log.exception("watch_poll_failed")
         self._poller = None

@@ -30,6 +30,7 @@ from api.overload.shared_breakers import Breakers
 from common.errors import DeadlineUnreachable, LaneFull, ModelUnavailable, NoWorker, Refused
 from common.jobs.job import Job
 from common.redis.keys import BANDS
+from common.redis.trouble import TROUBLE
 from common.settings import OverloadSettings
 
 log = structlog.get_logger(__name__)
@@ -105,7 +106,7 @@ class Admission:
         try:
             await self._breakers.advance(self._sampler)
         except RedisError as exc:
-            log.warning("breakers_unmoved", error=str(exc))
+            TROUBLE.note("moving breakers", exc)
         gates = {lane: self._gate(lane, now) for lane in self._sampler.lanes}
         self._gates = {lane: gate for lane, gate in gates.items() if gate is not None}
 
@@ -168,8 +169,7 @@ class Admission:
 
     def _away(self, job: Job) -> Refused:
         assert self._guard.refusal is not None
-        exc = self._guard.refusal(self._guard.text, self._spread(_AWAY_SECONDS))
-        return self.noted(job, exc)
+        return self.noted(job, self._guard.refused(self._spread(_AWAY_SECONDS)))
 
     async def _pass(self, gate: Gate, job: Job) -> None:
         if gate.refusal is not None:
@@ -180,7 +180,10 @@ class Admission:
         limit_ms = job.expires_ms
         if gate.starts is None or limit_ms is None:
             return
-        left, wait = limit_ms / 1000 - time.time(), gate.starts[job.priority // 3]
+        left, wait = (
+            (limit_ms - self._sampler.clock.now_ms()) / 1000,
+            gate.starts[job.priority // 3],
+        )
         if job.tenant:
             wait = min(wait, self._own_wait(job))
         if wait > left:

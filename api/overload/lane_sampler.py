@@ -23,6 +23,7 @@ from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from api.background import tasks
+from api.background.server_clock import ServerClock
 from common.redis.keys import BANDS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, worker_key
 from common.worker_report import LaneReport, WorkerReport
 
@@ -145,6 +146,8 @@ class LaneSampler:
         """The reports of the live workers."""
         self.server_ms = 0
         """The Redis server's clock at the last sample, Unix milliseconds."""
+        self.clock = ServerClock()
+        """The same clock, as it goes on."""
         self.trouble: Exception | None = None
         """Why the last sample failed, or that Redis accepts no writes; None on success."""
         self.readable = False
@@ -224,6 +227,7 @@ class LaneSampler:
     async def _take(self, replies: list[Any]) -> None:
         (seconds, micros), names, reports, *of_lanes = replies
         self.server_ms = seconds * 1000 + micros // 1000
+        self.clock.read(self.server_ms)
         now = asyncio.get_running_loop().time()
         live = [name.decode() for name in names]
         if not set(live) <= set(self._names):  # a worker is new

@@ -14,8 +14,8 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from common.errors import QueueFull, Refused
-from common.redis.trouble import kind_of, says_no
+from common.errors import Refused
+from common.redis.trouble import TROUBLE, cause_of, kind_of, refusal_of, says_no, sentence_of
 
 log = structlog.get_logger(__name__)
 
@@ -32,13 +32,12 @@ class QueueGuard:
         self.on_refusal: Callable[[bool], None] | None = None
         """Called when refusing begins, with whether the server does not answer at all."""
         self._trouble_since: float | None = None
+        self._error: Exception | None = None
+        """Why, while work is refused."""
 
-    @property
-    def text(self) -> str:
-        """The message for refused clients."""
-        if self.refusal is QueueFull:
-            return "the queue's memory is full; workers are draining it, try again shortly"
-        return "the queue takes no work at the moment; nothing was queued, try again shortly"
+    def refused(self, seconds: float | None = None) -> Refused:
+        """For whoever is refused: why, and when to try again."""
+        return refusal_of(self._error, "nothing was queued, try again shortly", seconds)
 
     def publish_failed(self, error: Exception) -> None:
         """Record that publishing failed after its retries.
@@ -53,7 +52,8 @@ class QueueGuard:
         if trouble is None:
             if self.refusal is not None:
                 log.info("queue_takes_work_again")
-            self.refusal = self._trouble_since = None
+            self.refusal = self._trouble_since = self._error = None
+            TROUBLE.over()
             return
         if self._trouble_since is None:
             self._trouble_since = began
@@ -61,9 +61,15 @@ class QueueGuard:
             self._refuse(trouble)
 
     def _refuse(self, error: Exception) -> None:
-        kind, before = kind_of(error), self.refusal
-        self.refusal = kind
-        if before is not kind:
-            log.warning("queue_refuses_work", code=kind.code, error=str(error)[:200])
+        kind, before, known = kind_of(error), self.refusal, self._error
+        self.refusal, self._error = kind, error
+        if before is not kind or cause_of(known) != cause_of(error):
+            log.warning(
+                "queue_refuses_work",
+                code=kind.code,
+                cause=cause_of(error),
+                text=sentence_of(error),
+                error=str(error)[:200],
+            )
         if before is None and self.on_refusal:
             self.on_refusal(not says_no(error))

@@ -7,13 +7,13 @@ with their next sample.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import cast
 
 import redis.asyncio
 import structlog
 
+from api.background.server_clock import ServerClock
 from api.overload.breaker import Breaker, Policy, Reading, Record, State
 from api.overload.lane_sampler import LaneSampler, LaneState
 from common.jobs.script_calls import BreakerMove
@@ -34,9 +34,11 @@ class Breakers:
         self.records: dict[str, Record] = {lane: Record() for lane in self._breakers}
         """The records in Redis at the last sample, or as changed by this process since."""
         self._texts = dict.fromkeys(self._breakers, "")
+        self._clock = ServerClock()
 
     async def advance(self, sampler: LaneSampler) -> None:
-        """Apply a sample to the breakers; may raise RedisError."""
+        """Take a sample; may raise RedisError."""
+        self._clock = sampler.clock
         for lane, breaker in self._breakers.items():
             state = sampler.lane(lane)
             self._texts[lane] = state.breaker
@@ -57,7 +59,7 @@ class Breakers:
         """Close it, and count only failures from now on. May raise RedisError."""
         found = cast("bytes | None", await self._client.hget(LaneKeys.of(lane).breaker, "state"))
         self._texts[lane] = found.decode() if found else ""
-        await self._move(lane, Record(since_ms=int(time.time() * 1000)))
+        await self._move(lane, Record(since_ms=self._clock.now_ms()))
         return self.records[lane]
 
     async def _move(self, lane: str, following: Record) -> None:

@@ -10,7 +10,7 @@ from api.http.problems import from_fleet_error, responses
 from api.overload.breaker import State
 from api.routes.operations_views import Ready
 from api.tenants.dependencies import MetricsDep
-from common.errors import QueueUnavailable
+from common.redis.trouble import refusal_of
 
 router = APIRouter(tags=["health"])
 
@@ -30,7 +30,7 @@ async def ready(services: ServicesDep) -> Ready:
     """
     sampler, refusal = services.sampler, services.guard.refusal
     if not sampler.readable:
-        raise from_fleet_error(QueueUnavailable("Redis cannot be reached"))
+        raise from_fleet_error(refusal_of(sampler.trouble, "nothing can be done without it"))
     records = services.breakers.records
     return Ready(
         status="degraded" if refusal else "ready",
@@ -40,6 +40,7 @@ async def ready(services: ServicesDep) -> Ready:
         models_unavailable=[
             name for name, record in records.items() if record.state is not State.CLOSED
         ],
+        warnings=services.server_watch.warnings,
     )
 
 

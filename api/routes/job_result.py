@@ -24,6 +24,7 @@ from api.routes.job_lookup import JobId, find_job, json_response, show_job
 from api.services import Services
 from api.tenants.dependencies import ReadDep
 from common.jobs.record import JobRecord, JobState
+from common.redis.trouble import TROUBLE
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -164,4 +165,4 @@ async def _ending_without_redis() -> AsyncIterator[None]:
     try:
         yield
     except RedisError as exc:
-        log.warning("event_stream_interrupted", error=str(exc), exc_type=type(exc).__name__)
+        TROUBLE.note("streaming events", exc)

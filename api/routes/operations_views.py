@@ -105,6 +105,9 @@ class Ready(BaseModel):
     workers: list[str] = Field(description="Live workers.")
     lanes_without_worker: list[str] = Field(description="Lanes whose jobs wait for a worker.")
     models_unavailable: list[str] = Field(description="Lanes whose circuit breaker is not closed.")
+    warnings: list[str] = Field(
+        description="What the operator of the queue's Redis should see to; nothing is refused."
+    )
 
 
 class AliasTarget(BaseModel):

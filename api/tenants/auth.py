@@ -32,10 +32,11 @@ from api.tenants.api_keys import (
     read_record,
     split_key,
 )
-from common.errors import ConfigurationError, QueueUnavailable
+from common.errors import ConfigurationError, Refused
 from common.jobs.quota import UNLIMITED, Limits
 from common.net.loopback import is_loopback
 from common.redis.keys import API_KEYS, API_KEYS_USED, TENANT_LIMITS
+from common.redis.trouble import refusal_of
 from common.settings import Settings
 
 __all__ = (
@@ -122,8 +123,11 @@ class Authenticator:
         client: redis.asyncio.Redis,
         policy: KeyPolicy,
         reachable: Callable[[], bool] = lambda: True,
+        trouble: Callable[[], Exception | None] = lambda: None,
     ) -> None:
+        """trouble is why it is not reachable."""
         self._client = client
+        self._trouble = trouble
         self._reachable = reachable
         self._policy = policy
         self._known: dict[bytes, _Known] = {}
@@ -137,7 +141,7 @@ class Authenticator:
     async def start(self) -> None:
         """Read whether keys are required, so that it is known if Redis is unavailable later."""
         if self._open_until == 0:
-            with contextlib.suppress(QueueUnavailable):
+            with contextlib.suppress(Refused):
                 await self._look_whether_open()
 
     async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
@@ -186,15 +190,17 @@ class Authenticator:
         looked = self._open_until > 0
         if not self._reachable():
             if not looked:
-                raise QueueUnavailable("whether API keys are asked for cannot be told yet")
-            return  # unchanged until Redis is reachable
+                raise refusal_of(
+                    self._trouble(), "whether API keys are asked for cannot be told yet"
+                )
+            return  # as open as it was, until Redis can be asked again
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 keys = await cast("Any", self._client.hlen(API_KEYS))
             self._open = self._may_open and not keys
         except (RedisError, TimeoutError) as exc:
             if not looked:
-                raise QueueUnavailable("whether API keys are asked for cannot be told") from exc
+                raise refusal_of(exc, "whether API keys are asked for cannot be told") from exc
             return
         self._open_until = time.monotonic() + self._policy.cache_seconds
 
@@ -203,7 +209,7 @@ class Authenticator:
         task = self._asking.get(digest)
         if task is None:
             if not self._reachable():
-                raise QueueUnavailable("API keys cannot be looked up at the moment")
+                raise refusal_of(self._trouble(), "API keys cannot be looked up at the moment")
             task = self._asking[digest] = asyncio.create_task(self._look_up(text))
             task.add_done_callback(lambda _task: self._asking.pop(digest, None))
         known = await asyncio.shield(task)

@@ -11,8 +11,9 @@ at every new connection.
 
 from __future__ import annotations
 
+import math
+import socket
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -22,9 +23,14 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from common.net.redis_address import RedisAddress
+from common.redis.pools import (
+    AsyncFreshPool,
+    AsyncFreshSentinelPool,
+    FreshPool,
+    FreshSentinelPool,
+)
 from common.settings import RedisSettings
-
-SENTINEL_SCHEME = "sentinel://"
 
 
 def cache_url_of(settings: RedisSettings, queue_url: str) -> str:
@@ -35,14 +41,21 @@ def cache_url_of(settings: RedisSettings, queue_url: str) -> str:
 
 def connect(url: str, settings: RedisSettings) -> redis.Redis:
     """A thread-safe blocking client with its own pool; replies are bytes."""
-    options = _options(settings) | {"retry": Retry(NoBackoff(), 0)}
-    if not url.startswith(SENTINEL_SCHEME):
-        return redis.Redis.from_url(url, **options)
-    nodes, login = parse_sentinel_url(url)
+    address = RedisAddress.parse(url)
+    options = _options(address, settings) | {"retry": Retry(NoBackoff(), 0)}
+    if address.kind != "sentinel":
+        pool = FreshPool.from_url(address.url, **options)
+        pool.idle_seconds = settings.redis_keepalive_seconds
+        return redis.Redis.from_pool(pool)
     sentinel = redis.sentinel.Sentinel(
-        nodes, sentinel_kwargs=_timeouts(settings), **options | login
+        list(address.nodes),
+        sentinel_kwargs=sentinel_options(address, settings),
+        **options | address.login | master_tls(address),
     )
-    client: redis.Redis = sentinel.master_for(settings.sentinel_master)
+    client: redis.Redis = sentinel.master_for(
+        settings.sentinel_master, connection_pool_class=FreshSentinelPool
+    )
+    client.connection_pool.idle_seconds = settings.redis_keepalive_seconds  # type: ignore[attr-defined]  # ours has it
     return client
 
 
@@ -54,32 +67,46 @@ def connect_async(
     Without time_commands only connecting has a timeout: redis-py creates a task to time each
     command, which costs more than the command, so callers that send thousands apply their own.
     """
+    address = RedisAddress.parse(url)
     untimed = {} if time_commands else {"socket_timeout": None}
-    options = _options(settings) | untimed | {"retry": AsyncRetry(NoBackoff(), 0)}
-    if not url.startswith(SENTINEL_SCHEME):
-        return redis.asyncio.Redis.from_url(url, **options)
-    nodes, login = parse_sentinel_url(url)
+    options = _options(address, settings) | untimed | {"retry": AsyncRetry(NoBackoff(), 0)}
+    if address.kind != "sentinel":
+        pool = AsyncFreshPool.from_url(address.url, **options)
+        pool.idle_seconds = settings.redis_keepalive_seconds
+        return redis.asyncio.Redis.from_pool(pool)
     sentinel = redis.asyncio.sentinel.Sentinel(
-        nodes, sentinel_kwargs=_timeouts(settings), **options | login
+        list(address.nodes),
+        sentinel_kwargs=sentinel_options(address, settings),
+        **options | address.login | master_tls(address),
     )
-    client: redis.asyncio.Redis = sentinel.master_for(settings.sentinel_master)
+    client: redis.asyncio.Redis = sentinel.master_for(
+        settings.sentinel_master, connection_pool_class=AsyncFreshSentinelPool
+    )
+    client.connection_pool.idle_seconds = settings.redis_keepalive_seconds  # type: ignore[attr-defined]  # ours has it
     return client
 
 
-def parse_sentinel_url(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-    """The Sentinels' addresses, and the login and database of the master."""
-    nodes: list[tuple[str, int]] = []
-    login: dict[str, Any] = {}
-    for part in url.split(";"):
-        parsed = urlsplit(part)
-        nodes.append((parsed.hostname or "localhost", parsed.port or 26379))
-        if parsed.password:
-            login["password"] = parsed.password
-        if parsed.username:
-            login["username"] = parsed.username
-        if database := parsed.path.strip("/"):
-            login["db"] = int(database)
-    return nodes, login
+def sentinel_options(address: RedisAddress, settings: RedisSettings) -> dict[str, Any]:
+    """How the Sentinels themselves are reached, as redis-py takes it by name."""
+    secret = settings.sentinel_password
+    login = {
+        "username": settings.sentinel_username,
+        "password": secret.get_secret_value() if secret else None,
+    }
+    tls = _tls(address) if settings.sentinel_tls else {}
+    return _timeouts(settings) | {name: value for name, value in login.items() if value} | tls
+
+
+def master_tls(address: RedisAddress) -> dict[str, Any]:
+    """TLS to the master that Sentinels name, as redis-py takes it by name; nothing without."""
+    return _tls(address) if address.tls else {}
+
+
+def _tls(address: RedisAddress) -> dict[str, Any]:
+    options: dict[str, Any] = {"ssl": True, "ssl_cert_reqs": "required", **address.tls}
+    if named := options.pop("ssl_check_hostname", None):
+        options["ssl_check_hostname"] = named.lower() == "true"
+    return options
 
 
 def _timeouts(settings: RedisSettings) -> dict[str, Any]:
@@ -89,5 +116,20 @@ def _timeouts(settings: RedisSettings) -> dict[str, Any]:
     }
 
 
-def _options(settings: RedisSettings) -> dict[str, Any]:
-    return {"protocol": 2, "socket_keepalive": True, **_timeouts(settings)}
+def _options(address: RedisAddress, settings: RedisSettings) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    if address.kind != "unix":
+        kept = {"socket_keepalive": True, "socket_keepalive_options": probes(settings)}
+    return {"protocol": 2, **kept, **_timeouts(settings)}
+
+
+def probes(settings: RedisSettings) -> dict[int, int]:
+    """How the system asks a silent peer for a sign of life, as far as it lets us say so; by itself
+    it does after two hours.
+    """
+    wanted = {
+        "TCP_KEEPIDLE": math.ceil(settings.redis_keepalive_seconds),
+        "TCP_KEEPINTVL": 5,
+        "TCP_KEEPCNT": 3,
+    }
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}

@@ -8,16 +8,14 @@ so end its siblings, which have the same version and still work.
 
 from __future__ import annotations
 
-import structlog
 from redis import Redis
 from redis.exceptions import RedisError, WatchError
 
 from common.errors import ConfigurationError
 from common.redis.connect import connect
 from common.redis.keys import FORMAT, FORMAT_VERSION
+from common.redis.trouble import TROUBLE
 from common.settings import RedisSettings
-
-log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 1.0
 """A Redis that does not answer delays a start by no more than this; the process waits for it
@@ -34,7 +32,7 @@ def check_format(url: str, settings: RedisSettings) -> None:
         try:
             found = agree(client, FORMAT_VERSION)
         except RedisError as exc:
-            log.warning("redis_format_not_checked", error=str(exc))
+            TROUBLE.note("checking its format", exc)
             return
     if found is None or found > FORMAT_VERSION:
         raise ConfigurationError(

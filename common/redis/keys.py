@@ -8,7 +8,8 @@
 | `lf:lane:<lane>:delayed`     | zset   | band + message -> when it is due, ms  | max_backlog            |
 | `lf:lane:<lane>:dead`        | zset   | job id -> when it was buried, ms      | dead_max_count         |
 | `lf:lane:<lane>:letters`     | hash   | job id -> reason line + message       | dead_max_count         |
-| `lf:lane:<lane>:stats`       | hash   | counters since the lane's creation    | fixed fields           |
+| `lf:lane:<lane>:pulse`       | string | when somebody last reaped, ms         | a day                  |
+| `lf:lane:<lane>:stats`       | hash   | counters since the lane began         | fixed fields           |
 | `lf:lane:<lane>:placed:<b>`  | hash   | tenant -> its messages in band b's list (b is 1 to 4) | tenants with jobs there |
 | `lf:lane:<lane>:over`        | hash   | `<b>:<tenant>` -> its messages beside that list; `<b>:` -> all | the same |
 | `lf:lane:<lane>:over:<b>:<tenant>` | list | the messages that `over` counts       | max_backlog            |

@@ -19,10 +19,11 @@ from typing import Any
 import hiredis
 import redis.asyncio
 from redis import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from common.errors import ConfigurationError
 from common.redis.keys import NOTHING
+from common.redis.refusals import tell_refusal
 
 REFUSED_WHEN_FULL = frozenset({"enqueue", "claim_idempotency_key"})
 """Scripts that accept new work; the others must run so that a full server drains."""
@@ -105,8 +106,26 @@ def script_text(name: str, *, server_major: int) -> str:
     return header + "".join(parts.values()) + text
 
 
+_NEWEST_KNOWN = 7
+"""The server's major version where it tells nothing of itself: all that matters is 7 or less."""
+
+
 def _major(info: dict[str, Any]) -> int:
-    return int(str(info.get("redis_version", "7")).split(".", 1)[0])
+    return int(str(info.get("redis_version", _NEWEST_KNOWN)).split(".", 1)[0])
+
+
+def _major_by_hello(reply: Any) -> int:
+    """From the answer to HELLO, which is a list of names and values, or a map of them."""
+    words = iter(
+        reply.items() if isinstance(reply, dict) else zip(*[iter(reply)] * 2, strict=False)
+    )
+    said = {bytes(name): value for name, value in words if isinstance(name, bytes)}
+    return int(bytes(said.get(b"version", b"%d" % _NEWEST_KNOWN)).split(b".", 1)[0])
+
+
+def _tell(command: str, error: ResponseError) -> None:
+    instead = "by HELLO" if command == "INFO" else f"taken to be {_NEWEST_KNOWN} or later"
+    tell_refusal(command, f"the server's version is found out {instead}", error)
 
 
 class Pending:
@@ -157,9 +176,20 @@ class Scripts:
         """Run it by its text, for a server that has not loaded it."""
         return self._client.eval(script.text, len(keys), *keys, *args)
 
+    def _ask_major(self) -> int:
+        try:
+            return _major(self._client.info("server"))
+        except ResponseError as exc:
+            _tell("INFO", exc)
+        try:
+            return _major_by_hello(self._client.execute_command("HELLO"))
+        except ResponseError as exc:
+            _tell("HELLO", exc)
+        return _NEWEST_KNOWN
+
     def _load(self, name: str) -> _Loaded:
         if self._server_major is None:
-            self._server_major = _major(self._client.info("server"))
+            self._server_major = self._ask_major()
         script = _prepare(name, self._server_major)
         self._loaded[name] = script
         return script
@@ -195,9 +225,20 @@ class AsyncScripts:
             await pool.release(connection)
         return await self._client.eval(script.text, len(keys), *keys, *args)
 
+    async def _ask_major(self) -> int:
+        try:
+            return _major(await self._client.info("server"))
+        except ResponseError as exc:
+            _tell("INFO", exc)
+        try:
+            return _major_by_hello(await self._client.execute_command("HELLO"))
+        except ResponseError as exc:
+            _tell("HELLO", exc)
+        return _NEWEST_KNOWN
+
     async def _load(self, name: str) -> _Loaded:
         if self._server_major is None:
-            self._server_major = _major(await self._client.info("server"))
+            self._server_major = await self._ask_major()
         script = _prepare(name, self._server_major)
         self._loaded[name] = script
         return script

@@ -83,4 +83,5 @@ def load_settings(**overrides: object) -> Settings:
         first = exc.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         where = f"{ENV_PREFIX}{field.upper().removeprefix(ENV_PREFIX)}" if field else "settings"
-        raise ConfigurationError(f"{where}: {first['msg']}") from exc
+        said = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"{where}: {said}") from exc

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common.net.addresses import Network, parse_networks
+from common.net.redis_address import RedisAddress
 
 ENV_PREFIX = "LANEFLEET_"
 
@@ -22,9 +23,16 @@ def _split(value: object) -> object:
     return tuple(part for part in map(str.strip, value.split(",")) if part)
 
 
+def _redis_url(value: object) -> object:
+    """In the one form that is kept, so that everybody who connects reads it alike."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return RedisAddress.parse(text).url if isinstance(text, str) else text
+
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Ports = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(parse_networks)]
+RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
 
 
 class Section(BaseSettings):
@@ -36,4 +44,5 @@ class Section(BaseSettings):
         extra="ignore",
         env_ignore_empty=True,
         populate_by_name=True,
+        hide_input_in_errors=True,  # it may be a URL with its password
     )

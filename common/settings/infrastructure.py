@@ -7,21 +7,34 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from common.settings.base import CommaSeparated, Section
+from common.settings.base import CommaSeparated, RedisUrl, Section
 
 
 class RedisSettings(Section):
     """The Redis of the queue, and its timeouts."""
 
-    redis_url: SecretStr | None = Field(
-        None, description="Redis or Valkey to use; unset starts an embedded one."
+    redis_url: RedisUrl | None = Field(
+        None,
+        description="Redis or Valkey to use: redis://, rediss://, unix://, sentinel:// or "
+        "host:port; unset starts an embedded one.",
     )
-    cache_redis_url: SecretStr | None = Field(
+    cache_redis_url: RedisUrl | None = Field(
         None,
         description="Redis or Valkey to keep results in for the same input; unset is the queue's.",
     )
     sentinel_master: str = Field(
         "mymaster", description="The master's name, when redis_url begins with sentinel://."
+    )
+    sentinel_username: str | None = Field(
+        None, description="Whom the Sentinels are logged in to as, where they have ACL users."
+    )
+    sentinel_password: SecretStr | None = Field(
+        None, description="The Sentinels' own password; that in redis_url is the master's."
+    )
+    sentinel_tls: bool = Field(
+        False,
+        description="Whether the Sentinels speak TLS, with the ssl_ options of redis_url; such "
+        "options alone are the master's.",
     )
     state_dir: Path = Field(
         Path.home() / ".local" / "state" / "lanefleet",
@@ -29,6 +42,14 @@ class RedisSettings(Section):
     )
     socket_timeout_seconds: float = Field(
         5.0, gt=0, description="Longest a Redis command may take before we reconnect."
+    )
+
+    redis_keepalive_seconds: float = Field(
+        15.0,
+        ge=1,
+        le=3600,
+        description="After so long in silence a connection to Redis is probed, or replaced before "
+        "it is used: less than what any NAT or balancer between forgets it after.",
     )
 
 

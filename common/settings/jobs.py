@@ -49,6 +49,16 @@ class JobSettings(Section):
         return int(self.lease_seconds * 1000)
 
     @property
+    def patience_ms(self) -> int:
+        """A server that was silent for longer may have let leases lapse that somebody holds."""
+        return int((self.lease_seconds - self.renew_interval_seconds) * 900)
+
+    @property
+    def reap_interval_seconds(self) -> float:
+        """Seconds between two looks for lapsed leases: several within that patience."""
+        return min(1.0, self.lease_seconds / 5)
+
+    @property
     def renew_interval_seconds(self) -> float:
         """Seconds between two renewals of the leases in hand."""
         return self.renew_seconds or self.lease_seconds / 3

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +51,25 @@ def test_deadlines_go_by_the_server_clock(stack: Stack) -> None:
     stack.worker(LANE, **faketime("+10m"))
     job = api.client.submit(LANE, "in time", start_within=60, deadline=60, wait=10)
     assert job["state"] == "succeeded", job.get("error")
+
+
+@pytest.mark.parametrize("offset", ["-2h", "+2h"])
+def test_deadlines_of_an_api_whose_clock_is_off_go_by_the_server(stack: Stack, offset: str) -> None:
+    RecordedLane.on(stack)
+    stack.worker(LANE)
+    api = stack.api(LANE, **faketime(offset))
+    job = api.client.submit(LANE, "in time", start_within=30, deadline=30, wait=10)
+    assert job["state"] == "succeeded", job.get("error")
+    late = api.client.submit(LANE, "late", params={"sleep_ms": 5000}, deadline=1, wait=10)
+    assert late["state"] == "expired"
+    # One that nobody works on says what it was told: 30 s from now, by the server's clock.
+    seconds, _ = stack.redis.time()
+    queued = api.client.submit("recorder", "waits", params={"sleep_ms": 100}, deadline=30)
+    assert abs(created_ms(queued) / 1000 - float(seconds)) < 10
+
+
+def created_ms(job: dict[str, Any]) -> float:
+    return datetime.fromisoformat(job["created_at"]).timestamp() * 1000
 
 
 def test_a_reaper_killed_in_mid_sweep_loses_nothing(stack: Stack) -> None:

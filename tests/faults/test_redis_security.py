@@ -12,9 +12,11 @@ import pytest
 import redis
 from celery import Celery
 
+from api.cli.fleet import free_port
 from common.broker import create_app
+from common.jobs.job import Job
 from tests.faults.test_redis_trouble import Server
-from tests.support.stack import IN_CI, ROOT, Stack
+from tests.support.stack import IN_CI, ROOT, Stack, wait_until
 
 
 @pytest.fixture
@@ -76,6 +78,78 @@ def test_a_job_over_tls(binary: str, tmp_path: Path, closing: list[Stack | Serve
     assert api.client.submit("echo", "secret", wait=10)["state"] == "succeeded"
     app = create_app(stack.redis_url, stack.settings)
     assert app.control.inspect(timeout=20, limit=1).ping()
+
+
+@pytest.fixture
+def guarded_sentinel(
+    binary: str, tmp_path: Path, closing: list[Stack | Server]
+) -> Iterator[tuple[str, Path]]:
+    """Where a Sentinel listens that speaks TLS and has a password, its master another; the CA."""
+    make_certificates(tmp_path / "tls")
+    tls = tmp_path / "tls"
+    options = {
+        "port": "0",
+        "tls-auth-clients": "no",
+        "tls-replication": "yes",
+        "tls-cert-file": str(tls / "cert.pem"),
+        "tls-key-file": str(tls / "key.pem"),
+        "tls-ca-cert-file": str(tls / "cert.pem"),
+    }
+
+    class Guarded(TlsServer):
+        def client(self) -> redis.Redis:
+            return redis.Redis.from_url(self.url, password="of-the-master", socket_timeout=2)
+
+    master = Guarded(tmp_path / "redis", binary=binary)
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    master.options = [*flags, "--tls-port", str(master.port), "--requirepass", "of-the-master"]
+    closing.append(master.start())
+    port = free_port()
+    config = tmp_path / "sentinel.conf"
+    lines = {
+        **options,
+        "tls-port": str(port),
+        "bind": "127.0.0.1",
+        "dir": str(tmp_path),
+        "requirepass": "of-the-sentinels",
+        "sentinel monitor mymaster": f"127.0.0.1 {master.port} 1",
+        "sentinel auth-pass mymaster": "of-the-master",
+    }
+    config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
+    sentinel = subprocess.Popen([binary, str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+    try:
+        yield f"127.0.0.1:{port}", tls / "cert.pem"
+    finally:
+        sentinel.kill()
+        sentinel.wait()
+
+
+def test_a_job_through_a_sentinel_with_its_own_password_and_tls(
+    guarded_sentinel: tuple[str, Path],
+    tmp_path: Path,
+    closing: list[Stack | Server],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, ca = guarded_sentinel
+    monkeypatch.setenv("LANEFLEET_SENTINEL_PASSWORD", "of-the-sentinels")
+    monkeypatch.setenv("LANEFLEET_SENTINEL_TLS", "true")
+    stack = Stack(f"sentinel://:of-the-master@{place}/2?ssl_ca_certs={ca}", tmp_path)
+    closing.append(stack)
+    wait_until(lambda: _answers(stack), 20, "the Sentinel to know its master")
+    stack.worker("echo")
+    api = stack.api("echo")
+    assert api.client.submit("echo", "guarded twice", wait=10)["state"] == "succeeded"
+    app = create_app(stack.redis_url, stack.settings)
+    assert app.control.inspect(timeout=20, limit=1).ping()
+    assert app.AsyncResult(stack.publish([Job("echo", 1)])[0]).get(timeout=20)
+    assert stack.redis.connection_pool.connection_kwargs["db"] == 2
+
+
+def _answers(stack: Stack) -> bool:
+    try:
+        return bool(stack.redis.ping())
+    except redis.RedisError:
+        return False
 
 
 def test_every_role_does_its_work_and_no_more(

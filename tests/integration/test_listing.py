@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 import redis.asyncio
 
+from api.background.server_clock import ServerClock
 from api.http.request_errors import InvalidCursor
 from api.jobs.listing import JobFilter, Listing
 from api.jobs.queue_position import QueuePositions
@@ -187,7 +188,10 @@ def test_an_index_that_lost_its_count_begins_anew(stack: Stack) -> None:
 
 def places(stack: Stack, ids: list[str]) -> list[int]:
     async def read(client: redis.asyncio.Redis) -> list[int]:
-        store, found = JobStore(client, 60), QueuePositions(client, lambda _lane: 100.0)
+        store, found = (
+            JobStore(client, 60),
+            QueuePositions(client, lambda _lane: 100.0, ServerClock()),
+        )
 
         async def place(job_id: str) -> int:
             record = await store.get(job_id)

@@ -30,7 +30,8 @@ from tests.lua.cases import (
     waiting_record,
 )
 
-CALL = [LANE, 100, 100, 2]
+CALL = [LANE, 100, 100, 2, 5000, 3000]
+PULSE = f"lf:lane:{LANE}:pulse"
 
 CASES = [
     Case("there is nothing to do", CALL, [0, 0, -1]),
@@ -50,6 +51,38 @@ CASES = [
             KEYS.unacked: leased("c", "t3:1")[KEYS.unacked],
             KEYS.index: Z({"t3:1": 4e9}),
             KEYS.stats: {"reaped": "2"},
+        },
+        moves="r->q",
+    ),
+    Case(
+        "what lapsed while nobody looked is held a lease longer; what had lapsed before is not",
+        CALL,
+        [1, 0, -1],
+        given={
+            **together(leased("a", "t1:1"), leased("b", "t2:1"), leased("c", "t3:1")),
+            KEYS.index: Z({"t1:1": 5, "t2:1": 20, "t3:1": 4e9}),
+            PULSE: "10000",
+        },
+        then={
+            LANE: [message("a")],
+            "lf:job:a": waiting_record(attempts=1),
+            KEYS.unacked: together(leased("b", "t2:1"), leased("c", "t3:1"))[KEYS.unacked],
+            KEYS.index: Z({"t2:1": Within(1.7e9, 4e9), "t3:1": 4e9}),
+            KEYS.stats: {"reaped": "1", "spared": "1"},
+        },
+        moves="r->q",
+    ),
+    Case(
+        "a clock that was set back says nothing of who lives",
+        CALL,
+        [1, 0, -1],
+        given={**leased("a", "t1:1"), KEYS.index: Z({"t1:1": 5}), PULSE: "4000000000000"},
+        then={
+            LANE: [message("a")],
+            "lf:job:a": waiting_record(attempts=1),
+            KEYS.unacked: None,
+            KEYS.index: None,
+            KEYS.stats: {"reaped": "1"},
         },
         moves="r->q",
     ),

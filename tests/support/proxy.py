@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
@@ -27,6 +29,9 @@ class FaultyProxy:
         self.last_words = b""
         """Once a client has sent these, nothing passes any more, and `silenced` is set."""
         self.last_words_arrive = False
+        self.idle_seconds = math.inf
+        """A connection that was silent for longer is forgotten: nothing passes, nobody is told."""
+        self.forgotten = 0
         self.silenced = threading.Event()
         self._blackhole = threading.Event()
         self._random = random.Random(seed)
@@ -58,10 +63,23 @@ class FaultyProxy:
                 client.close()
                 continue
             server.settimeout(None)
+            heard = [time.monotonic()]
             for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+                threading.Thread(
+                    target=self._pump, args=(source, target, heard), daemon=True
+                ).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _is_forgotten(self, heard: list[float]) -> bool:
+        """Whether something came too late on this connection, now or before."""
+        now = time.monotonic()
+        if now - heard[0] <= self.idle_seconds:
+            heard[0] = now
+            return False
+        self.forgotten += heard[0] > 0
+        heard[0] = -math.inf
+        return True
+
+    def _pump(self, source: socket.socket, target: socket.socket, heard: list[float]) -> None:
         budget = self._random.randrange(1, self.largest_offset)
         with contextlib.suppress(OSError):
             while chunk := source.recv(65536):
@@ -70,7 +88,7 @@ class FaultyProxy:
                         target.sendall(chunk)
                     self._blackhole.set()
                     self.silenced.set()
-                if self._blackhole.is_set():
+                if self._is_forgotten(heard) or self._blackhole.is_set():
                     continue  # swallowed: the stream is broken from here on
                 if self.resets_left and len(chunk) >= budget:
                     target.sendall(chunk[:budget])

@@ -188,6 +188,8 @@ class ReapCall(NamedTuple):
     limit: int
     result_ttl: int
     window: int
+    lease_ms: int
+    patience_ms: int
 
 
 class LeasePolicy(NamedTuple):
@@ -200,6 +202,8 @@ class LeasePolicy(NamedTuple):
     result_ttl_seconds: int
     """The default for lanes whose model sets none."""
     tenant_window_jobs: int
+    patience_ms: int
+    """For how long no reaper may have come by before those who hold leases go first."""
 
     @classmethod
     def of(cls, settings: Settings) -> LeasePolicy:
@@ -210,6 +214,7 @@ class LeasePolicy(NamedTuple):
             settings.dead_max_count,
             settings.result_ttl_seconds,
             settings.tenant_window_jobs,
+            settings.patience_ms,
         )
 
 
@@ -344,6 +349,8 @@ class LaneLeases:
         """
         policy = self._policy
         ttl = result_ttl or policy.result_ttl_seconds
-        call = ReapCall(self._lane, limit, ttl, policy.tenant_window_jobs)
+        call = ReapCall(
+            self._lane, limit, ttl, policy.tenant_window_jobs, policy.lease_ms, policy.patience_ms
+        )
         reaped, promoted, next_due = self._scripts.run("reap", self._keys, call)
         return int(reaped), int(promoted), int(next_due)

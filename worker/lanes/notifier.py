@@ -15,16 +15,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-import structlog
 from redis import Redis
 from redis.connection import Connection
 from redis.exceptions import RedisError, ResponseError
 
-from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL
-
-log = structlog.get_logger(__name__)
+from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL, meta_key
+from common.redis.refusals import tell_refusal
+from common.redis.trouble import TROUBLE
 
 _INVALIDATED = "__redis__:invalidate"
+_POLLED = "the lanes are looked at fifty times a second instead"
+_CHANNELS = {
+    _INVALIDATED: _POLLED,
+    CANCELED_CHANNEL: "a canceled job that runs already runs to its end, for nothing",
+    CONTROL_CHANNEL: "this worker cannot be told to load or unload a model",
+    STARVED_CHANNEL: "a tenant without a turn is noticed a moment later",
+}
+"""What we listen to, and what follows where the server does not let us."""
 _RECONNECT_SECONDS = 0.5
 _HEAR_SECONDS = 1.0
 _PING_SECONDS = 5.0
@@ -45,7 +52,10 @@ class Notifier:
         on_canceled: Callable[[str, bytes], None],
         on_command: Callable[[bytes], None],
         on_starved: Callable[[str], None],
+        keepalive_seconds: float = _PING_SECONDS,
     ) -> None:
+        """keepalive_seconds is how long listening may be silent, if less than its own time."""
+        self._ping_seconds = min(_PING_SECONDS, keepalive_seconds)
         self._connect = connect
         self._bands = bands
         self._lane_of = {key.encode(): lane for lane, keys in bands.items() for key in keys}
@@ -55,6 +65,8 @@ class Notifier:
         self._on_starved = on_starved
         self._reader = self._new_connection()
         self._redirect_to: int | None = None
+        self._asked_for: int | None = None
+        """What was asked for last, granted or not: who was refused need not ask again."""
         self._tracking_to: int | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="notifier", daemon=True)
@@ -81,14 +93,14 @@ class Notifier:
         reader = self._reader
         try:
             if not reader.is_connected:
-                self._tracking_to = None
+                self._tracking_to = self._asked_for = None
                 reader.connect()
             self._track(reader)
             commands = [("EXISTS", *self._bands[name]) for name in names]
             reader.send_packed_command(reader.pack_commands(commands))
             found = [reader.read_response() for _ in names]
         except (RedisError, OSError):
-            self._tracking_to = None
+            self._tracking_to = self._asked_for = None
             reader.disconnect()
             raise
         return {name for name, count in zip(names, found, strict=True) if count}
@@ -96,8 +108,9 @@ class Notifier:
     def _track(self, reader: Connection) -> None:
         """Redirect change notifications for the keys read here to the listening connection."""
         target = self._redirect_to
-        if target == self._tracking_to:
+        if target == self._asked_for:
             return
+        self._tracking_to = None
         commands: list[tuple[str, ...]] = [("CLIENT", "TRACKING", "OFF")]
         if target is not None:
             commands.append(("CLIENT", "TRACKING", "ON", "REDIRECT", str(target)))
@@ -108,8 +121,9 @@ class Notifier:
                 reader.read_response()
             except ResponseError as exc:
                 refused = exc
+        self._asked_for = target
         if refused is not None:
-            log.warning("client_tracking_refused", error=str(refused))
+            tell_refusal("CLIENT TRACKING", _POLLED, refused)
             return
         self._tracking_to = target
 
@@ -121,7 +135,7 @@ class Notifier:
                 self._on_work(None)  # notifications sent during the disconnect were lost
                 self._listen_on(connection)
             except (RedisError, OSError) as exc:
-                log.warning("notifier_disconnected", error=str(exc))
+                TROUBLE.note("listening", exc)
             finally:
                 self._redirect_to = None
                 connection.disconnect()
@@ -134,9 +148,9 @@ class Notifier:
             if connection.can_read(timeout=_HEAR_SECONDS):
                 self._hear(connection.read_response())
                 heard, pinged = time.monotonic(), False
-            elif time.monotonic() - heard > _PING_SECONDS * 2:
+            elif time.monotonic() - heard > self._ping_seconds * 2:
                 raise ConnectionError("the server is silent")
-            elif time.monotonic() - heard > _PING_SECONDS and not pinged:
+            elif time.monotonic() - heard > self._ping_seconds and not pinged:
                 connection.send_command("PING", check_health=False)
                 pinged = True
 
@@ -145,15 +159,40 @@ class Notifier:
         return connection
 
     @staticmethod
-    def _subscribe(connection: Connection) -> int:
+    def _subscribe(connection: Connection) -> int | None:
+        """Listen to all that we may; returns whom tracking may tell, or None."""
         connection.connect()
         connection.send_command("CLIENT", "ID")
-        client_id = int(connection.read_response())
-        channels = (_INVALIDATED, CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL)
-        connection.send_command("SUBSCRIBE", *channels)
-        for _ in channels:
+        client_id: int | None = None
+        try:
+            client_id = int(connection.read_response())
+        except ResponseError as exc:
+            tell_refusal("CLIENT ID", _POLLED, exc)
+        connection.send_command("PUBLISH", meta_key("-"), "")  # the scripts do not say
+        try:
             connection.read_response()
+        except ResponseError as exc:
+            tell_refusal("PUBLISH", "nobody is told of results; Celery clients wait in vain", exc)
+        try:
+            connection.send_command("SUBSCRIBE", *_CHANNELS)
+            for _ in _CHANNELS:
+                connection.read_response()
+        except ResponseError:  # of one forbidden channel, for the whole command
+            allowed = Notifier._subscribe_one_by_one(connection)
+            return client_id if _INVALIDATED in allowed else None
         return client_id
+
+    @staticmethod
+    def _subscribe_one_by_one(connection: Connection) -> set[str]:
+        allowed = set()
+        for channel, consequence in _CHANNELS.items():
+            connection.send_command("SUBSCRIBE", channel)
+            try:
+                connection.read_response()
+                allowed.add(channel)
+            except ResponseError as exc:
+                tell_refusal(f"SUBSCRIBE {channel}", consequence, exc)
+        return allowed
 
     def _hear(self, message: object) -> None:
         if not isinstance(message, list) or message[0] != b"message":

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 import structlog
 from redis.exceptions import RedisError
 
+from common.redis.trouble import TROUBLE
+
 log = structlog.get_logger(__name__)
 
 
@@ -53,7 +55,7 @@ class Caretaker(ABC):
             try:
                 self.run_once()
             except RedisError as exc:
-                log.warning("caretaker_delayed", role=self._thread.name, error=str(exc))
+                TROUBLE.note(self._thread.name, exc)
                 self.on_trouble()
             except Exception:
                 log.exception("caretaker_failed", role=self._thread.name)

@@ -18,7 +18,6 @@ from worker.maintenance.caretaker import Caretaker
 
 log = structlog.get_logger(__name__)
 
-_REAP_SECONDS = 1.0
 _AFTER_TROUBLE_SECONDS = 2.0
 _SHORTEST_SECONDS = 0.01
 
@@ -26,15 +25,21 @@ _SHORTEST_SECONDS = 0.01
 class LeaseReaper(Caretaker):
     """Returns expired leases and due delayed jobs to their lanes."""
 
-    def __init__(self, lanes: Mapping[str, Lane], leases: Mapping[str, LaneLeases]) -> None:
-        """leases use a connection of the reaper's own."""
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        leases: Mapping[str, LaneLeases],
+        interval_seconds: float,
+    ) -> None:
+        """leases are over a connection of its own."""
         super().__init__("reaper")
+        self._interval_seconds = interval_seconds
         self._lanes = lanes
         self._leases = leases
         self._reap_at = 0.0
 
     def interval(self) -> float:
-        """One second, jittered so that workers do not reap in step; less for a due job."""
+        """As set, jittered so that workers do not reap in step; less for a due job."""
         return max(_SHORTEST_SECONDS, self._reap_at - time.monotonic())
 
     def on_trouble(self) -> None:
@@ -45,11 +50,11 @@ class LeaseReaper(Caretaker):
 
     def run_once(self) -> None:
         """Reap every lane."""
-        pause = _REAP_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+        pause = self._interval_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
         self._reap_at = time.monotonic() + pause
         for name, leases in self._leases.items():
             reaped, _, next_due_ms = leases.reap(result_ttl=self._lanes[name].result_ttl)
             if reaped:
                 log.warning("leases_reaped", lane=name, jobs=reaped)
-            if 0 <= next_due_ms < _REAP_SECONDS * 1000:
+            if 0 <= next_due_ms < self._interval_seconds * 1000:
                 self._reap_at = min(self._reap_at, time.monotonic() + next_due_ms / 1000)

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from common.jobs.cache_entry import Entry, pack
 from common.redis.keys import cache_key
+from common.redis.trouble import TROUBLE
 from worker.jobs.execution import Execution
 from worker.lanes.lane import Lane
 from worker.models.base import Model
@@ -114,7 +115,7 @@ class CacheWriter:
         except RedisError as exc:
             with self._lock:
                 self.dropped += len(writes)
-            log.warning("cache_write_failed", results=len(writes), error=str(exc))
+            TROUBLE.note("keeping results", exc)
             time.sleep(_PAUSE_SECONDS)
         else:
             self.stored += len(writes)

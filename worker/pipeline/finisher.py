@@ -17,6 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from common.jobs.result_document import Stamp
+from common.redis.trouble import TROUBLE
 from common.trace import trace_id
 from worker.jobs.encoding import encode
 from worker.jobs.execution import Disposition, Execution, Hold, Retry
@@ -203,7 +204,7 @@ class Finisher:
             try:
                 answer = transition()
             except RedisError as exc:
-                log.warning("finish_delayed", lane=lane.name, error=str(exc))
+                TROUBLE.note("finishing", exc, lane=lane.name)
                 if self._give_up_at is not None and time.monotonic() > self._give_up_at:
                     return None
                 time.sleep(_PAUSE_SECONDS)

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from common.inputs.blobs import STORED
 from common.redis.keys import blob_key
+from common.redis.trouble import TROUBLE
 from worker.inputs.fetcher import InputFetcher
 from worker.jobs.execution import Execution, Retry
 from worker.jobs.leases import LaneLeases, LeadingJob, Reservation
@@ -237,7 +238,7 @@ class Intake:
             try:
                 blobs = self._client.mget([blob_key(one.job_id) for one in executions])
             except RedisError as exc:
-                log.warning("blobs_unread", error=str(exc), exc_type=type(exc).__name__)
+                TROUBLE.note("reading inputs", exc)
                 self._state.stopping.wait(_REDIS_PAUSE_SECONDS)
                 continue
             for execution, blob in zip(executions, blobs, strict=True):

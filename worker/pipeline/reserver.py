@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import structlog
 from redis.exceptions import RedisError
 
+from common.redis.trouble import TROUBLE
 from worker.jobs.leases import LaneLeases, ReleasedJob, Reservation
 from worker.lanes.lane import Lane
 from worker.lanes.notifier import Notifier
@@ -51,6 +52,8 @@ class Reserver:
         self._redis_health = redis_health
         self._starved_jobs = starved_jobs
         self._turn = 0
+        self._failing = False
+        """Whether Redis was in trouble lately."""
         self._looked_at = 0.0
         """When all lanes were last checked, by the steady clock."""
         self._asked: Lane | None = None
@@ -91,10 +94,13 @@ class Reserver:
         while not self._state.stopping.is_set():
             try:
                 self._round()
+                if self._failing:
+                    self._failing = not TROUBLE.over()
             except CallerReplaced:
                 return
             except RedisError as exc:
-                log.warning("reserve_failed", error=str(exc), exc_type=type(exc).__name__)
+                self._failing = True
+                TROUBLE.note("reserving", exc)
                 self._state.stopping.wait(_REDIS_PAUSE_SECONDS)
             except Exception:
                 log.exception("reserver_failed")
@@ -206,7 +212,7 @@ class Reserver:
         try:
             self._intake.hold(*self._receive())
         except RedisError as exc:
-            log.warning("reserve_failed", error=str(exc), exc_type=type(exc).__name__)
+            TROUBLE.note("reserving", exc)
 
     def _wait_for_change(self) -> None:
         state = self._state

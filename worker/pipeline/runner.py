@@ -19,6 +19,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from common.errors import JobExpired, text_of
+from common.redis.trouble import TROUBLE
 from worker.batching.batcher import Batch
 from worker.jobs import steps
 from worker.jobs.execution import Execution
@@ -222,7 +223,7 @@ class Runner:
         try:
             number = self._leases[lane.name].start(suspect.tag, suspect.job_id, lane.result_ttl)
         except RedisError as exc:
-            log.warning("start_failed", lane=lane.name, error=str(exc))
+            TROUBLE.note("starting a suspect", exc, lane=lane.name)
             number = 0
         if number <= 0:
             suspect.disposition = "lost"

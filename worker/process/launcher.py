@@ -25,6 +25,7 @@ from worker.devices.placement import name_inside
 from worker.engine import Engine
 from worker.observability.view import EventCounts
 from worker.pipeline.finisher import Listener
+from worker.process.celery_log import quieten
 
 
 def run_worker(
@@ -87,7 +88,8 @@ def _run_celery(
         )
 
     install(app, settings, engine)
-    warnings.filterwarnings("ignore", category=SecurityWarning)  # JSON only, never pickle
+    quieten()
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
     worker: Any = Worker(
         app=app,
         hostname=name,

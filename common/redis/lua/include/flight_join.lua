@@ -15,7 +15,7 @@ local function get_arrived(job, other, clock)
   local left = math.max(redis.call('PTTL', META .. other), 1)
   meta = result_for(parts, job.job_id, string.format('%d', clock), job.tenant)
   redis.call('SET', META .. job.job_id, meta, 'PX', left)
-  redis.call('PUBLISH', META .. job.job_id, meta)
+  redis.pcall('PUBLISH', META .. job.job_id, meta)
   return true
 end
 

@@ -25,7 +25,7 @@ local function settle(jobs, ttl, alone)
   while job do
     local id, tenant, result = job.id, job.tenant, META .. job.id
     redis.call('SET', result, job.meta, 'EX', ttl)
-    redis.call('PUBLISH', result, job.meta)
+    redis.pcall('PUBLISH', result, job.meta) -- who may not tell must settle all the same
     if alone then
       gone[#gone + 1] = JOB .. id
     else

@@ -5,17 +5,35 @@
 --   2 limit
 --   3 result_ttl
 --   4 window: how many messages a tenant has in a band's list
+--   5 lease_ms
+--   6 patience_ms: after a longer silence of all reapers nobody is believed to be dead
 -- Returns: {reaped, promoted, ms until the next is due or -1}
 -- Moves: r->q, w->settled, w->x, w->q, w->w
 -- Tests: tests/lua/test_reap.py
--- Only the server's clock is used. Followers past their deadline expire, and those without a leader
--- are freed; the tenants' jobs are recounted.
+-- Only the server's clock decides, and only while it was seen to go: calls that waited in a server
+-- that stood still run when it goes on, and find that every lease has lapsed before anybody could
+-- renew one. So each call leaves its time in `pulse`; what lapsed since, where that is long ago,
+-- gets a whole lease more. The same holds after a restart, and after a clock that jumped.
+-- Followers that are due expire, and those whose leader is gone are freed; the tenants' jobs are
+-- counted again.
 -- @include keys, clock, message, lease, record, lane_depth, tenant_window, delayed, flight_orphans
--- @include tenant_recount
+-- @include tenant_recount, chunks
 
 local bands, unacked, index, delayed, stats = KEYS, KEYS[5], KEYS[6], KEYS[7], KEYS[10]
 local lane, limit, ttl, window = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local lease_ms, patience_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, reaped = now_ms(), 0
+local PULSE, PULSE_TTL = LANE .. lane .. ':pulse', 86400
+
+local function spare_since(pulse)
+  local lapsed, scores = redis.call('ZRANGEBYSCORE', index, pulse / 1000, now / 1000), {}
+  for _, tag in ipairs(lapsed) do
+    scores[#scores + 1] = (now + lease_ms) / 1000
+    scores[#scores + 1] = tag
+  end
+  in_chunks(scores, function(...) redis.call('ZADD', index, ...) end)
+  if #lapsed > 0 then redis.call('HINCRBY', stats, 'spared', #lapsed) end
+end
 
 local function reap(tag)
   local message, band = end_lease(unacked, index, tag, lane), band_of(tag)
@@ -32,7 +50,12 @@ local function reap(tag)
   reaped = reaped + 1
 end
 
--- 1 leases: latest first, each to the front, so the one that expired first is served first
+-- 0 whether time stood still
+local pulse = tonumber(redis.call('GET', PULSE) or now)
+redis.call('SET', PULSE, string.format('%d', now), 'EX', PULSE_TTL)
+if now - pulse > patience_ms then spare_since(pulse) end
+
+-- 1 leases: latest first, each to the front, so whoever lapsed first is served first
 local lapsed = redis.call('ZREVRANGEBYSCORE', index, '(' .. now / 1000, '-inf', 'LIMIT', 0, limit)
 for _, tag in ipairs(lapsed) do reap(tag) end
 if reaped > 0 then redis.call('HINCRBY', stats, 'reaped', reaped) end

@@ -40,6 +40,9 @@ def test_a_refused_tracking_leaves_no_answer_behind() -> None:
     assert notifier.arm(["a"]) == {"a"}
     assert answers == []
     assert not notifier.is_told
+    answers.append(0)
+    assert notifier.arm(["a"]) == set(), "it is not asked for again, fifty times a second"
+    assert answers == []
 
 
 def test_what_is_no_name_ends_no_listening() -> None:

@@ -1,0 +1,71 @@
+"""Whether the queue's Redis may throw jobs away: looked at now and then, told where people look.
+
+Its operator can change that while we run, and a failover can bring a server that was set up
+otherwise. It refuses nobody: most who find it out have not lost anything yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import redis.asyncio
+import structlog
+from redis.exceptions import RedisError, ResponseError
+
+from api.background import tasks
+from common.redis.refusals import tell_refusal
+from common.redis.server_facts import policy_warning
+
+log = structlog.get_logger(__name__)
+
+_INTERVAL_SECONDS = 30.0
+_TIMEOUT_SECONDS = 1.0
+
+
+class ServerWatch:
+    """Asks INFO for the policy; the first time at the start."""
+
+    def __init__(self, client: redis.asyncio.Redis, seconds: float = _INTERVAL_SECONDS) -> None:
+        self._client = client
+        self._seconds = seconds
+        self._task: asyncio.Task[None] | None = None
+        self.warnings: list[str] = []
+        """What its operator should see to; a sentence each."""
+
+    async def start(self) -> None:
+        """Look, for no longer than a second, and go on in the background."""
+        await self._look()
+        self._task = asyncio.create_task(self._run(), name="server-watch")
+
+    async def stop(self) -> None:
+        """End."""
+        await tasks.end(self._task)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._seconds)
+            await self._look()
+
+    async def _look(self) -> None:
+        with contextlib.suppress(RedisError, TimeoutError, OSError):  # others tell of these
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                self._take(await self._ask())
+
+    async def _ask(self) -> dict[str, object]:
+        try:
+            found: dict[str, object] = await self._client.info("memory")
+        except ResponseError as exc:
+            tell_refusal("INFO", "whether it may throw jobs away cannot be told", exc)
+            return {}
+        return found
+
+    def _take(self, info: dict[str, object]) -> None:
+        warning = policy_warning(info)
+        found = [warning] if warning else []
+        if found != self.warnings:
+            for text in found:
+                log.warning("redis_may_lose_jobs", text=text)
+            if not found:
+                log.info("redis_keeps_jobs")
+        self.warnings = found
