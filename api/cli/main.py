@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -27,6 +28,7 @@ from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
 from api.cli.stages import stages
 from api.client import TERMINAL, ApiError, Client, Job
 from common.errors import ConfigurationError, FleetError
+from common.redis.trouble import sentence_of
 from common.settings import ENV_PREFIX, Settings, load_settings
 from common.worker_report import WorkerReport
 
@@ -304,6 +306,10 @@ def main() -> None:
         sys.exit(1)
     except ApiError as exc:
         err.print(f"[red]lanefleet:[/] {escape(str(exc))} (HTTP {exc.status})", highlight=False)
+        sys.exit(1)
+    except RedisError as exc:
+        text = f"{sentence_of(exc)} ({exc}); see LANEFLEET_REDIS_URL and `lanefleet doctor`"
+        err.print(f"[red]lanefleet:[/] {escape(text)}", highlight=False)
         sys.exit(1)
     except httpx.HTTPError as exc:
         err.print(

@@ -54,6 +54,11 @@ class JobSettings(Section):
         return int((self.lease_seconds - self.renew_interval_seconds) * 900)
 
     @property
+    def grace_ms(self) -> int:
+        """How long who holds them gets to renew such leases: a renewal and a half."""
+        return int(max(1.0, 1.5 * self.renew_interval_seconds) * 1000)
+
+    @property
     def reap_interval_seconds(self) -> float:
         """Seconds between two looks for lapsed leases: several within that patience."""
         return min(1.0, self.lease_seconds / 5)

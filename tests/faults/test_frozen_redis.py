@@ -103,6 +103,23 @@ def test_a_worker_that_dies_while_redis_is_frozen_is_reaped_in_time(
     assert other.alive
 
 
+def test_what_a_lone_worker_held_is_taken_over_by_one_that_starts_much_later(
+    server: Server, stack: Stack
+) -> None:
+    lease = 2.0
+    lane = RecordedLane.on(stack, max_batch=1, LANEFLEET_LEASE_SECONDS=str(lease))
+    gate = stack.folder / "gate"
+    (held,) = stack.publish([Job(LANE, "held", {"until": str(gate)})])
+    first = stack.worker(LANE)
+    wait_until(lambda: lane.executions(), 20, "the job to run")
+    first.kill()
+    time.sleep(2 * lease)  # nobody looks meanwhile
+    stack.worker(LANE)
+    wait_until(lambda: lane.executions()["held"] == 2, lease + 5, "another to take over")
+    gate.touch()
+    await_settled(stack, [held], 20)
+
+
 def _freeze_and_kill(server: Server, holder: Process) -> None:
     assert server.popen is not None
     server.popen.send_signal(signal.SIGSTOP)

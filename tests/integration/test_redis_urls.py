@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
+from common.redis.embedded_server import RedisServer
 from tests.support.stack import ROOT, Stack, running_redis
 
 PROGRAMS = {
@@ -19,6 +20,18 @@ PROGRAMS = {
     "cli": ("-m", "api.cli.main", "keys", "list"),
     "celery": ("-m", "celery", "-A", "common.broker", "inspect", "ping"),
 }
+
+
+def run(program: str, url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *PROGRAMS[program]],
+        env={**os.environ, "LANEFLEET_REDIS_URL": url},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -30,20 +43,28 @@ PROGRAMS = {
 )
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_program_ends_with_one_line_and_status_2(program: str, url: str, says: str) -> None:
-    ended = subprocess.run(
-        [sys.executable, *PROGRAMS[program]],
-        env={**os.environ, "LANEFLEET_REDIS_URL": url},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run(program, url)
     said = ended.stdout + ended.stderr
     assert ended.returncode == 2, said
     assert says in " ".join(said.split())
     assert "Traceback" not in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("login", "says"),
+    [(":hidden@", "Redis refuses the login"), ("", "Redis refuses the login"), (None, "reached")],
+)
+def test_a_command_says_in_one_line_why_redis_does_nothing(
+    embedded_redis: RedisServer, login: str | None, says: str
+) -> None:
+    place = embedded_redis.url.rpartition("@")[2]
+    url = "redis://127.0.0.1:1/0" if login is None else f"redis://{login}{place}"
+    ended = run("cli", url)
+    assert ended.returncode == 1
+    assert says in " ".join(ended.stderr.split())
+    assert "Traceback" not in ended.stderr
+    assert "hidden" not in ended.stderr
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ CASES = [
         moves="r->q",
     ),
     Case(
-        "what lapsed while nobody looked is held a lease longer; what had lapsed before is not",
+        "what lapsed while nobody looked is held a moment longer; what had lapsed before is not",
         CALL,
         [1, 0, -1],
         given={

@@ -188,7 +188,7 @@ class ReapCall(NamedTuple):
     limit: int
     result_ttl: int
     window: int
-    lease_ms: int
+    grace_ms: int
     patience_ms: int
 
 
@@ -204,6 +204,8 @@ class LeasePolicy(NamedTuple):
     tenant_window_jobs: int
     patience_ms: int
     """For how long no reaper may have come by before those who hold leases go first."""
+    grace_ms: int
+    """How long they get then."""
 
     @classmethod
     def of(cls, settings: Settings) -> LeasePolicy:
@@ -215,6 +217,7 @@ class LeasePolicy(NamedTuple):
             settings.result_ttl_seconds,
             settings.tenant_window_jobs,
             settings.patience_ms,
+            settings.grace_ms,
         )
 
 
@@ -350,7 +353,7 @@ class LaneLeases:
         policy = self._policy
         ttl = result_ttl or policy.result_ttl_seconds
         call = ReapCall(
-            self._lane, limit, ttl, policy.tenant_window_jobs, policy.lease_ms, policy.patience_ms
+            self._lane, limit, ttl, policy.tenant_window_jobs, policy.grace_ms, policy.patience_ms
         )
         reaped, promoted, next_due = self._scripts.run("reap", self._keys, call)
         return int(reaped), int(promoted), int(next_due)

@@ -5,15 +5,16 @@
 --   2 limit
 --   3 result_ttl
 --   4 window: how many messages a tenant has in a band's list
---   5 lease_ms
---   6 patience_ms: after a longer silence of all reapers nobody is believed to be dead
+--   5 grace_ms: how much longer those leases are held that may have lapsed through no fault
+--   6 patience_ms: after a longer silence of all reapers, that is so
 -- Returns: {reaped, promoted, ms until the next is due or -1}
 -- Moves: r->q, w->settled, w->x, w->q, w->w
 -- Tests: tests/lua/test_reap.py
 -- Only the server's clock decides, and only while it was seen to go: calls that waited in a server
 -- that stood still run when it goes on, and find that every lease has lapsed before anybody could
 -- renew one. So each call leaves its time in `pulse`; what lapsed since, where that is long ago,
--- gets a whole lease more. The same holds after a restart, and after a clock that jumped.
+-- waits for the renewers a moment more. The same holds after a restart, and after a clock that
+-- jumped.
 -- Followers that are due expire, and those whose leader is gone are freed; the tenants' jobs are
 -- counted again.
 -- @include keys, clock, message, lease, record, lane_depth, tenant_window, delayed, flight_orphans
@@ -21,14 +22,14 @@
 
 local bands, unacked, index, delayed, stats = KEYS, KEYS[5], KEYS[6], KEYS[7], KEYS[10]
 local lane, limit, ttl, window = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local lease_ms, patience_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
+local grace_ms, patience_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, reaped = now_ms(), 0
 local PULSE, PULSE_TTL = LANE .. lane .. ':pulse', 86400
 
 local function spare_since(pulse)
   local lapsed, scores = redis.call('ZRANGEBYSCORE', index, pulse / 1000, now / 1000), {}
   for _, tag in ipairs(lapsed) do
-    scores[#scores + 1] = (now + lease_ms) / 1000
+    scores[#scores + 1] = (now + grace_ms) / 1000
     scores[#scores + 1] = tag
   end
   in_chunks(scores, function(...) redis.call('ZADD', index, ...) end)
