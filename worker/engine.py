@@ -178,7 +178,13 @@ class Engine:
             settings.decode_threads, settings.decode_timeout_seconds, self.device_time.busy_at
         )
         self.intake = Intake(
-            state, client, self.finisher, self.decode_pool, self.fetcher, self.device_time
+            state,
+            client,
+            self.finisher,
+            self.decode_pool,
+            self.fetcher,
+            self.device_time,
+            max_unpacked_bytes=settings.unpacked_message_bytes,
         )
         self.reserver = Reserver(
             state,

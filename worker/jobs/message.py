@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 from datetime import UTC, datetime
 from typing import Any
-
-import orjson
 
 from common.errors import InvalidInput, UnreadableMessage
 from common.inputs.checks import BLOB_REFERENCE
 from common.jobs.message import TASK_NAME
 from common.trace import read_traceparent
+from worker.jobs.body import MAX_UNPACKED_BYTES, loads, read_body
 from worker.jobs.execution import Execution
 from worker.jobs.leases import Lease
 
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_ARGUMENTS = ("model", "input", "params")
+_KNOWN = frozenset((*_ARGUMENTS, "input_url"))
 
 
-def parse(lease: Lease, lane: str, now: float) -> Execution:
+def parse(
+    lease: Lease, lane: str, now: float, max_unpacked_bytes: int = MAX_UNPACKED_BYTES
+) -> Execution:
     """Read a lease's message. Never raises: what cannot be read ends as unreadable."""
     tag, attempt, origin, raw = lease
     created, _, owner = origin.partition(b":")
     created_ms, tenant = int(created), owner.decode()
     try:
-        message = _loads(raw)
+        message = loads(raw)
         headers = message["headers"]
         job_id = str(headers["id"])
         job_id.encode()  # half a surrogate pair could name no key
@@ -39,7 +40,7 @@ def parse(lease: Lease, lane: str, now: float) -> Execution:
         )
         return lost
     try:
-        _read_call(execution, message, headers, lane)
+        _read_call(execution, message, lane, max_unpacked_bytes)
     except UnreadableMessage as exc:
         execution.disposition, execution.error = "unreadable", exc
     except InvalidInput as exc:
@@ -48,8 +49,9 @@ def parse(lease: Lease, lane: str, now: float) -> Execution:
 
 
 def _read_call(
-    execution: Execution, message: dict[str, Any], headers: dict[str, Any], lane: str
+    execution: Execution, message: dict[str, Any], lane: str, max_unpacked_bytes: int
 ) -> None:
+    headers = message["headers"]
     task = headers.get("task")
     if task != TASK_NAME:
         raise UnreadableMessage(f"unknown task {str(task)[:80]!r}; lanes run only {TASK_NAME!r}")
@@ -57,10 +59,12 @@ def _read_call(
     if content_type != "application/json":
         raise UnreadableMessage(f"content type {content_type!r} is refused; send JSON")
     try:
-        kwargs = _call_kwargs(message)
+        kwargs = _call_kwargs(*read_body(message, max_unpacked_bytes))
         _read_limits(execution, headers)
     except _UNREADABLE as exc:
         raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
+    if not kwargs.keys() <= _KNOWN:
+        raise InvalidInput(_unknown(kwargs))
     model = kwargs.get("model", lane)
     if model != lane:
         raise InvalidInput(f"the job names model {str(model)[:80]!r} but was sent to lane {lane!r}")
@@ -71,6 +75,8 @@ def _read_call(
     if "input" not in kwargs:
         execution.input_url = _read_url(kwargs)
         return
+    if kwargs.get("input_url") is not None:
+        raise InvalidInput("the call has both `input` and `input_url`; send one of them")
     execution.value = kwargs["input"]
     if execution.value == BLOB_REFERENCE:
         execution.has_blob = True
@@ -101,23 +107,22 @@ def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
         execution.deadline = _timestamp(float(deadline_ms)) / 1000
 
 
-def _call_kwargs(message: dict[str, Any]) -> dict[str, Any]:
-    body = message["body"]
-    if message.get("properties", {}).get("body_encoding") == "base64":
-        body = base64.b64decode(body)
-    args, kwargs, _embed = _loads(body)
-    if not isinstance(kwargs, dict) or not isinstance(args, list):
-        raise TypeError("args and kwargs must be a list and an object")
+def _call_kwargs(args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     if not args:
         return kwargs
-    return {**dict(zip(("model", "input", "params"), args, strict=False)), **kwargs}
+    if len(args) > len(_ARGUMENTS):
+        raise InvalidInput(
+            f"the call has {len(args)} positional arguments; `infer` takes (model, input, params)"
+        )
+    return {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
 
 
-def _loads(raw: bytes | str) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return json.loads(raw)  # NaN and great depth, which other clients may send
+def _unknown(kwargs: dict[str, Any]) -> str:
+    names = ", ".join(f"`{str(name)[:80]}`" for name in sorted(kwargs.keys() - _KNOWN)[:10])
+    return (
+        f"`infer` does not take {names}; it takes `model`, `input` or `input_url`, and `params`. "
+        "What a model takes goes into `params`"
+    )
 
 
 def _timestamp(value: str | float) -> float:

@@ -48,13 +48,16 @@ class Intake:
         decode_pool: DecodePool,
         fetcher: InputFetcher,
         device_time: DeviceTime,
+        max_unpacked_bytes: int,
     ) -> None:
+        """max_unpacked_bytes bounds a compressed message."""
         self._state = state
         self._client = client
         self._finisher = finisher
         self._decode_pool = decode_pool
         self._fetcher = fetcher
         self._device_time = device_time
+        self._max_unpacked_bytes = max_unpacked_bytes
         self._fetched: list[tuple[Lane, Execution]] = []
         """Guarded by the state's lock."""
 
@@ -129,11 +132,11 @@ class Intake:
         if ended:
             self._finisher.submit_ended(lane, ended)
 
-    @staticmethod
-    def read(lane: Lane, reservation: Reservation) -> list[Execution]:
+    def read(self, lane: Lane, reservation: Reservation) -> list[Execution]:
         """The messages of a reservation; inputs that lie beside them are still missing."""
         now = time.monotonic()
-        executions = [parse(lease, lane.name, now) for lease in reservation.leases]
+        name, limit = lane.name, self._max_unpacked_bytes
+        executions = [parse(lease, name, now, limit) for lease in reservation.leases]
         for execution in executions:
             execution.reserved_ms = reservation.server_ms
             if not lane.spec.run_identical_once:
