@@ -15,6 +15,8 @@ FleetError
 ├── UnreadableMessage         not a job; parked on the dead list as it is
 ├── InferenceFailed           the model raised; retried alone, then dead
 │   └── DeviceOutOfMemory     the batch did not fit; a smaller one may
+├── TimeLimitExceeded         its run took longer than its sender allowed
+│   └── SoftTimeLimitExceeded the same, of Celery's softer limit
 ├── AttemptsExhausted         the job took its worker down, or failed, too often
 ├── JobCanceled               somebody asked for it
 ├── JobExpired                its deadline passed first
@@ -58,6 +60,8 @@ __all__ = (
     "RateLimited",
     "RedisUnavailable",
     "Refused",
+    "SoftTimeLimitExceeded",
+    "TimeLimitExceeded",
     "UnknownModel",
     "UnreadableMessage",
     "UnsupportedMedia",
@@ -80,6 +84,8 @@ class FleetError(Exception):
     """Stable machine-readable reason, shown to clients."""
     retryable: ClassVar[bool] = False
     """Whether another attempt at the same job may succeed."""
+    celery_module: ClassVar[str] = "lanefleet"
+    """Where a Celery client looks for a class of this name; where it finds none it makes one."""
 
 
 class ConfigurationError(FleetError):
@@ -166,6 +172,17 @@ class DeviceOutOfMemory(InferenceFailed):
     """The batch did not fit on the device; a smaller one may."""
 
     code = "device_out_of_memory"
+
+
+class TimeLimitExceeded(FleetError):
+    """The job's run took longer than the `time_limit` that its Celery client set."""
+
+    code = "time_limit"
+    celery_module = "celery.exceptions"
+
+
+class SoftTimeLimitExceeded(TimeLimitExceeded):
+    """The same, of its `soft_time_limit`."""
 
 
 class AttemptsExhausted(FleetError):

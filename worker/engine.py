@@ -23,6 +23,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
 from redis import Redis
@@ -50,6 +51,7 @@ from worker.maintenance.renewer import LeaseRenewer
 from worker.maintenance.reporter import Reporter
 from worker.maintenance.sweeper import InputSweeper
 from worker.observability.health_server import HealthServer
+from worker.observability.parked import ParkedJobs
 from worker.observability.report import report_of, weights_digests
 from worker.observability.view import Counters, EventCounts
 from worker.pipeline.cache_writer import CacheWriter
@@ -81,6 +83,7 @@ class Engine:
         device: str,
         *,
         is_revoked: Callable[[str], bool] = lambda _job_id: False,
+        has_revoked_stamp: Callable[[Mapping[str, Any]], bool] = lambda _stamps: False,
         blobs: Blobs | None = None,
         listener: Listener = lambda _published: None,
         event_counts: EventCounts | None = None,
@@ -103,7 +106,8 @@ class Engine:
         leases = self._leases(client)
         self._build_output(leases, redis_url, blobs, listener)
         self._build_input(leases, client, redis_url)
-        self._build_device(leases, is_revoked)
+        self._build_device(leases, is_revoked, has_revoked_stamp)
+        self.parked = ParkedJobs(client, self.state.lanes)
         self._alias_watch = AliasWatch(connect(redis_url, settings), self.models, catalog.aliases)
         self._caretakers = self._build_caretakers(redis_url, blobs)
         self._health = (
@@ -196,7 +200,10 @@ class Engine:
         )
 
     def _build_device(
-        self, leases: Mapping[str, LaneLeases], is_revoked: Callable[[str], bool]
+        self,
+        leases: Mapping[str, LaneLeases],
+        is_revoked: Callable[[str], bool],
+        has_revoked_stamp: Callable[[Mapping[str, Any]], bool],
     ) -> None:
         settings, state = self.settings, self.state
         self.turns = Turns(settings.batches_per_turn, settings.turn_seconds)
@@ -208,6 +215,7 @@ class Engine:
             self.decode_pool,
             self.device_time,
             is_revoked=is_revoked,
+            has_revoked_stamp=has_revoked_stamp,
             on_device_lost=self.fail,
             max_attempts=settings.max_attempts,
         )

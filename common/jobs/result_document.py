@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from common.errors import FleetError
 from common.jobs.cache_entry import Entry, age_seconds
 
 
@@ -81,6 +82,7 @@ class Stamp:
         tenant: str,
         *,
         exc_type: str,
+        exc_module: str = FleetError.celery_module,
         step: str,
         reason: str,
         error: str,
@@ -103,7 +105,7 @@ class Stamp:
                 "result": {
                     "exc_type": exc_type,
                     "exc_message": [error],
-                    "exc_module": "lanefleet",
+                    "exc_module": exc_module,
                 },
                 "traceback": f"in step {step}",
                 "children": [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.errors import FleetError
 from common.jobs.result_document import Stamp, dump_result
 from worker.jobs.execution import Execution, describe, reason_of
 
@@ -40,6 +41,7 @@ def failure_of(execution: Execution, stamp: Stamp) -> bytes:
         execution.reserved_ms,
         execution.tenant,
         exc_type=type(execution.error).__name__,
+        exc_module=getattr(execution.error, "celery_module", FleetError.celery_module),
         step=execution.step,
         reason=reason_of(execution),
         error=describe(execution),

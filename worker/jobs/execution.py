@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from common.errors import FleetError, InvalidInput, text_of
+from common.errors import (
+    FleetError,
+    InvalidInput,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
+    text_of,
+)
 from worker.jobs.passage import Passage
 from worker.models.base import Model
 
@@ -82,6 +88,12 @@ class Execution:
     """Unix seconds after which no result may be published."""
     eta: float | None = field(default=None, init=False)
     """Unix seconds before which the job must not run."""
+    time_limits: tuple[float | None, float | None] | None = field(default=None, init=False)
+    """Seconds that its run may take, hard and soft; None for most."""
+    stamps: Mapping[str, Any] | None = field(default=None, init=False)
+    """What its Celery client stamped it with, to revoke it by; None for most."""
+    ignore_result: bool = field(default=False, init=False)
+    """Whether its client wants no result kept."""
     passage: Passage | None = field(default=None, init=False)
     """When it was decoded, and with whom."""
     started: float = field(default=0.0, init=False)
@@ -125,4 +137,22 @@ def reason_of(execution: Execution) -> str:
 
 def model_is_to_blame(execution: Execution) -> bool:
     """Whether a job that failed for good did so after the model took its input."""
-    return execution.step in ("infer", "encode") and not isinstance(execution.error, InvalidInput)
+    theirs = isinstance(execution.error, InvalidInput | TimeLimitExceeded)
+    return execution.step in ("infer", "encode") and not theirs
+
+
+def judge_time(execution: Execution, seconds: float) -> None:
+    """End it as failed where its run took longer than its client allows.
+
+    A batch cannot be interrupted, so it is known only now.
+    """
+    hard, soft = execution.time_limits or (None, None)
+    if hard and seconds > hard:
+        limit, name = hard, "time_limit"
+        error: type[TimeLimitExceeded] = TimeLimitExceeded
+    elif soft and seconds > soft:
+        limit, name = soft, "soft_time_limit"
+        error = SoftTimeLimitExceeded
+    else:
+        return
+    execution.fail("infer", error(f"it ran for {seconds:.3g} s; its {name} is {limit:g} s"))

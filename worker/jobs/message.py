@@ -103,8 +103,30 @@ def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
     ticket = headers.get("cache")
     if isinstance(ticket, str):
         execution.digest, _, execution.weights = ticket.partition(" ")
+    if "timelimit" in headers:
+        _read_options(execution, headers)
     if (deadline_ms := headers.get("deadline_ms")) is not None:
         execution.deadline = _timestamp(float(deadline_ms)) / 1000
+
+
+def _read_options(execution: Execution, headers: dict[str, Any]) -> None:
+    """What every message of Celery's own clients has beside; ours have none of it."""
+    hard, soft = headers["timelimit"] or (None, None)
+    if hard or soft:
+        execution.time_limits = (_seconds(hard), _seconds(soft))
+    execution.ignore_result = headers.get("ignore_result") is True
+    if names := headers.get("stamped_headers"):
+        stamps = headers.get("stamps") or {}
+        execution.stamps = {name: stamps[name] for name in names if name in stamps}
+
+
+def _seconds(limit: Any) -> float | None:
+    if not limit:
+        return None
+    seconds = float(limit)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{limit} is no time limit")
+    return seconds
 
 
 def _call_kwargs(args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from common.jobs.result_document import Stamp
 from common.trace import trace_id
 from worker.jobs.encoding import encode
-from worker.jobs.execution import Execution
+from worker.jobs.execution import Execution, judge_time
 from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
@@ -142,7 +142,7 @@ class Finisher:
     def _encode(self, group: _Group) -> None:
         lane, executions = group.lane, group.executions
         began = time.monotonic()
-        server_time = began + lane.clock_ahead
+        server_time, run_seconds = began + lane.clock_ahead, group.infer_ms / 1000
         stamp = Stamp(
             lane.name,
             executions[0].version or lane.spec.version,
@@ -154,6 +154,8 @@ class Finisher:
         for execution in executions:
             if execution.deadline is not None and execution.deadline <= server_time:
                 execution.disposition = execution.disposition or "expired"
+            if execution.time_limits is not None:
+                judge_time(execution, run_seconds)
             try:
                 encode(execution, stamp)
                 f"{execution.job_id}{execution.digest}".encode()  # both go to Redis as they are

@@ -18,6 +18,7 @@ from common.redis.embedded_server import obtain_redis
 from common.redis.format_version import check_format
 from common.settings import Settings
 from worker.celery_integration.bootstep import install
+from worker.celery_integration.revoked_stamps import RevokedStamps
 from worker.devices.placement import name_inside
 from worker.engine import Engine
 from worker.observability.view import EventCounts
@@ -62,6 +63,8 @@ def _run_celery(
     # The lanes take the messages; Celery's own consumer must not pop any.
     app.amqp.queues._consume_from = {}
 
+    stamps = RevokedStamps()
+
     def engine(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
 
@@ -72,12 +75,13 @@ def _run_celery(
             hostname,
             device,
             is_revoked=state.revoked.__contains__,
+            has_revoked_stamp=stamps.match,
             blobs=blobs,
             listener=listener,
             event_counts=event_counts,
         )
 
-    install(app, settings, engine)
+    install(app, settings, engine, stamps)
     warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
     worker: Any = Worker(
         app=app,

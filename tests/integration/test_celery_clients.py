@@ -1,0 +1,154 @@
+"""What a stock Celery client asks of a fleet: honoured, or refused with its reason.
+
+The client imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+
+from tests.support.lanes import LANE, RecordedLane
+from tests.support.stack import ROOT, Stack, wait_until
+
+
+def client(stack: Stack, **conf: Any) -> Celery:
+    """A producer as anybody may have it."""
+    app = Celery("producer", broker=stack.redis_url, backend=stack.redis_url, set_as_current=False)
+    app.conf.update(conf)
+    return app
+
+
+def send(app: Celery, value: str, options: dict[str, Any] | None = None, **params: Any) -> Any:
+    """One job of the recorder's lane."""
+    kwargs = {"model": LANE, "input": value, "params": params}
+    return app.send_task("infer", kwargs=kwargs, queue=LANE, **(options or {}))
+
+
+@pytest.mark.parametrize("name", ["gzip", "zlib", "bzip2", "lzma"])
+def test_compressed_jobs_run_and_bombs_are_refused(stack: Stack, name: str) -> None:
+    RecordedLane.on(stack)
+    stack.worker(LANE, LANEFLEET_UNPACKED_MESSAGE_BYTES="100000")
+    app = client(stack, task_compression=name)
+    assert send(app, "packed").get(timeout=20) == "packed"
+    with pytest.raises(Exception, match="larger than 100000 bytes once it is decompressed"):
+        send(app, "a" * 200_000).get(timeout=20)
+
+
+def test_time_limits_are_judged_when_the_run_ends(stack: Stack) -> None:
+    RecordedLane.on(stack, max_batch=1)
+    stack.worker(LANE)
+    app = client(stack)
+    hard, soft = {"time_limit": 0.1}, {"soft_time_limit": 0.1}
+    with pytest.raises(TimeLimitExceeded, match=r"its time_limit is 0.1 s"):
+        send(app, "hard", hard, sleep_ms=300).get(timeout=20)
+    with pytest.raises(SoftTimeLimitExceeded, match="its soft_time_limit is 0.1 s"):
+        send(app, "soft", soft, sleep_ms=300).get(timeout=20)
+    in_time = send(app, "in time", {"time_limit": 10, "soft_time_limit": 5}, sleep_ms=100)
+    assert in_time.get(timeout=20) == "in time"
+
+
+def test_a_revoked_stamp_ends_what_is_held_and_what_comes(stack: Stack) -> None:
+    lane = RecordedLane.on(stack, max_batch=1)
+    stack.worker(LANE)
+    app, gate = client(stack), stack.folder / "gate"
+    first = send(app, "first", until=str(gate))
+    wait_until(lambda: lane.executions(), 20, "the device to be busy")
+    stamped = {"stamped_headers": ["batch"], "batch": "b1"}
+    held = send(app, "held", stamped)
+    other = send(app, "other", {"stamped_headers": ["batch"], "batch": ["b2"]})
+    wait_until(lambda: stack.waiting(LANE) == 0, 20, "both to be reserved")
+    (answer,) = app.control.revoke_by_stamped_headers({"batch": ["b1"]}, reply=True, timeout=5)
+    assert "are revoked" in next(iter(answer.values()))["ok"]
+    with pytest.raises(TaskRevokedError):
+        held.get(timeout=20)
+    later = send(app, "later", stamped)
+    gate.touch()
+    with pytest.raises(TaskRevokedError):
+        later.get(timeout=20)
+    assert first.get(timeout=20) == "first"
+    assert other.get(timeout=20) == "other"
+    assert not {"held", "later"} & set(lane.executions())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "instead"),
+    [
+        ("add_consumer", {"queue": LANE}, "LANEFLEET_MODELS"),
+        ("cancel_consumer", {"queue": LANE}, "LANEFLEET_MODELS"),
+        ("rate_limit", {"task_name": "infer", "rate_limit": "1/m"}, "lanefleet keys limit"),
+        ("time_limit", {"task_name": "infer", "hard": 1}, "`time_limit`"),
+        ("pool_grow", {"n": 1}, "more workers"),
+        ("autoscale", {"max": 3, "min": 1}, "more workers"),
+    ],
+)
+def test_commands_without_effect_are_refused(
+    stack: Stack, command: str, arguments: dict[str, Any], instead: str
+) -> None:
+    RecordedLane.on(stack)
+    stack.worker(LANE)
+    app = client(stack)
+    (answer,) = app.control.broadcast(command, arguments=arguments, reply=True, timeout=5)
+    assert instead in next(iter(answer.values()))["error"]
+    assert send(app, "still served").get(timeout=20) == "still served"
+
+
+def test_add_consumer_costs_no_job(stack: Stack) -> None:
+    RecordedLane.on(stack)
+    stack.worker(LANE)
+    app = client(stack)
+    app.control.add_consumer(LANE)
+    results = [send(app, f"n{n}") for n in range(120)]
+    assert [one.get(timeout=20) for one in results] == [f"n{n}" for n in range(120)]
+
+
+def test_celerys_own_worker_refuses_to_serve_lanes(stack: Stack) -> None:
+    RecordedLane.on(stack)
+    job = send(client(stack), "kept")
+    command = ["celery", "-A", "common.broker:app", "worker", "-Q", LANE, "--pool", "solo"]
+    ended = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, **stack.environment, "LANEFLEET_REDIS_URL": stack.redis_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "start `lanefleet worker` instead" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert stack.redis.llen(LANE) == 1
+    stack.worker(LANE)
+    assert job.get(timeout=20) == "kept"
+
+
+def test_infer_in_a_celery_pool_gives_the_message_back(stack: Stack) -> None:
+    RecordedLane.on(stack)
+    app = client(stack)
+    job = send(app, "kept")
+    code = f"""
+from common.broker import create_app
+from common.settings import Settings
+app = create_app({stack.redis_url!r}, Settings())
+app.lanefleet_engine_factory = None  # as if it served lanes
+app.Worker(pool="solo", queues=[{LANE!r}], loglevel="INFO").start()
+"""
+    log = stack.folder / "pool.log"
+    with log.open("w") as stream:
+        pool = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=stream)
+    try:
+        wait_until(
+            lambda: "rejected" in log.read_text().lower(), 30, "the message to be given back"
+        )
+    finally:
+        pool.terminate()
+        pool.wait(20)
+    stack.worker(LANE)
+    assert job.get(timeout=30) == "kept"
