@@ -130,9 +130,11 @@ def cache_hit(entry: Entry, job_id: str, lane: str, now_ms: int, tenant: str = "
     }
     if tenant:
         about["tenant"] = tenant
+    done = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat()
     return (
-        b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":null,'
-        b'"task_id":"%b","lanefleet":%b}' % (entry.result, job_id.encode(), orjson.dumps(about))
+        b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":"%b",'
+        b'"task_id":"%b","lanefleet":%b}'
+        % (entry.result, done.encode(), job_id.encode(), orjson.dumps(about))
     )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
+from common.redis.keys import meta_key
 from tests.support.lanes import LANE, RecordedLane
 from tests.support.stack import ROOT, Stack, wait_until
 
@@ -48,7 +50,7 @@ def test_time_limits_are_judged_when_the_run_ends(stack: Stack) -> None:
     hard, soft = {"time_limit": 0.1}, {"soft_time_limit": 0.1}
     with pytest.raises(TimeLimitExceeded, match=r"its time_limit is 0.1 s"):
         send(app, "hard", hard, sleep_ms=300).get(timeout=20)
-    with pytest.raises(SoftTimeLimitExceeded, match="its soft_time_limit is 0.1 s"):
+    with pytest.raises(SoftTimeLimitExceeded, match=r"its soft_time_limit is 0.1 s"):
         send(app, "soft", soft, sleep_ms=300).get(timeout=20)
     in_time = send(app, "in time", {"time_limit": 10, "soft_time_limit": 5}, sleep_ms=100)
     assert in_time.get(timeout=20) == "in time"
@@ -75,6 +77,36 @@ def test_a_revoked_stamp_ends_what_is_held_and_what_comes(stack: Stack) -> None:
     assert first.get(timeout=20) == "first"
     assert other.get(timeout=20) == "other"
     assert not {"held", "later"} & set(lane.executions())
+
+
+def test_an_ignored_result_is_kept_for_a_moment_only(stack: Stack) -> None:
+    lane = RecordedLane.on(stack)
+    stack.worker(LANE)
+    app = client(stack)
+    ignored = send(app, "ignored", {"ignore_result": True})
+    failed = send(app, "failed", {"ignore_result": True}, refuse="no")
+    kept = send(app, "kept")
+    assert kept.get(timeout=20) == "kept"
+    wait_until(lambda: len(lane.executions()) == 2, 20, "both to run")
+    wait_until(lambda: stack.redis.exists(meta_key(failed.id)), 20, "the refusal")
+    for one in (ignored, failed):
+        assert 0 < stack.redis.ttl(meta_key(one.id)) <= 60
+    assert stack.redis.ttl(meta_key(kept.id)) > 3600
+
+
+def test_every_ending_has_its_date(stack: Stack) -> None:
+    RecordedLane.on(stack)
+    app = client(stack)
+    expired = send(app, "expired", {"expires": 0.01})
+    revoked = send(app, "revoked")
+    done = send(app, "done")
+    failed = send(app, "failed", refuse="no")
+    time.sleep(0.1)  # longer than the one may wait
+    stack.worker(LANE)
+    app.control.revoke(revoked.id)
+    for one in (expired, revoked, done, failed):
+        one.get(timeout=20, propagate=False)
+        assert abs(one.date_done.timestamp() - time.time()) < 60, one.state
 
 
 @pytest.mark.parametrize(
@@ -144,9 +176,7 @@ app.Worker(pool="solo", queues=[{LANE!r}], loglevel="INFO").start()
     with log.open("w") as stream:
         pool = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=stream)
     try:
-        wait_until(
-            lambda: "rejected" in log.read_text().lower(), 30, "the message to be given back"
-        )
+        wait_until(lambda: "reject requeue=True" in log.read_text(), 30, "it to be given back")
     finally:
         pool.terminate()
         pool.wait(20)

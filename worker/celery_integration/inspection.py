@@ -56,6 +56,12 @@ class LaneRequest:
         return f"<LaneRequest {self.name}[{self.id}]>"
 
 
+def _queue_info(lane: str) -> dict[str, Any]:
+    exchange: Any = Exchange(lane)  # type: ignore[no-untyped-call]  # kombu has no types
+    queue: Any = Queue(lane, exchange, routing_key=lane)  # type: ignore[no-untyped-call]
+    return dict(queue.as_dict(recurse=True))
+
+
 def _request_info(
     job_id: str, hostname: str, delivery_info: dict[str, Any], time_start: float | None
 ) -> dict[str, Any]:
@@ -131,9 +137,7 @@ class CeleryState:
 
     def queues(self) -> list[dict[str, Any]]:
         """The lanes, as the queues that a worker consumes."""
-        lanes = self._lanes.lanes
-        queues: list[Any] = [Queue(name, Exchange(name), routing_key=name) for name in lanes]
-        return [dict(queue.as_dict(recurse=True)) for queue in queues]
+        return [_queue_info(name) for name in self._lanes.lanes]
 
     def scheduled(self) -> list[dict[str, Any]]:
         """What waits for its time in the lanes; may raise RedisError."""

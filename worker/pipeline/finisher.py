@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 0.2
+_IGNORED_RESULT_SECONDS = 60
+"""How long a result stays that its client ignores: for who looks over HTTP, and so that a copy of
+its message does not run."""
 
 
 class _Group(NamedTuple):
@@ -122,7 +125,10 @@ class Finisher:
         self._encode(group)
         lane, leases = group.lane, self._leases[group.lane.name]
         ending = by_ending(group.executions)
-        finished = self._finish(lane, leases, ending.get(Ending.FINISH, ()))
+        finished = self._finish(lane, leases, ending.get(Ending.FINISH, ()), lane.result_ttl)
+        if told := ending.get(Ending.TELL):
+            ttl = min(_IGNORED_RESULT_SECONDS, lane.result_ttl)
+            finished = [*finished, *self._finish(lane, leases, told, ttl)]
         if dead := ending.get(Ending.BURY):
             self._until_done(lane, lambda: leases.bury(list(map(letter, dead)), lane.result_ttl))
         if delayed := ending.get(Ending.RETRY):
@@ -173,14 +179,14 @@ class Finisher:
             stages["encode"].observe(time.monotonic() - began)
 
     def _finish(
-        self, lane: Lane, leases: LaneLeases, results: Sequence[Execution]
+        self, lane: Lane, leases: LaneLeases, results: Sequence[Execution], result_ttl: int
     ) -> Sequence[Execution]:
         """Publish these results; returns those that were not fenced."""
         if not results:
             return ()
         outcomes = [outcome(execution, lane) for execution in results]
         began = time.monotonic()
-        fenced = self._until_done(lane, lambda: leases.finish(outcomes, lane.result_ttl))
+        fenced = self._until_done(lane, lambda: leases.finish(outcomes, result_ttl))
         if fenced is None:
             return ()
         lane.stats.stages.stages["finish"].observe(time.monotonic() - began)

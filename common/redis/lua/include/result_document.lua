@@ -1,6 +1,6 @@
 -- The result as Celery stores it, with what is known of the job under "lanefleet": the one
 -- place in Lua that writes or reads it. common/jobs/result_document.py is its other side.
--- @include keys
+-- @include keys, iso_date
 
 local SHARED = ',"shared":true'
 local TAIL = 2048 -- bytes of a result's end, in which "lanefleet" lies
@@ -23,8 +23,8 @@ local function ending(id, rec, state, reason, text, now)
   if rec.started > 0 then about.started_ms, about.worker = rec.started, rec.worker end
   return '{"status":"' .. status .. '","result":{"exc_type":"' .. exc_type
     .. '","exc_message":[' .. cjson.encode(message) .. '],"exc_module":"' .. module
-    .. '"},"traceback":null,"children":[],"date_done":null,"task_id":"' .. id
-    .. '","lanefleet":' .. cjson.encode(about) .. '}'
+    .. '"},"traceback":null,"children":[],"date_done":"' .. iso_date(now)
+    .. '","task_id":"' .. id .. '","lanefleet":' .. cjson.encode(about) .. '}'
 end
 
 -- A job's result in three parts, between which another's id and time of acceptance go; nil
