@@ -60,9 +60,12 @@ class Stamp:
         created_ms: int,
         started_ms: int,
         tenant: str,
+        call: str = "",
     ) -> bytes:
-        """A job that succeeded; result is JSON, created_ms 0 where it is not known."""
-        return b'{"status":"SUCCESS","result":%b%b%b%b%d,"created_ms":%b,"started_ms":%d%b}}' % (
+        """A job that succeeded; result is JSON, created_ms 0 where it is not known. `call` is a
+        digest of what it was sent with, at the end, where include/same_call.lua looks for it.
+        """
+        return b'{"status":"SUCCESS","result":%b%b%b%b%d,"created_ms":%b,"started_ms":%d%b%b}}' % (
             result,
             self._before_id,
             job_id.encode(),
@@ -71,6 +74,7 @@ class Stamp:
             b"%d" % created_ms if created_ms else b"null",
             started_ms,
             b',"tenant":"%b"' % tenant.encode() if tenant else b"",
+            b',"call":"%b"' % call.encode() if call else b"",
         )
 
     def failure(
@@ -86,6 +90,7 @@ class Stamp:
         step: str,
         reason: str,
         error: str,
+        call: str = "",
     ) -> bytes:
         """A job that failed in this step, for this machine-readable reason."""
         about = {
@@ -99,6 +104,8 @@ class Stamp:
         }
         if tenant:
             about["tenant"] = tenant
+        if call:
+            about["call"] = call
         return orjson.dumps(
             {
                 "status": "FAILURE",

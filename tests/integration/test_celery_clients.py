@@ -182,3 +182,46 @@ app.Worker(pool="solo", queues=[{LANE!r}], loglevel="INFO").start()
         pool.wait(20)
     stack.worker(LANE)
     assert job.get(timeout=30) == "kept"
+
+
+def test_the_same_id_with_another_call_runs_and_a_copy_does_not(stack: Stack) -> None:
+    lane = RecordedLane.on(stack)
+    stack.worker(LANE)
+    app = client(stack)
+    same = {"task_id": "of-my-choice"}
+    assert send(app, "one", same).get(timeout=20) == "one"
+    assert send(app, "one", same).get(timeout=20) == "one"
+    again = send(app, "other", same)
+    wait_until(lambda: lane.executions()["other"], 20, "the other call to run")
+    wait_until(lambda: again.result == "other", 20, "its result")
+    gate = stack.folder / "gate"
+    busy = send(app, "busy", {"task_id": "twice"}, until=str(gate))
+    wait_until(lambda: lane.executions()["busy"], 20, "the device to be busy")
+    send(app, "next", {"task_id": "twice"})
+    wait_until(lambda: not stack.waiting(LANE), 20, "the second to be met")
+    gate.touch()
+    assert busy.get(timeout=20) in ("busy", "next")
+    wait_until(lambda: app.AsyncResult("twice").result == "next", 20, "the second's result")
+    assert lane.executions() == {"one": 1, "other": 1, "busy": 1, "next": 1}
+
+
+@pytest.mark.parametrize("task_id", ['say "a"', "back\\slash", "new\nline", "nu\0l"])
+def test_an_id_that_no_job_can_have_is_refused(stack: Stack, task_id: str) -> None:
+    RecordedLane.on(stack)
+    stack.worker(LANE)
+    with pytest.raises(Exception, match="a task id with quotation marks"):
+        send(client(stack), "never", {"task_id": task_id}).get(timeout=20)
+
+
+@pytest.mark.parametrize("task_id", ["a space", "#fragment", "a/b?c%d", "é" * 40, "x" * 500])
+def test_any_other_id_runs(stack: Stack, task_id: str) -> None:
+    RecordedLane.on(stack)
+    stack.worker(LANE)
+    assert send(client(stack), "fine", {"task_id": task_id}).get(timeout=20) == "fine"
+
+
+def test_protocol_1_is_refused(stack: Stack) -> None:
+    RecordedLane.on(stack)
+    stack.worker(LANE)
+    with pytest.raises(Exception, match="set task_protocol = 2"):
+        send(client(stack, task_protocol=1), "old").get(timeout=20)

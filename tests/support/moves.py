@@ -92,6 +92,8 @@ IN_CASES_ONLY = {
     ("reserve", "w", "r"): "a leader was lost with its followers' entries",
     ("reserve", "w", "q"): "a leader's deadline passed in the lane, or it was delivered too often",
     ("reserve", "w", "w"): "the same, where it had several",
+    ("reserve", "none", "settled"): "a message that is no job names who waits for it",
+    ("reserve", "settled", "r"): "another Celery client used an id again for another call",
     ("dead_retry", "none", "q"): "a dead job's result went before its letter",
 }
 """Moves that only the cases of tests/lua show: the models do not play what leads to them."""

@@ -26,6 +26,7 @@ def encode(execution: Execution, stamp: Stamp) -> None:
                 execution.created_ms,
                 execution.reserved_ms,
                 execution.tenant,
+                execution.call,
             )
         execution.output = None
     if execution.disposition == "failed" and execution.error is not None:
@@ -45,4 +46,5 @@ def failure_of(execution: Execution, stamp: Stamp) -> bytes:
         step=execution.step,
         reason=reason_of(execution),
         error=describe(execution),
+        call=execution.call,
     )

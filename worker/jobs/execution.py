@@ -70,6 +70,8 @@ class Execution:
     """The digest of weights that the model must have for that."""
     result: bytes = field(default=b"", init=False)
     """JSON, when it may be kept."""
+    call: str = field(default="", init=False)
+    """A digest of what was sent, where a Celery client chose the id; a copy has the same."""
     key: str | None = field(default=None, init=False)
     """Equal for equal inputs; None where each must run."""
     handler: Model | None = field(default=None, init=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from hashlib import sha1
 from typing import Any
 
 from common.errors import InvalidInput, UnreadableMessage
@@ -59,6 +60,7 @@ def _read_call(
     if content_type != "application/json":
         raise UnreadableMessage(f"content type {content_type!r} is refused; send JSON")
     try:
+        _note_call(execution, message["body"])
         kwargs = _call_kwargs(*read_body(message, max_unpacked_bytes))
         _read_limits(execution, headers)
     except _UNREADABLE as exc:
@@ -82,6 +84,12 @@ def _read_call(
         execution.has_blob = True
     else:
         execution.key = message["body"]
+
+
+def _note_call(execution: Execution, body: str) -> None:
+    if not execution.created_ms:  # its id was not made by our front, and may be met again
+        digest = sha1(body.encode("utf-8", "replace"), usedforsecurity=False)
+        execution.call = digest.hexdigest()
 
 
 def _read_url(kwargs: dict[str, Any]) -> str:

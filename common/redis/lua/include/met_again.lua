@@ -1,5 +1,5 @@
 -- A message whose job is not in its first and simplest state.
--- @include keys, record, dead_letter, result_document, flight_keep, settle
+-- @include keys, record, dead_letter, result_document, flight_keep, settle, same_call
 
 -- It is past its deadline: nobody need run it.
 local function expire(call, id, rec)
@@ -25,10 +25,14 @@ local function give_up(call, id, rec, message, band)
 end
 
 -- What is known of the job, as far as it may run; nil where it is settled, leased, or kept aside.
-local function known_to_run(call, id, message, rec)
+local function known_to_run(call, id, message, rec, band)
   if not rec then
     -- No record: sent by another Celery client, or long done and met a second time.
-    return redis.call('EXISTS', META .. id) == 0 and blank_record(call.lane) or nil
+    if redis.call('EXISTS', META .. id) == 1 then
+      if not result_is_of_other_call(id, message) then return nil end
+      redis.call('DEL', META .. id)
+    end
+    return blank_record(call.lane)
   end
   if rec.state == 'x' then
     redis.call('EXPIRE', JOB .. id, call.ttl)
@@ -38,7 +42,12 @@ local function known_to_run(call, id, message, rec)
     return not keep_message(id, rec, message) and blank_record(call.lane) or nil
   end
   if rec.state == 'r' then
-    if redis.call('HEXISTS', LANE .. rec.lane .. ':unacked', rec.tag) == 1 then return nil end
+    local stored = redis.call('HGET', LANE .. rec.lane .. ':unacked', rec.tag)
+    if stored then
+      local other = string.sub(stored, 2, -(#rec.lane + 8))
+      if is_other_call(message, other) then let_wait(call.delayed, band, message, call.now) end
+      return nil
+    end
     rec.attempts = math.max(rec.attempts, 1)
   end
   return rec
@@ -46,7 +55,7 @@ end
 
 -- Its record where it is to be leased; otherwise it was set aside, or ended here.
 local function meet_again(call, id, message, text, band)
-  local rec = known_to_run(call, id, message, parse_record(text))
+  local rec = known_to_run(call, id, message, parse_record(text), band)
   if not rec then return nil end
   if rec.deadline > 0 and rec.deadline <= call.now then return expire(call, id, rec) end
   if rec.attempts > 0 then

@@ -5,6 +5,11 @@
 local SHARED = ',"shared":true'
 local TAIL = 2048 -- bytes of a result's end, in which "lanefleet" lies
 
+-- An id as JSON. Those of jobs need no escapes; cjson would write some for a slash.
+local function quoted(id)
+  return string.find(id, '["\\%c]') and cjson.encode(id) or '"' .. id .. '"'
+end
+
 -- The result of a job that a script ends.
 local function ending(id, rec, state, reason, text, now)
   local status, exc_type, module, message = 'FAILURE', 'AttemptsExhausted', 'lanefleet', text
@@ -24,7 +29,7 @@ local function ending(id, rec, state, reason, text, now)
   return '{"status":"' .. status .. '","result":{"exc_type":"' .. exc_type
     .. '","exc_message":[' .. cjson.encode(message) .. '],"exc_module":"' .. module
     .. '"},"traceback":null,"children":[],"date_done":"' .. iso_date(now)
-    .. '","task_id":"' .. id .. '","lanefleet":' .. cjson.encode(about) .. '}'
+    .. '","task_id":' .. quoted(id) .. ',"lanefleet":' .. cjson.encode(about) .. '}'
 end
 
 -- A job's result in three parts, between which another's id and time of acceptance go; nil
