@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any
 
+import httpx
 import pytest
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
@@ -218,6 +219,31 @@ def test_any_other_id_runs(stack: Stack, task_id: str) -> None:
     RecordedLane.on(stack)
     stack.worker(LANE)
     assert send(client(stack), "fine", {"task_id": task_id}).get(timeout=20) == "fine"
+
+
+@pytest.mark.parametrize("task_id", ["a space", "#fragment", "what?", "50%", "é", "x" * 500])
+def test_any_such_id_is_reached_over_http(stack: Stack, task_id: str) -> None:
+    RecordedLane.on(stack)
+    api = stack.api(LANE)
+    sent = client(stack)
+    send(sent, "fine", {"task_id": task_id})
+    stack.worker(LANE)
+    assert sent.AsyncResult(task_id).get(timeout=20) == "fine"
+    found = api.client.get(task_id)
+    assert (found["id"], found["state"]) == (task_id, "succeeded")
+    assert httpx.get(f"{api.url}{found['links']['result']}", timeout=10).json() == "fine"
+
+
+def test_an_id_with_a_slash_is_asked_for_in_a_body(stack: Stack) -> None:
+    RecordedLane.on(stack)
+    api = stack.api(LANE)
+    stack.worker(LANE)
+    assert send(client(stack), "fine", {"task_id": "a/b"}).get(timeout=20) == "fine"
+    refused = httpx.get(f"{api.url}/v1/jobs/a%2Fb", timeout=10)
+    assert refused.status_code == 404
+    assert "POST /v1/jobs/results" in refused.json()["detail"]
+    line = httpx.post(f"{api.url}/v1/jobs/results", json={"ids": ["a/b"]}, timeout=10).json()
+    assert (line["id"], line["result"]) == ("a/b", "fine")
 
 
 def test_protocol_1_is_refused(stack: Stack) -> None:
