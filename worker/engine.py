@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 
 from common.catalog import Catalog
 from common.inputs.blobs import Blobs
-from common.redis.connect import cache_url_of, connect
+from common.redis.connect import cache_url_of, connect, database_of
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Scripts
 from common.settings import Settings
@@ -177,6 +177,7 @@ class Engine:
             on_canceled=state.job_canceled,
             on_command=self.models.on_command,
             on_starved=lambda lane: state.tenant_starved(lane, time.monotonic()),
+            database=database_of(client),
         )
         self.decode_pool = DecodePool(
             settings.decode_threads, settings.decode_timeout_seconds, self.device_time.busy_at

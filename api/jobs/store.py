@@ -12,6 +12,7 @@ import redis.asyncio
 from api.background.coalescer import Coalescer
 from common.jobs.record import JobRecord
 from common.jobs.script_calls import CancelCall
+from common.redis.connect import database_of
 from common.redis.keys import (
     ALIASES,
     CONTROL_CHANNEL,
@@ -20,6 +21,7 @@ from common.redis.keys import (
     LaneKeys,
     job_key,
     meta_key,
+    scoped_channel,
     worker_key,
 )
 from common.redis.scripts import AsyncScripts
@@ -200,7 +202,8 @@ class JobStore:
 
     async def tell_workers(self, command: str) -> int:
         """Ask something of the workers' models; returns how many of them heard it."""
-        return int(await self._client.publish(CONTROL_CHANNEL, command))
+        channel = scoped_channel(CONTROL_CHANNEL, database_of(self._client))
+        return int(await self._client.publish(channel, command))
 
     async def aliases(self) -> dict[str, str]:
         """Where operators moved aliases to."""

@@ -66,6 +66,11 @@ def connect_async(
     return client
 
 
+def database_of(client: redis.Redis | redis.asyncio.Redis) -> int:
+    """The number of the database that it talks to."""
+    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
 def parse_sentinel_url(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
     """The Sentinels' addresses, and the login and database of the master they name."""
     nodes: list[tuple[str, int]] = []

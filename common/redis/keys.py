@@ -39,7 +39,8 @@
 | `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
 
 Channels: `celery-task-meta-<id>` (the result), `lf:canceled` (`<lane> <lease tag>`, to who runs it),
-`lf:hurry` (a lane), `lf:control` (what operators ask).
+`lf:hurry` (a lane), `lf:control` (what operators ask). Redis' channels know no databases, so all
+but the first end in `:<database>`, in any other than 0; job ids need no telling apart.
 
 The band keys and the result key are Celery's own names, so that any Celery
 client can produce and consume. A lane has its own `unacked` pair, so that a
@@ -93,6 +94,16 @@ CANCELED_CHANNEL = "lf:canceled"
 """On which the cancel script tells a job's lane and lease tag."""
 CONTROL_CHANNEL = "lf:control"
 """What operators ask of the workers' models: `load minilm@2`, `aliases`."""
+
+
+def scoped_channel(channel: str, database: int) -> str:
+    """The channel of a fleet in this database; `keys.lua` names them alike."""
+    return channel + channel_scope(database)
+
+
+def channel_scope(database: int) -> str:
+    """What the fleet's channels end in."""
+    return f":{database}" if database else ""
 
 
 def band_of(priority: int) -> int:

@@ -232,6 +232,7 @@ PYTHON_NAMES = {
     "FOLLOWERS": key_names.FOLLOWERS_PREFIX,
     "CANCELED": key_names.CANCELED_CHANNEL,
     "STARVED": key_names.STARVED_CHANNEL,
+    "SCOPE": key_names.channel_scope(0),
 }
 
 
@@ -250,6 +251,15 @@ def test_both_languages_name_keys_alike(redis_client: Redis) -> None:
     assert [b"x" + one for one in suffixes] == [  # type: ignore[union-attr]
         key_names.band_key("x", band).encode() for band in key_names.BANDS
     ]
+
+
+@every_script
+def test_every_channel_of_ours_is_scoped_by_database(name: str) -> None:
+    text = script_text(name, server_major=7, database=5)
+    if "local CANCELED" in text:
+        assert f"local SCOPE = '{key_names.channel_scope(5)}'" in text
+    channels = re.findall(r"'PUBLISH', (.+?), ", text)
+    assert all(one.endswith(" .. SCOPE") or one.startswith(("META", "result")) for one in channels)
 
 
 @every_file

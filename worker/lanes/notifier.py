@@ -20,7 +20,7 @@ from redis import Redis
 from redis.connection import Connection
 from redis.exceptions import RedisError, ResponseError
 
-from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL
+from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL, scoped_channel
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,9 @@ class Notifier:
         on_canceled: Callable[[str, bytes], None],
         on_command: Callable[[bytes], None],
         on_starved: Callable[[str], None],
+        database: int = 0,
     ) -> None:
+        """database is the number of the one that `connect` leads to."""
         self._connect = connect
         self._bands = bands
         self._lane_of = {key.encode(): lane for lane, keys in bands.items() for key in keys}
@@ -53,6 +55,9 @@ class Notifier:
         self._on_canceled = on_canceled
         self._on_command = on_command
         self._on_starved = on_starved
+        self._canceled = scoped_channel(CANCELED_CHANNEL, database).encode()
+        self._control = scoped_channel(CONTROL_CHANNEL, database).encode()
+        self._starved = scoped_channel(STARVED_CHANNEL, database).encode()
         self._reader = self._new_connection()
         self._redirect_to: int | None = None
         self._tracking_to: int | None = None
@@ -144,12 +149,11 @@ class Notifier:
         connection: Connection = self._connect().connection_pool.make_connection()  # type: ignore[assignment]  # redis-py types the interface
         return connection
 
-    @staticmethod
-    def _subscribe(connection: Connection) -> int:
+    def _subscribe(self, connection: Connection) -> int:
         connection.connect()
         connection.send_command("CLIENT", "ID")
         client_id = int(connection.read_response())
-        channels = (_INVALIDATED, CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL)
+        channels = (_INVALIDATED, self._canceled, self._control, self._starved)
         connection.send_command("SUBSCRIBE", *channels)
         for _ in channels:
             connection.read_response()
@@ -158,14 +162,14 @@ class Notifier:
     def _hear(self, message: object) -> None:
         if not isinstance(message, list) or message[0] != b"message":
             return
-        if message[1] == CANCELED_CHANNEL.encode():
+        if message[1] == self._canceled:
             lane, _, tag = message[2].partition(b" ")
             self._on_canceled(lane.decode(), tag)
             return
-        if message[1] == CONTROL_CHANNEL.encode():
+        if message[1] == self._control:
             self._on_command(message[2])
             return
-        if message[1] == STARVED_CHANNEL.encode():
+        if message[1] == self._starved:
             self._on_starved(message[2].decode())
             return
         keys = message[2]

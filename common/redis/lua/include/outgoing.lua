@@ -34,7 +34,7 @@ local function push_all(window)
       one.band_key, one.lane, step / 3 + 1, one.tenant, one.messages, window)
     -- Workers whose hands are full with others' jobs would not look before the next batch.
     if new and redis.call('HLEN', LANE .. one.lane .. ':tenants') > 1 then
-      redis.call('PUBLISH', STARVED, one.lane)
+      redis.call('PUBLISH', STARVED .. SCOPE, one.lane)
     end
   end
 end

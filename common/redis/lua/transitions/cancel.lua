@@ -19,7 +19,7 @@ end
 if rec.state == 'r' then
   redis.call('HDEL', LANE .. rec.lane .. ':unacked', rec.tag)
   redis.call('ZREM', LANE .. rec.lane .. ':index', rec.tag)
-  redis.call('PUBLISH', CANCELED, rec.lane .. ' ' .. rec.tag)
+  redis.call('PUBLISH', CANCELED .. SCOPE, rec.lane .. ' ' .. rec.tag)
 end
 local waits = rec.state == 'q'
 if rec.state == 'w' then waits = leave(id, rec) end
