@@ -17,6 +17,7 @@ FleetError
 │   └── DeviceOutOfMemory     the batch did not fit; a smaller one may
 ├── TimeLimitExceeded         its run took longer than its sender allowed
 │   └── SoftTimeLimitExceeded the same, of Celery's softer limit
+├── MessageLost               somebody took the job's message from its lane
 ├── AttemptsExhausted         the job took its worker down, or failed, too often
 ├── JobCanceled               somebody asked for it
 ├── JobExpired                its deadline passed first
@@ -52,6 +53,7 @@ __all__ = (
     "JobCanceled",
     "JobExpired",
     "LaneFull",
+    "MessageLost",
     "ModelUnavailable",
     "NoWorker",
     "QueueFull",
@@ -183,6 +185,12 @@ class TimeLimitExceeded(FleetError):
 
 class SoftTimeLimitExceeded(TimeLimitExceeded):
     """The same, of its `soft_time_limit`."""
+
+
+class MessageLost(FleetError):
+    """The job's message is in no list any more; raised by nobody, it names what a script ends."""
+
+    code = "message_lost"
 
 
 class AttemptsExhausted(FleetError):

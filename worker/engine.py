@@ -47,6 +47,7 @@ from worker.lanes.state import WorkerState
 from worker.maintenance.alias_watch import AliasWatch
 from worker.maintenance.caretaker import Caretaker
 from worker.maintenance.reaper import LeaseReaper
+from worker.maintenance.reconciler import Reconciler
 from worker.maintenance.renewer import LeaseRenewer
 from worker.maintenance.reporter import Reporter
 from worker.maintenance.sweeper import InputSweeper
@@ -244,6 +245,7 @@ class Engine:
                 lambda: weights_digests(self),
             ),
             self._alias_watch,
+            Reconciler(new_client(), list(state.lanes), self.worker, settings.result_ttl_seconds),
         ]
         if blobs is not None:
             sweep, orphan = settings.blob_sweep_seconds, settings.blob_orphan_seconds

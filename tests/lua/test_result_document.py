@@ -79,6 +79,8 @@ def given(golden: GoldenDocument) -> State:
             KEYS.followers: Z({job_id: float("inf")}),
             FLIGHT: f"1 0 {leader}",
         }
+    if golden.writer == "reconcile":
+        return {f"lf:job:{job_id}": record_text(known)}
     if known["state"] == "q":
         return {LANE: [message(job_id, tenant)], f"lf:job:{job_id}": record_text(known)}
     lease = {KEYS.unacked: {TAG: stored(job_id, tenant)}}
@@ -93,6 +95,8 @@ def arguments(golden: GoldenDocument) -> list[Any]:
             return [job_id, TTL, known["as"]]
         case "reserve":
             return [LANE, 1, 30_000, "n.", "w", TTL, 10, known.get("max_deliveries", 20), 0, 0, 2]
+        case "reconcile":
+            return [LANE, TTL, "1", job_id]
         case "start":
             return [LANE, TAG, job_id, known["attempts"], TTL, 10, "w"]
         case "bury":

@@ -18,6 +18,8 @@ local function ending(id, rec, state, reason, text, now)
     message = state == 'expired' and 'expired' or 'revoked'
   elseif reason == 'unreadable' then
     exc_type = 'UnreadableMessage'
+  elseif reason == 'message_lost' then
+    exc_type = 'MessageLost'
   end
   local about = {
     state = state, lane = rec.lane, finished_ms = now, reason = reason, error = text,
