@@ -71,9 +71,14 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
     def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
         """After every (re)connect: keep heartbeats true and events flowing."""
         self.events.hub = hub
-        hub.call_repeatedly(1.0, self.state.refresh)
+        hub.call_repeatedly(1.0, self._tick)
         self.state.refresh()
         self.engine.on_the_bus = True
+
+    def _tick(self) -> None:
+        self.state.refresh()
+        if self.events.watched:
+            self.events.announce(self.state.running())
 
     def info(self, _worker: Any) -> dict[str, Any]:
         """Shown in `celery inspect stats`, under `lanefleet`."""

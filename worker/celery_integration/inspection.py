@@ -129,6 +129,16 @@ class CeleryState:
                 state.active_requests.add(request)
         self._count_finished()
 
+    def running(self) -> list[tuple[str, Execution]]:
+        """What is on the device, by lane."""
+        with self._lanes.changed:
+            return [
+                (lane.name, one)
+                for lane in self._lanes.lanes.values()
+                for tag in self._lanes.running
+                if (one := lane.in_hand.get(tag)) is not None and one.started
+            ]
+
     def stamped(self, stamps: RevokedStamps) -> list[str]:
         """Whom of the jobs in hand these revoke."""
         with self._lanes.changed:

@@ -101,6 +101,8 @@ class Execution:
     started: float = field(default=0.0, init=False)
     traceparent: str = field(default="", init=False)
     """The W3C trace that it belongs to; empty for most."""
+    announced: bool = field(default=False, init=False)
+    """Whether Celery's events told of its beginning. Written on the loop's thread."""
     item: Any = field(default=None, init=False)
     cost: float = field(default=1.0, init=False)
     output: Any = field(default=None, init=False)
