@@ -11,6 +11,7 @@ import redis.asyncio
 
 from api.cache.result_cache import ResultCache
 from api.cache.served_models import ServedModels
+from api.jobs.abandoned_lanes import AbandonedLanes
 from api.jobs.idempotency import Claims
 from api.jobs.large_inputs import LargeInputs
 from api.jobs.listing import Listing
@@ -53,6 +54,7 @@ class Services:
     listing: Listing
     served_models: ServedModels
     cache: ResultCache
+    abandoned: AbandonedLanes
 
 
 @asynccontextmanager
@@ -77,6 +79,8 @@ async def running_services(
         await services.authenticator.start()
         await services.served_models.start()
         stack.push_async_callback(services.served_models.stop)
+        await services.abandoned.start()
+        stack.push_async_callback(services.abandoned.stop)
         letting_go = asyncio.create_task(_let_go_when_told(draining, services.waiter))
         stack.callback(letting_go.cancel)
         yield services
@@ -138,6 +142,7 @@ def _build(
         submission=submission,
         authenticator=Authenticator(client, KeyPolicy.of(settings), lambda: sampler.readable),
         sampler=sampler,
+        abandoned=AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
         breakers=breakers,
         guard=guard,
         admission=admission,

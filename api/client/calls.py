@@ -157,6 +157,11 @@ def reset_breaker(lane: str) -> Call:
     return Call("POST", f"/v1/lanes/{_part(lane)}/breaker/reset")
 
 
+def drop_lane(lane: str) -> Call:
+    """Cancel what an abandoned lane holds; what is gone already does not count the second time."""
+    return Call("POST", f"/v1/lanes/{_part(lane)}/drop", repeatable=False)
+
+
 def workers() -> Call:
     """What the workers say of themselves."""
     return Call("GET", "/v1/workers")

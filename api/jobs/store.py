@@ -11,7 +11,7 @@ import redis.asyncio
 
 from api.background.coalescer import Coalescer
 from common.jobs.record import JobRecord
-from common.jobs.script_calls import CancelCall
+from common.jobs.script_calls import CancelCall, DropCall
 from common.redis.connect import database_of
 from common.redis.keys import (
     ALIASES,
@@ -114,6 +114,16 @@ class JobStore:
                 **{key.decode(): int(value) for key, value in stats.items()},
             }
         return out
+
+    async def drop_lane(self, lane: str) -> int:
+        """Cancel every job of a lane that nobody serves; returns how many messages it had."""
+        keys, dropped = LaneKeys.of(lane).as_list(), 0
+        while True:
+            call = DropCall(lane, _IDS_PER_CALL, self._result_ttl)
+            taken = int(await self._scripts.run("drop_lane", keys, call))
+            dropped += taken
+            if taken < _IDS_PER_CALL:
+                return dropped
 
     async def dead_letters(
         self, lane: str, *, offset: int = 0, limit: int = 100, owned: str | None = None

@@ -18,6 +18,14 @@ class CancelCall(NamedTuple):
     """`canceled` or `expired`."""
 
 
+class DropCall(NamedTuple):
+    """End jobs of a lane that nobody serves."""
+
+    lane: str
+    limit: int
+    result_ttl: int
+
+
 class ListJobsCall(NamedTuple):
     """A page of a tenant's jobs. What asks for nothing is 0 or empty."""
 

@@ -29,6 +29,7 @@
 | `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
 | `lf:cache:<model>:<digest>`  | string | a result that may be used again; in the cache's Redis | cache_seconds |
 | `lf:blob-sweep`              | string | who looks for inputs without a job now | blob_sweep_seconds    |
+| `lf:lanes`                   | set    | lanes that a worker ever served       | the catalogs' names    |
 | `lf:reconciler`              | string | who looks for jobs without a message now | 10 s                |
 | `lf:idempotency:<tenant>:<h>` | string | the claim of an Idempotency-Key (h: its SHA-256): fingerprint, job id | idempotency_ttl |
 | `lf:jobs:<tenant>`           | stream | which jobs were taken in, for the list of them (lua/include/job_index.lua) | list_max_count |
@@ -62,6 +63,7 @@ META_PREFIX = "celery-task-meta-"
 BLOB_PREFIX = "lf:blob:"
 WORKER_PREFIX = "lf:worker:"
 LANE_PREFIX = "lf:lane:"
+LANES = "lf:lanes"
 RECONCILER = "lf:reconciler"
 BLOB_SWEEP = "lf:blob-sweep"
 FLIGHT_PREFIX = "lf:flight:"

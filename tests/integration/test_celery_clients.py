@@ -5,6 +5,7 @@ The client imports nothing of ours.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
+from common.jobs.job import Job
 from common.redis.keys import meta_key
 from tests.support.lanes import LANE, RecordedLane
 from tests.support.stack import ROOT, Stack, wait_until
@@ -251,3 +253,43 @@ def test_protocol_1_is_refused(stack: Stack) -> None:
     stack.worker(LANE)
     with pytest.raises(Exception, match="set task_protocol = 2"):
         send(client(stack, task_protocol=1), "old").get(timeout=20)
+
+
+def test_a_lane_that_left_the_catalog_is_told_of_and_dropped(stack: Stack) -> None:
+    RecordedLane.on(stack)
+    worker = stack.worker(LANE)
+    app = client(stack)
+    assert send(app, "served").get(timeout=20) == "served"
+    wait_until(lambda: stack.redis.sismember("lf:lanes", LANE), 20, "its lane to be noted")
+    worker.stop()
+    left = [send(app, f"n{n}") for n in range(5)]
+    delayed = stack.publish([Job(LANE, "ours")])
+    catalog = stack.folder / "other.yaml"
+    catalog.write_text("models:\n  echo:\n    handler: echo\n")
+    api = stack.api("echo", LANEFLEET_CATALOG=str(catalog))
+
+    def ready() -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{api.url}/ready", timeout=10).json()
+        return found
+
+    wait_until(lambda: ready()["lanes_abandoned"] == [LANE], 30, "it to be told of")
+    assert "lane_abandoned" in api.process.output()
+    lane = api.client.lanes()[LANE]
+    assert (lane["waiting"], lane["abandoned"]) == (6, True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "api.cli.main", "status", "--url", api.url],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert f"lanefleet lanes drop {LANE}" in shown.stdout.replace("\n", " ")
+    assert httpx.post(f"{api.url}/v1/lanes/echo/drop", timeout=10).status_code == 409
+    drop = ("-m", "api.cli.main", "lanes", "drop", LANE)
+    dropped = subprocess.run(
+        [sys.executable, *drop, "--yes", "--json", "--url", api.url],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(dropped.stdout) == {"jobs": 6}
+    for one in left:
+        with pytest.raises(TaskRevokedError):
+            one.get(timeout=20)
+    assert stack.record(delayed[0]).reason == "lane_dropped"  # type: ignore[union-attr]
+    wait_until(lambda: not ready()["lanes_abandoned"], 30, "it to be forgotten")

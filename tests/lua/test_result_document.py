@@ -95,6 +95,8 @@ def arguments(golden: GoldenDocument) -> list[Any]:
             return [job_id, TTL, known["as"]]
         case "reserve":
             return [LANE, 1, 30_000, "n.", "w", TTL, 10, known.get("max_deliveries", 20), 0, 0, 2]
+        case "drop_lane":
+            return [LANE, 10, TTL]
         case "reconcile":
             return [LANE, TTL, "1", job_id]
         case "start":

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 from common.errors import ConfigurationError
 from common.jobs.enqueue import EnqueueCall, EnqueuedJob, EnqueueTenant, enqueue_args
 from common.jobs.quota import Limits
-from common.jobs.script_calls import BreakerMove, CancelCall, ClaimCall, ListJobsCall
+from common.jobs.script_calls import BreakerMove, CancelCall, ClaimCall, DropCall, ListJobsCall
 from common.redis import keys as key_names
 from common.redis import scripts as loader
 from common.redis.connect import connect
@@ -24,6 +24,7 @@ from tests.lua.cases import job, parse_moves, ticket
 from tests.support.moves import moves_in_header
 from tests.support.stack import REDIS_KINDS, ROOT, running_redis
 from worker.jobs import leases
+from worker.maintenance.reconciler import ReconcileCall
 from worker.maintenance.reporter import LaneFingerprint, ReportCall
 
 FOLDER = ROOT / "common" / "redis" / "lua"
@@ -173,6 +174,8 @@ CALLS = {
     ("report_worker", ""): ReportCall,
     ("report_worker", "lane"): LaneFingerprint,
     ("cancel", ""): CancelCall,
+    ("drop_lane", ""): DropCall,
+    ("reconcile", ""): ReconcileCall,
     ("list_jobs", ""): ListJobsCall,
     ("claim_idempotency_key", ""): ClaimCall,
     ("move_breaker", ""): BreakerMove,

@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 import structlog
 from redis import Redis
 
-from common.redis.keys import JOB_PREFIX, RECONCILER, LaneKeys
+from common.redis.keys import JOB_PREFIX, LANES, RECONCILER, LaneKeys
 from common.redis.scripts import Scripts
 from worker.maintenance.caretaker import Caretaker
 
@@ -28,6 +28,7 @@ _FAST_STEP_KEYS = 20_000
 _MISSED_SECONDS = 20.0
 _MAX_MISSED = 100_000
 _HOLD_SECONDS = 10
+_NOTE_SECONDS = 60.0
 
 
 class ReconcileCall(NamedTuple):
@@ -52,6 +53,7 @@ class Reconciler(Caretaker):
         self._lanes = {lane: LaneKeys.of(lane) for lane in lanes}
         self._worker = worker
         self._result_ttl = result_ttl_seconds
+        self._note_at = 0.0
         self._cursor = 0
         self._has_turn = False
         self._fast = True
@@ -68,6 +70,7 @@ class Reconciler(Caretaker):
 
     def run_once(self) -> None:
         """One step, unless another worker does it; may raise RedisError."""
+        self._note_lanes()
         self._has_turn = self._holds_turn()
         if not self._has_turn:
             self._missed.clear()
@@ -75,6 +78,12 @@ class Reconciler(Caretaker):
         if self._lost_a_watched_one():
             self._fast = True
         self._step(time.monotonic())
+
+    def _note_lanes(self) -> None:
+        """So that they are known once nobody serves them."""
+        if self._lanes and time.monotonic() >= self._note_at:
+            self._client.sadd(LANES, *self._lanes)
+            self._note_at = time.monotonic() + _NOTE_SECONDS
 
     def _holds_turn(self) -> bool:
         client, name = self._client, self._worker
