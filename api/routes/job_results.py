@@ -24,7 +24,7 @@ from api.http.problems import Problem, responses
 from api.http.request_context import waiting_by_choice
 from api.jobs.request import invalid
 from api.jobs.views import view_json
-from api.routes.job_lookup import JOB_ID, JOB_ID_MAX_LENGTH
+from api.routes.job_lookup import JOB_ID_MAX_LENGTH
 from api.services import Services
 from api.tenants.auth import Principal
 from api.tenants.dependencies import ReadDep
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _NDJSON = "application/x-ndjson"
 
 
-_Id = Annotated[str, StringConstraints(max_length=JOB_ID_MAX_LENGTH, pattern=JOB_ID)]
+_Id = Annotated[str, StringConstraints(min_length=1, max_length=JOB_ID_MAX_LENGTH)]
 
 
 class Wanted(BaseModel):
@@ -43,10 +43,8 @@ class Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[Annotated[str, StringConstraints(max_length=JOB_ID_MAX_LENGTH, pattern=JOB_ID)]] = (
-        Field(
-            min_length=1, description="The jobs' ids, at most as many as the fleet's `max_inputs`."
-        )
+    ids: list[_Id] = Field(
+        min_length=1, description="The jobs' ids, at most as many as the fleet's `max_inputs`."
     )
 
 

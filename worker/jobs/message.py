@@ -41,6 +41,8 @@ def parse(
         )
         return lost
     try:
+        if not created_ms:
+            _note_call(execution, message)
         _read_call(execution, message, lane, max_unpacked_bytes)
     except UnreadableMessage as exc:
         execution.disposition, execution.error = "unreadable", exc
@@ -60,12 +62,11 @@ def _read_call(
     if content_type != "application/json":
         raise UnreadableMessage(f"content type {content_type!r} is refused; send JSON")
     try:
-        _note_call(execution, message["body"])
         kwargs = _call_kwargs(*read_body(message, max_unpacked_bytes))
         _read_limits(execution, headers)
     except _UNREADABLE as exc:
         raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
-    if not kwargs.keys() <= _KNOWN:
+    if not _KNOWN.issuperset(kwargs):  # half of what comparing keys takes
         raise InvalidInput(_unknown(kwargs))
     model = kwargs.get("model", lane)
     if model != lane:
@@ -86,8 +87,9 @@ def _read_call(
         execution.key = message["body"]
 
 
-def _note_call(execution: Execution, body: str) -> None:
-    if not execution.created_ms:  # its id was not made by our front, and may be met again
+def _note_call(execution: Execution, message: dict[str, Any]) -> None:
+    """For who chose the id without our front: it may be met again."""
+    if isinstance(body := message.get("body"), str):
         digest = sha1(body.encode("utf-8", "replace"), usedforsecurity=False)
         execution.call = digest.hexdigest()
 
