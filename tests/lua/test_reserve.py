@@ -382,6 +382,13 @@ FOREIGN = [
         for name, job_id in {"a quote": 'a"b', "a backslash": "a\\b", "a newline": "a\nb"}.items()
     ),
     Case(
+        "what names a job that is known ends nobody's wait",
+        call(),
+        [0, NOW_MS],
+        given={LANE: [OLD], META: result("a")},
+        then={key: one for key, one in refused(OLD, "a").items() if key != META},
+    ),
+    Case(
         "protocol 1 is refused where its sender waits",
         call(),
         [0, NOW_MS],
