@@ -10,7 +10,7 @@
 | loader       | loads one model                                     | residency/model_host.py     |
 | finisher     | encodes and publishes, one script a batch           | pipeline/finisher.py        |
 | cache-writer | writes results into the cache                       | pipeline/cache_writer.py    |
-| caretakers   | renew, reap, report, sweep, reconcile, see aliases   | maintenance/                |
+| caretakers   | renew, reap, report, sweep, reconcile, see aliases  | maintenance/                |
 
 They meet in `WorkerState`, behind one lock. Nothing but Celery's step and the launcher
 knows the engine; its parts know those below them, or callables that they are given.
