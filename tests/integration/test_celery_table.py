@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
+from celery.contrib.abortable import AbortableAsyncResult
 from celery.exceptions import (
     SoftTimeLimitExceeded,
     TaskRevokedError,
@@ -189,6 +190,20 @@ def revoked(bench: Bench) -> None:
     assert waiting not in bench.lane.executions()
 
 
+def aborted(bench: Bench) -> None:
+    gate, app = bench.stack.folder / uuid4().hex, bench.app()
+    running = uuid4().hex
+    first = bench.send(running, params={"until": str(gate)})
+    wait_until(lambda: bench.lane.executions()[running], 20, "it to run")
+    sent = [bench.send(f"waits-{n}") for n in range(10)]
+    AbortableAsyncResult(sent[-1].id, app=app).abort()
+    gate.touch()
+    with pytest.raises(TaskRevokedError):
+        sent[-1].get(timeout=20)
+    assert [one.get(timeout=20) for one in (first, sent[0])] == [running, "waits-0"]
+    assert "waits-9" not in bench.lane.executions()
+
+
 def refused_commands(*calls: tuple[str, dict[str, Any], str]) -> Callable[[Bench], None]:
     def case(bench: Bench) -> None:
         for command, arguments, instead in calls:
@@ -246,6 +261,7 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "`track_started`": untracked,
     "`revoke`": revoked,
     "`revoke_by_stamped_headers`": by_stamp,
+    "`AbortableAsyncResult.abort`": aborted,
     "`rate_limit`": refused_commands(
         ("rate_limit", {"task_name": "infer", "rate_limit": "1/m"}, "lanefleet keys limit")
     ),

@@ -344,6 +344,22 @@ FOREIGN = [
         moves="settled->r",
     ),
     Case(
+        "what its client aborted is canceled",
+        call(),
+        [0, NOW_MS],
+        given={LANE: [ONE], META: '{"status": "ABORTED", "result": null}'},
+        then={LANE: None, META: Says("REVOKED", state="canceled"), KEYS.stats: {"canceled": "1"}},
+        published=[META],
+    ),
+    Case(
+        "what another worker began and lost runs",
+        call(),
+        [0, NOW_MS, "n.000001:1", 1, "0", ONE],
+        given={LANE: [ONE], META: '{"status": "STARTED", "result": {}}'},
+        then={LANE: None, **leased_now(ONE)},
+        moves="settled->r",
+    ),
+    Case(
         "a copy of a leased call is dropped",
         call(),
         [0, NOW_MS],

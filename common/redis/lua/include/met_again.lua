@@ -24,16 +24,26 @@ local function give_up(call, id, rec, message, band)
   } }, call.ttl)
 end
 
+-- It has no record: sent by another Celery client, or long done and met a second time. Clients
+-- write ABORTED as their wish; of what else is no end, such as STARTED, nobody is known to see to.
+local function unknown_to_run(call, id, message)
+  local head, rec = redis.call('GETRANGE', META .. id, 0, 63), blank_record(call.lane)
+  if string.find(head, '"ABORTED"', 1, true) then
+    local meta = ending(id, rec, 'canceled', 'canceled', 'aborted by request', call.now)
+    settle({ { id = id, meta = meta, lane = call.lane } }, call.ttl)
+    redis.call('HINCRBY', call.parked.stats, 'canceled', 1)
+    return nil
+  end
+  if state_of_result(head) then
+    if not result_is_of_other_call(id, message) then return nil end
+    redis.call('DEL', META .. id)
+  end
+  return rec
+end
+
 -- What is known of the job, as far as it may run; nil where it is settled, leased, or kept aside.
 local function known_to_run(call, id, message, rec, band)
-  if not rec then
-    -- No record: sent by another Celery client, or long done and met a second time.
-    if redis.call('EXISTS', META .. id) == 1 then
-      if not result_is_of_other_call(id, message) then return nil end
-      redis.call('DEL', META .. id)
-    end
-    return blank_record(call.lane)
-  end
+  if not rec then return unknown_to_run(call, id, message) end
   if rec.state == 'x' then
     redis.call('EXPIRE', JOB .. id, call.ttl)
     return nil

@@ -21,7 +21,8 @@ if not present then return lost end
 local function look_at(id)
   local rec = read_record(id)
   if not rec or rec.lane ~= lane or present[id] then return end
-  if rec.state == 'x' or (rec.state == 'q' and redis.call('EXISTS', META .. id) == 1) then
+  local ended = rec.state == 'q' and state_of_result(redis.call('GETRANGE', META .. id, 0, 63))
+  if rec.state == 'x' or ended then
     redis.call('DEL', JOB .. id)
   elseif rec.state == 'q' then
     lost[#lost + 1] = id
