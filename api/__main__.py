@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Run until SIGTERM; returns the exit status.
 
     The supervisor of several processes passes `LISTENER NOTICE`: the descriptors of the
-    socket to serve and of a pipe that is told when this process begins to drain.
+    socket to serve and of a pipe to which it writes when it begins to drain.
     """
     from api.http.request_context import add_request
     from api.tenants.auth import check_exposure
@@ -66,8 +66,8 @@ def _serve(
         if notice is not None:
             os.write(notice, b"draining\n")
 
-    # uvicorn raises a caught signal again once it has shut down; left to the
-    # default handler that would end us with an error status.
+    # uvicorn raises a caught signal again once it has shut down; with the
+    # default handler that would end the process with an error status.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda _signum, _frame: None)
     serve(settings, redis_url, sockets, tell)

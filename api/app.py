@@ -1,4 +1,4 @@
-"""Build the FastAPI application: routes, errors, and what lives as long as the process."""
+"""Builds the FastAPI application: routes, errors, and objects with the process's lifetime."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ Runs ML models behind a queue. Submit a job, then poll, wait or ask for it to be
 
 
 class Front:
-    """The whole front: `app` is what a server serves, `draining` tells it to let go."""
+    """The whole front: `app` is the application to serve; setting `draining` releases waiters."""
 
     def __init__(self, settings: Settings, redis_url: str) -> None:
         self.draining = asyncio.Event()
         whole = create_app(settings, redis_url, self.draining)
         fast_path = FastPath(whole)
-        if settings.cors_origins:  # which jobs need as well
+        if settings.cors_origins:  # for the fast path as well
             allowing = allow_origins(fast_path, settings.cors_origins)
             self.app: ASGIApp = RequestLayer(allowing, settings)
         else:
@@ -50,7 +50,7 @@ class Front:
 def create_app(
     settings: Settings, redis_url: str, draining: asyncio.Event | None = None
 ) -> FastAPI:
-    """The application over this Redis; once `draining` is set it lets go of whoever waits.
+    """The application over this Redis; once `draining` is set it releases waiting requests.
 
     Raises ConfigurationError for a bad catalog.
     """

@@ -1,4 +1,4 @@
-"""What the routes ask FastAPI to pass to them."""
+"""The dependencies that FastAPI passes to the routes."""
 
 from __future__ import annotations
 

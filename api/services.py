@@ -1,4 +1,4 @@
-"""What one front process holds for all its requests, and how it is put together."""
+"""The objects of one front process that all its requests share, and their construction."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Services:
     guard: QueueGuard
     admission: Admission
     draining: asyncio.Event
-    """Set when the process is to end: whoever waits or streams is let go."""
+    """Set when the process is to end: waiting and streaming requests are released."""
     watches: JobWatches
     positions: QueuePositions
     listing: Listing
@@ -65,7 +65,7 @@ async def running_services(
     blobs: Blobs | None,
     draining: asyncio.Event,
 ) -> AsyncIterator[Services]:
-    """The services over this Redis; what they do in the background ends with the context."""
+    """The services over this Redis; their background tasks end with the context."""
     async with AsyncExitStack() as stack:
         client = connect_async(redis_url, settings)
         stack.push_async_callback(client.aclose)
@@ -93,7 +93,7 @@ def _result_cache(
     sampler: LaneSampler,
     stack: AsyncExitStack,
 ) -> ResultCache:
-    """With connections of its own: a cache that hangs must hold up nothing else."""
+    """Uses connections of its own: a cache that hangs must not delay anything else."""
     kept = connect_async(cache_url_of(settings, redis_url), settings, time_commands=False)
     stack.push_async_callback(kept.aclose)
     hits = connect_async(redis_url, settings, time_commands=False)

@@ -1,6 +1,6 @@
 """The Celery application that workers, Flower and `celery inspect` share.
 
-`celery -A common.broker` is how people start Flower and inspect the fleet.
+Operators start Flower and inspect the fleet with `celery -A common.broker`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The catalog: which models this fleet serves, from `deploy/models.yaml`.
 
-Both sides read the same file, so the front can refuse what no worker
-would understand, without importing a model.
+Front and workers read the same file, so the front can refuse jobs that no worker could run,
+without importing a model.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Task = Literal["embed", "classify", "detect"]
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9._-]{0,31})?$")
 DEFAULT_CACHE_SECONDS = 3600
 DETERMINISTIC_HANDLERS = frozenset({"minilm", "text-detect", "resnet50"})
-"""Built-in handlers whose results are kept unless the catalog says otherwise. Whether others
-answer alike each time is for those who wrote them to say."""
+"""Built-in handlers whose results are cached unless the catalog says otherwise. Whether other
+handlers are deterministic is declared by their authors in the catalog."""
 
 BUILTIN_HANDLERS: Mapping[str, str] = {
     "echo": "worker.models.echo:Echo",
@@ -41,7 +41,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
 
 
 class ModelSpec(BaseModel):
-    """One model as the catalog states it."""
+    """One model of the catalog."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -137,7 +137,7 @@ class ModelSpec(BaseModel):
 
     @property
     def keeps_results_seconds(self) -> int:
-        """How long results are kept; 0 where they are not."""
+        """How long results are cached; 0 where they are not."""
         if self.cache_seconds is not None:
             return self.cache_seconds
         deterministic = self.handler in DETERMINISTIC_HANDLERS and self.run_identical_once
@@ -150,9 +150,9 @@ class ModelSpec(BaseModel):
 
 
 class Catalog(Mapping[str, ModelSpec]):
-    """The models by the names that jobs may give: their own, or an alias that points to one.
+    """The models by the names that jobs may use: a model's own name, or an alias of one.
 
-    Each name is a lane. Asking for another raises UnknownModel with the names there are.
+    Each name is a lane. Looking up another name raises UnknownModel with the served names.
     """
 
     def __init__(
@@ -162,9 +162,9 @@ class Catalog(Mapping[str, ModelSpec]):
         served: tuple[str, ...] = (),
     ) -> None:
         self.models = dict(models)
-        """Every model that could be loaded, whether or not it has a lane here."""
+        """Every model that can be loaded, with or without a lane here."""
         self.aliases = dict(aliases or {})
-        """Where each alias points at first; operators move them while the fleet runs."""
+        """The initial target of each alias; operators move them while the fleet runs."""
         self._served = served or (*self.models, *self.aliases)
 
     def __getitem__(self, name: str) -> ModelSpec:
@@ -183,13 +183,13 @@ class Catalog(Mapping[str, ModelSpec]):
         return len(self._served)
 
     def for_task(self, task: Task) -> tuple[str, ...]:
-        """The served names whose model is for this task."""
+        """The served names whose model has this task."""
         return tuple(name for name in self._served if self[name].task == task)
 
     def default_for(self, task: Task) -> str | None:
-        """The name that stands for the task: the only one, the model marked, or its alias.
+        """The default name for the task: the only one, the model marked as default, or its alias.
 
-        None where there is no such name, or no way to choose.
+        None where there is no such name, or more than one.
         """
         names = self.for_task(task)
         for narrower in (lambda name: self[name].default, lambda name: name in self.aliases):
@@ -197,7 +197,7 @@ class Catalog(Mapping[str, ModelSpec]):
         return names[0] if len(names) == 1 else None
 
     def subset(self, names: tuple[str, ...]) -> Catalog:
-        """Serving only these; an empty tuple is all of them."""
+        """A catalog that serves only these names; an empty tuple is all of them."""
         for name in names:
             self[name]
         return Catalog(self.models, self.aliases, names) if names else self

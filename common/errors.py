@@ -3,16 +3,16 @@
 FleetError
 ├── ConfigurationError        the process cannot start as configured (exit 2)
 │   └── RedisUnavailable      no Redis can be found or started
-├── InvalidInput              the job's own fault; never retried
+├── InvalidInput              the input is at fault; never retried
 │   ├── UnknownModel          the catalog has no such model
-│   ├── UnsupportedMedia      an image format nobody here can read
+│   ├── UnsupportedMedia      an image format that the fleet cannot read
 │   ├── InputTooLarge         more bytes or pixels than allowed
 │   └── UrlRefused            a URL that this fleet does not connect to
-│       └── InputUrlRefused   the same, of an input
-├── InputUrlFailed            no input came from its URL; its server was asked again
-├── InputStoreUnavailable     where large inputs lie cannot be reached; try later
+│       └── InputUrlRefused   the same, for the URL of an input
+├── InputUrlFailed            no input could be fetched from its URL, retries included
+├── InputStoreUnavailable     the store of large inputs cannot be reached; try later
 ├── DecodeTimedOut            its input took too long to decode; never retried
-├── UnreadableMessage         not a job; parked on the dead list as it is
+├── UnreadableMessage         not a job; moved to the dead list unchanged
 ├── InferenceFailed           the model raised; retried alone, then dead
 │   └── DeviceOutOfMemory     the batch did not fit; a smaller one may
 ├── TimeLimitExceeded         its run took longer than its sender allowed
@@ -23,11 +23,11 @@ FleetError
 ├── JobExpired                its deadline passed first
 └── Refused                   nothing was queued; the same request may be taken later
     ├── LaneFull              the lane's backlog is at its bound
-    ├── RateLimited           the tenant sends faster than it may
-    ├── QuotaExceeded         the tenant has as many jobs in flight as it may
+    ├── RateLimited           the tenant exceeds its rate
+    ├── QuotaExceeded         the tenant is at its limit of jobs in flight
     ├── DeadlineUnreachable   the job would start too late
-    ├── NoWorker              nobody serves the model, and nobody is going to be started
-    ├── ModelUnavailable      the model fails again and again; its breaker is open
+    ├── NoWorker              no worker serves the model, and none will be started
+    ├── ModelUnavailable      the model fails repeatedly; its breaker is open
     ├── QueueFull             Redis' memory is full
     └── QueueUnavailable      Redis cannot be reached, or refuses writes
 """
@@ -72,7 +72,7 @@ __all__ = (
 
 
 def text_of(error: BaseException | None) -> str:
-    """What it says, as text that UTF-8 can hold; it may quote what others sent, or raise."""
+    """The error's message as valid UTF-8; it may quote a client's input, and `str` may raise."""
     try:
         return str(error).encode("utf-8", "replace").decode()
     except Exception:  # noqa: BLE001 - its `__str__` is not ours either
@@ -80,7 +80,7 @@ def text_of(error: BaseException | None) -> str:
 
 
 class FleetError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error that this project raises on purpose."""
 
     code: ClassVar[str] = "internal_error"
     """Stable machine-readable reason, shown to clients."""
@@ -97,7 +97,7 @@ class ConfigurationError(FleetError):
 
 
 class RedisUnavailable(ConfigurationError):
-    """No Redis was named, none could be started; the message says what to install."""
+    """No Redis is configured and none could be started; the message says what to install."""
 
     code = "redis_unavailable"
 
@@ -121,44 +121,44 @@ class UnsupportedMedia(InvalidInput):
 
 
 class InputTooLarge(InvalidInput):
-    """The input has more bytes or pixels than the fleet takes."""
+    """The input has more bytes or pixels than the fleet accepts."""
 
     code = "input_too_large"
 
 
 class UrlRefused(InvalidInput):
-    """A URL whose form or whose address is none that the fleet connects to."""
+    """The fleet does not connect to a URL of this form or address."""
 
     code = "url_refused"
 
 
 class InputUrlRefused(UrlRefused):
-    """The URL of an input whose form or whose address is none that the fleet connects to."""
+    """The fleet does not fetch an input from a URL of this form or address."""
 
     code = "input_url_refused"
 
 
 class InputUrlFailed(FleetError):
-    """No input came from its URL, also when it was asked for again where that could help."""
+    """No input could be fetched from its URL, also by retries where these could help."""
 
     code = "input_url_failed"
 
 
 class InputStoreUnavailable(FleetError):
-    """Where large inputs are kept did not answer."""
+    """The store of large inputs did not answer."""
 
     code = "input_store_unavailable"
     retryable = True
 
 
 class DecodeTimedOut(FleetError):
-    """An input that could not be decoded in time. Fails the job; it is not tried again."""
+    """The input could not be decoded in time. The job fails and is not retried."""
 
     code = "decode_timeout"
 
 
 class UnreadableMessage(FleetError):
-    """A lane element that is not a Celery message for one of our tasks."""
+    """A lane element that is not a Celery message of this project's task."""
 
     code = "unreadable"
 
@@ -194,7 +194,7 @@ class MessageLost(FleetError):
 
 
 class AttemptsExhausted(FleetError):
-    """The job was tried as often as allowed; it is on the dead list."""
+    """The job has used all its attempts; it is on the dead list."""
 
     code = "attempts_exhausted"
 
@@ -212,21 +212,21 @@ class JobExpired(FleetError):
 
 
 class Refused(FleetError):
-    """Nothing was queued; the same request may be taken later."""
+    """Nothing was queued; the same request may be accepted later."""
 
     code = "refused"
     retryable = True
     headers: Mapping[str, str] = {}
-    """More that the client is told."""
+    """Further headers of the response."""
 
     def __init__(self, text: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(text)
         self.retry_after_seconds = retry_after_seconds
-        """When trying again makes sense; None when nobody knows."""
+        """When to retry; None when unknown."""
 
 
 class LaneFull(Refused):
-    """The lane holds as many jobs as it may; retry after a while."""
+    """The lane's backlog is at its bound; retry after a while."""
 
     code = "lane_full"
 
@@ -238,25 +238,25 @@ class RateLimited(Refused):
 
 
 class QuotaExceeded(Refused):
-    """The tenant has as many jobs waiting or running as it may."""
+    """The tenant has its maximum number of jobs waiting or running."""
 
     code = "quota_exceeded"
 
 
 class DeadlineUnreachable(Refused):
-    """So much waits that the job would start after its deadline."""
+    """The backlog is so large that the job would start after its deadline."""
 
     code = "deadline_unreachable"
 
 
 class NoWorker(Refused):
-    """No live worker serves the model, and no scaler is going to start one."""
+    """No live worker serves the model, and no scaler will start one."""
 
     code = "no_worker"
 
 
 class ModelUnavailable(Refused):
-    """The model failed again and again; until it has recovered its jobs are refused."""
+    """The model failed repeatedly; its jobs are refused until it has recovered."""
 
     code = "model_unavailable"
 
@@ -268,6 +268,6 @@ class QueueFull(Refused):
 
 
 class QueueUnavailable(Refused):
-    """Redis cannot be reached, or takes no writes."""
+    """Redis cannot be reached, or accepts no writes."""
 
     code = "queue_unavailable"

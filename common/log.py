@@ -17,14 +17,14 @@ _KEY = re.compile(r"(lfk_[0-9a-f]{12}_)[0-9a-f]{8,64}")
 
 
 def mask_keys(_logger: object, _name: str, line: str) -> str:
-    """The line without the secret of any API key that somebody put where it is logged."""
+    """Mask the secret of any API key in a log line."""
     return _KEY.sub(r"\1********", line) if "lfk_" in line else line
 
 
 def configure_logging(settings: LogSettings, role: str, *also: Processor) -> None:
     """Send structlog and the standard library's loggers through one renderer.
 
-    also adds facts of the moment to each event, such as the request it belongs to.
+    The processors in `also` add context to each event, such as the request it belongs to.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -65,7 +65,7 @@ def configure_logging(settings: LogSettings, role: str, *also: Processor) -> Non
 
 
 def _renderer(log_format: str) -> Any:
-    """For a terminal, or one JSON object a line; `auto` asks whether there is a terminal."""
+    """A renderer for a terminal, or for one JSON object a line; `auto` detects a terminal."""
     terminal = sys.stderr.isatty()
     if log_format == "console" or (log_format == "auto" and terminal):
         return structlog.dev.ConsoleRenderer(colors=terminal)

@@ -1,9 +1,9 @@
 """Child processes that end when their parent does.
 
 Standard library only, and run by path, so that it costs a few megabytes:
-`python -I processes.py COMMAND ARG...` runs a command for as long as our standard
-input stays open. Whoever starts it keeps the other end of the pipe; when that
-process dies, by whatever signal, the pipe closes.
+`python -I processes.py COMMAND ARG...` runs a command for as long as its standard input stays
+open. The process that starts it holds the other end of the pipe; when that process ends, by any
+signal, the pipe closes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STOP_SECONDS = 20.0
 
 
 def watch(argv: list[str]) -> int:
-    """Run argv until our standard input closes or it ends; return its exit status."""
+    """Run argv until standard input closes or the command ends; return its exit status."""
     before_exec = partial(die_with_parent, os.getpid())
     child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=before_exec)
 
@@ -44,9 +44,9 @@ def watch(argv: list[str]) -> int:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """In a new child: ask Linux for SIGTERM when the thread that started us ends.
+    """In a new child: have Linux send SIGTERM when the thread that started it ends.
 
-    Where the parent was gone before it could be asked, nobody would ever tell: end at once.
+    If the parent ended before this call, the signal would never be sent: exit at once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

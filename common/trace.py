@@ -1,22 +1,22 @@
-"""The W3C `traceparent` that a request brought, which goes with its job to the worker.
+"""The W3C `traceparent` of a request, which is passed with its job to the worker.
 
-It is passed on as it came: we record no spans of our own, and a parent that
-nobody ever reports would leave a hole in the picture of the trace.
+It is passed on unchanged: the fleet records no spans of its own, and a parent span that is
+never reported would leave a gap in the trace.
 """
 
 from __future__ import annotations
 
 import re
 
-# A version above 00 may append fields, each after a hyphen; ff is no version. What may be in
-# those is ours to say: nothing that means anything in JSON, in a log or in a header.
+# A version above 00 may append fields, each after a hyphen; ff is no version. The allowed
+# characters of such fields have no meaning in JSON, in a log or in a header.
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[0-9A-Za-z._~-]{1,128})?"
 )
 
 
 def read_traceparent(value: object) -> str:
-    """The header as it came, or an empty string when it is not valid."""
+    """The header unchanged, or an empty string when it is not valid."""
     if not value:
         return ""
     if isinstance(value, bytes):

@@ -1,8 +1,8 @@
-"""What a worker says of itself twice a second: the contract between workers and the front.
+"""The report that a worker writes twice a second: the contract between workers and the front.
 
-Kept in Redis as JSON under `lf:worker:<name>`, and answered by `GET /v1/workers` as it is.
-Workers of two versions run side by side while a fleet is rolled, so reading takes what it
-knows: a field that is not there has its default, one that is unknown is passed over.
+Stored in Redis as JSON under `lf:worker:<name>`, and returned by `GET /v1/workers` unchanged.
+Workers of two versions run side by side during a rolling upgrade, so reading is lenient: a
+missing field gets its default, an unknown one is ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """How often a stage was gone through, and how long it took in all."""
+    """How often a stage was measured, and its total time."""
 
     count: int = 0
     seconds: float = 0.0
@@ -26,15 +26,15 @@ class StageTime:
 
 @dataclass(frozen=True, slots=True)
 class DeviceTimes:
-    """What the device did since the worker's start, in seconds."""
+    """The device's time since the worker's start, in seconds."""
 
     seconds: float = 0.0
-    """Since the start."""
+    """Total since the start."""
     busy: float = 0.0
     idle: dict[str, float] = field(default_factory=dict)
-    """By cause."""
+    """Idle seconds by cause."""
     other: float = 0.0
-    """Between two batches."""
+    """Neither busy nor idle: between two batches."""
     recent_busy: float = 0.0
     """The busy share of the last ten seconds or so, 0 to 1."""
 
@@ -46,7 +46,7 @@ class LaneReport:
     loaded: bool = False
     """Whether its model is in memory."""
     error: str | None = None
-    """Why its model is not, where a load failed."""
+    """Why its model is not in memory, where a load failed."""
     model: str = ""
     fingerprint: str | None = None
     """The digest of the model's weights, once it is known."""
@@ -56,19 +56,19 @@ class LaneReport:
     """Jobs whose input is being fetched now."""
     max_batch: int = 0
     batch_seconds: float = 0.0
-    """What a batch takes of late; 0 before the first."""
+    """The recent average time of a batch; 0 before the first."""
     batches: dict[str, int] = field(default_factory=dict)
-    """Batches that ran, by their size, which JSON has as text."""
+    """Number of batches by size; the sizes are text, as JSON requires."""
     stages: dict[str, StageTime] = field(default_factory=dict)
     decode_beside_seconds: float = 0.0
-    """How much of the decoding went on while the device ran a batch."""
+    """The part of the decoding time during which the device ran a batch."""
     jobs: int = 0
     """Jobs that ran."""
     room: float = 0.0
-    """Jobs that as many full batches would have held."""
+    """Number of jobs if all these batches had been full."""
     cost: float = 0.0
     padded_cost: float = 0.0
-    """In the model's unit: what ran, and what it came to padded to one length a batch."""
+    """In the model's unit: the cost of the jobs, and their cost padded to one length per batch."""
 
     @property
     def settled(self) -> bool:
@@ -77,12 +77,12 @@ class LaneReport:
 
     @property
     def batch_count(self) -> int:
-        """Batches that ran."""
+        """Total number of batches."""
         return sum(self.batches.values())
 
     @property
     def batched_jobs(self) -> int:
-        """Jobs that ran in them."""
+        """Total number of jobs in these batches."""
         return sum(int(size) * count for size, count in self.batches.items())
 
 
@@ -96,7 +96,7 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class CacheCounts:
-    """Results written into the cache, and those that could not be."""
+    """Numbers of results written into the cache, and of failed writes."""
 
     stored: int = 0
     dropped: int = 0
@@ -110,7 +110,7 @@ class WorkerReport:
     """Its Celery node name."""
     pid: int = 0
     round: int = 0
-    """Which of its reports this is, from 1; two rounds after an event every field knows of it."""
+    """The number of this report, from 1; two rounds after an event every field includes it."""
     device: str = ""
     started_at: float = 0.0
     """Unix seconds."""
@@ -119,38 +119,38 @@ class WorkerReport:
     loading: str | None = None
     """The model that is being loaded or warmed up."""
     finished: int = 0
-    """Results that it published."""
+    """Number of results it published."""
     fenced: int = 0
-    """Results of leases that were another's by then."""
+    """Number of results refused because the lease was no longer its own."""
     cache: CacheCounts = field(default_factory=CacheCounts)
     switches: int = 0
-    """How often the device went from one lane to another."""
+    """How often the device switched from one lane to another."""
     device_time: DeviceTimes | None = None
-    """None of a worker too old to tell."""
+    """None where the worker's version does not report it."""
     lanes: dict[str, LaneReport] = field(default_factory=dict)
     models: dict[str, ModelReport] = field(default_factory=dict)
 
     @property
     def settled(self) -> bool:
-        """Whether it is up, with every model loaded or known not to load."""
+        """Whether every model is loaded or known not to load."""
         return self.on_the_bus and all(lane.settled for lane in self.lanes.values())
 
     def dump(self) -> bytes:
-        """As JSON."""
+        """Encode as JSON."""
         return orjson.dumps(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values that JSON can carry."""
+        """Convert to plain values that JSON can represent."""
         return asdict(self)
 
     @classmethod
     def load(cls, text: bytes) -> WorkerReport:
-        """Read what `dump` wrote, here or in another version."""
+        """Parse the output of `dump`, of this or another version."""
         return cls.of(orjson.loads(text))
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> WorkerReport:
-        """Read one that was parsed, as the Python client returns it."""
+        """Build one from parsed JSON, as the Python client returns it."""
         times = found.get("device_time")
         return _known(
             cls,
@@ -172,6 +172,6 @@ def _lane(found: Mapping[str, Any]) -> LaneReport:
 
 
 def _known(kind: type[T], found: Mapping[str, Any], **replaced: Any) -> T:
-    """One of this dataclass, of the fields that it knows."""
+    """An instance of this dataclass from the fields that it declares."""
     names = {one.name for one in fields(kind)}  # type: ignore[arg-type]  # always a dataclass
     return kind(**{**{name: found[name] for name in names & found.keys()}, **replaced})

@@ -1,8 +1,8 @@
 """`python -m worker`: serve the catalog's lanes, one process per device.
 
-With several devices this process only watches over the others: it starts one
-again that dies, passes signals on, and ends with an error when one cannot live.
-With one device it is the worker itself, and whoever started it watches over it.
+With several devices this process only supervises the others: it restarts one that crashes,
+forwards signals, and ends with an error when one cannot be kept running. With one device it is the
+worker itself, and is supervised by its own parent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = load_settings(**({} if args.devices is None else {"devices": args.devices}))
         configure_logging(settings, "worker")
-        if args.placed_on:  # by the process that watches over us; our environment is set
+        if args.placed_on:  # by the supervisor, which has set the environment
             return _serve(settings, args.placed_on, args.name, supervised=True)
         return _place_and_serve(settings, args.name)
     except ConfigurationError as exc:
@@ -52,7 +52,7 @@ def _place_and_serve(settings: Settings, name: str | None) -> int:
 
 
 def _serve(settings: Settings, device: str, name: str | None, *, supervised: bool = False) -> int:
-    # The process that only watches over others does without Celery and the engine.
+    # A process that only supervises others does not import Celery and the engine.
     from worker.process.launcher import run_worker
 
     return run_worker(settings, device, name, supervised=supervised)

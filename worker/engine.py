@@ -2,18 +2,18 @@
 
 | thread       | does                                                | in                          |
 |--------------|-----------------------------------------------------|-----------------------------|
-| notifier     | hears that a lane has work, or a job was canceled   | lanes/notifier.py           |
-| reserver     | reserves what lanes have room for, routes it        | pipeline/reserver.py        |
-| fetcher      | gets inputs from URLs and the blob store            | inputs/fetcher.py           |
-| decode (n)   | turn inputs into items                              | pipeline/decode_pool.py     |
-| device       | runs what the scheduler says                        | pipeline/runner.py          |
+| notifier     | receives notices of new work and canceled jobs      | lanes/notifier.py           |
+| reserver     | reserves jobs for lanes with room, and routes them  | pipeline/reserver.py        |
+| fetcher      | reads inputs from URLs and the blob store           | inputs/fetcher.py           |
+| decode (n)   | decode inputs into items                            | pipeline/decode_pool.py     |
+| device       | executes the scheduler's decisions                  | pipeline/runner.py          |
 | loader       | loads one model                                     | residency/model_host.py     |
 | finisher     | encodes and publishes, one script a batch           | pipeline/finisher.py        |
 | cache-writer | writes results into the cache                       | pipeline/cache_writer.py    |
 | caretakers   | renew, reap, report, sweep, reconcile, see aliases  | maintenance/                |
 
-They meet in `WorkerState`, behind one lock. Nothing but Celery's step and the launcher
-knows the engine; its parts know those below them, or callables that they are given.
+They share `WorkerState`, behind one lock. Only Celery's step and the launcher use the
+engine; its parts use the parts below them, or callables passed to them.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ class Engine:
         listener: Listener = lambda _published: None,
         event_counts: EventCounts | None = None,
     ) -> None:
-        """listener is told of every published batch; event_counts is what it counts in."""
+        """listener is called with every published batch; event_counts are its counters."""
         self.settings = settings
         self.worker = worker
         self.device = device
         self.started_at = time.time()
         self.broken = False
-        """Whether the process must end as failed."""
+        """Whether the process must exit with a failure."""
         self.on_the_bus = False
         """Whether Celery's remote control reaches this worker. Written by Celery's step."""
         self.event_counts = event_counts or EventCounts()
@@ -223,7 +223,7 @@ class Engine:
         )
 
     def _build_caretakers(self, redis_url: str, blobs: Blobs | None) -> list[Caretaker]:
-        """Each with connections of its own."""
+        """Build the caretakers, each with connections of its own."""
         settings, state = self.settings, self.state
 
         def new_client() -> Redis:
@@ -259,11 +259,11 @@ class Engine:
     # Start and stop.
 
     def start(self) -> None:
-        """Start every thread; models load beside the device thread."""
+        """Start every thread; models are loaded beside the device thread."""
         try:
             self._alias_watch.run_once()
         except RedisError as exc:
-            log.warning("aliases_unread", error=str(exc))  # the alias watch looks again
+            log.warning("aliases_unread", error=str(exc))  # the alias watch reads them again
         self.models.begin()
         self.notifier.start()
         self.cache_writer.start()
@@ -278,12 +278,12 @@ class Engine:
             self._health.start()
 
     def request_stop(self) -> None:
-        """Stop reserving and let the running batch end. Safe in a signal handler's thread."""
+        """Stop reserving; the running batch ends normally. Safe in a signal handler's thread."""
         self.state.stopping.set()
         threading.Thread(target=self.state.wake, name="stop-notifier", daemon=True).start()
 
     def stop(self) -> None:
-        """Finish the running batch, hand unstarted leases back, end every thread."""
+        """Finish the running batch, release unstarted leases, end every thread."""
         self.state.stop()
         grace = self.settings.shutdown_grace_seconds
         deadline = time.monotonic() + grace
@@ -303,28 +303,28 @@ class Engine:
         log.info("engine_stopped", in_hand=in_hand)
 
     def fail(self) -> None:
-        """The device is lost to this process: end it, so that another can take its place."""
+        """End the process, which can no longer use its device, so that another can replace it."""
         self.broken = True
         os.kill(os.getpid(), signal.SIGTERM)
 
     def cancel(self, job_id: str) -> str:
-        """Cancel one job wherever it is; returns its state afterwards, '' when unknown."""
+        """Cancel one job, whichever worker holds it; returns its state, '' when unknown."""
         ttl = self.settings.result_ttl_seconds
         return bytes(self._scripts.run("cancel", (), (job_id, ttl, "canceled"))).decode()
 
     def _discard_inputs(self, published: Published) -> None:
         self.fetcher.discard([one.job_id for one in published.finished if one.stored])
 
-    # What those who only look see: EngineView.
+    # The read-only interface: EngineView.
 
     @property
     def lanes(self) -> Mapping[str, Lane]:
-        """By name."""
+        """The lanes by name."""
         return self.state.lanes
 
     @property
     def residents(self) -> Mapping[str, Resident]:
-        """Every model of the catalog, in memory or not."""
+        """Every model of the catalog, loaded or not."""
         return self.models.residency.models
 
     @property
@@ -333,7 +333,7 @@ class Engine:
         return self.models.loading
 
     def counters(self) -> Counters:
-        """What was counted until now."""
+        """The current counters."""
         return Counters(
             finished=self.finisher.finished,
             fenced=self.finisher.fenced,
@@ -343,7 +343,7 @@ class Engine:
         )
 
     def report(self, now: float) -> WorkerReport:
-        """What the worker says of itself; called regularly, by one thread."""
+        """The worker's report; called regularly, by one thread."""
         self.device_time.mark(now)
         self._reports += 1
         return report_of(self, self._reports, now)

@@ -1,10 +1,9 @@
-"""Copies between our memory and the device's, beside what the device computes.
+"""Copies between host memory and the device's, overlapped with the device's computing.
 
-On CUDA items go through pinned buffers that are kept, on a stream of their
-own, and results come back without anybody waiting: `infer` returns a `Later`,
-the next batch is put together and sent meanwhile, and the outputs are made
-once the device has passed the event behind them. Elsewhere both calls do
-their work at once, so that a handler is written one way.
+On CUDA items are copied through reused pinned buffers, on a stream of their own, and results
+are copied back asynchronously: `infer` returns a `Later`, the next batch is collated and sent
+meanwhile, and the outputs are built once the device has passed the event behind them. On other
+devices both calls are synchronous, so that a handler is written one way.
 
 No GPU was at hand when this was written: the order of events is tested with
 a stand-in for `torch.cuda`, the speed is not (tests/benchmarks/gpu.py).
@@ -31,7 +30,7 @@ _MAX_SPARE = 8
 
 
 class Later:
-    """Outputs that the device still works on; what `infer` may return instead of them."""
+    """Outputs that the device is still computing; `infer` may return it instead of them."""
 
     def __init__(
         self,
@@ -42,14 +41,14 @@ class Later:
         self.done = done
         """Whether `wait` would return at once."""
         self.wait = outputs
-        """Blocks until the device is done; raises what went wrong there. Call it once."""
+        """Blocks until the device is done; raises the device's error. Call it once."""
         self.device_seconds = device_seconds
-        """What the batch took on the device alone; after `wait`."""
+        """The batch's time on the device alone; call it after `wait`."""
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether this leaves the process without its device: after any CUDA error but one of
-    memory, all that follows fails too.
+    """Whether the process can no longer use its device: after any CUDA error other than out of
+    memory, all later calls fail too.
     """
     text = text_of(error)
     return (
@@ -60,13 +59,13 @@ def is_lost(error: BaseException) -> bool:
 
 
 class Transfer:
-    """For a device that shares our memory, or whose copies we wait for (CPU, MPS)."""
+    """For a device that shares host memory, or whose copies are synchronous (CPU, MPS)."""
 
     def __init__(self, device: str) -> None:
         self._device = device
 
     def put(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
-        """These, of one shape and type, as one tensor on the device."""
+        """Copy arrays of one shape and type to the device, as one tensor."""
         import numpy as np
         import torch
 
@@ -75,7 +74,7 @@ class Transfer:
     def get(
         self, results: Tensor, make: Callable[[NDArray[Any]], Sequence[Any]]
     ) -> Sequence[Any] | Later:
-        """The outputs that `make` makes of the results: now, or when they are there."""
+        """The outputs that `make` builds from the results: now, or once they have arrived."""
         return make(results.cpu().numpy())
 
 
@@ -103,7 +102,7 @@ class CudaTransfer(Transfer):
         self._began: torch.cuda.Event | None = None
 
     def put(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
-        """These as one tensor, that what runs after this call on the current stream waits for."""
+        """These as one tensor; later work on the current stream waits for its copy."""
         import numpy as np
         import torch
 
@@ -125,7 +124,7 @@ class CudaTransfer(Transfer):
     def get(
         self, results: Tensor, make: Callable[[NDArray[Any]], Sequence[Any]]
     ) -> Sequence[Any] | Later:
-        """The outputs once the device is done; nobody waits for the copy until then."""
+        """The outputs once the device is done; no thread blocks on the copy until then."""
         import torch
 
         compute = torch.cuda.current_stream(self._device)
@@ -148,9 +147,9 @@ class CudaTransfer(Transfer):
         return Later(lambda: _is_over(ended), outputs, device_seconds)
 
     def _buffer(self, shape: Sequence[int], dtype: torch.dtype, count: int) -> _Buffer:
-        """A free one that holds so many items of this shape; the smallest there is, or a new one.
+        """The smallest free buffer that holds `count` items of this shape, or a new one.
 
-        A fresh event goes with it: the old one may still be asked for its time.
+        It gets a new event, because the old one may still be queried for its time.
         """
         while self._sending and _is_over(self._sending[0].copied):
             self._spare.append(self._sending.popleft())
@@ -173,12 +172,12 @@ class CudaTransfer(Transfer):
 
 
 def open_transfer(device: str) -> Transfer:
-    """The way to this device: "cpu", "mps" or "cuda:0"."""
+    """The transfer of this device: "cpu", "mps" or "cuda:0"."""
     return CudaTransfer(device) if device.startswith("cuda") else Transfer(device)
 
 
 def _event() -> torch.cuda.Event:
-    """Who waits for it sleeps: a core that spins is one that does not decode."""
+    """An event whose waiter sleeps: a core that spins is not available for decoding."""
     import torch
 
     return torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]

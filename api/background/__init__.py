@@ -1,1 +1,1 @@
-"""What goes on beside requests, in the same event loop."""
+"""Background tasks that run in the event loop of the requests."""

@@ -1,10 +1,10 @@
-"""Requests that arrive together share a round trip.
+"""Combines requests that arrive together into one round trip.
 
-A thousand clients ask within a few turns of the event loop. Each on its own would take a
-connection and a round trip, and redis-py's pool refuses whoever comes when all of its 100
-connections are out; together they take a few. What arrives in one turn of the loop, or while
-as many calls as may be are in progress, is sent in the next call: the busier the loop, the
-more share its cost.
+A thousand clients may send requests within a few turns of the event loop. Separately each
+would take a connection and a round trip, and redis-py's pool raises when all of its 100
+connections are in use; together they take a few. Items that arrive in one turn of the loop, or
+while the maximum number of calls is in progress, are sent in the next call: the busier the
+loop, the more items share the cost of a call.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ O = TypeVar("O")  # noqa: E741 - its answer
 
 
 class Coalescer(Generic[I, O]):
-    """Sends items in batches; each who submitted one gets its own answer.
+    """Sends items in batches; each caller gets the answer to its own item.
 
-    `send` gets the items of one call and returns an answer for each: its value, or the
-    exception that whoever submitted it is to get. What `send` raises, all of them get.
+    `send` gets the items of one call and returns an answer for each: its value, or the exception
+    to raise to its caller. An exception that `send` raises is raised to all of them.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Coalescer(Generic[I, O]):
         on_failure: Callable[[Exception], None] = lambda _exc: None,
     ) -> None:
         """max_items and max_bytes bound a call (0: any size), max_in_progress their number;
-        on_failure is told what `send` raised, after those who wait for it.
+        on_failure is called with what `send` raised, after the callers have got it.
         """
         self._send = send
         self._max_items = max_items
@@ -46,7 +46,7 @@ class Coalescer(Generic[I, O]):
         self._on_failure = on_failure
         self._waiting: list[tuple[I, asyncio.Future[O]]] = []
         self._shared: dict[I, asyncio.Future[O]] = {}
-        """By item, those that more than one may wait for."""
+        """By item, the futures that several callers may await."""
         self._scheduled = False
         self._calls: dict[asyncio.Task[None], list[tuple[I, asyncio.Future[O]]]] = {}
 
@@ -61,25 +61,25 @@ class Coalescer(Generic[I, O]):
         return future
 
     async def share(self, item: I) -> O:
-        """The answer; who asks for the same before the item is sent gets the same one."""
+        """The answer; callers that submit an equal item before it is sent share one answer."""
         future = self._shared.get(item)
         if future is None:
             future = self._shared[item] = self.submit(item)
             future.add_done_callback(_retrieve)
-        return await asyncio.shield(future)  # one caller that leaves must not take the others along
+        return await asyncio.shield(future)  # a canceled caller must not cancel the others
 
     def fail_waiting(self, error: Callable[[], Exception]) -> None:
-        """Those that were not sent get this error, each one of its own."""
+        """Fail the items that were not sent, each with an error of its own."""
         waiting, self._waiting = self._waiting, []
         self._shared.clear()
         _fail(waiting, error)
 
     def fail_in_progress(self, error: Callable[[], Exception]) -> None:
-        """Those whose answers are on their way get this error instead."""
+        """Fail the items that were sent and not yet answered."""
         _fail(list(chain(*self._calls.values())), error)
 
     def _start_calls(self) -> None:
-        """Send what waits, as far as may be; the end of a call sends more."""
+        """Send the waiting items, within the limits; the end of a call sends more."""
         self._scheduled = False
         while self._waiting and len(self._calls) < self._max_in_progress:
             count = self._next_count()
@@ -92,7 +92,7 @@ class Coalescer(Generic[I, O]):
             call.add_done_callback(self._ended)
 
     def _next_count(self) -> int:
-        """How many go into one call: at least one, whatever its size."""
+        """Number of items in the next call: at least one, whatever its size."""
         if not self._max_bytes:
             return self._max_items
         total = 0
@@ -133,6 +133,6 @@ def _fail(batch: Sequence[tuple[I, asyncio.Future[O]]], error: Callable[[], Base
 
 
 def _retrieve(future: asyncio.Future[O]) -> None:
-    """An error that nobody waits for any more is no news."""
+    """Retrieve the exception, so that asyncio logs none for an abandoned future."""
     if not future.cancelled():
         future.exception()

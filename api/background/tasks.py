@@ -1,4 +1,4 @@
-"""End a background task for certain."""
+"""Ends a background task reliably."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _AGAIN_SECONDS = 0.1
 async def end(task: asyncio.Task[None] | None) -> None:
     """Cancel it until it is over.
 
-    Once is not enough before Python 3.12: a `wait_for` whose answer arrives in the same turn
-    swallows the cancellation, and redis-py uses it for every command.
+    One cancel is not enough before Python 3.12: a `wait_for` whose answer arrives in the same
+    turn swallows the cancellation, and redis-py uses it for every command.
     """
     while task is not None and not task.done():
         task.cancel()

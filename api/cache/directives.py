@@ -1,4 +1,4 @@
-"""What a client asks of the cache: `Cache-Control` (RFC 9111), beside the job's own `cache`."""
+"""Parses the client's cache directives: `Cache-Control` (RFC 9111), beside the job's `cache`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _DIRECTIVE = re.compile(r"(?:^|[,\s])(no-store|no-cache|max-age)(?:\s*=\s*\"?(\d
 
 @dataclass(frozen=True, slots=True)
 class CacheDirectives:
-    """How the cache may serve a job."""
+    """How the cache may be used for a job."""
 
     look: bool = True
-    """Whether a kept result, or the run of an identical job, will do."""
+    """Whether a cached result, or the run of an identical job, may be the answer."""
     keep: bool = True
-    """Whether the result may be kept, and the run shared."""
+    """Whether the result may be cached, and the run shared."""
     max_age_seconds: int | None = None
-    """How old a kept result may be."""
+    """Maximum age of a cached result."""
 
 
 ANYTHING = CacheDirectives()
@@ -27,7 +27,7 @@ NOTHING = CacheDirectives(look=False, keep=False)
 
 
 def directives_of(header: str | None) -> CacheDirectives:
-    """What `Cache-Control` asks for: no-store, no-cache, max-age=n; the rest is not for us."""
+    """Parse `Cache-Control`: no-store, no-cache, max-age=n; other directives are ignored."""
     if header is None:
         return ANYTHING
     said = {name.lower(): value for name, value in _DIRECTIVE.findall(header)}

@@ -1,13 +1,12 @@
-"""Look cached results up, many to a round trip, and answer for the queue with them.
+"""Looks up cached results, many per round trip, and answers jobs with them.
 
-A hit is a job like any other afterwards: its result is written where Celery
-and `GET /v1/jobs/{id}` look for it. That write is on its way before the
-answer is, but the answer does not wait for it: the client has the result,
-also when the queue's Redis takes no writes. Whoever gets only an id (bulk)
-does wait, and without the write there is no hit.
+A hit becomes a job like any other: its result is written where Celery and
+`GET /v1/jobs/{id}` read it. That write is sent before the response, but the response does
+not wait for it: the client gets the result also when the queue's Redis accepts no writes. A
+client that gets only an id (bulk) does wait, and a failed write makes its lookup a miss.
 
-A cache that is away costs one attempt a second and process; until
-it is back, every look is a miss at once.
+An unavailable cache costs one attempt per second and process; until it is back, every
+lookup is a miss at once.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 _LOOKUPS_PER_CALL = 500
 _MAX_IN_PROGRESS = 2
-"""Round trips under way at a time."""
+"""Most concurrent round trips."""
 _BLIND_SECONDS = 1.0
 _LATE_IN_A_ROW = 3
 _KEYS_PER_SCAN = 1_000
@@ -55,27 +54,27 @@ class Hit:
     lane: str
     entry: Entry
     at_ms: int
-    """When, Unix milliseconds."""
+    """When the hit was found, Unix milliseconds."""
     tenant: str = ""
 
     @property
     def age_seconds(self) -> int:
-        """How old the result is."""
+        """Age of the result."""
         return age_seconds(self.entry, self.at_ms)
 
     def meta(self) -> bytes:
-        """The result as Celery stores it."""
+        """The result in the form that Celery stores."""
         return cache_hit(self.entry, self.job_id, self.lane, self.at_ms, self.tenant)
 
     def record(self) -> JobRecord:
-        """What is known of the job now."""
+        """The job's record."""
         record = JobRecord.read(self.job_id, None, self.meta())
         assert record is not None
         return record
 
 
 class ResultCache:
-    """Finds cached results for jobs that have a ticket."""
+    """Looks up cached results for jobs that have a ticket."""
 
     def __init__(
         self,
@@ -85,7 +84,7 @@ class ResultCache:
         result_ttl_seconds: Callable[[str], int],
         queue_is_there: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Commands are timed here, so the clients should not do it too."""
+        """Timeouts are applied here, so the clients should have none."""
         self._cache = cache
         self._queue = queue
         self._timeout = timeout_seconds
@@ -99,13 +98,13 @@ class ResultCache:
         self._late = 0
 
     async def find(self, job: Job) -> Hit | None:
-        """The cached result for this job, if there is one that will do. Never raises."""
+        """The cached result for this job that its directives allow, or None. Never raises."""
         if not _may_look(job) or asyncio.get_running_loop().time() < self._blind_until:
             return None
         return await self._lookups.submit(job)
 
     async def find_all(self, jobs: Sequence[Job]) -> list[Hit | None]:
-        """The same for many at once; only those whose result is written count as found."""
+        """As `find` for many at once; only hits whose result was written are returned."""
         hits: list[Hit | None] = [None] * len(jobs)
         looking = [position for position, job in enumerate(jobs) if _may_look(job)]
         if not looking or asyncio.get_running_loop().time() < self._blind_until:
@@ -118,12 +117,12 @@ class ResultCache:
         return hits
 
     async def purge(self, model: str) -> int:
-        """Free what is kept of this model; returns how many results. Never raises."""
+        """Delete the cached results of this model; returns how many. Never raises."""
         freed = 0
         try:
             async for keys in self._keys_of(model):
                 freed += int(await self._cache.unlink(*keys))
-        except _AWAY as exc:  # nobody finds them any more, and their time will come
+        except _AWAY as exc:  # they are no longer found, and expire
             log.warning("purge_left_results", model=model, freed=freed, error=str(exc))
         return freed
 
@@ -140,7 +139,7 @@ class ResultCache:
                 return
 
     async def _find_sent(self, jobs: Sequence[Job]) -> Sequence[Hit | None]:
-        """For those who wait one by one: the write of a hit is on its way, not awaited."""
+        """For single lookups: the write of a hit is sent, and not awaited."""
         found: list[Hit | None] = [None] * len(jobs)
         try:
             found = await self._look(jobs)
@@ -171,14 +170,16 @@ class ResultCache:
         ]
 
     def _note_failure(self, *, late: bool) -> None:
-        """A late answer may be our own fault, when the loop was busy; several in a row are not."""
+        """Pause the lookups after a failure; after timeouts only when several come in a row, as one
+        may be due to a busy event loop here.
+        """
         self._late += 1
         if not late or self._late >= _LATE_IN_A_ROW:
             self._late = 0
             self._blind_until = asyncio.get_running_loop().time() + _BLIND_SECONDS
 
     async def _fetch(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """MGET, at half of what redis-py takes for it."""
+        """MGET, in half of redis-py's time for it."""
         pool = self._cache.connection_pool
         connection = await pool.get_connection()
         try:
@@ -189,7 +190,7 @@ class ResultCache:
             await pool.release(connection)
 
     async def _send(self, hits: Sequence[Hit]) -> asyncio.Task[int] | None:
-        """Put the results of these on their way to the queue's Redis; None when it is away."""
+        """Send the results of these hits to the queue's Redis; None when it is unavailable."""
         if not self._queue_is_there():
             return None
         pool = self._queue.connection_pool
@@ -219,7 +220,7 @@ class ResultCache:
 
     @staticmethod
     async def _read_replies(pool: Any, connection: Any, count: int, seconds: float) -> int:
-        """How many were written."""
+        """Read the replies; returns how many were written."""
         written = 0
         try:
             async with asyncio.timeout(seconds):

@@ -1,9 +1,9 @@
-"""What the workers say of the models behind the lanes, for the cache's digests.
+"""Tracks the model and weights that workers report for each lane, for the cache's digests.
 
-Read once a second in the background, so that no request asks for it. What
-was last known stays known while Redis or the workers are away: kept results
-can still be found, and a worker whose weights are others by now keeps
-nothing under what we believed (see the ticket in common/jobs/job.py).
+Read once a second in the background, so that no request reads it. The last known values stay
+in use while Redis or the workers are unavailable: cached results can still be found, and a
+worker whose weights differ by then caches nothing under a stale digest (see the ticket in
+common/jobs/job.py).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Served:
 
 
 class ServedModels:
-    """Which model serves each lane, and of what weights."""
+    """The model that serves each lane, and its weights digest."""
 
     def __init__(self, client: redis.asyncio.Redis, catalog: Catalog) -> None:
         self._client = client
@@ -50,7 +50,7 @@ class ServedModels:
         self._in_trouble = False
 
     async def start(self) -> None:
-        """Look once, for no longer than a second, and go on in the background."""
+        """Read once, for no longer than a second, and continue in the background."""
         if not any(spec.keeps_results_seconds for spec in self._catalog.models.values()):
             return
         await self._look()
@@ -70,7 +70,9 @@ class ServedModels:
         value: Any,
         blob: bytes | None,
     ) -> CacheTicket | None:
-        """Where this job's result is kept, or None where nothing may be or is known yet."""
+        """The cache ticket of this job; None where its result may not be cached, or the digest is
+        not known yet.
+        """
         served = self._served.get(lane)
         if served is None or not wish.keep:
             return None
@@ -87,7 +89,7 @@ class ServedModels:
         return CacheTicket(digest, spec.name, served.weights, wish.look, wish.max_age_seconds)
 
     async def begin_epoch(self, model: str) -> None:
-        """From now on nothing that was kept of this model is found; elsewhere within a second."""
+        """Invalidate the model's cached results: here at once, elsewhere within a second."""
         epoch = await self._client.hincrby(CACHE_EPOCHS, model, 1)
         self._epochs[model] = str(epoch)
         self._settle()
@@ -110,7 +112,7 @@ class ServedModels:
             self._in_trouble = True
             return
         self._in_trouble = False
-        if lanes:  # a Redis that was emptied says nothing of the models
+        if lanes:  # an emptied Redis is no news of the models
             self._lanes = {lane.decode(): said.decode() for lane, said in lanes.items()}
         for model, epoch in epochs.items():
             self._epochs[model.decode()] = epoch.decode()

@@ -1,4 +1,4 @@
-"""The client for event loops: `Client` with `await`, and with tasks where that has threads."""
+"""The client for event loops: `Client` with `await`, and with tasks in place of threads."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ __all__ = ("AsyncClient",)
 class AsyncClient(AsyncOperations):
     """Submits jobs and waits for them, in one event loop.
 
-    Jobs come back as the API shows them, typed dicts. Raises ApiError for a
-    problem document and httpx.HTTPError when nobody answers, both only after
-    as many retries as `retries` allows. The address and the key default to
-    LANEFLEET_URL and LANEFLEET_API_KEY.
+    Jobs are returned as typed dicts, in the API's form. Raises ApiError for a problem document
+    and httpx.HTTPError when there is no response, both only after as many retries as `retries`
+    allows. The address and the key default to LANEFLEET_URL and LANEFLEET_API_KEY.
     """
 
     def __init__(
@@ -75,11 +74,11 @@ class AsyncClient(AsyncOperations):
         idempotency_key: str | None = None,
         **fields: Any,
     ) -> Job:
-        """Submit one input; with `wait` seconds, come back with the result if in time.
+        """Submit one input; with `wait`, return its result if it is done in that many seconds.
 
-        Bytes, and the bytes of a path, go as an image. fields are those of `POST /v1/jobs`:
+        Bytes, and the bytes of a path, are sent as an image. fields are those of `POST /v1/jobs`:
         params, priority, deadline, ..., or input_url in place of the value. A submit that is
-        repeated, by us or with the same idempotency_key by you, queues no second job.
+        repeated, by a retry or by a call with the same idempotency_key, queues no second job.
         """
         return await self._job(calls.submit(model, value, wait, idempotency_key, fields))
 
@@ -96,11 +95,11 @@ class AsyncClient(AsyncOperations):
         return await self._job(calls.submit_file(model, path, wait, idempotency_key, fields))
 
     async def get(self, job_id: str, *, wait: float = 0.0) -> Job:
-        """Look at a job, waiting up to `wait` seconds for it to be settled."""
+        """Get a job, waiting up to `wait` seconds for it to be settled."""
         return await self._job(calls.get(job_id, wait))
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """The job once it is settled, whichever way; raises StillRunning after `timeout`."""
+        """Wait until the job is settled, in any state; raises StillRunning after `timeout`."""
         began = time.monotonic()
         while True:
             left = HOLD_SECONDS if timeout is None else timeout - (time.monotonic() - began)
@@ -115,7 +114,7 @@ class AsyncClient(AsyncOperations):
         return await self._job(calls.cancel(job_id))
 
     async def retry(self, job_id: str) -> Job:
-        """Put a dead job back into its lane, under the same id."""
+        """Return a dead job to its lane, with the same id."""
         return await self._job(calls.retry(job_id))
 
     def map(
@@ -130,20 +129,20 @@ class AsyncClient(AsyncOperations):
         chunk: int = 512,
         **fields: Any,
     ) -> AsyncGenerator[Job, None]:
-        """Run the model over the inputs, as many as there are; yields a settled job for each.
+        """Run the model over any number of inputs; yields a settled job for each.
 
-        In order, or with ordered=False as they are done; `job["index"]` says which input.
-        Inputs are taken as results are: at most `window` are under way, submitted `chunk` at a
-        time. A job without a result raises JobFailed, or comes like the others with
-        on_error="return". Who stops early leaves what was submitted to run.
+        In order, or with ordered=False as they are done; `job["index"]` is the input's index.
+        Inputs are read as results are consumed: at most `window` are in progress, submitted
+        `chunk` at a time. A job without a result raises JobFailed, or is yielded like the others
+        with on_error="return". After an early stop the submitted jobs still run.
         """
         options = MapOptions(ordered, on_error, window, chunk)
         return self._map(model, inputs, fields, options, progress)
 
     async def stream(self, job_id: str) -> AsyncGenerator[Event, None]:
-        """Follow a job: what happened so far, then each step, until it is settled.
+        """Follow a job: its past events, then each new one, until it is settled.
 
-        A lost connection is opened anew where it was lost.
+        After a lost connection the stream is resumed at the same event.
         """
         last_id: str | None = None
         attempts = Attempts(self._policy, repeatable=True)
@@ -156,7 +155,7 @@ class AsyncClient(AsyncOperations):
                         yield event
                         if event.job["state"] in TERMINAL:
                             return
-                # Ended early but in order, as every stream is after a while.
+                # Ended early but regularly, as every stream does after its time limit.
                 pause = self._policy.first_pause_seconds
             except (httpx.TransportError, ApiError) as exc:
                 pause = attempts.after(exc)
@@ -218,7 +217,7 @@ class AsyncClient(AsyncOperations):
             arrived.put_nowait(exc)
 
     async def _lines(self, call: Call) -> AsyncGenerator[list[bytes], None]:
-        """The lines of a streamed answer, as they come."""
+        """The lines of a streamed response, as they arrive."""
         rest = b""
         async with aclosing(self._stream(call)) as parts:
             async for part in parts:
@@ -249,8 +248,8 @@ class AsyncClient(AsyncOperations):
         return cast("Job", await self._call(call))
 
     async def _call(self, call: Call) -> Any:
-        # Built once: a form that is built again has another boundary, and is another body
-        # to whoever remembers the first by its Idempotency-Key.
+        # Built once: a form that is built again has another boundary, and so would be
+        # another body under the same Idempotency-Key.
         request = self._http.build_request(
             call.method, call.path, timeout=self._timeout_of(call), **call.options
         )

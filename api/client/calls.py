@@ -1,4 +1,4 @@
-"""Every request of the API as a value, so that both clients send the very same ones."""
+"""Every request of the API as a value, so that both clients send identical ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ("Call", "base_url_of", "headers_of", "json_input")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 SLACK_SECONDS = 10.0
-"""How much longer than the wait asked for an answer may take."""
+"""How much longer than the requested wait a response may take."""
 HOLD_SECONDS = 30.0
-"""How long one request waits for a job, where the caller waits for longer."""
+"""How long one request waits for a job, where the caller waits longer."""
 SILENCE_SECONDS = 60.0
-"""After this long without even a heartbeat a stream of events is opened anew."""
+"""After this time without even a heartbeat a stream of events is reopened."""
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
 
@@ -34,13 +34,13 @@ class Call:
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
     repeatable: bool = True
-    """Whether sending it twice does what sending it once does."""
+    """Whether sending it twice has the effect of sending it once."""
     wait: float | None = None
-    """Seconds the API may hold the answer."""
+    """Seconds for which the API may delay the response."""
 
 
 def base_url_of(given: str | None) -> str:
-    """Where the API is: as given, else LANEFLEET_URL, else this machine."""
+    """The API's address: as given, else LANEFLEET_URL, else this machine."""
     return given or os.environ.get("LANEFLEET_URL") or DEFAULT_URL
 
 
@@ -51,7 +51,7 @@ def headers_of(api_key: str | None) -> dict[str, str]:
 
 
 def json_input(value: Any) -> Any:
-    """An input as JSON: bytes, and the bytes of a path, are an image in base64."""
+    """An input as JSON: bytes, and the bytes of a path, become an image in base64."""
     if isinstance(value, Path):
         value = value.read_bytes()
     if isinstance(value, bytes | bytearray):
@@ -90,7 +90,7 @@ def submit_file(
 
 
 def get(job_id: str, wait: float) -> Call:
-    """Look at a job."""
+    """Get a job."""
     options = {"params": {"wait": wait}} if wait else {}
     return Call("GET", f"/v1/jobs/{_part(job_id)}", options, wait=wait)
 
@@ -114,14 +114,14 @@ def events(job_id: str, last_id: str | None) -> Call:
 
 
 def bulk(lines: Sequence[bytes]) -> Call:
-    """Submit many jobs, a line each. Not repeatable: who repeats it leaves out what was taken."""
+    """Submit many jobs, a line each. Not repeatable: a retry must omit accepted lines."""
     headers = {"Content-Type": "application/x-ndjson"}
     options = {"content": b"".join(lines), "headers": headers}
     return Call("POST", "/v1/jobs/bulk", options, repeatable=False, wait=60.0)
 
 
 def results(ids: Sequence[str], wait: float) -> Call:
-    """What became of many jobs, as they are settled."""
+    """The outcomes of many jobs, as they are settled."""
     headers = {"Content-Type": "application/json", "Prefer": f"wait={wait:g}"}
     options = {"content": orjson.dumps({"ids": ids}), "headers": headers}
     return Call("POST", "/v1/jobs/results", options, wait=wait)
@@ -163,7 +163,7 @@ def drop_lane(lane: str) -> Call:
 
 
 def workers() -> Call:
-    """What the workers say of themselves."""
+    """The workers' reports."""
     return Call("GET", "/v1/workers")
 
 

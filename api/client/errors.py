@@ -1,11 +1,11 @@
-"""What can go wrong for a client.
+"""The errors of the client.
 
 ClientError
 ├── ApiError          the API answered with a problem
 ├── JobFailed         a job of `map` was refused, failed, was canceled or expired
 └── StillRunning      a job was not settled in the time given (a TimeoutError too)
 
-When nobody answers, the last httpx.HTTPError is raised as it is.
+Without a response, the last httpx.HTTPError is raised unchanged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ApiError(ClientError):
 
 
 class JobFailed(ClientError):
-    """A job has no result; `job` says why, and `job["index"]` which input of `map` it was for."""
+    """A job has no result; `job` has the reason, and `job["index"]` its input's index in `map`."""
 
     def __init__(self, job: Job) -> None:
         failure = job.get("error")
@@ -47,7 +47,7 @@ class JobFailed(ClientError):
 
 
 class StillRunning(ClientError, TimeoutError):
-    """A job was not settled in the time given; `job` is how it stood, and it goes on."""
+    """A job was not settled in the given time; `job` is its last state, and it continues."""
 
     def __init__(self, job: Job, seconds: float) -> None:
         super().__init__(f"job {job['id']} is still {job['state']} after {seconds:g} s")

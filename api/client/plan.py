@@ -1,8 +1,8 @@
 """The bookkeeping of `map`, without I/O, shared by both clients.
 
-Inputs are taken as there is room for them and given out as their turn comes,
-so that memory holds one window whatever the length of what is mapped. The
-window counts from the submit to the moment the caller has the job.
+Inputs are read as there is room for them and their jobs yielded in turn, so that memory is bounded
+by one window whatever the number of inputs. An input counts in the window from its submit until
+the caller has the job.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _PATIENCE = 15
 
 @dataclass(frozen=True, slots=True)
 class MapOptions:
-    """How `map` goes about it."""
+    """The options of `map`."""
 
     ordered: bool = True
     on_error: Literal["raise", "return"] = "raise"
     window: int = 4096
-    """Most inputs submitted and not given out yet."""
+    """Most inputs that are submitted and not yielded yet."""
     chunk: int = 512
     """Inputs in one submit."""
     wait_seconds: float = 10.0
-    """How long one request for results is held."""
+    """How long one request for results waits."""
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.window < self.chunk:
@@ -49,10 +49,10 @@ class MapOptions:
 
 
 class Chunk:
-    """Some inputs on their way: lines to submit, then ids to ask for, then jobs.
+    """Some inputs in progress: lines to submit, then ids to query, then jobs.
 
-    Each request brings it further; what a lost answer leaves open is asked again,
-    so that an input may run twice, but is given out once.
+    Each request advances it; requests with a lost response are repeated, so that an input may
+    run twice, but is yielded once.
     """
 
     def __init__(self, model: str, lines: Mapping[int, bytes], wait_seconds: float) -> None:
@@ -65,7 +65,7 @@ class Chunk:
         self._open = 2 * len(lines)
         self._turned_away = ("", "")
         self.retry_after: float | None = None
-        """Seconds that were asked for, where some of the lines were turned away for now."""
+        """The Retry-After in seconds, where some of the lines were refused."""
 
     def next_call(self) -> Call | None:
         """The next request; None when every input is settled."""
@@ -77,17 +77,17 @@ class Chunk:
         return calls.results(list(self._indexes), self._wait_seconds) if self._indexes else None
 
     def read(self, line: bytes) -> Job | None:
-        """One line of the answer; a job if that settles one."""
+        """Process one line of the response; returns a job if the line settles one."""
         answer = orjson.loads(line)
         return self._read_taken(answer) if self._submitting else self._read_result(answer)
 
     def moved(self) -> bool:
-        """Whether anything came of the requests since this was last asked."""
+        """Whether the requests since the last call of this made progress."""
         before, self._open = self._open, 2 * len(self._lines) + len(self._indexes)
         return self._open < before
 
     def give_up(self) -> list[Job]:
-        """Refuse what was turned away time and again, for the reason last given."""
+        """Settle the lines that were refused repeatedly as failed, with the last reason."""
         jobs = [self._refused(index, *self._turned_away) for index in self._lines]
         self._lines.clear()
         return jobs
@@ -123,10 +123,10 @@ class Chunk:
 
 
 class Patience:
-    """How long a chunk pauses between its requests, and when it has had enough.
+    """How long a chunk pauses between its requests, and when it stops retrying.
 
-    Being turned away is how a full lane or a rate slows a map down, and others in the same
-    window may get what there was; so that is borne for longer than an error is.
+    A full lane or a rate slows a map down by refusals, and other chunks of the same window may
+    have used the room; so refusals are retried for longer than errors.
     """
 
     def __init__(self, policy: RetryPolicy) -> None:
@@ -134,9 +134,9 @@ class Patience:
         self._reset()
 
     def pause(self, chunk: Chunk, error: httpx.TransportError | ApiError | None) -> float | None:
-        """Seconds until the next request; None when lines were turned away too often in a row.
+        """Seconds until the next request; None after too many consecutive refusals of lines.
 
-        Raises the error when that came too often in a row, or is for good.
+        Raises the error after too many consecutive ones, or when it is permanent.
         """
         moved = chunk.moved()
         if moved:
@@ -154,7 +154,7 @@ class Patience:
 
 
 class Plan:
-    """Which inputs go next, and which jobs may be given out."""
+    """Decides which inputs are submitted next, and which jobs may be yielded."""
 
     def __init__(
         self, model: str, inputs: Iterable[Any], fields: Mapping[str, Any], options: MapOptions
@@ -171,11 +171,11 @@ class Plan:
 
     @property
     def done(self) -> bool:
-        """Whether everything was given out."""
+        """Whether all jobs were yielded."""
         return self._exhausted and self._given == self._taken
 
     def next_chunk(self) -> Chunk | None:
-        """The next inputs, when there is room for a whole chunk and there are any."""
+        """The next inputs, when there are any and the window has room for a whole chunk."""
         if (
             self._exhausted
             or self._taken - self._given > self._options.window - self._options.chunk
@@ -196,7 +196,7 @@ class Plan:
         return Chunk(self._model, lines, self._options.wait_seconds) if lines else None
 
     def settle(self, jobs: Sequence[Job]) -> list[Job]:
-        """These are settled; returns those that may be given out now, in order if it matters."""
+        """Record settled jobs; returns those that may be yielded now, in order if required."""
         if not self._options.ordered:
             self._given += len(jobs)
             return list(jobs)

@@ -1,4 +1,4 @@
-"""The progress bar of `map`, on standard error, so that what is piped stays clean."""
+"""The progress bar of `map`, on standard error, so that it does not mix with piped output."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ __all__ = ("Bar", "open_bar")
 
 
 class Bar(Protocol):
-    """What `map` tells of its progress."""
+    """The interface by which `map` reports its progress."""
 
     def advance(self, jobs: int) -> None:
-        """So many more were given out."""
+        """Count this many more yielded jobs."""
 
     def close(self) -> None:
-        """The end, whichever way."""
+        """End the bar, on success and on failure."""
 
 
 class _Silent:
     def advance(self, jobs: int) -> None:
-        """Nobody is watching."""
+        """Do nothing: the bar is not shown."""
 
     def close(self) -> None:
-        """Nothing to take down."""
+        """Do nothing."""
 
 
 class _Rich:
@@ -38,16 +38,16 @@ class _Rich:
         self._progress.start()
 
     def advance(self, jobs: int) -> None:
-        """Move on."""
+        """Advance the bar."""
         self._progress.advance(self._task, jobs)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar in its current state."""
         self._progress.stop()
 
 
 def open_bar(shown: bool, title: str, inputs: Iterable[Any]) -> Bar:
-    """A bar for these inputs, or one that is not seen; without their number it only counts."""
+    """A bar for these inputs, or one that is not shown; without their number it only counts."""
     if not shown:
         return _Silent()
     return _Rich(title, len(inputs) if isinstance(inputs, Sized) else None)

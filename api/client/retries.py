@@ -1,8 +1,7 @@
-"""When to try again, and after how long. No I/O and no clock of its own, so that it is testable.
+"""Decides whether and when to retry. No I/O and no clock of its own, so that it is testable.
 
-A request is repeated only where that cannot do its work twice: it was never
-sent, the API says that it did nothing (429), or it is `repeatable`, which a
-submit is by its Idempotency-Key.
+A request is repeated only where that cannot do its work twice: it was never sent, the API
+reports that it did nothing (429), or it is `repeatable`, as a submit is by its Idempotency-Key.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ _UNAVAILABLE = frozenset({502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, and how long between."""
+    """The number of retries, and the pauses between them."""
 
     retries: int = 4
     first_pause_seconds: float = 0.2
     longest_pause_seconds: float = 10.0
-    """Of our own; `Retry-After` may ask for more."""
+    """Of the client's own pauses; `Retry-After` may require a longer one."""
     longest_retry_after_seconds: float = 60.0
-    """Who asks for a longer pause than this gets no retry."""
+    """A response with a longer Retry-After than this is not retried."""
 
 
 class Attempts:
-    """The tries at one request."""
+    """The attempts at one request."""
 
     def __init__(
         self,
@@ -52,19 +51,19 @@ class Attempts:
         self._made = 0
 
     def after_error(self, error: httpx.TransportError) -> float | None:
-        """Seconds to pause before the next try; None where there is to be none."""
+        """Seconds to pause before the next attempt; None for no further one."""
         if self._repeatable or isinstance(error, _NEVER_SENT):
             return self.pause(None)
         return None
 
     def after_status(self, status: int, headers: Mapping[str, str]) -> float | None:
-        """The same, for an answer with this status."""
+        """The same, for a response with this status."""
         if status == _NOTHING_DONE or (self._repeatable and status in _UNAVAILABLE):
             return self.pause(retry_after_seconds(headers.get("retry-after"), _now()))
         return None
 
     def after(self, error: httpx.TransportError | ApiError) -> float:
-        """The same for either; raises the error where there is to be no other try."""
+        """The same for either; raises the error where there is no further attempt."""
         if isinstance(error, ApiError):
             pause = self.after_status(error.status, error.headers)
         else:
@@ -74,7 +73,7 @@ class Attempts:
         return pause
 
     def pause(self, retry_after: float | None) -> float | None:
-        """The next pause: doubling, spread by chance, and no less than was asked for."""
+        """The next pause: doubling, with random jitter, and no shorter than `retry_after`."""
         policy = self._policy
         if self._made >= policy.retries:
             return None

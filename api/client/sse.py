@@ -1,4 +1,4 @@
-"""Read server-sent events from the bytes of a response."""
+"""Parses server-sent events from the bytes of a response."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class EventReader:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events that are whole with this chunk."""
+        """The events that this chunk completes."""
         *blocks, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
         for block in blocks:
             event = _event(block)

@@ -1,4 +1,4 @@
-"""What the API answers, typed. Jobs are plain dicts, as they came."""
+"""Types of the API's responses. Jobs are plain dicts, as received."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ("TERMINAL", "Event", "Failure", "Job", "Links", "State")
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled", "expired"})
-"""The states that nothing leaves."""
+"""The final states."""
 
 
 class Failure(TypedDict):
@@ -20,7 +20,7 @@ class Failure(TypedDict):
 
 
 class Links(TypedDict, total=False):
-    """Where to go next, as paths."""
+    """The possible next requests, as paths."""
 
     self: str
     result: str
@@ -30,7 +30,7 @@ class Links(TypedDict, total=False):
 
 
 class Job(TypedDict, total=False):
-    """A job as the API shows it; what is not known of it yet is absent."""
+    """A job as the API returns it; unknown fields are absent."""
 
     id: Required[str]
     model: Required[str]
@@ -53,12 +53,12 @@ class Job(TypedDict, total=False):
     error: Failure
     links: Links
     index: NotRequired[int]
-    """Which input of `map` it is for, counted from 0."""
+    """The index of its input in `map`, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One step of a job's life: the state it entered, and the job as it was then."""
+    """One step of a job: the state it entered, and the job at that step."""
 
     id: str
     state: str

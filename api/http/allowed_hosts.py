@@ -1,8 +1,8 @@
-"""Which names the Host header may give.
+"""Checks the Host header against the allowed names.
 
-No link of ours is built from it: they are absolute paths. What it guards is an
-API on loopback, which asks for no key: a web page whose name its owner points
-at 127.0.0.1 could otherwise have the browser of whoever visits it send jobs.
+No link is built from it: links are absolute paths. The check protects an API on loopback, which
+requires no key: a web page whose owner has its name resolve to 127.0.0.1 could otherwise make
+its visitors' browsers send jobs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LOOPBACK_NAMES = ("localhost", "*.localhost")
 
 
 class AllowedHosts:
-    """Judges Host headers, and remembers the last good ones."""
+    """Checks Host headers, and caches the last valid ones."""
 
     def __init__(self, names: Sequence[str], listening_on: str) -> None:
         local = not names and is_loopback(listening_on)
@@ -29,7 +29,7 @@ class AllowedHosts:
         self._exact = {name.lower() for name in patterns if not name.startswith("*.")}
         self._suffixes = tuple(name[1:].lower() for name in patterns if name.startswith("*."))
         self.good: set[bytes] = set()
-        """Headers that were found good; `in` this is the quickest answer."""
+        """Headers that were found valid; `in` this is the fastest check."""
 
     def __contains__(self, header: bytes) -> bool:
         if header in self.good:

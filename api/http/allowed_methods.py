@@ -1,7 +1,7 @@
-"""Which methods a path takes, for the `Allow` header of a 405.
+"""The methods of a path, for the `Allow` header of a 405.
 
-Each route knows of its own only, and where an id might as well be the name of an action,
-the first that matches may be the wrong one; the OpenAPI document knows them all.
+Each route has only its own methods, and where an id could also be the name of an action, the
+first route that matches may be the wrong one; the OpenAPI document has all of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Read a request's body once, within its limit, with the headers that say what to do with it.
+"""Reads a request's body once, within its limit, with the headers that affect its handling.
 
-The limit is enforced on the bytes as they arrive: a chunked body has no
-Content-Length to check. The headers are picked out in one walk, because every submit
-passes here and most carry none of those that change the answer.
+The limit is enforced on the bytes as they arrive: a chunked body has no Content-Length to check.
+The headers are read in one pass, because every submit passes here and most have none of those
+that affect the response.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORM = "multipart/form-data"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The headers of a submit that change its answer, as they came; None where absent."""
+    """The headers of a submit that affect its response, unchanged; None where absent."""
 
     prefer: str | None = None
     idempotency_key: str | None = None
@@ -40,11 +40,11 @@ _NOTHING = Asked()
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a request sent."""
+    """A request's body, with the headers that affect its handling."""
 
     data: bytes
     content_type: str
-    """As it was sent, with its parameters; empty where none was."""
+    """As sent, with its parameters; empty where absent."""
     asked: Asked
     scope: Scope
 
@@ -54,35 +54,35 @@ class Body:
         return media_type_of(self.content_type)
 
     def json(self) -> Any:
-        """The body as JSON; raises a 400 problem that says where it breaks."""
+        """The body as JSON; raises a 400 problem with the position of the error."""
         return parse_json(self.data)
 
     def query(self) -> dict[str, Any]:
-        """The query's fields, less those that are empty."""
+        """The query's fields, without empty ones."""
         return {
             name: value for name, value in QueryParams(self.scope["query_string"]).items() if value
         }
 
     async def form(self, max_files: int, max_fields: int) -> FormData:
-        """The body as a form whose fields are all proper text; raises a 400 problem."""
+        """The body as a form whose fields are all valid text; raises a 400 problem."""
 
         async def replay() -> dict[str, Any]:
             return {"type": "http.request", "body": self.data, "more_body": False}
 
-        # Starlette raises an error of its own kind where it finds an application in the scope.
+        # Starlette raises an HTTPException of its own where the scope has an application.
         scope = {name: value for name, value in self.scope.items() if name != "app"}
         try:
             form = await Request(scope, replay).form(max_files=max_files, max_fields=max_fields)
-            for name, value in form.multi_items():  # some charsets give halves of characters
+            for name, value in form.multi_items():  # some charsets yield lone surrogates
                 (name if isinstance(value, UploadFile) else name + value).encode()
-        except (MultiPartException, ValueError) as exc:  # the latter from the charset it names
+        except (MultiPartException, ValueError) as exc:  # ValueError by an invalid charset
             raise Problem(400, "invalid_multipart", str(exc)) from exc
         return form
 
     def digest(self) -> str:
-        """SHA-256, in hex, of what the request asks for.
+        """SHA-256, in hex, of the request's content.
 
-        A form's boundary is left out of it: clients draw a new one for each attempt.
+        A form's boundary is excluded: clients generate a new one for each attempt.
         """
         parameters = self.content_type.partition(";")[2]
         boundary = parameters.partition("boundary=")[2].partition(";")[0].strip().strip('"')
@@ -98,7 +98,7 @@ def is_json(media_type: str) -> bool:
 
 
 def is_raw(media_type: str) -> bool:
-    """Whether a body of this type is the input itself; what it really is, its bytes say."""
+    """Whether a body of this type is the input itself; its format is detected from its bytes."""
     return media_type.startswith("image/") or media_type in RAW_TYPES
 
 
@@ -108,7 +108,7 @@ def is_taken(media_type: str) -> bool:
 
 
 def any_type(_media_type: str) -> bool:
-    """For bodies that are read as JSON whatever they are called."""
+    """Accept any type, for bodies that are always read as JSON."""
     return True
 
 
@@ -129,9 +129,9 @@ async def read(
     takes: Callable[[str], bool] = is_taken,
     instead: str = _ANY_JOB,
 ) -> Body:
-    """The whole body and what its headers ask.
+    """Read the whole body and its headers.
 
-    Raises a 415 problem for a type that is not taken, before anything is read, and a 413
+    Raises a 415 problem for a type that is not accepted, before anything is read, and a 413
     problem as soon as the body is too long.
     """
     content_type, length, asked = _headers_of(request)
@@ -143,8 +143,8 @@ async def read(
 
 
 def _headers_of(request: Request) -> tuple[str, str, Asked]:
-    """Content type, declared length, and what is asked; of fields sent twice the first counts,
-    or where a list makes sense, all in order.
+    """Content type, declared length, and the fields of Asked; of fields sent twice the first is
+    used, or all in order where the field is a list.
     """
     content_type = length = None
     prefer: list[str] = []
@@ -193,9 +193,9 @@ async def _read(request: Request, declared: str, max_bytes: int) -> bytes:
 
 
 def hold_bytes(size: int) -> None:
-    """Count bytes of a body that comes in pieces, until its request is answered.
+    """Count bytes of a body that arrives in pieces, until its request is answered.
 
-    Raises a 503 problem when all such bodies together take as much as they may.
+    Raises a 503 problem when all such bodies together exceed their limit.
     """
     current = CURRENT.get()
     if current is None:
@@ -207,7 +207,7 @@ def hold_bytes(size: int) -> None:
 
 
 def release_bytes(size: int) -> None:
-    """Give back so many of what the current request holds, before it is answered."""
+    """Release this many of the current request's bytes, before it is answered."""
     current = CURRENT.get()
     if current is not None:
         size = min(size, current.held_bytes)
@@ -223,7 +223,7 @@ def too_large(max_bytes: int) -> Problem:
 
 
 def parse_json(body: bytes) -> Any:
-    """The text as JSON; raises a 400 problem that says where it breaks."""
+    """Parse the text as JSON; raises a 400 problem with the position of the error."""
     try:
         return loads_strict(body)
     except ValueError as exc:
@@ -235,9 +235,9 @@ def parse_json(body: bytes) -> Any:
 
 
 def check_label(label: str | None, payload: bytes) -> None:
-    """Raise a 415 problem for an image that says it is of another kind than its bytes are.
+    """Raise a 415 problem for an image labelled as another format than that of its bytes.
 
-    Whoever looked at the label alone, a proxy or a scanner, looked for the wrong thing.
+    A proxy or a scanner that checked it by its label has checked for the wrong format.
     """
     said = (label or "").partition(";")[0].strip().lower()
     said = _OTHER_NAMES.get(said, said)

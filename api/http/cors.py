@@ -1,7 +1,7 @@
-"""CORS, for the operator who names the origins whose pages may call the API.
+"""CORS, for the origins that the operator allows to call the API.
 
-Without credentials: keys travel in a header that a page has to set itself, never in
-cookies, so a page can do no more than whoever wrote it has a key for.
+Without credentials: keys are sent in a header that a page has to set itself, never in cookies,
+so a page can do no more than its author's key allows.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What holds for every request, whichever way it takes inside.
+"""Handles what all requests have in common, on the fast path and in FastAPI.
 
-The fast path goes past FastAPI's middlewares, so what all answers share is done
-here, in one layer around both: the request's id and trace, the Host check, the
-bound on requests under way, the time it took. It is one layer on purpose: each
-would cost every request another coroutine per message.
+The fast path bypasses FastAPI's middlewares, so common functions are here, in one layer around
+both: the request's id and trace, the Host check, the bound on active requests, the processing
+time. It is one layer on purpose: each would cost every request another coroutine per message.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ log = structlog.get_logger(__name__)
 
 
 class ShortWay(Protocol):
-    """What answers some requests past the application."""
+    """Answers some requests without the application."""
 
     def takes(self, scope: Scope) -> bool:
         """Whether this request is one of them."""
 
     async def answer(self, scope: Scope, receive: Receive) -> Response:
-        """The whole answer; raises nothing."""
+        """The complete response; raises nothing."""
 
 
 _READ = frozenset((b"host", b"x-request-id", b"traceparent", b"content-encoding"))
@@ -40,9 +39,9 @@ _ALWAYS_ANSWERED = frozenset(("/health", "/ready", "/metrics"))
 
 
 class RequestLayer:
-    """The application, with what holds for every request around it.
+    """The application, with the common layer around it.
 
-    With a fast path, its requests go straight to it, and their answers need no layer at all.
+    With a fast path, its requests are passed to it directly, and their responses need no wrapper.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, fast_path: ShortWay | None = None) -> None:
@@ -62,7 +61,7 @@ class RequestLayer:
         seen: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name in _READ:
-                seen[name] = value if name not in seen else b""  # twice is none
+                seen[name] = value if name not in seen else b""  # sent twice counts as absent
         request = RequestContext(
             request_id_of(seen.get(b"x-request-id")),
             read_traceparent(seen[b"traceparent"]) if b"traceparent" in seen else "",
@@ -111,7 +110,7 @@ class RequestLayer:
         return status
 
     def _refusal(self, scope: Scope, seen: dict[bytes, bytes]) -> Problem | None:
-        """What to answer instead, where the request may not pass."""
+        """The problem to respond with, where the request is refused here."""
         host = seen.get(b"host", b"" if scope["http_version"] == "1.1" else None)
         if host == b"":
             return Problem(400, "bad_request", "send one Host header, and each other once")
@@ -149,7 +148,7 @@ def _add_fields(headers: list[tuple[bytes, bytes]], request: RequestContext, beg
 
 
 def _log_slow(scope: Scope, status: int, seconds: float, request: RequestContext) -> None:
-    """Of a slow request: its route's template, never what it carried."""
+    """Log a slow request by its route's template, never its content."""
     route = scope.get("route")
     log.warning(
         "slow_request",

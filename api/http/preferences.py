@@ -1,7 +1,7 @@
-"""`Prefer` (RFC 7240): how long a client is ready to wait, and whether it is at all.
+"""Parses `Prefer` (RFC 7240): whether a client waits for the result, and how long.
 
-A preference that is unknown or makes no sense is ignored, as the RFC demands; the answer
-names those that were honoured. So is a `Prefer` of more than 1 KB.
+A preference that is unknown or invalid is ignored, as the RFC requires; the response names
+those that were honoured. A `Prefer` of more than 1 KB is ignored too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ VARY = "Prefer"
 
 _LONGEST = 1024
 
-# A quotation mark without a second one counts to the end: a search that began again after each
-# would take time with the square of the length.
+# A quotation mark without a second one extends to the end: a search that restarted after each
+# would take quadratic time in the length.
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|\\?$))+')
 _PREFERENCE = re.compile(
     r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(\"(?:[^\"\\]|\\.)*\"|[^\s;\"]*)\s*)?(?:;|$)"
@@ -27,12 +27,12 @@ class Preferences:
     """The preferences that this API honours."""
 
     wait_seconds: float | None = None
-    """How long the client is ready to wait, at most what the fleet allows; None: it did not say."""
+    """How long the client waits, at most what the fleet allows; None where not given."""
     respond_async: bool = False
 
     @classmethod
     def of(cls, header: str | None, longest_seconds: float) -> Preferences:
-        """Read the header; of a preference given twice the first counts."""
+        """Parse the header; of a preference given twice the first is used."""
         found: dict[str, str] = {}
         if header is None or len(header) > _LONGEST:
             return _NONE

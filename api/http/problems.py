@@ -45,9 +45,7 @@ MEDIA_TYPE = "application/problem+json"
 _REALM = 'Bearer realm="lanefleet"'
 _RETRY_AFTER_SECONDS = 5.0
 _BACK_PRESSURE = (LaneFull, DeadlineUnreachable, QueueFull, RateLimited, QuotaExceeded)
-"""Refusals that are about how much there is to do: 429. The others are about what is broken or
-not there: 503.
-"""
+"""Refusals because of too much work: 429. The others concern something broken or missing: 503."""
 UNEXPECTED_STATUS = 500
 _METHOD_NOT_ALLOWED = 405
 
@@ -82,7 +80,7 @@ def responses(**by_status: str) -> dict[int | str, dict[str, Any]]:
 UNAUTHENTICATED = responses(
     s401="No API key, or one that is not valid.", s403="The API key lacks the scope."
 )
-"""What any route that asks for a scope may answer."""
+"""Responses of every route that requires a scope."""
 
 
 class Problem(FastApiHTTPException):
@@ -116,7 +114,7 @@ class Problem(FastApiHTTPException):
         }
 
     def response(self) -> JSONResponse:
-        """The document as it is sent; it names the request that it answers."""
+        """The response with the document, which includes the request's id."""
         document = self.document()
         if request := CURRENT.get():
             document["request_id"] = request.request_id
@@ -124,7 +122,7 @@ class Problem(FastApiHTTPException):
 
 
 def from_fleet_error(exc: FleetError) -> Problem:
-    """The status that an error of ours means to a client."""
+    """The problem, with its status, of an error of this project."""
     if isinstance(exc, RequestError):
         return _from_request_error(exc)
     if isinstance(exc, UnknownModel):
@@ -158,19 +156,19 @@ def _from_request_error(exc: RequestError) -> Problem:
 
 
 def _later(status: int, code: str, detail: str, seconds: float | None = None) -> Problem:
-    """A problem that says when to try again: in whole seconds, and in the document exactly."""
+    """A problem with the time to retry: in whole seconds, and exactly in the document."""
     seconds = _RETRY_AFTER_SECONDS if seconds is None else seconds
     headers = {"Retry-After": str(math.ceil(seconds))}
     return Problem(status, code, detail, headers=headers, retry_after=round(seconds, 3))
 
 
 def response_for(exc: Exception) -> JSONResponse:
-    """What the client is told of this error; of an unexpected one no more than that it was."""
+    """The response for this error; it has no details of an unexpected one."""
     return problem_for(exc).response()
 
 
 def problem_for(exc: Exception) -> Problem:
-    """The problem that an error of any kind is to a client; an unexpected one is logged."""
+    """The problem for an error of any kind; an unexpected one is logged."""
     match exc:
         case Problem():
             return exc
@@ -221,7 +219,7 @@ def _has_slash(request: Request) -> bool:
 
 
 def install(app: FastAPI) -> None:
-    """Turn every error that leaves a route into a problem document."""
+    """Convert every error that a route raises into a problem document."""
 
     async def handle(request: Request, exc: Exception) -> JSONResponse:
         if isinstance(exc, HTTPException) and exc.status_code == 404 and _has_slash(request):

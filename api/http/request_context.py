@@ -1,8 +1,8 @@
-"""What is known of the request being answered, wherever it is asked for.
+"""The context of the current request, accessible from anywhere.
 
-A context variable, since the places that ask are far apart: log lines, problem
-documents, the job's message. Setting it costs 0.1 us; the request's id is made of
-a random part per process and a counter, as `uuid4` would cost 3 us a request.
+A context variable, since its users are far apart: log lines, problem documents, the job's
+message. Setting it costs 0.1 us; the request's id consists of a random part per process and a
+counter, as `uuid4` would cost 3 us a request.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _NUMBERS = count(1)
 
 
 class BodyBudget:
-    """The memory that bodies arriving in pieces may take in this process, all together."""
+    """The total memory limit of bodies that arrive in pieces, in this process."""
 
     def __init__(self, max_bytes: int) -> None:
         self.left = max_bytes
 
     def take(self, size: int) -> bool:
-        """Whether there was room for these bytes; then they are taken."""
+        """Reserve these bytes if there is room; returns whether there was."""
         if size > self.left:
             return False
         self.left -= size
@@ -38,12 +38,12 @@ class BodyBudget:
 
 
 class RequestContext:
-    """One request. Without slots, so that what most never set costs nothing to make."""
+    """One request. Without slots, so that fields that most never set cost nothing."""
 
     held_bytes: int = 0
-    """Taken from the budget, until the request is answered."""
+    """Bytes reserved from the budget until the request is answered."""
     waited_seconds: float = 0.0
-    """Spent waiting because the client asked to."""
+    """Time spent waiting at the client's request."""
 
     def __init__(self, header_id: bytes, traceparent: str, budget: BodyBudget) -> None:
         self.header_id = header_id
@@ -61,21 +61,21 @@ CURRENT: ContextVar[RequestContext | None] = ContextVar("lanefleet_request", def
 
 
 def request_id_of(header: bytes | None) -> bytes:
-    """The client's id for the request where it is a sane one, else a new one."""
+    """The client's id for the request where it is valid, else a new one."""
     if header and _SANE_ID.fullmatch(header):
         return header
     return b"%b-%d" % (_PROCESS, next(_NUMBERS))
 
 
 def current_traceparent() -> str:
-    """The trace that the current request belongs to; empty when it named none."""
+    """The trace context of the current request; empty when it has none."""
     request = CURRENT.get()
     return request.traceparent if request else ""
 
 
 @contextmanager
 def waiting_by_choice() -> Iterator[None]:
-    """What passes inside is not held against the request when slow ones are logged."""
+    """Exclude the time inside from the request's time in the log of slow requests."""
     request = CURRENT.get()
     began = perf_counter()
     try:

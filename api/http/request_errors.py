@@ -1,16 +1,16 @@
-"""What a request can get wrong, as errors that know no HTTP; problems.py gives each its status.
+"""Errors of requests, independent of HTTP; problems.py maps each to its status.
 
 RequestError
-├── InvalidRequest            a field is missing or wrong, or more were sent than may be
+├── InvalidRequest            a field is missing or invalid, or there are too many
 │   ├── TooManyInputs
 │   ├── ModelRequired         the task has several models and no default
 │   ├── WrongTask             the model is not for this task
 │   ├── TokensNotTaken
 │   ├── UnsupportedDimensions
 │   ├── InvalidCursor
-│   └── IdempotencyKeyReused  the key stands for another body
+│   └── IdempotencyKeyReused  the key was used with another body
 ├── InvalidIdempotencyKey
-├── Unauthorized              no API key, or one that opens nothing
+├── Unauthorized              no API key, or an invalid one
 ├── Forbidden                 the key lacks the scope
 └── WrongResult               the model's results have another shape than its task's
 """
@@ -24,7 +24,7 @@ from common.errors import FleetError
 
 
 class RequestError(FleetError):
-    """Base: `extra` are further fields that the client is told."""
+    """Base: `extra` are further fields of the problem document."""
 
     code = "invalid_request"
 
@@ -34,11 +34,11 @@ class RequestError(FleetError):
 
 
 class InvalidRequest(RequestError):
-    """The request can never succeed as it is; the message names the field."""
+    """The request can never succeed unchanged; the message names the field."""
 
     @classmethod
     def of(cls, errors: Sequence[Any]) -> InvalidRequest:
-        """From what pydantic found: one sentence for the first error, and all of them by field."""
+        """From pydantic's errors: one sentence for the first error, and all of them by field."""
         fields = [
             {
                 "field": ".".join(str(part) for part in error["loc"] if part != "body"),
@@ -82,7 +82,7 @@ class UnsupportedDimensions(InvalidRequest):
 
 
 class InvalidCursor(InvalidRequest):
-    """Not a cursor that an earlier page gave."""
+    """Not a cursor of an earlier page."""
 
     code = "invalid_cursor"
 
@@ -94,20 +94,20 @@ class IdempotencyKeyReused(InvalidRequest):
 
 
 class InvalidIdempotencyKey(RequestError):
-    """The key is empty, too long, or no printable ASCII."""
+    """The key is empty, too long, or not printable ASCII."""
 
     code = "invalid_idempotency_key"
 
 
 class Unauthorized(RequestError):
-    """No API key was sent, or one that opens nothing."""
+    """No API key was sent, or an invalid one."""
 
     code = "unauthorized"
 
     def __init__(self, text: str, *, sent: bool) -> None:
         super().__init__(text)
         self.sent = sent
-        """Whether there was something to judge."""
+        """Whether a key was sent."""
 
 
 class Forbidden(RequestError):

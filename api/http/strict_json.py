@@ -1,11 +1,11 @@
-"""JSON with what parsers usually let pass refused: a key given twice, and great depth.
+"""Parses JSON and refuses what parsers usually accept: duplicate keys, and deep nesting.
 
 orjson refuses NaN, infinities, broken UTF-8 and lone surrogates by itself; integers
 beyond 64 bits become doubles, as in JavaScript. It keeps the last of two equal keys,
 so a proxy that reads the first may have checked another job than the one that runs.
-Looking for them costs a fast parse and a count: each key has its colon, so where there
-are as many colons as keys there is no second one. Colons inside strings spoil the
-count; then the standard library's parser, which hears of every pair, has the last word.
+Detecting them costs a fast parse and a count: each key has its colon, so where there are as
+many colons as keys there is no duplicate. Colons inside strings make the count differ; then the
+standard library's parser, which reports every pair, decides.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import orjson
 MAX_DEPTH = 100
 """orjson writes no more than 254 levels, and a message wraps the input in a few."""
 MAX_VALUES = 500_000
-"""Commas, braces and brackets. Each may stand for a value of 70 bytes in memory, so a body
+"""Commas, braces and brackets. Each may mean a value of 70 bytes in memory, so a body
 of 32 MB could otherwise become gigabytes."""
 
 _CONTAINERS = frozenset((dict, list))
 
 
 class NotStrictJson(ValueError):
-    """JSON that means two things, or would take too much to hold."""
+    """JSON that is ambiguous, or would take too much memory."""
 
 
 def loads_strict(body: bytes) -> Any:

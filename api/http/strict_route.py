@@ -1,8 +1,8 @@
-"""Routes whose bodies FastAPI reads: within the limit, and as strictly as our own.
+"""Routes whose bodies FastAPI reads: within the limit, and as strictly as the other routes.
 
 Starlette reads a body of any size into memory, and the standard library's parser
-takes NaN and keys given twice. A router says `route_class=StrictRoute`; a test holds
-every route with a body to it.
+accepts NaN and duplicate keys. A router sets `route_class=StrictRoute`; a test checks every
+route with a body for it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from api.http.bodies import hold_bytes, parse_json, too_large
 
 
 class StrictRequest(Request):
-    """A request that minds how much it reads."""
+    """A request that limits the size of its body."""
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The body's pieces; raises a 413 problem as soon as there is too much."""
+        """The body's pieces; raises a 413 problem as soon as it is too large."""
         limit = self.app.state.services.settings.max_body_bytes
         size = 0
         async for chunk in super().stream():
@@ -38,10 +38,10 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that hands FastAPI a StrictRequest."""
+    """A route that passes a StrictRequest to FastAPI."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, told to read strictly."""
+        """FastAPI's handler, with a StrictRequest."""
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Moments as JSON has them."""
+"""Timestamps in the API's JSON format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read what the task-shaped routes take: JSON, a form with files, or one file as it is."""
+"""Reads the bodies of the task-shaped routes: JSON, a form with files, or one file's bytes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MAX_FIELDS = 16
 
 
 class TaskBody(NamedTuple):
-    """What was sent."""
+    """The fields and inputs of a request."""
 
     fields: dict[str, Any]
     inputs: list[Any]
     """JSON values, FetchedFrom, or bytes of files."""
     sent_bytes: int = 0
-    """Of the JSON that they came in."""
+    """Size of the JSON that contained them."""
     strict: bool = False
-    """Whether a number in the fields is no string; those of forms and queries are all strings."""
+    """Whether numbers must not be sent as strings; all fields of forms and queries are strings."""
 
 
 async def task_of(body: Body) -> TaskBody:

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, as its stock client sends and reads them."""
+"""OpenAI's embeddings in the format of its stock client."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class EmbeddingsAnswer(BaseModel):
 
 
 def embeddings_json(model: str, results: Sequence[Any], asked: EmbeddingsRequest) -> bytes:
-    """The answer as JSON, from what the model answered for each input.
+    """The response as JSON, from the model's result for each input.
 
-    Raises WrongResult where the model's results are no embeddings.
+    Raises WrongResult where the model's results are not embeddings.
     """
     try:
         vectors = [_shortened(result["embedding"], asked.dimensions) for result in results]
@@ -75,7 +75,7 @@ def embeddings_json(model: str, results: Sequence[Any], asked: EmbeddingsRequest
 
 
 def _shortened(vector: list[float], dimensions: int | None) -> Any:
-    """The first of its numbers, brought back to unit length."""
+    """The vector cut to `dimensions` and normalised to unit length."""
     if dimensions is None or dimensions >= len(vector):
         return vector
     cut = vector[:dimensions]

@@ -1,7 +1,7 @@
-"""Run several inputs as one request: publish them together, wait for all, answer in order.
+"""Runs several inputs as one request: publishes them together, waits for all, answers in order.
 
-The task-shaped routes and the OpenAI-shaped one share this. An input that is
-refused keeps its place as the error it was refused with; the others go on.
+The task-shaped routes and the OpenAI-shaped one share this. A refused input is represented by
+its error at its position; the others are not affected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from common.jobs.job import Job
 from common.jobs.record import JobRecord, JobState
 
 JOBS_PER_CALL = 500
-"""As for bulk: what one script call may hold Redis for."""
+"""As for bulk: bounds the time for which one script call blocks Redis."""
 
 Outcome = JobRecord | FleetError
 
@@ -47,14 +47,14 @@ class TaskCall:
     model: str
     fields: Mapping[str, Any]
     inputs: Sequence[Any]
-    """As `JobRequest.input` is, FetchedFrom, or bytes of a file."""
+    """Values as in `JobRequest.input`, FetchedFrom, or bytes of a file."""
     principal: Principal
     sent_bytes: int = 0
-    """Of the JSON that the inputs came in."""
+    """Size of the JSON that contained the inputs."""
     strict: bool = True
     """As for `job_request`."""
     directives: CacheDirectives = ANYTHING
-    """Whether cached results will do."""
+    """Whether cached results may be used."""
 
 
 def model_for(services: Services, task: Task, name: str | None) -> str:
@@ -110,7 +110,7 @@ def _source(value: Any) -> dict[str, Any]:
 async def run(
     services: Services, prepared: Sequence[Job | FleetError], seconds: float
 ) -> list[Outcome]:
-    """Publish, wait at most `seconds`; per input its job as it stands then, or why not.
+    """Publish, wait at most `seconds`; returns per input its job's state then, or its error.
 
     Raises the first refusal when no input was accepted.
     """
@@ -137,7 +137,7 @@ async def run(
 async def _publish(
     services: Services, jobs: Sequence[Job], records: dict[str, Outcome]
 ) -> list[str]:
-    """Publish all, note what became of each; returns the ids for which there is no waiting."""
+    """Publish all and record each outcome; returns the ids that need no waiting."""
     now_ms = int(time.time() * 1000)
     for first in range(0, len(jobs), JOBS_PER_CALL):
         part = jobs[first : first + JOBS_PER_CALL]
@@ -156,7 +156,7 @@ def _is_over(outcome: Outcome) -> bool:
 
 
 async def _look_again(services: Services, records: dict[str, Outcome]) -> None:
-    """The jobs that were not settled in time, as they stand; as accepted where Redis is away."""
+    """Read the jobs not settled in time; they stay as accepted if Redis is unavailable."""
     left = [job_id for job_id, record in records.items() if not _is_over(record)]
     with contextlib.suppress(RedisError):
         for record in await services.store.get_many(left) if left else ():

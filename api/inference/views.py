@@ -1,7 +1,7 @@
-"""What the task-shaped routes answer, and their examples; for the OpenAPI document.
+"""The responses of the task-shaped routes, and their examples; for the OpenAPI document.
 
-Answers are written by hand, as a batch of embeddings is a million numbers
-that pydantic would look at one by one.
+Responses are written by hand, as a batch of embeddings is a million numbers that pydantic would
+validate one by one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What many futures bring, taken as it comes: a wake-up costs what came and not who waits."""
+"""Collects results of many futures as they arrive: a wake-up costs O(arrived), not O(waiting)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from common.jobs.record import JobRecord
 
 
 class Arrivals:
-    """Collects the records that these futures bring."""
+    """Collects the records of the futures added to it."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._came: list[tuple[str, JobRecord | None]] = []
 
     def expect(self, job_id: str, future: asyncio.Future[JobRecord | None]) -> None:
-        """Collect this one too."""
+        """Add a future."""
 
         def arrive(done: asyncio.Future[JobRecord | None]) -> None:
             if not done.cancelled():
@@ -26,13 +26,13 @@ class Arrivals:
         future.add_done_callback(arrive)
 
     async def wait(self, seconds: float) -> None:
-        """Until something came, at most this long."""
+        """Wait until a future is done, at most this long."""
         if seconds > 0 and not self._came:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._event.wait(), seconds)
 
     def take(self) -> tuple[list[JobRecord], set[str]]:
-        """What came: records, and the ids of those woken without news."""
+        """Remove and return what arrived: records, and the ids that were woken without a record."""
         self._event.clear()
         came, self._came = self._came, []
         records = [record for _, record in came if record is not None]

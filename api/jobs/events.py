@@ -1,11 +1,10 @@
 """A job's life as server-sent events, derived from its state alone.
 
-Nothing is logged anywhere: what there is to tell, and under which ids, follows
-from the record, so any replica at any time tells the same story, and
-`Last-Event-ID` means the same to all of them. An id is the moment the job was
-queued, which a retry renews, and a step: 0 queued, 1 first run, 2 queued
-again, 3 second run, ... `end`. Steps that passed unseen are told late rather
-than not at all, as far as the record still knows them.
+No event log is stored: the events and their ids are derived from the record, so every
+replica sends the same events at any time, and `Last-Event-ID` means the same to all of
+them. An id is the time when the job was queued, which a retry renews, and a step: 0 queued,
+1 first run, 2 queued again, 3 second run, ... `end`. Steps that were missed are sent late,
+as far as the record still contains them.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ _ID = re.compile(r"(\d+)-(\d{1,9}|end)")
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """One step of a job: the state it entered, and the job as it was then."""
+    """One step of a job: the state it entered, and the job's record at that step."""
 
     record: JobRecord
     step: float
 
     @property
     def id(self) -> str:
-        """The same on every replica."""
+        """The event's id, equal on every replica."""
         step = "end" if self.step == _END else f"{self.step:.0f}"
         return f"{self.record.created_ms or 0}-{step}"
 
     def encode(self, position: QueuePosition | None = None) -> bytes:
-        """The event as it is sent; its data is the view of the job, one line of JSON."""
+        """Encode the event; its data is the view of the job, one line of JSON."""
         return b"event: %s\nid: %s\ndata: %s\n\n" % (
             self.record.state.encode(),
             self.id.encode(),
@@ -45,7 +44,7 @@ class JobEvent:
 
 
 def history(record: JobRecord) -> list[JobEvent]:
-    """Everything that this record tells of its job, in order; the last is how it stands."""
+    """All events derived from this record, in order; the last is the current state."""
     attempts = record.attempts
     if record.state is JobState.QUEUED:
         return [JobEvent(record, 2 * attempts)]
@@ -62,7 +61,7 @@ def history(record: JobRecord) -> list[JobEvent]:
 
 
 def news(record: JobRecord, last_id: str | None) -> list[JobEvent]:
-    """What somebody who last heard `last_id` has not been told; empty when there is nothing."""
+    """The events after `last_id`, the last one the client received; empty when there are none."""
     told = history(record)
     ids = [event.id for event in told]
     if last_id in ids:
@@ -71,12 +70,12 @@ def news(record: JobRecord, last_id: str | None) -> list[JobEvent]:
     if not heard or heard.group(1) != str(record.created_ms or 0):
         return told
     step = _END if heard.group(2) == "end" else int(heard.group(2))
-    # A run that was handed back uncounted takes the job to an earlier step than was heard.
+    # A lease that was released uncounted returns the job to an earlier step than was sent.
     return [event for event in told if event.step > step] or told[-1:]
 
 
 def _open(record: JobRecord) -> JobRecord:
-    """The record less what only its end brought."""
+    """The record without the fields that its end has set."""
     return replace(
         record,
         finished_ms=None,

@@ -1,14 +1,13 @@
-"""`Idempotency-Key`: a submit that may be repeated without queueing twice.
+"""`Idempotency-Key`: a submit that may be repeated without queueing the job twice.
 
-The key is claimed for a job id before the job is published under that id,
-and the script that publishes takes an id only once. So nothing has to be
-undone anywhere: a crash between the two leaves a claim whose repetition
-publishes, a crash after them one whose repetition finds the job, and of many
-at the same time, on any replica, all publish the one id or find it.
+The key is claimed for a job id before the job is published under that id, and the enqueue
+script accepts an id only once. So nothing has to be undone: after a crash between the two,
+a repeated request publishes the job; after a crash behind both, it finds the job; and
+concurrent requests, on any replica, all publish or find the same id.
 
-A claim must not outlive the record of its job, or its repetition would run
-the job again; a settled record is kept for `result_ttl_seconds`, the fleet's or
-the model's own, so those bound the claim's life as well.
+A claim must not outlive the record of its job, or a repeated request would run the job
+again; a settled record is kept for `result_ttl_seconds`, the fleet's or the model's own, so
+these bound the claim's TTL as well.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from common.redis.scripts import AsyncScripts
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Which job a key stands for, and whether it did so before this request."""
+    """The job that a key is claimed for, and whether the claim precedes this request."""
 
     job_id: str
     replayed: bool
 
 
 class Claims:
-    """The idempotency keys in use, in Redis."""
+    """Claims of idempotency keys, in Redis."""
 
     def __init__(
         self, client: redis.asyncio.Redis, ttl_seconds: int, result_ttl_seconds: int
@@ -44,9 +43,9 @@ class Claims:
     async def claim(
         self, tenant: str, key: str, request_digest: str, job_id: str, lane_ttl: int | None
     ) -> Claim:
-        """Claim the key for this job; raises IdempotencyKeyReused where it stands for another body.
+        """Claim the key for this job; raises IdempotencyKeyReused if another body has claimed it.
 
-        lane_ttl is how many seconds its lane keeps results; None is as long as the fleet does.
+        lane_ttl is the lane's result TTL in seconds; None is the fleet's.
         """
         name = hashlib.sha256(key.encode()).hexdigest()
         ttl = min(self._ttl, lane_ttl or self._ttl)

@@ -1,7 +1,7 @@
-"""Put large inputs where the settings say, before their jobs are published.
+"""Writes large inputs to the configured store, before their jobs are published.
 
-In that order: a job that can be reserved has its input. A submit that dies
-in between leaves an input without a job, which a worker's sweeper removes.
+In that order, so that a job that can be reserved has its input. A submit that fails in
+between leaves an orphaned input, which a worker's sweeper deletes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _AT_ONCE = 8
 
 
 class LargeInputs:
-    """Takes the inputs above a size out of jobs, and puts them into the store."""
+    """Moves inputs above a size from their jobs to the store."""
 
     def __init__(self, blobs: Blobs | None, larger_than: int) -> None:
-        """A store of None leaves every job as it is."""
+        """With a store of None every job keeps its input."""
         self._blobs = blobs
         self._larger_than = larger_than
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     def concern(self, job: Job) -> bool:
-        """Whether the job's input belongs into the store."""
+        """Whether the job's input is to be moved to the store."""
         return (
             self._blobs is not None
             and job.blob is not None
@@ -39,7 +39,7 @@ class LargeInputs:
         )
 
     async def put_aside(self, job: Job) -> Job:
-        """The job as it is published; raises InputStoreUnavailable."""
+        """Store the input; returns the job to publish. Raises InputStoreUnavailable."""
         if self._blobs is None or job.blob is None or not self.concern(job):
             return job
         async with self._slots:
@@ -47,13 +47,13 @@ class LargeInputs:
         return replace(job, blob=STORED)
 
     async def put_all_aside(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """The same for many; raises InputStoreUnavailable where one fails."""
+        """Store the inputs of many jobs; raises InputStoreUnavailable where one fails."""
         if self._blobs is None or not any(map(self.concern, jobs)):
             return jobs
         return await asyncio.gather(*map(self.put_aside, jobs))
 
     async def drop(self, jobs: Sequence[Job]) -> None:
-        """Remove the inputs of jobs that were not taken after all."""
+        """Delete the inputs of jobs that were not enqueued."""
         ids = [job.id for job in jobs if job.blob == STORED]
         if ids and self._blobs is not None:
             with suppress(InputStoreUnavailable):

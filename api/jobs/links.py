@@ -1,4 +1,4 @@
-"""Where a client can go next from a job: absolute paths, only those that would work now."""
+"""The links of a job: absolute paths, only of requests that would succeed now."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.jobs.record import JobState
 
 _JOBS = "/v1/jobs/"
 _RETRYABLE = frozenset({"attempts_exhausted"})
-"""Reasons of failures whose message is kept, on the dead list."""
+"""Reasons of failures whose message is kept on the dead list."""
 
 
 def job_path(job_id: str) -> str:

@@ -1,10 +1,10 @@
-"""A tenant's jobs, newest first, a page at a time.
+"""Lists a tenant's jobs, newest first, a page at a time.
 
-The cursor is the number of the last job that was looked at, in a count that
-only grows: what arrives between two pages has higher numbers, so no page
-shows a job twice or leaves one out. One script call looks at a bounded number
-of jobs, lest it hold Redis; filters that match few make a page of several
-calls, and one that is short all the same says by its cursor that it goes on.
+The cursor is the sequence number of the last job that was examined. Numbers only grow: jobs
+that arrive between two pages have higher ones, so no page repeats or omits a job. One script
+call examines a bounded number of jobs, so that it does not block Redis; with filters that
+match few jobs a page takes several calls, and a page that is short all the same has a cursor
+where more jobs remain.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CURSOR = re.compile(rb"jobs<(\d{1,15})")
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs to list; what is empty does not filter."""
+    """Which jobs to list; empty fields do not filter."""
 
     model: str = ""
     state: JobState | None = None
@@ -39,7 +39,7 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some jobs, without their results, and where the next page begins."""
+    """Jobs without their results, and the cursor of the next page."""
 
     records: Sequence[JobRecord]
     next_cursor: str | None
@@ -52,7 +52,7 @@ class Listing:
         self._scripts = AsyncScripts(client)
 
     async def page(self, tenant: str, wanted: JobFilter, limit: int, cursor: str | None) -> Page:
-        """One page; raises InvalidCursor for one that is none of ours."""
+        """One page; raises InvalidCursor for a cursor that this API did not issue."""
         below = _number(cursor) if cursor else 0
         records: list[JobRecord] = []
         for _ in range(_CALLS_PER_PAGE):

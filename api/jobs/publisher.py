@@ -1,4 +1,4 @@
-"""Publish jobs from the event loop, many to a round trip."""
+"""Publishes jobs from the event loop, many per round trip."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
 _JOBS_PER_CALL = 500
 _BLOB_BYTES_PER_CALL = 8 * 1024 * 1024
 _MAX_IN_PROGRESS = 2
-"""Script calls under way at a time."""
+"""Most concurrent script calls."""
 _TENANTS_KNOWN = 10_000
 
 
 class Publisher:
-    """Publishes from an event loop, in batches that form by themselves (see Coalescer)."""
+    """Publishes jobs in batches formed by a Coalescer."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Publisher:
         self._max_backlog = max_backlog
         self._window, self._list_max = window, list_max
         self.quotas: dict[str, Quota] = {}
-        """What was left to each tenant with a limited rate when it last sent something."""
+        """The remaining quota of each rate-limited tenant at its last submit."""
         self._jobs: Coalescer[Job, int] = Coalescer(
             self._publish,
             max_items=_JOBS_PER_CALL,
@@ -62,7 +62,7 @@ class Publisher:
     async def publish(self, job: Job) -> int:
         """Publish one job; returns the backlog ahead of it, or raises Refused.
 
-        Raises InputStoreUnavailable where its input could not be put where it belongs.
+        Raises InputStoreUnavailable where its input could not be stored.
         """
         if self._large_inputs.concern(job):
             return await self._publish_large(job)
@@ -73,13 +73,13 @@ class Publisher:
         try:
             return await self._jobs.submit(job)
         except Refused:
-            # Not where the same submit, sent a moment before, was taken under this id.
+            # Unless a concurrent submit of the same job was accepted under this id.
             if not await self._client.exists(blob_key(job.id)):
                 await self._large_inputs.drop([job])
             raise
 
     async def publish_all(self, jobs: Sequence[Job]) -> list[int | Refused]:
-        """Publish these in one call; per job the backlog ahead of it, or Refused."""
+        """Publish these in one call; returns per job the backlog ahead of it, or Refused."""
         jobs = await self._large_inputs.put_all_aside(jobs)
         try:
             outcomes = await self._publish(jobs)
@@ -104,7 +104,7 @@ class Publisher:
         return positions(jobs, reply)
 
     async def _enqueue(self, jobs: Sequence[Job]) -> Sequence[int]:
-        """Publish; a lost connection is tried again, as the script takes an id only once."""
+        """Publish; retried after a lost connection, as the script accepts an id only once."""
         args: Args = enqueue_args(jobs, self._max_backlog, self._window, self._list_max)
         for pause in _RETRY_PAUSES_SECONDS:
             try:
@@ -119,10 +119,10 @@ class Publisher:
         return last
 
     def _on_refusal(self, silent: bool) -> None:
-        """The queue takes nothing: nobody need wait for it.
+        """Fail the queued submits at once when the queue begins to refuse work.
 
-        Where it is silent, those who have been sent to it hear what is known: that their jobs
-        may have been taken.
+        Where Redis does not answer, submits that were already sent fail with a timeout: their
+        jobs may have been enqueued.
         """
         refusal, text = self._guard.refusal, self._guard.text
         assert refusal is not None

@@ -1,7 +1,7 @@
-"""Where a waiting job stands, and when it should start.
+"""Finds the position of a waiting job, and estimates when it starts.
 
-The position is looked up in the lane itself, so it costs nobody anything until
-somebody asks; those who ask within one turn of the loop share a script call.
+The position is looked up in the lane on request, so it has no cost otherwise; requests within
+one turn of the event loop share a script call.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from common.jobs.record import JobRecord, JobState
 from common.redis.scripts import AsyncScripts
 
 _IDS_PER_CALL = 20
-"""A job deep in a long lane takes Redis up to a millisecond to find."""
+"""Finding a job deep in a long lane takes Redis up to a millisecond."""
 _MAX_IN_PROGRESS = 4
 
 
 class QueuePositions:
-    """Finds waiting jobs in their lanes."""
+    """Looks up the positions of waiting jobs in their lanes."""
 
     def __init__(
         self, client: redis.asyncio.Redis, per_second: Callable[[str], float | None]
@@ -34,7 +34,7 @@ class QueuePositions:
         )
 
     async def of(self, record: JobRecord) -> QueuePosition | None:
-        """The position of a queued job; None for others, and where it is not known."""
+        """The position of a queued job; None for others, and where it is unknown."""
         if record.state is not JobState.QUEUED:
             return None
         ahead = await self._ahead.share(record.id)

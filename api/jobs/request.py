@@ -1,4 +1,4 @@
-"""A job as it is asked for; pydantic only here, at the edge."""
+"""A job as requested; pydantic only here, at the edge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_DEADLINE_SECONDS = 7 * 86_400
 
 
 MISSING: Any = object()
-"""In place of an `input` that was not sent; null is an input like another."""
+"""Marks an absent `input`; null is a valid input."""
 
 
 def _input_or_url(schema: dict[str, Any]) -> None:
@@ -20,7 +20,7 @@ def _input_or_url(schema: dict[str, Any]) -> None:
 
 
 def _whole(value: object) -> object:
-    """JSON knows one kind of number: 1.0 is an integer there."""
+    """JSON has one type of number: 1.0 is an integer there."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -65,9 +65,10 @@ class JobRequest(BaseModel):
 
 
 def job_request(document: Any, *, strict: bool = True) -> JobRequest:
-    """The document as a job; raises InvalidRequest, which names the field.
+    """Validate the document as a job; raises InvalidRequest, which names the field.
 
-    Strictly, a number is no string and a boolean no number; a form's fields are strings.
+    With strict, numbers are not accepted as strings, nor booleans as numbers; the fields of a
+    form are strings.
     """
     if not isinstance(document, dict):
         raise InvalidRequest('send an object such as {"model": ..., "input": ...}')
@@ -78,5 +79,5 @@ def job_request(document: Any, *, strict: bool = True) -> JobRequest:
 
 
 def invalid(exc: ValidationError) -> InvalidRequest:
-    """What pydantic refused, in our words; never with the input itself."""
+    """The validation error as InvalidRequest; its text never contains the input."""
     return InvalidRequest.of(exc.errors(include_url=False, include_input=False))

@@ -1,4 +1,4 @@
-"""A job as a body sends it: JSON, a form with a file, or the input's own bytes."""
+"""Reads a job from a request's body: JSON, a form with a file, or the input's own bytes."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ RAW_PARAMETERS: list[dict[str, Any]] = [
 
 
 class SentJob(NamedTuple):
-    """A job as it was sent, not checked against the catalog yet."""
+    """A job as it was sent, not yet checked against the catalog."""
 
     request: JobRequest
     payload: bytes | None = None
-    """The input, where a file's bytes are it."""
+    """The input, where it was sent as a file's bytes."""
     sent_bytes: int = 0
-    """Of the JSON that it came in."""
+    """Size of its JSON."""
 
 
 async def job_of(body: Body) -> SentJob:
-    """The body as a job; raises 400 and 415 problems, and InvalidRequest."""
+    """Parse the body as a job; raises 400 and 415 problems, and InvalidRequest."""
     media_type = body.media_type
     if is_json(media_type):
         return SentJob(job_request(body.json()), None, len(body.data))
@@ -55,7 +55,7 @@ async def _from_form(body: Body) -> SentJob:
 
 
 async def _from_bytes(body: Body) -> SentJob:
-    """The query's fields are the job's, the body is its input."""
+    """Take the job's fields from the query and its input from the body."""
     request = _with_params(body.query())
     check_label(body.content_type, body.data)
     return SentJob(request, body.data)

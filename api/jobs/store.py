@@ -1,4 +1,4 @@
-"""Read job records and results; act on jobs and on the dead lists."""
+"""Reads job records and results; cancels jobs, and changes the dead lists."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from common.worker_report import WorkerReport
 
 _IDS_PER_CALL = 500
 _BATCHES = 4
-"""Reads of many records under way at a time: redis-py's pool refuses whoever comes when all of
-its 100 connections are out, and a lost connection makes all requests look at once."""
+"""Most concurrent reads of many records: redis-py's pool raises when all of its 100 connections
+are in use, and after a lost connection all requests read at once."""
 _RECORDS_PER_CALL = 64
 """Few enough that a round trip stays small where results are large."""
 _MAX_IN_PROGRESS = 4
@@ -56,7 +56,7 @@ class JobStore:
         self._window = tenant_window
 
     async def get(self, job_id: str) -> JobRecord | None:
-        """The job as it stands, or None when nobody knows it (any more)."""
+        """The current record of the job, or None when it is unknown or expired."""
         return await self._reads.share(job_id)
 
     async def _read(self, ids: Sequence[str]) -> Sequence[JobRecord | Exception | None]:
@@ -66,7 +66,7 @@ class JobStore:
         return [_record_or_error(job_id, record, meta) for job_id, record, meta in pairs]
 
     async def live_records(self, ids: Sequence[str]) -> list[bytes | None]:
-        """The records of jobs that are not settled, as they are stored; None for others."""
+        """The stored records of jobs that are not settled; None for others."""
         found: list[bytes | None] = []
         for first in range(0, len(ids), _IDS_PER_CALL):
             keys = [job_key(job_id) for job_id in ids[first : first + _IDS_PER_CALL]]
@@ -75,7 +75,7 @@ class JobStore:
         return found
 
     async def get_many(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """As `get` for each, in one round trip; None also for what cannot be read."""
+        """As `get` for each, in one round trip; None also for records that cannot be read."""
         if not ids:
             return []
         async with self._batches:
@@ -83,14 +83,14 @@ class JobStore:
         return [one if isinstance(one, JobRecord) else None for one in found]
 
     async def cancel(self, job_id: str) -> str | None:
-        """Cancel; returns the state afterwards, None when nobody knows the job."""
+        """Cancel; returns the state afterwards, None when the job is unknown."""
         reply = await self._scripts.run(
             "cancel", (), CancelCall(job_id, self._result_ttl, "canceled")
         )
         return reply.decode() or None
 
     async def lanes(self, names: list[str]) -> dict[str, dict[str, int]]:
-        """Per lane: waiting by band, leased, delayed, dead and the counters since it began."""
+        """Per lane: waiting by band, leased, delayed, dead and the counters since its creation."""
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             keys = LaneKeys.of(name)
@@ -140,7 +140,7 @@ class JobStore:
     async def dead_ids(
         self, lane: str, ids: Sequence[str] | None, owned: str | None
     ) -> Sequence[str] | None:
-        """Which of these dead letters (None is all) are this tenant's (None is anybody's)."""
+        """The ids among these dead letters (None is all) that are of this tenant (None is any)."""
         if owned is None:
             return ids
         keys = LaneKeys.of(lane)
@@ -153,7 +153,7 @@ class JobStore:
         return mine
 
     async def _letters_of(self, keys: LaneKeys, tenant: str) -> AsyncIterator[dict[str, Any]]:
-        """Newest first; there are at most dead_max_count to look through."""
+        """Dead letters, newest first; at most dead_max_count are read."""
         ids = cast("list[bytes]", await self._client.zrange(keys.dead, 0, -1, desc=True))
         for first in range(0, len(ids), _IDS_PER_CALL):
             for about in await self._abouts(keys, ids[first : first + _IDS_PER_CALL]):
@@ -177,7 +177,7 @@ class JobStore:
         return {**orjson.loads(about), "message": message.decode("utf-8", "backslashreplace")}
 
     async def retry_dead(self, lane: str, ids: Sequence[str] | None) -> int:
-        """Put dead jobs back into their lane; None is all of them. Returns how many."""
+        """Return dead jobs to their lane; None is all of them. Returns how many."""
         keys = LaneKeys.of(lane)
         revived = 0
         chosen = ids if ids is not None else await self._dead_ids(keys)
@@ -187,7 +187,7 @@ class JobStore:
         return revived
 
     async def purge_dead(self, lane: str, ids: Sequence[str] | None) -> int:
-        """Drop dead letters for good; None is all of them. Returns how many."""
+        """Delete dead letters; None is all of them. Returns how many."""
         if ids is not None and not ids:
             return 0
         dropped = await self._scripts.run("dead_purge", LaneKeys.of(lane).as_list(), ids or ())
@@ -198,11 +198,11 @@ class JobStore:
         return [one.decode() for one in ids]
 
     async def workers(self) -> list[WorkerReport]:
-        """What each live worker last said of itself."""
+        """The last report of each live worker."""
         return [WorkerReport.load(report) for report in await self.worker_documents()]
 
     async def worker_documents(self) -> list[bytes]:
-        """The same as they wrote it, in JSON; a newer worker may say more than is known here."""
+        """The reports as JSON; those of a newer worker may have fields unknown here."""
         names = cast("list[bytes]", await self._client.zrange(WORKERS, 0, -1))
         if not names:
             return []
@@ -216,12 +216,12 @@ class JobStore:
         return int(await self._client.publish(channel, command))
 
     async def aliases(self) -> dict[str, str]:
-        """Where operators moved aliases to."""
+        """The aliases that operators have moved, with their targets."""
         moved = cast("dict[bytes, bytes]", await self._client.hgetall(ALIASES))
         return {alias.decode(): model.decode() for alias, model in moved.items()}
 
     async def move_alias(self, alias: str, model: str) -> int:
-        """Point an alias at a model; returns how many workers heard it at once."""
+        """Point an alias at a model; returns how many workers were notified at once."""
         await self._client.hset(ALIASES, alias, model)
         return await self.tell_workers("aliases")
 
@@ -229,7 +229,7 @@ class JobStore:
 def _record_or_error(
     job_id: str, record: bytes | None, meta: bytes | None
 ) -> JobRecord | Exception | None:
-    """What one key holds that cannot be read is no other job's concern."""
+    """The record, or the error of one that cannot be read, so that other jobs are unaffected."""
     try:
         return JobRecord.read(job_id, record, meta)
     except Exception as exc:  # noqa: BLE001 - raised to whoever asked for this one

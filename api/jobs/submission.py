@@ -1,8 +1,8 @@
-"""The one way in for work: every route that takes some calls `Submission`.
+"""Accepts jobs: every route that accepts work calls `Submission`.
 
-For one job it decides, in this order: what its Idempotency-Key stands for, whether the cache
-has its result, whether the job is taken, and how long to wait for it. For many it does the
-same without keys and waiting. So a rule about taking jobs has one place.
+For one job it decides, in this order: which job its Idempotency-Key is claimed for, whether
+the cache has its result, whether the job is accepted, and how long to wait for it. For many
+it does the same without keys and waiting. So the rules for accepting jobs are in one place.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from common.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class SubmissionLimits:
-    """What the settings say of jobs that come in."""
+    """The settings for submitted jobs."""
 
     inline_input_bytes: int
     default_deadline_seconds: float | None
@@ -48,7 +48,7 @@ class SubmissionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> SubmissionLimits:
-        """Those of a process."""
+        """The limits of a process with these settings."""
         return cls(
             settings.inline_input_bytes,
             settings.default_deadline_seconds,
@@ -58,21 +58,21 @@ class SubmissionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of one job: found in the cache, queued just now, or as it stands."""
+    """The outcome of one submit: a cache hit, a job queued now, or a job's current record."""
 
     job_id: str
     preferences: Preferences
     hit: Hit | None = None
     record: JobRecord | None = None
-    """None for a hit, and where nobody knows the job (any more)."""
+    """None for a hit, and where the job is unknown or expired."""
     queued_now: bool = False
-    """Whether the record is of a job that was queued just now, and nobody waited for."""
+    """Whether the record is of a job that was queued now without waiting for it."""
     replayed: bool = False
-    """Whether its Idempotency-Key stood for this job before."""
+    """Whether its Idempotency-Key was claimed for this job by an earlier request."""
 
     @property
     def settled(self) -> bool:
-        """Whether the answer is of a job that is over: it was waited for, or came from a cache."""
+        """Whether the answer is a settled job's: it was waited for, or came from the cache."""
         if self.record is None:
             return self.hit is not None
         waited = self.preferences.wait_seconds is not None or self.record.cached
@@ -80,7 +80,7 @@ class Taken:
 
 
 class Submission:
-    """Validates, finds and publishes jobs."""
+    """Validates jobs, looks them up in the cache, and publishes them."""
 
     def __init__(
         self,
@@ -107,10 +107,10 @@ class Submission:
     # One job.
 
     async def take(self, sent: SentJob, body: Body, principal: Principal) -> Taken:
-        """Take one job as its request asks.
+        """Accept one job with the options of its request.
 
         Raises InvalidInput, UnknownModel, UnsupportedMedia, InputUrlRefused, a RequestError, or
-        Refused, and then nothing was queued; or RedisError, and then nobody knows.
+        Refused, and then nothing was queued; or RedisError, and then it may have been queued.
         """
         asked = body.asked
         if asked.idempotency_key is not None:
@@ -119,11 +119,11 @@ class Submission:
         return await self._publish(job, asked.prefer)
 
     async def _take_once(self, sent: SentJob, body: Body, principal: Principal, key: str) -> Taken:
-        """Take a job under its Idempotency-Key, or find the one that was taken before."""
+        """Accept a job under its Idempotency-Key, or find the one that was accepted before."""
         prefer = body.asked.prefer
-        # What is refused claims nothing.
+        # Checked first: a refused job claims no key.
         job = self._job_of(sent, principal, body.asked.cache_control)
-        if self._admission.is_closed:  # a claim would be refused as well, or wait for nothing
+        if self._admission.is_closed:  # a claim would be refused too, or time out
             if hit := await self.find(job):
                 return self._found(hit, prefer)
             self._admission.require_queue(job)
@@ -136,7 +136,7 @@ class Submission:
                 return self._found(hit, prefer)
             raise
         record = await self._store.get(claim.job_id) if claim.replayed else None
-        if record is None:  # new; or on its way; or its taker died just before it could publish
+        if record is None:  # new; or being published; or its front crashed before publishing
             taken = await self._publish(replace(job, id=claim.job_id), prefer)
         else:
             taken = await self._follow(record, prefer)
@@ -155,7 +155,7 @@ class Submission:
         return Taken(job.id, preferences, record=waited)
 
     async def _follow(self, record: JobRecord, prefer: str | None) -> Taken:
-        """A repeated submit: answered in the form of the first, of the job as it is now."""
+        """Answer a repeated submit in the form of the first, with the job's current record."""
         preferences = self._preferences(prefer)
         if preferences.wait_seconds and not record.state.terminal:
             with waiting_by_choice():
@@ -198,7 +198,7 @@ class Submission:
         now_ms = int(time.time() * 1000)
         return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
 
-    # Checked against the catalog; nothing is sent yet.
+    # Validation against the catalog, without I/O.
 
     def prepare(
         self,
@@ -207,7 +207,7 @@ class Submission:
         sent_bytes: int = 0,
         directives: CacheDirectives = ANYTHING,
     ) -> Job:
-        """Check one job from so many bytes of JSON.
+        """Check one job from this many bytes of JSON.
 
         Raises UnknownModel, InvalidInput, UnsupportedMedia or InputUrlRefused.
         """
@@ -242,7 +242,7 @@ class Submission:
     async def publish_all(self, jobs: Sequence[Job]) -> list[int | Refused | Hit]:
         """Publish prepared jobs in one round trip, two where some may be found in the cache.
 
-        Per job the backlog ahead of it, Refused, or the hit.
+        Returns per job the backlog ahead of it, Refused, or the hit.
         """
         if all(job.cache is None for job in jobs):
             return [*await self._enqueue_all(jobs)]
@@ -266,7 +266,7 @@ class Submission:
         return outcomes
 
     def rate_headers(self, principal: Principal) -> dict[str, str]:
-        """What its last answer says of the principal's rate; nothing where it has no limit."""
+        """The RateLimit fields of the tenant's last submit; empty where its rate has no limit."""
         quotas = self._publisher.quotas
         return rate_headers(quotas.get(principal.tenant)) if quotas else {}
 

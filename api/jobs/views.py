@@ -1,4 +1,4 @@
-"""A job as clients see it: what answers look like, and their JSON by hand where it is hot."""
+"""The public view of a job: the models of responses, and hand-written JSON on the hot path."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ class JobList(BaseModel):
 def view_json(
     record: JobRecord, position: QueuePosition | None = None, notice: str | None = None
 ) -> bytes:
-    """The view of a record as JSON, less what is not known of it.
+    """The view of a record as JSON, without unknown fields.
 
-    By hand, as pydantic takes five times as long, and twice for a vector of 384 numbers; a test
-    holds it to what pydantic writes.
+    Hand-written, as pydantic takes five times as long, and twice for a vector of 384 numbers; a
+    test compares it with pydantic's output.
     """
     view = {
         "id": record.id,
@@ -161,7 +161,7 @@ def view_json(
 
 
 def queued_json(record: JobRecord, notice: str | None = None) -> bytes:
-    """The same for a job queued just now, whose few fields need no 17 us of pydantic."""
+    """The view of a job queued now, hand-written: pydantic would take 17 us for its few fields."""
     view = {
         "id": record.id,
         "model": record.lane,
@@ -176,7 +176,7 @@ def queued_json(record: JobRecord, notice: str | None = None) -> bytes:
 
 
 def hit_json(hit: Hit) -> bytes:
-    """The view of a job that was answered from the cache; its result is not even parsed."""
+    """The view of a job that was answered from the cache, without parsing its result."""
     at = moment(hit.at_ms)
     view = {
         "id": hit.job_id,

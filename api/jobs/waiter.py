@@ -1,9 +1,8 @@
-"""Wait until jobs are settled, without polling.
+"""Waits until jobs are settled, without polling.
 
-All waiters of a process share one subscription connection. A waiter first
-has its channel subscribed, then looks at the record, then sleeps: in that
-order nothing can finish unseen, and it is kept again after the connection was
-lost. The notification carries the whole result.
+All waiters of a process share one subscription connection. A waiter first subscribes to its
+channel, then reads the record, then sleeps: in that order no result can be missed, and it is
+repeated after the connection was lost. The notification carries the whole result.
 """
 
 from __future__ import annotations
@@ -33,12 +32,13 @@ T = TypeVar("T")
 _RECONNECT_SECONDS = 0.5
 _PING_SECONDS = 10.0
 _CONFIRM_SECONDS = 2.0
-"""Longest to wait for a subscription to stand; who is still not sure looks again after as long."""
+"""Longest wait for the confirmation of a subscription; without one the record is read again at
+this interval."""
 _PATIENCE_SECONDS = 2.0
-"""How long Redis may be away before whoever waits hears of it; longer than a quick restart."""
+"""How long Redis may be unavailable before waiters get the error; longer than a quick restart."""
 _RETRY_SECONDS = 0.2
 _LOOK_AFTER_SECONDS = 0.02
-"""After this long a waiter looks at the record too, in case it was deaf for a moment."""
+"""After this time a waiter reads the record too, in case its subscription missed the result."""
 
 
 class ResultWaiter:
@@ -61,18 +61,18 @@ class ResultWaiter:
         return sum(map(len, self._waiters.values()))
 
     def start(self) -> None:
-        """Begin to listen, in the running event loop."""
+        """Start listening, in the running event loop."""
         self._listener = asyncio.create_task(self._listen(), name="result-waiter")
 
     async def stop(self) -> None:
-        """End listening; whoever still waits sees the record as it stands."""
+        """Stop listening; remaining waiters get the current record."""
         if self._listener:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
         self.drain()
 
     def drain(self) -> None:
-        """Let everybody go who waits, now and from now on, with the record as it stands."""
+        """Release all current and future waiters with the current record."""
         self._draining = True
         for confirmed in self._confirmed.values():
             confirmed.set()
@@ -81,10 +81,10 @@ class ResultWaiter:
     async def wait(
         self, job_id: str, seconds: float, begin: Awaitable[object] | None = None
     ) -> JobRecord | None:
-        """The record once it is terminal, or as it stands after `seconds`.
+        """The record once it is terminal, or the current one after `seconds`.
 
-        begin, when given, publishes the job; it is awaited with the ears open, so that the
-        result of a quick job arrives by itself and the record need not be looked at.
+        begin, when given, publishes the job; it is awaited while subscribed, so that the result
+        of a quick job arrives as a notification and the record need not be read.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -100,7 +100,7 @@ class ResultWaiter:
                 record = future.result() if future.done() else None
                 if record is not None:
                     return record
-                if future.done():  # woken without news: the connection was lost
+                if future.done():  # woken without a record: the connection was lost
                     self._waiters[job_id].discard(future)
                     future = self._listen_for(job_id)
                 sure = await self._confirm([job_id], deadline - loop.time())
@@ -119,11 +119,11 @@ class ResultWaiter:
         seconds: float,
         begin: Awaitable[Collection[str]] | None = None,
     ) -> AsyncGenerator[list[JobRecord], None]:
-        """Yield the records of these jobs as they are settled, those that come together as one.
+        """Yield these jobs' records as they are settled, those that arrive together in one list.
 
-        Ends when all are settled, or after `seconds`; a job that nobody knows is left out.
-        begin is as for `wait`, and returns the ids for which there is nothing to wait. One
-        subscription and one look serve all of them.
+        Ends when all are settled, or after `seconds`; unknown jobs are left out. begin is as for
+        `wait`, and returns the ids that need no waiting. One subscription and one read of the
+        records serve all of them.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -161,9 +161,9 @@ class ResultWaiter:
     async def _look(
         self, ids: list[str], known: list[JobRecord], deadline: float
     ) -> list[JobRecord]:
-        """What is settled of these by the records, beside those that are known to be.
+        """Read the records; returns those that are settled, without the ones already known to be.
 
-        A job that nobody knows comes back as one that is queued nowhere, to be left out.
+        An unknown job is returned as queued without a lane, so that the caller leaves it out.
         """
         settled = {record.id for record in known}
         left = [job_id for job_id in ids if job_id not in settled]
@@ -175,7 +175,7 @@ class ResultWaiter:
         return [record for record in found if record.state.terminal or not record.lane]
 
     async def _patiently(self, look: Callable[[], Awaitable[T]], deadline: float) -> T:
-        """Look, and again while Redis is away for a moment; raises what it raises after that."""
+        """Call `look`, retrying while Redis is briefly unavailable; raises its error after that."""
         loop = asyncio.get_running_loop()
         give_up = min(loop.time() + _PATIENCE_SECONDS, deadline)
         while True:
@@ -187,7 +187,7 @@ class ResultWaiter:
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _dismiss(self, job_id: str, future: asyncio.Future[JobRecord | None]) -> None:
-        """End one waiter's wait; the last one's ends the subscription."""
+        """Remove one waiter of a job; with the last one the subscription ends."""
         self._waiters[job_id].discard(future)
         if not self._waiters[job_id]:
             del self._waiters[job_id]
@@ -210,7 +210,7 @@ class ResultWaiter:
             await self._send("SUBSCRIBE", *map(meta_key, new))
 
     def _leave(self, job_id: str) -> None:
-        """Unsubscribe in the next turn: nobody's answer waits for it, and many leave together."""
+        """Unsubscribe in the next turn of the loop: it delays no response, and many are batched."""
         self._leaving.add(job_id)
         if self._unsubscribing is None:
             self._unsubscribing = asyncio.create_task(self._unsubscribe())
@@ -229,7 +229,7 @@ class ResultWaiter:
             self._unsubscribing = None
 
     async def _confirm(self, ids: Iterable[str], seconds: float) -> bool:
-        """Whether the subscriptions are sure to stand, after a while at most."""
+        """Wait for the confirmation of these subscriptions; whether all are confirmed in time."""
         missing = [self._confirmed[one] for one in ids if not self._confirmed[one].is_set()]
         if not missing or self._draining:
             return True
@@ -243,10 +243,10 @@ class ResultWaiter:
         return True
 
     async def _send(self, *command: str) -> None:
-        """Send, or have the connection replaced; the next one subscribes to everything.
+        """Send, or have the connection replaced; the next one subscribes to all channels.
 
-        The listener may close the connection meanwhile, and then redis-py fails in ways of
-        its own; none of that is any caller's concern.
+        The listener may close the connection meanwhile, and then redis-py raises various errors;
+        none of them is raised to the caller.
         """
         connection = self._connection
         if connection is None or not connection.is_connected:
@@ -268,7 +268,7 @@ class ResultWaiter:
                 if channels:
                     await connection.send_command("SUBSCRIBE", *channels)
                 await self._listen_on(connection)
-            except Exception as exc:  # noqa: BLE001 - without it everybody would be deaf
+            except Exception as exc:  # noqa: BLE001 - the loop must not end
                 log.warning("result_waiter_disconnected", error=str(exc))
             finally:
                 self._connection = None
@@ -280,7 +280,7 @@ class ResultWaiter:
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _listen_on(self, connection: Connection) -> None:
-        """Until the connection is dead; a silent one is asked for a sign of life first."""
+        """Read messages until the connection is dead; a silent one is pinged first."""
         pinged = False
         while True:
             message = await connection.read_response(timeout=_PING_SECONDS)
@@ -304,7 +304,9 @@ class ResultWaiter:
             self._on_result(job_id, bytes(message[2]))
 
     def _on_result(self, job_id: str, meta: bytes) -> None:
-        """Anybody may publish here; what cannot be read only makes the waiters look."""
+        """Wake the waiters of a job. Any client may publish here, so a message that cannot be read
+        only makes them read the record.
+        """
         try:
             record = JobRecord.read(job_id, None, meta)
         except (ValueError, KeyError, TypeError, AttributeError):

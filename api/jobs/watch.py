@@ -1,9 +1,8 @@
-"""Tell many streams how their jobs go on, at the cost of one.
+"""Reports the progress of jobs to many streams, at the cost of one.
 
-That a job is settled comes by the subscription all waiters of the process
-share. That it began to run is announced nowhere, as it would cost every job a
-message for the few that are watched: while there are streams, one look a
-moment at the records of all of them finds it.
+The end of a job arrives through the subscription that all waiters of the process share. Its
+start is not announced, as that would cost every job a message for the few that are watched:
+while there are streams, one poll reads the records of all watched jobs.
 """
 
 from __future__ import annotations
@@ -26,23 +25,27 @@ _LONGEST_SECONDS = 7 * 86_400.0
 
 
 class Watch:
-    """One stream's view of one job: the latest record that was not yet taken."""
+    """One stream's watch of one job: the latest record not yet read."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
         self._record: JobRecord | None = None
         self.gone = False
-        """Nobody knows the job any more."""
+        """Whether the job's record no longer exists."""
 
     def put(self, record: JobRecord | None) -> None:
-        """The job changed; None when it is gone. What was read before its end is old news then."""
+        """Set a changed record; None when it is gone. An open record after a terminal one is stale
+        and ignored.
+        """
         if self._record and self._record.state.terminal and record and not record.state.terminal:
             return
         self._record, self.gone = record, record is None
         self._changed.set()
 
     async def next(self, seconds: float) -> JobRecord | None:
-        """The record once it has changed, None after so many seconds without, or when gone."""
+        """The record once it has changed; None after this many seconds without a change, or when
+        it is gone.
+        """
         try:
             await asyncio.wait_for(self._changed.wait(), seconds)
         except TimeoutError:
@@ -64,12 +67,12 @@ class JobWatches:
 
     @property
     def watching(self) -> int:
-        """How many watches there are."""
+        """Number of watches."""
         return sum(map(len, self._watches.values()))
 
     @asynccontextmanager
     async def watch(self, job_id: str) -> AsyncIterator[Watch]:
-        """Watch a job; what it is at first, the caller reads inside."""
+        """Watch a job; the caller reads its initial record inside the context."""
         watch = Watch()
         self._watches[job_id].add(watch)
         end = asyncio.create_task(self._await_end(job_id, watch))
@@ -91,7 +94,7 @@ class JobWatches:
             log.warning("watch_interrupted", error=str(exc))
 
     async def _poll(self) -> None:
-        """While anybody watches, look at all records at once."""
+        """Read all watched records at once, while there are watches."""
         while self._watches:
             await asyncio.sleep(self._poll_seconds)
             try:

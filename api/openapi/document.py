@@ -1,10 +1,10 @@
-"""The served OpenAPI document: what FastAPI derives from the routes, made whole.
+"""The served OpenAPI document: FastAPI's document of the routes, completed.
 
-Some answers come from in front of the routes or are the same for all of them
+Some responses come from in front of the routes or are the same for all of them
 (api/http/middleware.py, api/server/connection.py, api/http/strict_route.py), so they
 are declared here once instead of in each.
-FastAPI also declares a 422 of its own shape, which is never sent. The links say which
-request follows from which answer; tools that walk the API go along them.
+FastAPI also declares a 422 of its own shape, which is never sent. The links declare which
+request follows from which response; tools that walk the API follow them.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _LINKS: dict[str, dict[str, dict[str, str]]] = {
     "cancel_job": {"get_job": _SAME_JOB, "retry_job": _SAME_JOB},
     "retry_job": {"get_job": _SAME_JOB},
 }
-"""What follows from an answer, where the route does not say so itself."""
+"""The links of responses whose routes do not declare them."""
 
 
 def operation_id(route: APIRoute) -> str:
-    """An operation is called as its function is."""
+    """An operation's id is the name of its function."""
     return route.name
 
 
 def install(app: FastAPI) -> None:
-    """Have the application serve the whole document."""
+    """Have the application serve the completed document."""
     derive = app.openapi
 
     def whole() -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _add_answers(path: str, operation: dict[str, Any]) -> None:
     if operation.get("parameters"):
         shared |= _WITH_PARAMETERS
     for answer in answers.values():
-        # FastAPI says that it is a string, which would be said of each of its events.
+        # FastAPI declares a string, which would apply to each of its events.
         answer.get("content", {}).get("text/event-stream", {}).pop("schema", None)
     operation["responses"] = dict(sorted({**shared, **answers}.items()))
 

@@ -1,7 +1,7 @@
-"""One example per route, in a shell, put into the OpenAPI document.
+"""One shell example per route, for the OpenAPI document.
 
-Kept in one table, so that none is forgotten: a test runs every one of them as
-printed, against a running fleet, and fails for a route that has none.
+In one table, so that none is missing: a test runs every one of them as printed, against a
+running fleet, and fails for a route that has none.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Which jobs are taken, and when those that are not should come back.
+"""Decides which jobs are accepted, and when refused clients should retry.
 
-What can be known is worked out once a second, after each sample, into
-a gate per lane that is in any trouble; a job of a lane that has none costs a
-look into a dictionary, and no job costs a round trip to Redis. The one bound that
-must be exact, `max_backlog`, is kept by the script that enqueues.
+The decision is prepared once a second, after each sample, as a gate for each lane that has a
+problem; a job of a lane without a gate costs a dictionary lookup, and no job costs a round trip
+to Redis. The one bound that must be exact, `max_backlog`, is enforced by the enqueue script.
 
-A client that is refused is told when there should be room *for it*: each one
-a little later than the one before, at the throughput of the lane. All of them
-coming back at once would find one free place.
+A refused client gets the time at which there should be room *for it*: each one a little later
+than the one before, at the throughput of the lane. If all retried at once, they would find room
+for one.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ E = TypeVar("E", bound=Refused)
 REFUSED = Counter("lanefleet_api_refused", "Jobs that were not taken.", ["lane", "reason"])
 
 UNKNOWN_SECONDS = 5.0
-"""When to come back where nothing is known about when it will be better."""
+"""The Retry-After where the time of recovery is unknown."""
 _AWAY_SECONDS = 2.0
-"""The same for a queue that takes no writes: it is looked at four times a second."""
+"""The Retry-After of a queue that accepts no writes: it is sampled four times a second."""
 _LEAST_SECONDS = 1.0
 _JITTER = 0.25
 _UNSERVED = "no live worker serves this model; the job waits until one starts (`python -m worker`)"
@@ -50,31 +49,31 @@ _UNSERVED = "no live worker serves this model; the job waits until one starts (`
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Why some jobs of a lane are not taken. All may be unset: then they are."""
+    """Why some jobs of a lane are refused. With no field set, all are accepted."""
 
     refusal: type[Refused] | None = None
     text: str = ""
     until: float | None = None
-    """When that may be over, by the loop's clock."""
+    """When the refusals may end, by the loop's clock."""
     probing: bool = False
-    """Whether a job that gets a probe is taken."""
+    """Whether a job that gets a probe is accepted."""
     starts: tuple[float, ...] | None = None
-    """By band, seconds until a job would surely not have started yet."""
+    """By band, a lower bound on the seconds until a job starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionPolicy:
-    """What the settings say of what is taken."""
+    """The settings for accepting jobs."""
 
     deadline_safety_factor: float
-    """By how much faster than measured the lane may turn out; 0 refuses for no deadline."""
+    """How many times faster than measured the lane may be; 0 refuses no job for its deadline."""
     scale_from_zero: bool
-    """Whether a lane without a worker takes jobs."""
+    """Whether a lane without a worker accepts jobs."""
     retry_after_max_seconds: float
 
     @classmethod
     def of(cls, settings: OverloadSettings) -> AdmissionPolicy:
-        """That of a process."""
+        """The policy of a process with these settings."""
         return cls(
             settings.deadline_safety_factor,
             settings.scale_from_zero,
@@ -83,7 +82,7 @@ class AdmissionPolicy:
 
 
 class Admission:
-    """Says which jobs are taken; one per process."""
+    """Accepts or refuses jobs; one per process."""
 
     def __init__(
         self, policy: AdmissionPolicy, sampler: LaneSampler, breakers: Breakers, guard: QueueGuard
@@ -94,15 +93,15 @@ class Admission:
         self._guard = guard
         self._gates: dict[str, Gate] = {}
         self._turns: dict[str, float] = {}
-        """Per full lane, when there is room for the last one who was told to come back."""
+        """Per full lane, the retry time given to the last refused client."""
         sampler.on_sample = self.refresh
 
     async def refresh(self) -> None:
-        """After a sample: work out what is taken until the next one."""
+        """Compute the gates that apply until the next sample; called after each one."""
         now = asyncio.get_running_loop().time()
         self._guard.sampled(self._sampler.trouble, self._sampler.began, now)
         if not self._sampler.readable:
-            return  # what was known last is better than nothing
+            return  # the last gates stay in force
         try:
             await self._breakers.advance(self._sampler)
         except RedisError as exc:
@@ -112,12 +111,12 @@ class Admission:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the queue takes no work at all."""
+        """Whether the queue accepts no work at all."""
         return self._guard.refusal is not None
 
     @property
     def may_refuse(self) -> bool:
-        """Whether any job may be refused; while none is, `admit` need not be asked."""
+        """Whether any job may be refused; if not, `admit` need not be called."""
         return bool(self._gates) or self._guard.refusal is not None
 
     async def admit(self, job: Job) -> None:
@@ -128,12 +127,12 @@ class Admission:
             await self._pass(gate, job)
 
     def require_queue(self, job: Job) -> None:
-        """Return when the queue takes work, as far as is known; raises Refused."""
+        """Return when the queue accepts work, as far as is known; raises Refused."""
         if self._guard.refusal is not None:
             raise self._away(job)
 
     async def admit_all(self, jobs: Sequence[Job]) -> dict[int, Refused]:
-        """The same for many: by their index those that may not, and why."""
+        """As `admit` for many: returns the refusals by index."""
         refused: dict[int, Refused] = {}
         if self._guard.refusal is None and not self._gates:
             return refused
@@ -145,7 +144,7 @@ class Admission:
         return refused
 
     def full(self, job: Job) -> LaneFull:
-        """Tell a job's client, whose lane is full, when to come back."""
+        """The refusal of a job whose lane is full, with the time to retry."""
         seconds = self._turn_seconds(job.model)
         text = (
             f"lane {job.model!r} holds as many jobs as it may; "
@@ -155,13 +154,13 @@ class Admission:
         return self.noted(job, exc)
 
     async def close_breaker(self, lane: str) -> Record:
-        """Take the lane's jobs again from now on, whatever failed before. May raise RedisError."""
+        """Accept the lane's jobs again, regardless of earlier failures. May raise RedisError."""
         record = await self._breakers.reset(lane)
         self._gates.pop(lane, None)
         return record
 
     def notice(self, lane: str) -> str | None:
-        """What the client should know of a job that was taken: that nobody serves it yet."""
+        """A notice for the client of an accepted job: that no live worker serves it yet."""
         state = self._sampler.lanes.get(lane)
         if state is None or state.workers or not self._sampler.readable:
             return None
@@ -188,8 +187,8 @@ class Admission:
             raise self.noted(job, self._too_late(job, left, wait))
 
     def _own_wait(self, job: Job) -> float:
-        """Seconds that its tenant's jobs alone would take, as if all others stood back: tenants
-        take turns, so no more than that is sure among several.
+        """Seconds that its tenant's jobs alone would take, as if no others waited: tenants take
+        turns, so among several this is the only certain lower bound.
         """
         state = self._sampler.lane(job.model)
         if state.tenants is None or not state.measured:
@@ -205,7 +204,7 @@ class Admission:
             f"the job would start in about {expected:.0f} s, after its limit of {left:.1f} s; "
             "come back later, or give it more time"
         )
-        # Until what waits now has become so little that the job would be taken.
+        # Until the lane has drained so far that the job would be accepted.
         return DeadlineUnreachable(text, self._spread(wait - max(left, 0.0)))
 
     def _gate(self, lane: str, now: float) -> Gate | None:
@@ -236,13 +235,13 @@ class Admission:
         return starts if starts[-1] >= DEEP_SECONDS else None
 
     def _turn_seconds(self, lane: str) -> float:
-        """When there is room for one more, after those who were told before."""
+        """Seconds until there is room for one more, after the clients refused before."""
         state = self._sampler.lane(lane)
         rate = state.per_second
         if not rate:
             return UNKNOWN_SECONDS
         now = time.monotonic()
-        # Never so late that the lane would run dry before they are back.
+        # Never so late that the lane would be empty before the clients retry.
         latest = now + max(_LEAST_SECONDS, state.backlog / rate / 2)
         turn = min(max(self._turns.get(lane, 0.0), now) + 1 / rate, latest)
         self._turns[lane] = turn
@@ -261,6 +260,6 @@ class Admission:
 
     @staticmethod
     def noted(job: Job, exc: E) -> E:
-        """Count a refusal; returns it."""
+        """Count a refusal and return it."""
         REFUSED.labels(job.model, exc.code).inc()
         return exc

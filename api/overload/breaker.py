@@ -1,15 +1,14 @@
-"""When a model's jobs are refused because it fails: a circuit breaker per lane.
+"""A circuit breaker per lane: refuses the jobs of a model that fails.
 
     closed -- failures --> open -- time --> half-open -- a success --> closed
                              ^------------- a failure ----'
 
 Pure on purpose: the workers' counters and the server's clock are passed in,
-so that every rule can be tested. The record is kept in Redis and moved on by
-whoever sees a reason first (api/overload/shared_breakers.py); all replicas read the same one.
+so that every rule can be tested. The record is kept in Redis and changed by the replica that
+first finds a reason (api/overload/shared_breakers.py); all replicas read the same record.
 
-A job counts once, with its first failure in the model itself: what was wrong
-with the input, and the further attempts at a job that failed, say nothing
-about the next job.
+A job counts once, with its first failure in the model itself: errors in the input, and further
+attempts at a job that failed, do not predict the outcome of the next job.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """When to open and for how long; the settings say it."""
+    """When to open and for how long, from the settings."""
 
     failures: int
-    """Failures in a row that open it; 0 is no breaker at all."""
+    """Consecutive failures that open it; 0 disables the breaker."""
     share: float
     least_jobs: int
     window_ms: int
@@ -44,7 +43,7 @@ class Policy:
 
     @classmethod
     def of(cls, settings: OverloadSettings) -> Policy:
-        """The operators' choice."""
+        """The policy of a process with these settings."""
         return cls(
             failures=settings.breaker_failures,
             share=settings.breaker_failure_share,
@@ -56,40 +55,40 @@ class Policy:
         )
 
     def open_for_ms(self, openings: int) -> int:
-        """How long the n-th opening in a row lasts: doubling, bounded."""
+        """Duration of the n-th consecutive opening: doubling, bounded."""
         return int(min(self.open_ms * 2.0 ** min(openings - 1, 30), self.open_max_ms))
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The lane's counters since it began, at a moment of the server's clock."""
+    """The lane's total counters, at a time of the server's clock."""
 
     now_ms: int
     succeeded: int
     failed: int
-    """Jobs whose first failure was the model's."""
+    """Jobs whose first failure was caused by the model."""
     unloadable: bool = False
-    """Whether there are live workers and none of them could load the model."""
+    """Whether there are live workers and none could load the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the replicas share."""
+    """The state that the replicas share."""
 
     state: State = State.CLOSED
     since_ms: int = 0
     until_ms: int = 0
-    """When an open one lets probes through, a half-open one another round of them."""
+    """When an open breaker lets probes through, or a half-open one the next round of them."""
     openings: int = 0
-    """Openings in a row, with no lasting recovery between them."""
+    """Consecutive openings, without a lasting recovery between them."""
     succeeded: int = 0
     failed: int = 0
-    """The counters when it went half-open."""
+    """The counters when it became half-open."""
     unloadable: bool = False
     """Whether it opened because no worker could load the model."""
 
     def text(self) -> str:
-        """As it is kept in Redis."""
+        """The form stored in Redis."""
         return (
             f"{self.state} {self.since_ms} {self.until_ms} {self.openings} "
             f"{self.succeeded} {self.failed} {int(self.unloadable)}"
@@ -97,7 +96,7 @@ class Record:
 
     @classmethod
     def parse(cls, text: str) -> Record:
-        """Read what Redis keeps; a closed one where that is nothing, or nothing of ours."""
+        """Parse the form stored in Redis; a closed breaker where it is empty or invalid."""
         try:
             state, *numbers = text.split(" ")
             since, until, openings, succeeded, failed, unloadable = map(int, numbers)
@@ -107,18 +106,18 @@ class Record:
 
 
 class Breaker:
-    """Decides for one lane; what it saw lately is this replica's own."""
+    """Decides for one lane; its recent readings are this replica's own."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._seen = Record()
         self._last: Reading | None = None
         self._lately: deque[tuple[int, int, int]] = deque()
-        """When, successes, failures; as far as the window reaches."""
+        """Time, successes and failures of the readings within the window."""
         self._in_row = 0
 
     def observe(self, record: Record, reading: Reading) -> Record | None:
-        """What the record should become now; None where it may stay."""
+        """The record's next value; None where it need not change."""
         if record != self._seen:
             self._seen, self._in_row = record, 0
             self._lately.clear()

@@ -1,13 +1,12 @@
-"""How fast each lane drains, measured once a second, for whoever must say how long.
+"""Measures each lane's throughput once a second, to estimate waiting times.
 
-One pipelined sample per second and process reads every lane's counters, its
-backlog and the live workers' reports; requests look at what the last sample
-brought and make none of their own. It also writes a word, to learn whether
-Redis still takes any.
+One pipelined sample per second and process reads every lane's counters, its backlog and the
+live workers' reports; requests use the last sample and take none of their own. It also writes
+a probe key, to learn whether Redis accepts writes.
 
-A rate is measured only while more waits than the workers can hold in one
-batch each: what a lane drains when little arrives says nothing about what it
-could. It is kept per worker, so that a worker more or less counts at once.
+A rate is measured only while more jobs wait than the workers can hold in one batch each: the
+throughput of a lane with few arrivals does not show its capacity. It is kept per worker, so
+that a change in the number of workers applies at once.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ _INTERVAL_SECONDS = 1.0
 _TROUBLED_SECONDS = 0.25
 _TIMEOUT_SECONDS = 1.0
 DEEP_SECONDS = 0.5
-"""A wait that is shorter than this is not worth being counted by tenant, or refused for."""
+"""Shorter waits are neither counted by tenant nor a reason to refuse."""
 _PROBE_TTL_SECONDS = 60
 _MEMORY_SECONDS = 15.0
-"""What was measured this many seconds of work ago counts for 1/e of what was measured now."""
+"""A measurement this many seconds of work old has 1/e of the weight of a new one."""
 _TRUST_SECONDS = 600.0
-"""A rate that could not be measured for this long is no longer believed."""
+"""A rate that could not be measured for this long is discarded."""
 _SETTLED = ("succeeded", "failed", "dead", "expired")
-"""Counters of jobs that took a place in a worker. Cancelled ones do not: they leave by the
-hundred thousand in a moment, and that is no measure of how fast the next ones will run."""
+"""Counters of jobs that took time in a worker. Canceled ones do not: hundreds of thousands may
+end in a moment, which does not measure how fast the next ones will run."""
 
 
 class Throughput:
-    """Jobs per second and worker of one lane. Pure: readings come with their time."""
+    """Jobs per second and worker of one lane. Pure: readings are passed in with their time."""
 
     def __init__(self) -> None:
         self._jobs = self._worker_seconds = 0.0
@@ -55,8 +54,8 @@ class Throughput:
         self._measured_at = -math.inf
 
     def observe(self, now: float, settled: int, *, busy: bool, workers: int) -> None:
-        """Take a reading: the jobs settled since the lane began, and whether it had
-        more to do at this moment than its `workers` could hold.
+        """Record the total of settled jobs, and whether the lane had more jobs at this time than
+        its `workers` could hold.
         """
         last, self._last = self._last, (now, settled, busy)
         if last is None or not (busy and last[2]) or now <= last[0] or settled < last[1]:
@@ -68,7 +67,7 @@ class Throughput:
         self._measured_at = now
 
     def per_worker(self, now: float) -> float | None:
-        """Jobs per second and worker; None while nothing was done, or too long ago."""
+        """Jobs per second and worker; None while nothing was measured, or too long ago."""
         if not self._jobs or now - self._measured_at > _TRUST_SECONDS:
             return None
         return self._jobs / self._worker_seconds
@@ -76,27 +75,27 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """What the last sample said of a lane."""
+    """A lane in the last sample."""
 
     waiting: tuple[int, ...] = (0, 0, 0, 0)
-    """Jobs by band, the first served first."""
+    """Waiting jobs by band; the first band is served first."""
     leased: int = 0
     delayed: int = 0
     workers: int = 0
-    """Live workers that can serve it, or will once its model is loaded."""
+    """Live workers that serve it, or will once its model is loaded."""
     loaded: int = 0
-    """Those of them that have its model in memory."""
+    """How many of these workers have its model in memory."""
     load_errors: tuple[str, ...] = ()
-    """What live workers say that could not load its model."""
+    """The errors of live workers that could not load its model."""
     measured: float | None = None
-    """Jobs per second all its workers drain together, measured; None when unknown."""
+    """Measured throughput of all its workers, jobs per second; None when unknown."""
     estimated: float | None = None
-    """The same by the workers' batch times, for as long as nothing is measured."""
+    """Throughput estimated from the workers' batch times, for use while none is measured."""
     tenants: Mapping[str, int] | None = None
-    """Jobs waiting or leased by tenant; None while so little waits that nobody need know."""
+    """Jobs waiting or leased by tenant; None while few jobs wait."""
     counters: Mapping[str, int] = field(default_factory=dict)
     breaker: str = ""
-    """The record of its circuit breaker, as kept in Redis."""
+    """The record of its circuit breaker, as stored in Redis."""
 
     @property
     def backlog(self) -> int:
@@ -113,7 +112,7 @@ class LaneState:
         return sum(n for band, n in zip(BANDS, self.waiting, strict=True) if band <= priority)
 
     def start_seconds(self, priority: int = 0) -> float | None:
-        """When a job published now should start, in seconds from now; None when unknown."""
+        """Estimated seconds until a job published now starts; None when unknown."""
         rate = self.per_second
         return None if rate is None else self.ahead(priority) / rate
 
@@ -122,7 +121,7 @@ _UNKNOWN = LaneState()
 
 
 class LaneSampler:
-    """Samples the lanes for as long as the process lives."""
+    """Samples the lanes while the process runs."""
 
     def __init__(
         self,
@@ -138,25 +137,25 @@ class LaneSampler:
         """Called after each sample, also after one that failed."""
         self._names: list[str] = []
         self._deep: set[str] = set()
-        """Lanes whose jobs by tenant are looked at: those where jobs wait for long."""
+        """Lanes whose jobs are read by tenant: those where jobs wait for long."""
         self._task: asyncio.Task[None] | None = None
         self.lanes: dict[str, LaneState] = {}
         """Per lane; empty until the first sample is taken."""
         self.reports: list[WorkerReport] = []
-        """What the live workers say of themselves."""
+        """The reports of the live workers."""
         self.server_ms = 0
         """The Redis server's clock at the last sample, Unix milliseconds."""
         self.trouble: Exception | None = None
-        """Why the last sample failed, or that Redis takes no writes; None when all is well."""
+        """Why the last sample failed, or that Redis accepts no writes; None on success."""
         self.readable = False
-        """Whether the last sample could read, whatever became of the word it wrote."""
+        """Whether the last sample could read, with or without its write."""
         self.samples = 0
-        """Samples that were taken, well or not."""
+        """Number of samples, failed ones included."""
         self.began = 0.0
         """When the last sample began, by the loop's clock."""
 
     async def start(self) -> None:
-        """Take the first sample, for no longer than a second, and begin."""
+        """Take the first sample, for no longer than a second, and start the task."""
         await self._once()
         self._task = asyncio.create_task(self._run(), name="lane-sampler")
 
@@ -165,11 +164,11 @@ class LaneSampler:
         await tasks.end(self._task)
 
     def lane(self, name: str) -> LaneState:
-        """The lane as it was at most a second ago."""
+        """The lane's state, at most a second old."""
         return self.lanes.get(name, _UNKNOWN)
 
     def per_second(self, lane: str) -> float | None:
-        """Jobs per second that the lane drains: measured, else estimated, else None."""
+        """The lane's throughput in jobs per second: measured, else estimated, else None."""
         return self.lane(lane).per_second
 
     async def _run(self) -> None:
@@ -197,7 +196,7 @@ class LaneSampler:
         _SAMPLES.inc()
 
     async def _sample(self) -> Exception | None:
-        """Read everything; returns why Redis takes no writes, where it does not."""
+        """Read everything; returns the error of the write where Redis accepts none."""
         pipe = self._client.pipeline(transaction=False)
         pipe.set(PROBE, 1, ex=_PROBE_TTL_SECONDS)
         pipe.time()
@@ -227,7 +226,7 @@ class LaneSampler:
         self.server_ms = seconds * 1000 + micros // 1000
         now = asyncio.get_running_loop().time()
         live = [name.decode() for name in names]
-        if not set(live) <= set(self._names):  # somebody is new
+        if not set(live) <= set(self._names):  # a worker is new
             pipe = self._client.pipeline(transaction=False)
             self._ask_reports(pipe, live)
             (reports,) = await pipe.execute()
@@ -284,7 +283,7 @@ def _counts(found: Mapping[bytes, bytes]) -> dict[str, int]:
 
 
 def _by_batch_times(said: Sequence[LaneReport]) -> float | None:
-    """Jobs per second if every batch to come is like those that ran."""
+    """Jobs per second if every future batch is like those that ran."""
     return (
         sum(
             one.batched_jobs / one.batch_count / one.batch_seconds

@@ -1,9 +1,9 @@
-"""Whether the queue's Redis takes work; when it does not, nobody waits to hear it.
+"""Tracks whether the queue's Redis accepts work, so that requests are refused without waiting.
 
-Without this each request would find out by itself: a full server costs a
-round trip, one that is away costs a timeout of seconds, and all of them together
-keep a server busy that should recover. Once a write has failed for good, new
-work is refused on the spot, until the sampler has written a word.
+Without it each request would try by itself: a full server costs a round trip, an unavailable
+one a timeout of seconds, and together the requests load a server that should recover. Once a
+write has failed after its retries, new work is refused at once, until the sampler's write
+succeeds.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from common.redis.trouble import kind_of, says_no
 log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 1.5
-"""A server may be away for so long before new work is refused: a restart, a failover."""
+"""How long a server may be unavailable before new work is refused: a restart, a failover."""
 
 
 class QueueGuard:
-    """Knows, from the last failures, whether publishing makes sense. Reads no clock."""
+    """Derives from the last failures whether to refuse publishing. Reads no clock."""
 
     def __init__(self) -> None:
         self.refusal: type[Refused] | None = None
-        """What new work is answered with; None while it is taken."""
+        """The error for new work; None while it is accepted."""
         self.on_refusal: Callable[[bool], None] | None = None
-        """Called when work begins to be refused; told whether the server is silent."""
+        """Called when refusing begins, with whether the server does not answer at all."""
         self._trouble_since: float | None = None
 
     @property
     def text(self) -> str:
-        """The sentence for whoever is refused."""
+        """The message for refused clients."""
         if self.refusal is QueueFull:
             return "the queue's memory is full; workers are draining it, try again shortly"
         return "the queue takes no work at the moment; nothing was queued, try again shortly"
 
     def publish_failed(self, error: Exception) -> None:
-        """Work could not be published, however often it was tried.
+        """Record that publishing failed after its retries.
 
-        An error that is about one job's message is not the server's trouble.
+        An error that concerns one job's message does not concern the server.
         """
         if isinstance(error, RedisConnectionError | RedisTimeoutError) or says_no(error):
             self._refuse(error)
 
     def sampled(self, trouble: Exception | None, began: float, now: float) -> None:
-        """A sample was taken, well or not; it began at this time."""
+        """Record the outcome of a sample that began at this time."""
         if trouble is None:
             if self.refusal is not None:
                 log.info("queue_takes_work_again")

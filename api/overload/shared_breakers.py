@@ -1,8 +1,8 @@
-"""The circuit breakers of all lanes, as the replicas share them through Redis.
+"""The circuit breakers of all lanes, shared by the replicas through Redis.
 
-Each replica proposes what the rules (api/overload/breaker.py) say after a sample; a
-script takes the first proposal and refuses the others, whose makers read the
-new state with their next sample.
+Each replica proposes the change that the rules (api/overload/breaker.py) give after a sample;
+a script accepts the first proposal and refuses the others, whose replicas read the new state
+with their next sample.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class Breakers:
-    """Moves the breakers on after each sample; lets probes through."""
+    """Updates the breakers after each sample; lets probes through."""
 
     def __init__(self, client: redis.asyncio.Redis, policy: Policy, lanes: Iterable[str]) -> None:
         self._client = client
@@ -32,11 +32,11 @@ class Breakers:
         self._policy = policy
         self._breakers = {lane: Breaker(policy) for lane in lanes}
         self.records: dict[str, Record] = {lane: Record() for lane in self._breakers}
-        """As Redis had them at the last sample, or as we have changed them since."""
+        """The records in Redis at the last sample, or as changed by this process since."""
         self._texts = dict.fromkeys(self._breakers, "")
 
     async def advance(self, sampler: LaneSampler) -> None:
-        """Take a sample; may raise RedisError."""
+        """Apply a sample to the breakers; may raise RedisError."""
         for lane, breaker in self._breakers.items():
             state = sampler.lane(lane)
             self._texts[lane] = state.breaker
@@ -46,7 +46,7 @@ class Breakers:
                 await self._move(lane, following)
 
     async def take_probe(self, lane: str) -> bool:
-        """Whether one more job may find out how the model fares."""
+        """Take a probe; whether one more job may be tried."""
         keys, args = (
             (LaneKeys.of(lane).breaker,),
             BreakerMove(self._texts[lane], "", self._policy.probes),
@@ -54,7 +54,7 @@ class Breakers:
         return bool(await self._scripts.run("move_breaker", keys, args))
 
     async def reset(self, lane: str) -> Record:
-        """Close it, whatever it saw; what fails from now on counts. May raise RedisError."""
+        """Close it, and count only failures from now on. May raise RedisError."""
         found = cast("bytes | None", await self._client.hget(LaneKeys.of(lane).breaker, "state"))
         self._texts[lane] = found.decode() if found else ""
         await self._move(lane, Record(since_ms=int(time.time() * 1000)))

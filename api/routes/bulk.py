@@ -1,8 +1,8 @@
-"""Many jobs in one request: NDJSON in, NDJSON out, both streamed.
+"""Submits many jobs in one request: NDJSON in, NDJSON out, both streamed.
 
-A line that is wrong gets an error of its own and the others go on. Reading
-does not wait for the client to read, so one that sends everything before it
-looks at the answer does not lock itself out, unless megabytes of answers wait.
+An invalid line gets an error of its own and does not affect the others. Reading does not wait for
+the client to read, so a client that sends everything before it reads the response does not
+deadlock, unless megabytes of the response are unread.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _NDJSON = "application/x-ndjson"
 _JOBS_PER_CALL = 500
 _BYTES_PER_CALL = 8 * 1024 * 1024
 _MAX_IN_PROGRESS = 2
-"""Calls under way at a time."""
+"""Most concurrent calls."""
 _MOST_UNREAD_BYTES = 32 * 1024 * 1024
-"""Answers that may wait for the client before we stop reading: those of 600,000 jobs."""
+"""Unread response bytes above which reading stops: the answers of 600,000 jobs."""
 _VALUE_BYTES = 70
-"""What a value takes in memory once it is parsed; it may be one byte of JSON."""
+"""Memory of a parsed value, which may be one byte of JSON."""
 
 _OPENERS = b",[{"
 _BODY: dict[str, Any] = {
@@ -55,7 +55,7 @@ _BODY: dict[str, Any] = {
 
 
 class _Duplex(Response):
-    """Sends lines as they come, while the request's body is still being read."""
+    """Sends lines as they are ready, while the request's body is still being read."""
 
     def __init__(self, lines: AsyncIterator[bytes]) -> None:
         super().__init__(status_code=200, media_type=_NDJSON)
@@ -103,7 +103,7 @@ async def _answers(
 
 
 class _Unread:
-    """Answers that the client has still to read; an empty one is the end."""
+    """Response chunks that the client has not read yet; an empty one is the end."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
@@ -111,30 +111,30 @@ class _Unread:
         self._read = asyncio.Event()
 
     def put(self, chunk: bytes) -> None:
-        """Let this be read."""
+        """Append a chunk."""
         self._bytes += len(chunk)
         self._queue.put_nowait(chunk)
 
     async def get(self) -> bytes:
-        """The next one."""
+        """Wait for the next chunk."""
         chunk = await self._queue.get()
         self._bytes -= len(chunk)
         self._read.set()
         return chunk
 
     async def room(self) -> None:
-        """Wait until there are few enough."""
+        """Wait until the unread chunks are below the limit."""
         while self._bytes > _MOST_UNREAD_BYTES:
             self._read.clear()
             await self._read.wait()
 
 
 class _BulkIntake:
-    """Cuts the body into lines, publishes them by the hundred, answers each.
+    """Splits the body into lines, publishes them by the hundred, answers each.
 
-    While some are on their way to Redis the next are read and checked; with as many calls
-    in progress as may be, reading waits for the oldest, so memory stays bounded. That wait is
-    why it does without a Coalescer, whose callers each wait for an answer of their own.
+    While some are sent to Redis the next are read and checked; with the maximum number of calls
+    in progress, reading waits for the oldest, so memory stays bounded. Because of that wait it
+    uses no Coalescer, whose callers each wait for an answer of their own.
     """
 
     def __init__(self, services: Services, unread: _Unread, principal: Principal) -> None:
@@ -148,7 +148,7 @@ class _BulkIntake:
         self._calls: deque[asyncio.Task[None]] = deque()
 
     async def run(self, request: Request) -> None:
-        """Until the body ends."""
+        """Read until the body ends."""
         self._directives = directives_of(request.headers.get("cache-control"))
         try:
             await self._read(request)
@@ -183,7 +183,7 @@ class _BulkIntake:
         await self._take(bytes(rest), limit)
 
     def _may_hold(self, size: int, line: int) -> bool:
-        """Whether there is memory for so much of this line, which is refused if not."""
+        """Whether there is memory for this part of the line; refuses the line if not."""
         try:
             hold_bytes(size)
         except Problem as problem:
@@ -192,7 +192,7 @@ class _BulkIntake:
         return True
 
     async def _start_call(self) -> None:
-        """Send what was read; with as many calls in progress as may be, wait for the oldest."""
+        """Send the lines read so far; at the maximum of calls in progress, await the oldest."""
         if not self._jobs:
             return
         if len(self._calls) == _MAX_IN_PROGRESS:
@@ -208,7 +208,7 @@ class _BulkIntake:
             release_bytes(held)
 
     async def _room_for(self, size: int) -> bool:
-        """Hold memory for a job; where there is none, after ours that are under way."""
+        """Reserve memory for a job; where there is none, wait for this request's calls first."""
         try:
             hold_bytes(size)
         except Problem:

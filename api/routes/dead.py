@@ -1,4 +1,4 @@
-"""Dead letters: what gave up, why, and giving it a new life."""
+"""Lists, retries and deletes dead letters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from api.tenants.dependencies import ReadDep, SubmitDep
 
 
 class _DeadId(Convertor[str]):
-    """Any word but the names of what can be done with letters."""
+    """Any word except the names of the actions on letters."""
 
     regex = "(?!(?:retry|purge)$)[^/]+"
 
@@ -95,7 +95,7 @@ async def purge_dead(
 
 
 def _owned_by(principal: Principal) -> str | None:
-    """Whose letters it may see; None is everybody's."""
+    """The tenant whose letters it may see; None is all tenants."""
     return None if principal.allows("admin") else principal.tenant
 
 

@@ -1,9 +1,9 @@
 """The fast path: `POST /v1/jobs` past the layers of FastAPI that it does not use.
 
-Routing, dependency solving and five middlewares cost a request more than all
-that is done for its job. So this one is taken out in front of them; its errors become the same
-documents. The FastAPI route stays registered, as the OpenAPI document says, calls the very
-same function, and takes what is not recognised here, a path behind an unusual mount say.
+Routing, dependency solving and five middlewares cost a request more than the processing of its
+job. So this one is handled in front of them; its errors become the same documents. The FastAPI
+route stays registered, for the OpenAPI document, calls the same function, and handles requests
+that are not recognised here, such as a path behind an unusual mount.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATH = "/v1/jobs"
 
 
 class _Route:
-    """In place of the route that FastAPI would have found, for who logs its path."""
+    """Replaces the route that FastAPI would have found, for logging its path."""
 
     path = PATH
 
@@ -36,7 +36,7 @@ _ROUTE = _Route()
 
 
 class FastPath:
-    """The application, with a short way in for single jobs."""
+    """The application, with a fast path for single jobs."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -49,14 +49,14 @@ class FastPath:
             await self._app(scope, receive, send)
 
     def takes(self, scope: Scope) -> bool:
-        """Whether this is a request for the short way."""
+        """Whether this request is handled by the fast path."""
         if scope["type"] != "http" or scope["method"] != "POST":
             return False
         path, root = scope["path"], scope.get("root_path")
         return bool(path == (root + PATH if root else PATH))
 
     async def answer(self, scope: Scope, receive: Receive) -> Response:
-        """The answer to a job; an error that nobody expected is logged and is one too."""
+        """The response to a submit; an unexpected error is logged and answered as well."""
         scope["route"] = _ROUTE
         try:
             return await take_job(Request(scope, receive), self._app.state.services)
@@ -65,7 +65,7 @@ class FastPath:
 
 
 async def take_job(request: Request, services: Services) -> Response:
-    """What `POST /v1/jobs` does, here and as FastAPI's route."""
+    """Handle `POST /v1/jobs`, here and as FastAPI's route."""
     principal = await services.authenticator.identify(request.scope["headers"])
     require(principal, "submit")
     body = await bodies.read(request, services.settings.max_body_bytes)
@@ -94,5 +94,5 @@ async def _answer(taken: Taken, services: Services) -> Response:
 
 
 def job_headers(job_id: str) -> dict[str, str]:
-    """Where the job is, and what the answer depends on."""
+    """The Location of the job, and the Vary of the response."""
     return {"Location": job_path(job_id), "Vary": VARY}

@@ -1,4 +1,4 @@
-"""The list of one's jobs."""
+"""Lists the tenant's jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from common.jobs.record import JobState
 
 
 def _no_number(value: object) -> object:
-    """pydantic would take seconds and milliseconds since 1970 for a date too."""
+    """Refuse numbers: pydantic would accept seconds and milliseconds since 1970 as a date too."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         raise ValueError("give the date and time as RFC 3339 does")
     return value

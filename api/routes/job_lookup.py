@@ -1,6 +1,6 @@
-"""Find the job that a path names, and show it: what all routes of one job share.
+"""Finds the job that a path names, and shows it: shared by all routes of one job.
 
-That a job is unknown, gone or somebody else's is one answer, given here.
+An unknown job, a deleted one and another tenant's get the same response, given here.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ async def find_job(
     job_id: str,
     wait_seconds: float = 0.0,
 ) -> JobRecord:
-    """The principal's job, settled or as it stands after the wait; raises a 404 problem."""
+    """The principal's job, settled or in its state after the wait; raises a 404 problem."""
     record = await services.store.get(job_id)
     if record is None or not principal.owns(
         record.tenant
-    ):  # and at once: a wait for somebody else's job would tell that there is one
+    ):  # at once: a wait for another tenant's job would reveal that it exists
         raise unknown_job(job_id)
     if wait_seconds > 0 and not record.state.terminal:
         with waiting_by_choice():
@@ -42,7 +42,7 @@ async def find_job(
 
 
 def unknown_job(job_id: str) -> Problem:
-    """The 404 for an id that nobody knows (any more), or somebody else's."""
+    """The 404 for an id that is unknown or expired, or another tenant's."""
     return Problem(
         404, "unknown_job", f"there is no job {job_id!r}; results are kept for a limited time"
     )
@@ -51,7 +51,7 @@ def unknown_job(job_id: str) -> Problem:
 def json_response(
     body: bytes, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """A job as JSON that is already text: its owner's, of the moment, and nobody's to keep."""
+    """A response with a job's JSON text, which no cache may store."""
     response = Response(body, status, headers, media_type="application/json")
     response.raw_headers.append((b"cache-control", b"no-store"))
     return response
@@ -63,7 +63,7 @@ async def show_job(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """The view of a job as a response, with its place while it waits and Redis can tell it."""
+    """The view of a job as a response, with its queue position while it waits, if known."""
     position = None
     with contextlib.suppress(RedisError):
         position = await services.positions.of(record)

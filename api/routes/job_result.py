@@ -1,4 +1,4 @@
-"""What came of a job: the bare result, and its life as a stream of events."""
+"""A job's outcome: the bare result, and a stream of its events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _POLL_AGAIN_SECONDS = "1"
 _MOVES_SECONDS = 5.0
-"""How often a stream looks whether its job has moved up."""
+"""How often a stream checks whether its job has moved up."""
 _ENDINGS = {
     JobState.FAILED: (422, "job_failed", "the job failed"),
     JobState.CANCELED: (410, "job_canceled", "the job was canceled"),
@@ -128,9 +128,9 @@ async def get_events(
 
 
 async def _follow(services: Services, job_id: str, last_id: str | None) -> AsyncIterator[bytes]:
-    """The events after `last_id`, as they come; heartbeats where none do.
+    """The events after `last_id`, as they occur; heartbeats in between.
 
-    `queued` comes again, under its id, when the job has moved up.
+    `queued` is sent again, with the same id, when the job has moved up.
     """
     settings = services.settings
     told_position: QueuePosition | None = None
@@ -160,7 +160,7 @@ async def _follow(services: Services, job_id: str, last_id: str | None) -> Async
 
 @asynccontextmanager
 async def _ending_without_redis() -> AsyncIterator[None]:
-    """A stream that cannot go on ends; its client comes back with `Last-Event-ID`."""
+    """End a stream that cannot continue; its client reconnects with `Last-Event-ID`."""
     try:
         yield
     except RedisError as exc:

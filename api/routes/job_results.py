@@ -1,7 +1,7 @@
-"""What became of many jobs, in one request: the other half of a bulk submit.
+"""The outcomes of many jobs in one request: the counterpart of a bulk submit.
 
-One line per job, sent as it is settled, so that whoever submitted by the
-thousand need not ask by the thousand.
+One line per job, sent as it is settled, so that a client that has submitted thousands need not
+send thousands of requests.
 """
 
 from __future__ import annotations

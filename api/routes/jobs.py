@@ -1,4 +1,4 @@
-"""Submit a job, look at it, wait for it, cancel it."""
+"""Submits, shows, awaits and cancels jobs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _LINKS = {
         "retry": "retry_job",
     }.items()
 }
-"""What can be done with the job of an answer, for tools that read the OpenAPI document."""
+"""The links of a response's job, for tools that read the OpenAPI document."""
 
 
 @router.post(

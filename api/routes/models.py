@@ -1,4 +1,4 @@
-"""Which models this fleet serves, where they are loaded, and moving them about."""
+"""Lists the fleet's models and where they are loaded; loads, unloads and moves them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from common.catalog import ModelSpec
 
 
 class _Action(Convertor[str]):
-    """In the path, so that other words are other paths: a POST to `alias` is a 405."""
+    """An action in the path, so that other words are other paths: a POST to `alias` is a 405."""
 
     regex = "load|unload|warm"
 
@@ -117,7 +117,7 @@ async def move_alias(
         detail = f"{new.name!r} is for {new.task or 'no task'}, {name!r} is for {old.task}"
         raise Problem(409, "other_task", detail)
     told = await services.store.move_alias(name, new.name)
-    # What the old model did says nothing about the new one.
+    # Failures of the old model do not concern the new one.
     await services.admission.close_breaker(name)
     return Told(model=new.name, workers=told)
 

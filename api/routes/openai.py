@@ -1,8 +1,7 @@
-"""`/v1/embeddings` as OpenAI has it, so that its stock client and all that build on it work.
+"""`/v1/embeddings` in OpenAI's format, for its stock client and software built on it.
 
-All inputs or none: the shape has no place for one input's error, so the
-first that fails is the request's, and what still runs is canceled, since
-nobody could fetch it.
+All inputs or none: the format has no place for one input's error, so the first that fails is
+the request's, and jobs that still run are canceled, since their results could not be fetched.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _BODY: dict[str, Any] = {
 
 
 def _errors(**by_status: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAI's envelope by status; what is refused before the route is a problem document."""
+    """OpenAI's envelope by status; refusals before the route are problem documents."""
     return {
         status: {**declared, "model": OpenAIErrorBody}
         for status, declared in responses(**by_status).items()
@@ -150,7 +149,7 @@ def _check_dimensions(services: Services, asked: EmbeddingsRequest) -> None:
 
 
 def _results(outcomes: Sequence[Outcome]) -> list[Any]:
-    """Every input's result; raises what the first that has none failed of."""
+    """Every input's result; raises the error of the first that has none."""
     results = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, FleetError):

@@ -1,7 +1,7 @@
 """Errors in OpenAI's shape.
 
-The stock client tells errors apart by status and reads `error.message`,
-`type`, `param` and `code`; a field that is wrong is a 400 to it, not a 422.
+The stock client distinguishes errors by status and reads `error.message`, `type`, `param` and
+`code`; it expects 400 for an invalid field, not 422.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class OpenAIRoute(APIRoute):
     """A route whose every error has OpenAI's shape, those of its dependencies too."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, with its errors turned."""
+        """FastAPI's handler, with its errors converted."""
         inner = super().get_route_handler()
 
         async def handle(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""What operators are answered: models, lanes, breakers, readiness."""
+"""The views for operators: models, lanes, breakers, readiness."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ModelView(BaseModel):
 
     @classmethod
     def of(cls, name: str, spec: ModelSpec, workers: list[WorkerReport]) -> ModelView:
-        """The view of a catalog entry and what the live workers say of it."""
+        """The view of a catalog entry, with the live workers' reports of it."""
         lanes = {report.worker: report.lanes[name] for report in workers if name in report.lanes}
         return cls(
             name=name,

@@ -1,7 +1,7 @@
-"""Task-shaped routes: one request, one answer, over the same jobs as everything else.
+"""Task-shaped routes: one request, one response, by the same jobs as all other routes.
 
-They are for people who want a vector and not a job. Each waits for its
-inputs as long as a request may; what is not done by then is a job to poll.
+They are for clients that need a result and not a job. Each waits for its inputs as long as a
+request may; an input that is not done by then is a job to poll.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ async def _answer(
 
 
 def _seconds(preferences: Preferences, settings: Settings) -> float:
-    """How long to wait: as asked, not at all, or as long as a request may."""
+    """How long to wait: as requested, not at all, or as long as a request may."""
     if preferences.wait_seconds is not None:
         return preferences.wait_seconds
     return 0.0 if preferences.respond_async else settings.max_wait_seconds

@@ -1,13 +1,13 @@
-"""One HTTP connection, with the patience that uvicorn's own lacks.
+"""One HTTP connection, with the limits that uvicorn's own lacks.
 
-uvicorn waits for ever for a head or a body that dribbles in, takes heads of any
-size and says 400 and 503 as plain text. Here each has a limit. A timer per request
-would cost the fast path 2 us; so nothing is timed while bytes flow, and the server
-calls `sweep` on every connection once a second.
+uvicorn waits forever for a head or a body that arrives slowly, accepts heads of any size and
+sends 400 and 503 as plain text. Here each has a limit. A timer per request would cost the fast
+path 2 us; so nothing is timed while bytes arrive, and the server calls `sweep` on every
+connection once a second.
 
-An answer may go out before its request has come in whole, a 413 say. Closing then
-would reset the connection, and the client might never read the answer; so our
-side is ended, and what still comes is read and dropped for a moment.
+A response may be sent before its request has arrived completely, such as a 413. Closing then
+would reset the connection, and the client might never read the response; so only the sending
+side is closed, and incoming bytes are read and dropped for a moment.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ log = structlog.get_logger(__name__)
 
 _LINGER_SECONDS = 2.0
 _FIRST_REQUEST_SECONDS = 0.5
-"""How long a connection that was just made may take to bring its request while we drain."""
+"""How long a new connection may take to send its request while the process drains."""
 _LINGER_BYTES = 16 * 1024 * 1024
 _BARREN_BYTES = 65_536
-"""Most bytes of a chunked body in which no byte of content comes: trailers, extensions."""
+"""Most consecutive bytes of a chunked body without content: trailers, extensions."""
 _FRAMING_FACTOR = 3
 """Above 64 KB, most bytes of chunk framing per byte of content; one-byte chunks have 5."""
 _IDLE_CLOSED_AT_ONCE = 64
@@ -39,7 +39,7 @@ _IDLE_CLOSED_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How much and how long a connection may take."""
+    """The limits of a connection in bytes and time."""
 
     connections: int
     head_seconds: float
@@ -51,7 +51,7 @@ class Patience:
 
     @classmethod
     def of(cls, settings: HttpSettings, max_connections: int) -> Patience:
-        """As the settings say."""
+        """The limits in these settings."""
         return cls(
             max_connections,
             settings.header_timeout_seconds,
@@ -63,18 +63,18 @@ class Patience:
         )
 
 
-# Called directly: `super()` costs each of them more than what they add.
+# Called directly: `super()` would cost each more than these overrides do.
 _data_received = HttpToolsProtocol.data_received
 _on_headers_complete = HttpToolsProtocol.on_headers_complete
 _on_body = HttpToolsProtocol.on_body
 
 
 class Refused(Exception):
-    """Raised inside the parser to stop it; what to answer is in `refusal`."""
+    """Raised inside the parser to stop it; the response is in `refusal`."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol with limits; `Connection.within(patience)` makes the class for it."""
+    """uvicorn's protocol with limits; `Connection.within(patience)` creates the class."""
 
     patience: ClassVar[Patience]
 
@@ -92,15 +92,15 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_since: float | None = self.loop.time()
-        """Since when a head is awaited; None while a request is under way."""
+        """When the wait for a head began; None while a request is active."""
         self._fed = 0
-        """Bytes of a head, or after it of a body, that does not come in whole."""
+        """Bytes received of an incomplete head, or after it of an incomplete body."""
         self._arrived = 0
-        """Bytes of the piece that is being read."""
+        """Bytes of the data that is being parsed."""
         self._content = 0
         """Bytes of the body's content."""
         self._barren = 0
-        """Bytes since the last one of content."""
+        """Bytes since the last byte of content."""
         self._refusal: Problem | None = None
         self._draining = False
         self._linger_until: float | None = None
@@ -110,13 +110,13 @@ class Connection(HttpToolsProtocol):
 
     @property
     def idle(self) -> bool:
-        """Whether it is kept open between two requests."""
+        """Whether it is open between two requests."""
         return self.timeout_keep_alive_task is not None and not self.transport.is_closing()
 
-    # What uvicorn's protocol calls
+    # Called by uvicorn's protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, or make room for it, or refuse it."""
+        """Accept the connection; at the limit close idle ones for it, or refuse it."""
         super().connection_made(transport)
         if len(self.connections) <= self.patience.connections:
             return
@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(Problem(503, "too_many_connections", detail))
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; what has to be counted is a request that does not come in whole."""
+        """Feed the parser, and count the bytes of a request that is not complete yet."""
         if self._linger_until is not None:
             self._lingered += len(data)
             if self._lingered > _LINGER_BYTES:
@@ -144,7 +144,7 @@ class Connection(HttpToolsProtocol):
             self._body_grows(content)
 
     def _head_grows(self) -> None:
-        """A head that is not yet whole; or empty lines, after which uvicorn forgets the time."""
+        """Count an incomplete head; or empty lines, after which uvicorn drops its timeout."""
         if self._head_since is None:
             self._head_since = self.loop.time()
         self._fed += self._arrived
@@ -152,7 +152,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(self._head_too_large())
 
     def _body_grows(self, content: int) -> None:
-        """More of a body that is not yet whole, and how much content was there before."""
+        """Count an incomplete body; `content` is its size before this data."""
         self._fed += self._arrived
         if self._content == content:
             self._barren += self._arrived
@@ -166,7 +166,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(Problem(400, "bad_request", detail))
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """Check the complete head, and start counting the body."""
         limits = self.patience
         if self._fed + self._arrived > limits.head_bytes or len(self.headers) > limits.head_fields:
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -180,18 +180,20 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Some content."""
+        """Count content of the body."""
         self._content += len(body)
         _on_body(self, body)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
-        """What uvicorn calls when the parser stopped."""
+        """Refuse the request; uvicorn calls this when the parser has stopped."""
         if self._refusal is None:
             self._refusal = Problem(400, "bad_request", "this is not a valid HTTP/1.1 request")
         self._refuse(self._refusal)
 
     def shutdown(self) -> None:
-        """The process drains: end when idle, but not before a first request that is on its way."""
+        """End the connection when idle while the process drains, but wait for a first request that
+        may be in transit.
+        """
         if self.cycle is None and not self.transport.is_closing():
             self._draining = True
             self.loop.call_later(_FIRST_REQUEST_SECONDS, self._end_if_fresh)
@@ -203,12 +205,12 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Whoever asks for an upgrade gets HTTP/1.1, which needs no word in the log."""
+        """Log nothing: a client that requests an upgrade is served HTTP/1.1."""
 
-    # What the server calls
+    # Called by the server
 
     def sweep(self, now: float) -> None:
-        """Once a second: end what took too long."""
+        """End what took too long; called once a second."""
         if self._linger_until is not None:
             if now >= self._linger_until:
                 self.transport.abort()
@@ -258,7 +260,7 @@ class Connection(HttpToolsProtocol):
             log.info("client_stopped_reading", bytes_left=left)
             self.transport.abort()
 
-    # How a connection ends
+    # Ending a connection
 
     def _head_too_large(self) -> Problem:
         limits = self.patience
@@ -269,12 +271,12 @@ class Connection(HttpToolsProtocol):
         return Problem(431, "head_too_large", detail)
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer from here, unless an answer is on its way, and let go of the client."""
+        """Respond with this problem, unless a response was started, and end the connection."""
         cycle = self.cycle
         if self.transport.is_closing() or self._linger_until is not None:
             return
         if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body:  # the fault is in what follows a whole request
+            if not cycle.more_body:  # the error is in data after a complete request
                 cycle.keep_alive = False
                 self._linger_until = float("inf")
                 return

@@ -1,7 +1,7 @@
-"""Serve the application with uvicorn: uvloop, httptools, and our own limits.
+"""Serves the application with uvicorn: uvloop, httptools, and the limits of connection.py.
 
-One process listens by itself. Where several share a port, or where each is to be
-replaced after so many requests, `api.server.supervisor` binds the port and starts these.
+A single process binds its port itself. Where several share a port, or where each is replaced
+after a number of requests, `api.server.supervisor` binds the port and starts these processes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from common.settings import Settings
 log = structlog.get_logger(__name__)
 
 _SPARE_FILES = 256
-"""Descriptors that are not for clients: Redis, logs, temporary files, the listener."""
+"""Descriptors reserved for other uses than clients: Redis, logs, temporary files, the listener."""
 _SWEEP_SECONDS = 1.0
 _M_MMAP_THRESHOLD = -3
-"""glibc's name for it."""
+"""glibc's M_MMAP_THRESHOLD."""
 _HEADERS = [("x-content-type-options", "nosniff")]
-"""On every answer, a 400 of the parser's as well; each costs 0.7 us."""
+"""Sent with every response, also the parser's 400; each costs 0.7 us."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; it sweeps its connections, and wakes who waits before it drains."""
+    """uvicorn's server; it sweeps its connections, and releases waiters before it drains."""
 
     def __init__(
         self, config: uvicorn.Config, front: Front, on_drain: Callable[[], None] | None = None
@@ -44,12 +44,12 @@ class Server(uvicorn.Server):
         self._sweeping: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen."""
+        """Start listening."""
         await super().startup(sockets)
         self._sweeping = asyncio.create_task(self._sweep(), name="connection-sweep")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop to listen, let waiters go, and see the others through."""
+        """Stop listening, release waiting requests, and complete the others."""
         if self._on_drain:
             self._on_drain()
         self._front.draining.set()
@@ -74,11 +74,11 @@ def serve(
     sockets: list[socket.socket] | None = None,
     on_drain: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM, or until the process has answered as many requests as it may."""
+    """Serve until SIGTERM, or until the process has served its maximum number of requests."""
     front = Front(settings, redis_url)
     _give_large_memory_back()
     gc.collect()
-    gc.freeze()  # what was imported stays; walking it again and again cost bulk 6 %
+    gc.freeze()  # excludes imported objects from collections, which cost bulk 6 %
     Server(_config(settings, front), front, on_drain).run(sockets)
 
 
@@ -108,14 +108,15 @@ def _config(settings: Settings, front: Front) -> uvicorn.Config:
 def _give_large_memory_back() -> None:
     """Have each buffer above 1 MB mapped by itself, and so returned as soon as it is freed.
 
-    glibc by default learns from the first such free to keep them all, up to 32 MB each.
+    By default glibc raises the threshold at the first such free, and then keeps buffers of up to
+    32 MB each.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
 
 
 def _open_files_for(connections: int) -> int:
-    """How many connections this process can hold, its limit on open files raised as need be."""
+    """How many connections this process can hold; raises its limit on open files if needed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _SPARE_FILES
     if soft < wanted:

@@ -1,10 +1,10 @@
-"""Keeps several API processes on one port.
+"""Runs several API processes on one port.
 
-The port is bound here and inherited, so connections wait in its backlog, and none
-is refused, while a process is replaced. One that has answered as many requests as
-it may says so when it begins to drain; its successor starts then, not when the last
-of its clients is gone. One that dies is started again, ever later while it keeps
-dying young; one that cannot start as configured ends them all with its status.
+The port is bound here and inherited, so connections wait in its backlog, and none is refused,
+while a process is replaced. A process that has served its maximum number of requests sends a
+notice when it begins to drain; its successor starts then, not when its last client is gone. A
+process that crashes is restarted, with a growing delay while it crashes soon after its start; one
+that cannot start as configured ends them all with its status.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from common.settings import ENV_PREFIX, Settings
 log = structlog.get_logger(__name__)
 
 _HOPELESS = (2, 3)
-"""Statuses of a process that cannot start: misconfigured (ours), failed to start (uvicorn's)."""
+"""Exit statuses of a process that cannot start: 2 misconfigured, 3 uvicorn's failure to start."""
 _LOOK_SECONDS = 0.2
 _YOUNG_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _KILL_MARGIN_SECONDS = 5.0
-"""Beyond drain_seconds, for a process to close what it holds."""
+"""Time after drain_seconds in which a process may close its resources."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,13 +44,13 @@ class Child:
 
     process: subprocess.Popen[bytes]
     notice: int
-    """Where it tells that it drains; closed when it ends."""
+    """The pipe on which it reports that it drains; closed when it ends."""
     started_at: float
     draining: bool = False
 
 
 def supervise(settings: Settings, redis_url: str) -> int:
-    """Run as many API processes as the settings say until SIGTERM; returns the exit status."""
+    """Run the configured number of API processes until SIGTERM; returns the exit status."""
     with _listen(settings) as listener:
         return Supervisor(settings, redis_url, listener).run()
 
@@ -83,7 +83,7 @@ class Supervisor:
         self._status = 0
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT, and until the last process has ended."""
+        """Run until SIGTERM or SIGINT, and until the last process has ended."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._stop)
         log.info("api_processes_starting", processes=self._settings.api_workers)

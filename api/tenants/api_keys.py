@@ -1,10 +1,9 @@
-"""API keys: how they look, how they are kept, and what is known of each.
+"""API keys: their format, their storage and their records.
 
-A key is `lfk_`, a public id and a secret of 256 random bits, in hex: one word
-that a double click selects and that a search for `lfk_` finds wherever it
-leaked to. Kept is the secret's SHA-256. A slow hash protects passwords because
-they can be guessed; 256 random bits cannot, whatever the hash costs, and a
-slow one would be paid by every request.
+A key is `lfk_`, a public id and a secret of 256 random bits, in hex: one word that a double
+click selects and that a search for `lfk_` finds in a leak. The SHA-256 of the secret is stored.
+A slow hash protects passwords because they can be guessed; 256 random bits cannot be, whatever
+the cost of the hash, and every request would pay for a slow one.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ _KEY = re.compile(rb"lfk_([0-9a-f]{12})_([0-9a-f]{64})")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_KEYS = 10_000
 _NOBODY = "0" * 64
-"""Compared with where no such key exists, so that this takes as long."""
+"""The hash to compare with for an unknown key, so that the comparison takes as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What is known of a key. Times are Unix seconds."""
+    """The record of a key. Times are Unix seconds."""
 
     id: str
     name: str
@@ -49,7 +48,7 @@ class KeyRecord:
     revoked_at: float | None = None
 
     def dead(self, now: float) -> str | None:
-        """Why it opens nothing now; None where it does."""
+        """Why the key is not valid now; None where it is."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= now:
@@ -57,16 +56,16 @@ class KeyRecord:
         return None
 
     def matches(self, secret: bytes) -> bool:
-        """Whether this is the key's secret; takes as long whether it is or not."""
+        """Whether this is the key's secret, compared in constant time."""
         return compare_digest(self.secret_sha256, sha256(secret).hexdigest())
 
     def dump(self) -> bytes:
-        """As it is kept."""
+        """The stored form."""
         return orjson.dumps(asdict(self))
 
 
 def read_record(kept: bytes | None) -> KeyRecord | None:
-    """A record as it was kept."""
+    """Parse the stored form of a record."""
     if kept is None:
         return None
     fields = orjson.loads(kept)
@@ -74,13 +73,13 @@ def read_record(kept: bytes | None) -> KeyRecord | None:
 
 
 def split_key(text: bytes) -> tuple[str, bytes] | None:
-    """Public id and secret of a key; None for what does not look like one of ours."""
+    """Public id and secret of a key; None for text of another format."""
     found = _KEY.fullmatch(text)
     return (found[1].decode(), found[2]) if found else None
 
 
 def opens(record: KeyRecord | None, secret: bytes) -> bool:
-    """Whether the secret is this key's; for an unknown one as slowly as for a known one."""
+    """Whether the secret is this key's; takes as long for an unknown key as for a known one."""
     if record is None:
         compare_digest(_NOBODY, sha256(secret).hexdigest())
         return False
@@ -88,19 +87,19 @@ def opens(record: KeyRecord | None, secret: bytes) -> bool:
 
 
 def limits_of(settings: TenantSettings) -> Limits:
-    """The limits of tenants that have none of their own."""
+    """The limits of tenants without limits of their own."""
     return Limits(
         settings.tenant_jobs_per_second, settings.tenant_burst_jobs, settings.tenant_max_in_flight
     )
 
 
 def limits_from(kept: bytes | None, defaults: Limits) -> Limits:
-    """A tenant's limits: its own as far as it has some, else the defaults."""
+    """A tenant's limits: its own where set, else the defaults."""
     return replace(defaults, **(orjson.loads(kept) if kept else {}))
 
 
 class Keyring:
-    """The keys in Redis, for who operates them. Raises ConfigurationError with what to change."""
+    """The keys in Redis, for operators. Raises ConfigurationError with what to change."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
@@ -113,7 +112,7 @@ class Keyring:
         *,
         expires_at: float | None = None,
     ) -> tuple[KeyRecord, str]:
-        """A new key and its text, which nobody can show again."""
+        """Create a key; returns its record and its text, which cannot be recovered later."""
         _check(name, tenant, scopes)
         if int(self._client.hlen(API_KEYS)) >= _MAX_KEYS:
             raise ConfigurationError(f"{_MAX_KEYS} keys exist; `lanefleet keys forget` some")
@@ -140,12 +139,12 @@ class Keyring:
         return [(record, last.get(record.id)) for record in records]
 
     def revoke(self, key_id: str) -> KeyRecord:
-        """Let it open nothing any more; it stays on the list."""
+        """Revoke a key; it stays on the list."""
         record = self._get(key_id)
         return self._keep(replace(record, revoked_at=record.revoked_at or time.time()))
 
     def rotate(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
-        """A second key that opens the same; the first expires after the grace."""
+        """Create a second key with the same rights; the first expires after the grace period."""
         old = self._get(key_id)
         now = time.time()
         if (why := old.dead(now)) is not None:
@@ -158,14 +157,14 @@ class Keyring:
         return new, text
 
     def forget(self, key_id: str) -> None:
-        """Drop a key that opens nothing any more from the list."""
+        """Delete a key that is no longer valid from the list."""
         if self._get(key_id).dead(time.time()) is None:
             raise ConfigurationError(f"key {key_id} is valid; revoke it first")
         self._client.hdel(API_KEYS, key_id)
         self._client.hdel(API_KEYS_USED, key_id)
 
     def set_limits(self, tenant: str, limits: Mapping[str, float]) -> None:
-        """Give a tenant limits of its own; none puts it back to the settings'."""
+        """Set a tenant's own limits; an empty mapping restores the defaults."""
         if not _TENANT.fullmatch(tenant):
             raise ConfigurationError(_bad_tenant(tenant))
         if limits:
@@ -174,7 +173,7 @@ class Keyring:
             self._client.hdel(TENANT_LIMITS, tenant)
 
     def limits(self, tenant: str, settings: TenantSettings) -> Limits:
-        """What this tenant may do."""
+        """The limits of this tenant."""
         kept: bytes | None = self._client.hget(TENANT_LIMITS, tenant)  # type: ignore[assignment]
         return limits_from(kept, limits_of(settings))
 

@@ -1,11 +1,11 @@
-"""Who asks: the principal behind a request, and what it may do.
+"""Authenticates requests: the principal of each, and its scopes.
 
-Where no key is asked for, everybody who reaches us is `LOCAL`: of no tenant
-and allowed everything. That is so while no API key exists and we listen on
-loopback only, or where the operator said so for a private network.
+Where no key is required, every client is `LOCAL`: without a tenant and with all scopes. That
+is the case while no API key exists and the API listens on loopback only, or where the operator
+has configured it for a private network.
 
-What is known of a key is believed for a few seconds, so that a request costs
-no round trip to Redis; a revoked key dies within that time.
+The record of a key is cached for a few seconds, so that a request costs no round trip to Redis;
+a revoked key stops working within that time.
 """
 
 from __future__ import annotations
@@ -52,27 +52,27 @@ _KEYS_REMEMBERED = 10_000
 _KNOWN_WITHOUT_REDIS_SECONDS = 300.0
 _LOOK_SECONDS = 1.0
 _LOOK_UPS = 4
-"""Keys looked up at a time: many that come at once must not take all connections."""
+"""Most concurrent lookups of keys: many at once must not take all connections."""
 _PREFIX = PREFIX.encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a request is from."""
+    """The authenticated client of a request."""
 
     tenant: str
-    """Whose jobs these are; empty for LOCAL, and for jobs that a Celery client sent."""
+    """The owner of its jobs; empty for LOCAL, and for jobs that a Celery client sent."""
     scopes: frozenset[str]
     limits: Limits = UNLIMITED
     key_id: str = ""
     """Public part of the API key; empty for LOCAL."""
 
     def allows(self, scope: str) -> bool:
-        """Whether this scope was granted; admin includes every other."""
+        """Whether this scope is granted; admin includes every other."""
         return scope in self.scopes or "admin" in self.scopes
 
     def owns(self, tenant: str) -> bool:
-        """Whether jobs of this tenant exist for it at all; to others they are unknown."""
+        """Whether it can see jobs of this tenant; to other principals they are unknown."""
         return tenant == self.tenant or "admin" in self.scopes
 
 
@@ -81,31 +81,31 @@ LOCAL = Principal("", SCOPES)
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What was last heard of one key; principal is None for one that opens nothing."""
+    """The cached lookup of one key; principal is None for an invalid key."""
 
     principal: Principal | None
     until: float
-    """Steady clock."""
+    """When to look it up again, on the steady clock."""
     expires_at: float | None = None
-    """Unix seconds."""
+    """When the key expires, Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:
-    """What the settings say of API keys."""
+    """The settings for API keys."""
 
     required: bool | None
-    """None asks for one once there are keys, or where others than this machine reach us."""
+    """None requires a key once keys exist, or where other machines can reach the API."""
     loopback: bool
-    """Whether only this machine reaches us."""
+    """Whether only this machine can reach the API."""
     cache_seconds: float
-    """For how long what is known of a key is believed."""
+    """How long the lookup of a key is cached."""
     limits: Limits
-    """Those of tenants that have none of their own."""
+    """The limits of tenants without limits of their own."""
 
     @classmethod
     def of(cls, settings: Settings) -> KeyPolicy:
-        """That of a process."""
+        """The policy of a process with these settings."""
         return cls(
             settings.api_keys_required,
             is_loopback(settings.host),
@@ -115,7 +115,7 @@ class KeyPolicy:
 
 
 class Authenticator:
-    """Turns keys into principals; one per process."""
+    """Maps keys to principals; one per process."""
 
     def __init__(
         self,
@@ -135,13 +135,13 @@ class Authenticator:
         self._may_open = policy.required is None and policy.loopback
 
     async def start(self) -> None:
-        """Look whether a key is asked for, so that it is known should Redis be away later."""
+        """Read whether keys are required, so that it is known if Redis is unavailable later."""
         if self._open_until == 0:
             with contextlib.suppress(QueueUnavailable):
                 await self._look_whether_open()
 
     async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
-        """The principal; raises Unauthorized, or RedisError where Redis must be asked."""
+        """The principal; raises Unauthorized, or RedisError where a lookup is needed and fails."""
         text = _key_in(headers)
         if text is None or not text.startswith(_PREFIX):
             if time.monotonic() >= self._open_until:
@@ -159,15 +159,15 @@ class Authenticator:
         return known.principal
 
     def _outdated(self, known: _Known) -> bool:
-        """Whether to ask again. While Redis is away, who was known stays so for a while: reads
-        of kept results need no queue, and nobody should wait for a timeout to get one.
+        """Whether to look the key up again. While Redis is unavailable, cached lookups stay valid
+        for a while: reads of cached results need no queue, and should not wait for a timeout.
         """
         late = time.monotonic() - known.until
         return late >= (0 if self._reachable() else _KNOWN_WITHOUT_REDIS_SECONDS)
 
     async def _look_whether_open(self) -> None:
-        """Look once for all requests that come meanwhile; each on its own would take every
-        connection there is, a thousand of them at once.
+        """Read it once for all requests that arrive meanwhile: separately, a thousand at once would
+        take every connection.
         """
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
@@ -177,15 +177,17 @@ class Authenticator:
     def _looked(self, task: asyncio.Task[None]) -> None:
         self._looking = None
         if not task.cancelled():
-            task.exception()  # whoever waits has it
+            task.exception()  # the waiting requests get the exception
 
     async def _look(self) -> None:
-        """Nobody needs a key while there is none, and only this machine can reach us."""
+        """Read whether keys exist: none is required while there are none and only this machine can
+        reach the API.
+        """
         looked = self._open_until > 0
         if not self._reachable():
             if not looked:
                 raise QueueUnavailable("whether API keys are asked for cannot be told yet")
-            return  # as open as it was, until Redis can be asked again
+            return  # unchanged until Redis is reachable
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 keys = await cast("Any", self._client.hlen(API_KEYS))
@@ -197,7 +199,7 @@ class Authenticator:
         self._open_until = time.monotonic() + self._policy.cache_seconds
 
     async def _ask(self, text: bytes, digest: bytes) -> _Known:
-        """Look the key up; requests that come meanwhile wait for the same answer."""
+        """Look the key up; requests with the same key that arrive meanwhile share the lookup."""
         task = self._asking.get(digest)
         if task is None:
             if not self._reachable():
@@ -227,7 +229,7 @@ class Authenticator:
         pipe = self._client.pipeline(transaction=False)
         pipe.hget(TENANT_LIMITS, record.tenant)
         pipe.hset(API_KEYS_USED, key_id, str(int(time.time())))
-        own, _ = await pipe.execute(raise_on_error=False)  # a full server keeps no last use
+        own, _ = await pipe.execute(raise_on_error=False)  # a full server refuses this hset
         limits = limits_from(own if isinstance(own, bytes) else None, self._policy.limits)
         principal = Principal(record.tenant, frozenset(record.scopes), limits, key_id)
         return _Known(principal, until, record.expires_at)
@@ -241,7 +243,7 @@ def _unauthorized(sent: bool) -> Unauthorized:
 
 
 def _key_in(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """What was sent as a key: a bearer token, else X-API-Key."""
+    """The key in the headers: a bearer token, else X-API-Key."""
     found = None
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
@@ -252,13 +254,13 @@ def _key_in(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 
 def require(principal: Principal, scope: str) -> None:
-    """Raise Forbidden, which names the scope, unless it was granted."""
+    """Raise Forbidden, which names the scope, unless it is granted."""
     if not principal.allows(scope):
         raise Forbidden(scope)
 
 
 def check_exposure(client: redis.Redis, settings: Settings) -> None:
-    """Raise ConfigurationError where others than this machine would get in without a key."""
+    """Raise ConfigurationError where other machines could use the API without a key."""
     if settings.api_keys_required is not None or is_loopback(settings.host):
         return
     try:

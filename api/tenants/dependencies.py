@@ -1,4 +1,4 @@
-"""Who asks, as FastAPI's routes declare it; the OpenAPI document has the schemes from here."""
+"""FastAPI dependencies for the principal; the OpenAPI document takes its schemes from here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def _authorized(
 
 
 PrincipalDep = Annotated[Principal, Security(_authorized)]
-"""Whoever it is. Routes ask for a scope: use one of the following."""
+"""Any principal. Routes require a scope: use one of the following."""
 
 
 SubmitDep = Annotated[Principal, Security(_authorized, scopes=["submit"])]

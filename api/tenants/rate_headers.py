@@ -1,9 +1,9 @@
-"""What a tenant is told of its rate: the RateLimit fields, and when to come again.
+"""Builds the RateLimit fields of a tenant's rate, and the time to retry.
 
-The fields are those of the IETF's draft-ietf-httpapi-ratelimit-headers (10, 11):
-one policy named `jobs`, a quota `q` per window `w` in seconds, of which `r` are
-left and which is whole again in `t` seconds. A token bucket of `burst` jobs that
-fills at `jobs_per_second` is the quota `burst` in the time it takes to fill.
+The fields are those of the IETF's draft-ietf-httpapi-ratelimit-headers (10, 11): one policy
+named `jobs`, a quota `q` per window `w` in seconds, of which `r` are left and which is full
+again in `t` seconds. A token bucket of `burst` jobs that fills at `jobs_per_second` is the
+quota `burst` in the time that it takes to fill.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ POLICY = "jobs"
 
 
 def rate_headers(quota: Quota | None) -> dict[str, str]:
-    """The fields for an answer; none where the tenant's rate has no limit."""
+    """The fields of a response; none where the tenant's rate is unlimited."""
     if quota is None or quota.remaining < 0:
         return {}
     limits = quota.limits
@@ -29,7 +29,7 @@ def rate_headers(quota: Quota | None) -> dict[str, str]:
 
 
 def seconds_until_next(quota: Quota | None) -> int:
-    """When the bucket holds a job again, in whole seconds, at least one."""
+    """Seconds until the bucket has a token for a job, rounded up, at least one."""
     if quota is None or quota.remaining != 0:
         return 1
     limits = quota.limits

@@ -1,15 +1,14 @@
-"""Large inputs outside of Redis: in a folder that all processes share, or in S3.
+"""Stores large inputs outside Redis: in a folder that all processes share, or in S3.
 
-The object is written first, then one script enqueues the job together with a
-mark under the job's blob key; so no job is without its input. The mark is
-what keeps the object: whatever settles a job deletes its blob key, as it
-does for an input in Redis, and an object whose mark is gone belongs to
-nobody. The worker that finishes a job deletes its object at once; what
-nobody deletes (a canceled or expired job, a submit that died half-way) the
-sweep of worker/maintenance/caretaker.py removes.
+The object is written first, then one script enqueues the job together with a mark under the
+job's blob key; so no job is without its input. The mark is the reference to the object: every
+transition that settles a job deletes its blob key, as it does for an input in Redis, and an
+object without a mark is an orphan. The worker that finishes a job deletes its object at once;
+orphans (of a canceled or expired job, or of a submit that failed half-way) are deleted by
+worker/maintenance/sweeper.py.
 
-An object is named after its job's id alone, and only where that is of the
-form that our own ids have: any Celery client may choose ids.
+An object is named by its job's id alone, and only where that has the form of the ids that the
+API generates: any Celery client may choose ids.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from common.errors import ConfigurationError, InputStoreUnavailable
 __all__ = ("STORED", "Blobs", "FolderBlobs", "ObjectBlobs", "open_blobs")
 
 STORED = b"\x00lanefleet: the input lies in LANEFLEET_BLOB_URL"
-"""Lies under a job's blob key in place of an input that lies outside."""
+"""The value of a job's blob key where the input is stored outside Redis."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,20 +45,20 @@ class Blobs(Protocol):
     """Bytes by job id. Every method may raise InputStoreUnavailable."""
 
     async def put(self, job_id: str, content: bytes) -> None:
-        """Store; when this returns they are there to stay."""
+        """Store the bytes; they are durable when this returns."""
 
     async def get(self, job_id: str) -> bytes | None:
-        """Fetch; None where there are none."""
+        """Read the bytes; None where there are none."""
 
     async def delete(self, job_ids: Sequence[str]) -> None:
-        """Remove those of these that there are."""
+        """Delete those that exist."""
 
     def older_than(self, seconds: float) -> AsyncIterator[list[str]]:
-        """The ids of what was stored longer ago than this, in pages."""
+        """The ids of objects older than this, in pages."""
 
 
 def open_blobs(url: str | None) -> Blobs | None:
-    """The store that the setting names, or None without one. Raises ConfigurationError."""
+    """The configured store, or None without one. Raises ConfigurationError."""
     if url is None:
         return None
     parts = urlsplit(url)
@@ -87,7 +86,7 @@ def _open_s3(url: str) -> Any:
 
 
 class FolderBlobs:
-    """Files of one folder, which the API's machines and the workers' all mount."""
+    """Files in one folder, which the machines of the API and of the workers all mount."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -99,7 +98,7 @@ class FolderBlobs:
             ) from exc
 
     async def put(self, job_id: str, content: bytes) -> None:
-        """Write under another name, sync, then give the file its name."""
+        """Write under a temporary name, sync, then rename."""
         await self._in_thread(self._write, self._path(job_id), content)
 
     async def get(self, job_id: str) -> bytes | None:
@@ -112,12 +111,12 @@ class FolderBlobs:
         return None
 
     async def delete(self, job_ids: Sequence[str]) -> None:
-        """Remove the files."""
+        """Delete the files."""
         paths = [self._path(one) for one in job_ids if _ID.fullmatch(one)]
         await self._in_thread(_remove, paths)
 
     async def older_than(self, seconds: float) -> AsyncIterator[list[str]]:
-        """By the time of the last change; what a dead writer left is removed on the way."""
+        """By modification time; temporary files that a crashed writer left are deleted as well."""
         names: list[str] = await self._in_thread(self._old_names, time.time() - seconds)
         for first in range(0, len(names), _IDS_PER_PAGE):
             yield names[first : first + _IDS_PER_PAGE]
@@ -158,23 +157,23 @@ class FolderBlobs:
 
 
 class ObjectBlobs:
-    """Objects under the prefix of an obstore store.
+    """Objects under a prefix of an obstore store.
 
-    By its blocking calls, on threads: after its asynchronous ones, one process in three
-    aborted when it ended (obstore 0.12, Python 3.11).
+    Uses its blocking calls on threads: with its asynchronous ones, one process in three aborted
+    at exit (obstore 0.12, Python 3.11).
     """
 
     def __init__(self, store: Any) -> None:
         self._store = store
 
     async def put(self, job_id: str, content: bytes) -> None:
-        """One upload; S3 shows an object whole or not at all."""
+        """Upload the object; S3 makes it visible atomically."""
         if not _ID.fullmatch(job_id):
             raise ValueError(f"{job_id[:80]!r} cannot name an object")
         await self._try(self._store.put, job_id, content)
 
     async def get(self, job_id: str) -> bytes | None:
-        """Download."""
+        """Download the object."""
         if not _ID.fullmatch(job_id):
             return None
         with suppress(FileNotFoundError):
@@ -183,14 +182,14 @@ class ObjectBlobs:
         return None
 
     async def delete(self, job_ids: Sequence[str]) -> None:
-        """Many to a request."""
+        """Delete the objects, many per request."""
         names = [one for one in job_ids if _ID.fullmatch(one)]
         if names:
             with suppress(FileNotFoundError):
                 await self._try(self._store.delete, names)
 
     async def older_than(self, seconds: float) -> AsyncIterator[list[str]]:
-        """By the store's own clock, as far as it and ours agree."""
+        """By the store's modification times, compared with the local clock."""
         before = time.time() - seconds
         pages = self._store.list(chunk_size=_IDS_PER_PAGE)
         while True:
@@ -205,7 +204,9 @@ class ObjectBlobs:
 
     @staticmethod
     async def _try(call: Any, *args: Any) -> Any:
-        """What obstore raises over the network is a dozen types; not found is Python's own."""
+        """Call on a thread. obstore raises a dozen types for network errors; not found is Python's
+        own type.
+        """
         try:
             return await asyncio.to_thread(call, *args)
         except FileNotFoundError:

@@ -1,10 +1,9 @@
-"""What a job's input may look like, on the wire and for the model.
+"""Checks a job's input, and converts it between its wire form and the model's.
 
-Both sides need it: the front refuses what can be seen to be wrong before
-anything is queued, the worker turns what arrived into what `decode` takes.
-An image travels as base64 in the message, or, when large, as raw bytes under
-the job's blob key with a reference in the message. What a worker fetched from
-a URL is treated as such bytes.
+Both sides use it: the front refuses inputs that are recognizably invalid before anything is
+queued, the worker converts them to the argument of `decode`. An image is sent as base64 in the
+message, or, when large, as raw bytes under the job's blob key with a reference in the message.
+An input that a worker fetched from a URL is treated as such bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from common.inputs.image_headers import MAX_FRAMES, MAX_PIXELS, frames_beyond, s
 from common.net.addresses import parse_target
 
 BLOB_REFERENCE = {"$blob": True}
-"""Stands in the message for an input that lies under the job's blob key."""
+"""Replaces the input in the message where it is stored under the job's blob key."""
 
 IMAGE_FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -44,7 +43,7 @@ IMAGE_TYPES = frozenset(kind for _, kind in _MAGIC) | {"image/webp"}
 
 
 def sniff_image(payload: bytes) -> str | None:
-    """The media type that the first bytes show, or None when it is no known image."""
+    """The media type by the first bytes, or None when it is not a known image format."""
     if payload[:4] == b"RIFF" and payload[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for magic, kind in _MAGIC if payload.startswith(magic)), None)
@@ -53,10 +52,10 @@ def sniff_image(payload: bytes) -> str | None:
 def check_input(
     kind: InputKind, value: Any, inline_bytes: int, sent_bytes: int = 0
 ) -> tuple[Any, bytes | None]:
-    """Check an input from JSON; returns what goes into the message, and the blob or None.
+    """Check an input from JSON; returns the value for the message, and the blob or None.
 
-    sent_bytes is the length of what it came in: JSON in something short need not be measured.
-    Raises InvalidInput or UnsupportedMedia with what to send instead.
+    sent_bytes is the length of the text that contained it: the JSON in a short one need not be
+    measured. Raises InvalidInput or UnsupportedMedia with what to send instead.
     """
     if kind == "image":
         return check_image(_image_bytes(value), inline_bytes)
@@ -84,9 +83,9 @@ def check_input_url(url: str) -> str:
 
 
 def check_image(payload: bytes, inline_bytes: int) -> tuple[Any, bytes | None]:
-    """Check an image's bytes; returns what goes into the message, and the blob or None.
+    """Check an image's bytes; returns the value for the message, and the blob or None.
 
-    Raises UnsupportedMedia when the bytes are no image that a worker reads, and
+    Raises UnsupportedMedia when the bytes are not an image that workers read, and
     InputTooLarge for one that no worker would decode.
     """
     media_type = sniff_image(payload)
@@ -116,9 +115,9 @@ def _check_pixels(payload: bytes, media_type: str) -> None:
 
 
 def materialize(kind: InputKind, value: Any, blob: bytes | None) -> Any:
-    """What `decode` takes: str for text, bytes for an image, else the JSON value.
+    """The argument of `decode`: str for text, bytes for an image, else the JSON value.
 
-    Raises InvalidInput, as any Celery client may have written the message.
+    Raises InvalidInput, because any Celery client may have written the message.
     """
     if value == BLOB_REFERENCE:
         if blob is None:

@@ -1,8 +1,8 @@
-"""What an image's header says of its size, read before anything is queued or decoded.
+"""Reads an image's size from its header, before anything is queued or decoded.
 
-A few bytes can ask for gigabytes of pixels, so the front looks here first and
-the worker looks again with its own reader. By hand, since the front has no
-imaging library, and pure. What cannot be read here is left to the worker.
+A few bytes can declare gigabytes of pixels, so the front checks the size here first and the
+worker checks it again with its own reader. Hand-written, since the front has no imaging
+library, and pure. Headers that cannot be read here are left to the worker.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from struct import unpack_from
 __all__ = ("MAX_FRAMES", "MAX_PIXELS", "frames_beyond", "size_of")
 
 MAX_PIXELS = 50_000_000
-"""Width times height of an image that a worker decodes."""
+"""Most pixels (width times height) of an image that a worker decodes."""
 MAX_FRAMES = 1_000
-"""Frames of an animation, of which only the first is looked at."""
+"""Most frames of an animation, of which only the first is decoded."""
 
 _MAX_STEPS = 100_000
-"""Blocks or segments looked at in one file, so that none keeps the reader busy."""
+"""Most blocks or segments read in one file, which bounds the reader's time."""
 _PLAIN_MARKERS = frozenset((0x01, *range(0xD0, 0xDA)))
 """JPEG markers without a length."""
 _NOT_FRAMES = frozenset((0xC4, 0xC8, 0xCC))
@@ -35,7 +35,7 @@ def size_of(payload: bytes, media_type: str) -> tuple[int, int] | None:
 
 
 def frames_beyond(payload: bytes, limit: int = MAX_FRAMES) -> bool:
-    """Whether a GIF has more frames than this, or is too intricate to tell soon."""
+    """Whether a GIF has more frames than this, or too many blocks to count them."""
     frames, at = 0, 13
     try:
         at += _colour_table(payload[10])
@@ -49,7 +49,7 @@ def frames_beyond(payload: bytes, limit: int = MAX_FRAMES) -> bool:
             elif kind == 0x21:
                 at += 2
             else:
-                return False  # the end, or no GIF from here on
+                return False  # the trailer, or not a valid block
             while length := payload[at]:
                 at += 1 + length
             at += 1

@@ -1,13 +1,12 @@
-"""What a result depends on, as one digest; and how a result is kept under it.
+"""The cache key, a digest of all that a result depends on; and the format of cache entries.
 
-Pure: no I/O and no clock. Both sides need it: the front makes the digest and
-reads what is kept, the worker writes it. An entry is one header line, then
-the result's JSON as the worker made it. The header's checksum covers the key
-too, so that a torn, foreign or misplaced entry is a miss, and a hit's result
-goes to the client as it is, unparsed.
+Pure: no I/O and no clock. Both sides use it: the front computes the digest and reads entries,
+the worker writes them. An entry is one header line, then the result's JSON as the worker
+encoded it. The header's checksum covers the key too, so that a truncated, foreign or misplaced
+entry is a miss, and a hit's result is sent to the client unparsed.
 
-A kept result says how a *model* answers, so an entry holds nothing of the
-job that it came from: no id, no times, no worker.
+A cached result is the output of a *model*, so an entry contains nothing of the job that
+produced it: no id, no times, no worker.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ _HEADER_WORDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A result that is kept."""
+    """A cached result."""
 
     result: bytes
-    """JSON."""
+    """The result as JSON."""
     stored_ms: int
-    """When it was made, Unix milliseconds."""
+    """When it was produced, Unix milliseconds."""
     version: str
-    """Of the model that made it."""
+    """The version of the model that produced it."""
     weights: str
-    """The digest of that model's weights."""
+    """The weights digest of that model."""
 
 
 def digest_of(
@@ -52,10 +51,10 @@ def digest_of(
     value: Any,
     blob: bytes | None,
 ) -> str:
-    """SHA-256, in hex, of all that a result depends on.
+    """SHA-256, in hex, of everything that a result depends on.
 
-    scope keeps tenants apart; epoch changes when the model's cache is purged.
-    Raises orjson.JSONEncodeError for a value that JSON cannot carry.
+    scope separates tenants; epoch changes when the model's cache is purged. Raises
+    orjson.JSONEncodeError for a value that JSON cannot represent.
     """
     parts = [
         scope.encode(),
@@ -72,13 +71,13 @@ def digest_of(
         parts += (b"text", value.encode("utf-8", "surrogatepass"))
     else:
         parts += (b"json", orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
-    # Each part's length goes first, so that no two lists of parts read alike.
+    # Each part is prefixed with its length, so that different lists of parts never collide.
     lengths = b",".join(b"%d" % len(part) for part in parts)
     return hashlib.sha256(b"\n".join((lengths, *parts))).hexdigest()
 
 
 def pack(key: str, entry: Entry) -> bytes:
-    """The entry as it is kept under this key."""
+    """Encode the entry for this key."""
     rest = b"%d %s %s\n%b" % (
         entry.stored_ms,
         entry.version.encode(),
@@ -89,7 +88,7 @@ def pack(key: str, entry: Entry) -> bytes:
 
 
 def unpack(key: str, raw: bytes | None) -> Entry | None:
-    """The entry kept under this key; None for none, and for anything that is not one."""
+    """Decode the entry of this key; None where there is none, or where it is not a valid one."""
     if raw is None:
         return None
     header, newline, result = raw.partition(b"\n")
@@ -110,5 +109,5 @@ def _checksum(key: str, rest: bytes) -> bytes:
 
 
 def age_seconds(entry: Entry, now_ms: int) -> int:
-    """Whole seconds since the result was made; two machines' clocks may disagree a little."""
+    """Whole seconds since the result was produced; two machines' clocks may differ slightly."""
     return max(0, now_ms - entry.stored_ms) // 1000

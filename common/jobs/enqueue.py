@@ -1,4 +1,4 @@
-"""Many jobs at once into their lanes: the arguments of the enqueue script, and what it answers."""
+"""Enqueues many jobs at once: the arguments of the enqueue script, and its reply."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from common.redis.scripts import Scripts
 from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW
 
 _TOO_FAST, _TOO_MANY = -2, -3
-"""What the enqueue script answers for a job that its tenant's limits refuse."""
+"""Replies of the enqueue script for a job that exceeds its tenant's limits."""
 
 
 class EnqueueCall(NamedTuple):
-    """What the enqueue script takes first; then its tenants, then its jobs."""
+    """The first arguments of the enqueue script; those of its tenants and its jobs follow."""
 
     max_backlog: int
     window: int
     list_max: int
     words: int
-    """How many of a job's words are sent: all, or only those that every job has."""
+    """Number of arguments per job: all, or only those that some job needs."""
     tenants: int
 
 
 class EnqueueTenant(NamedTuple):
-    """One tenant of the call, and what it may do."""
+    """One tenant of the call, and its limits."""
 
     name: str
     jobs_per_second: float
@@ -40,7 +40,7 @@ class EnqueueTenant(NamedTuple):
 
 
 class EnqueuedJob(NamedTuple):
-    """One job of the call. What stands for nothing is an empty string."""
+    """One job of the call. An empty string means that there is no value."""
 
     lane: str
     band_key: str
@@ -50,7 +50,7 @@ class EnqueuedJob(NamedTuple):
     blob: bytes = b""
     tenant: str = ""
     flight: str = ""
-    """Where it may share an identical job's run; the next three only then."""
+    """The single-flight it may join; the next three fields are used only with it."""
     band: int | str = ""
     deadline_ms: int | str = ""
     max_age_seconds: int | str = ""
@@ -58,11 +58,12 @@ class EnqueuedJob(NamedTuple):
 
 _LIMITED = EnqueuedJob._fields.index("expires_ms")
 _SHARED = EnqueuedJob._fields.index("flight")
-"""How many words are sent of jobs that have no more: a word costs Redis about 0.1 us."""
+"""Numbers of arguments sent for jobs without the later fields: an argument costs Redis about
+0.1 us."""
 
 
 def _width(jobs: Sequence[Job]) -> int:
-    """How many words of each of these jobs must be sent."""
+    """Number of arguments that must be sent for each of these jobs."""
     if any(job.cache for job in jobs):
         return len(EnqueuedJob._fields)
     limited = any(job.tenant or job.blob or job.expires_ms is not None for job in jobs)
@@ -70,13 +71,13 @@ def _width(jobs: Sequence[Job]) -> int:
 
 
 def _limits_words(job: Job) -> tuple[int | str, bytes, str]:
-    """The words of EnqueuedJob from expires_ms on; a plain tuple costs a fifth of a named one."""
+    """The fields of EnqueuedJob from expires_ms on; a plain tuple costs a fifth of a named one."""
     expires_ms = job.expires_ms
     return "" if expires_ms is None else expires_ms, job.blob or b"", job.tenant
 
 
 def _sharing_words(job: Job) -> tuple[str, int | str, int | str, int | str]:
-    """The words of EnqueuedJob from flight on."""
+    """The fields of EnqueuedJob from flight on."""
     ticket = job.cache
     if ticket is None or not ticket.look:
         return "", "", "", ""
@@ -109,12 +110,12 @@ def enqueue_args(
 
 
 def limits_of(jobs: Iterable[Job]) -> dict[str, Limits]:
-    """Whose jobs these are, and what each of them may do."""
+    """The tenants of these jobs, with their limits."""
     return {job.tenant: job.limits for job in jobs if job.tenant}
 
 
 def positions(jobs: Sequence[Job], reply: Sequence[int]) -> list[int | Refused]:
-    """What the enqueue script answered: per job the backlog ahead of it, or why it is refused."""
+    """Parse the enqueue script's reply: per job the backlog ahead of it, or the refusal."""
     return [
         position if position >= 0 else _refusal(job, position)
         for job, position in zip(jobs, reply, strict=False)
@@ -122,7 +123,7 @@ def positions(jobs: Sequence[Job], reply: Sequence[int]) -> list[int | Refused]:
 
 
 def quotas(jobs: Sequence[Job], reply: Sequence[int]) -> dict[str, Quota]:
-    """What the same answer says of the tenants, by name."""
+    """Parse the quotas in the same reply, by tenant."""
     words = iter(reply[len(jobs) :])
     return {
         tenant: Quota(limits, remaining, reset_ms)
@@ -153,9 +154,9 @@ def publish_many(
 ) -> list[int | Refused]:
     """Publish jobs with their records, `chunk` per round trip.
 
-    Returns, per job, the backlog ahead of it, or a Refused that says it was
-    not taken. Raises redis.exceptions.RedisError; jobs of earlier chunks are
-    published then, those of the failing chunk either all or not at all.
+    Returns, per job, the backlog ahead of it, or a Refused where it was not accepted. Raises
+    redis.exceptions.RedisError; jobs of earlier chunks are published then, those of the failing
+    chunk either all or not at all.
     """
     scripts = Scripts(client)
     out: list[int | Refused] = []

@@ -11,9 +11,9 @@ from common.jobs.quota import UNLIMITED, Limits
 
 
 def new_job_id() -> str:
-    """A fresh id: a random UUID (version 4), as Celery's task ids are.
+    """A new id: a random UUID (version 4), as Celery's task ids are.
 
-    Written out here because `uuid.uuid4` takes 3 us, which bulk submits feel.
+    Implemented here because `uuid.uuid4` takes 3 us, which is noticeable in bulk submits.
     """
     raw = urandom(16).hex()
     variant = "89ab"[int(raw[16], 16) & 3]
@@ -22,18 +22,18 @@ def new_job_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class CacheTicket:
-    """Where a job's result may be kept, and with whom its run may be shared."""
+    """The cache key of a job's result, under which identical jobs may share its run."""
 
     digest: str
-    """Of all that the result depends on (common/jobs/cache_entry.py)."""
+    """The digest of all that the result depends on (common/jobs/cache_entry.py)."""
     model: str
-    """The model that serves the lane, as far as is known."""
+    """The model that serves the lane, as last known to the front."""
     weights: str
-    """What was known of its weights; a worker that has others does not keep the result."""
+    """The last known weights digest; a worker with other weights does not cache the result."""
     look: bool = True
-    """Whether a kept result, or an identical job's run, will do."""
+    """Whether a cached result, or an identical job's run, may be the answer."""
     max_age_seconds: int | None = None
-    """How old a kept result may be."""
+    """Maximum age of a cached result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +51,20 @@ class Job:
     deadline_ms: int | None = None
     """Unix time in milliseconds after which the job must not publish a result either."""
     blob: bytes | None = None
-    """A large input that travels beside the message."""
+    """A large input, stored beside the message under the blob key."""
     tenant: str = ""
-    """Whose job it is; empty where no API key was asked for, and for Celery's own clients."""
+    """The job's tenant; empty where no API key was required, and for Celery's own clients."""
     cache: CacheTicket | None = None
-    """None where its result is neither kept nor shared."""
+    """None where its result is neither cached nor shared."""
     traceparent: str = ""
-    """The W3C trace that the job belongs to, valid; or empty."""
+    """The job's W3C trace context, valid; or empty."""
     input_url: str | None = None
-    """Where a worker fetches the input from; then `input` is None and means nothing.
+    """The URL from which a worker fetches the input; `input` is then None and ignored.
 
-    Never cached nor shared: what lies there may change.
+    Never cached nor shared: the content at the URL may change.
     """
     limits: Limits = UNLIMITED
-    """What that tenant may do, checked where the job is published."""
+    """The tenant's limits, checked by the enqueue script."""
 
     @property
     def expires_ms(self) -> int | None:

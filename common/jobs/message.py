@@ -1,9 +1,8 @@
 """A job as a Celery message: protocol 2, JSON.
 
-Messages are built here by hand rather than by Celery's producer because a held
-producer spends about 500 us on one; the templates below cost about 5. The headers
-come first and the body is a plain string, so that the scripts find a job's id
-without parsing the whole.
+Messages are built here by hand rather than by Celery's producer because a reused producer takes
+about 500 us for one; the templates below take about 5. The headers come first and the body is a
+plain string, so that the scripts find a job's id without parsing the whole message.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ TASK_NAME = "infer"
 def _template(lane: str, priority: int) -> tuple[bytes, bytes, bytes, bytes]:
     """The constant parts of a message of this lane: around id, id, limits, id and body.
 
-    Only what the protocol requires: every header is copied and read many times on its way.
+    Only what the protocol requires: every header is copied and read many times.
     """
     head = b'{"headers":{"lang":"py","task":"infer","id":"'
     root = b'","parent_id":null,"group":null,"root_id":"'
@@ -63,9 +62,9 @@ def build_message(job: Job) -> bytes:
 
 
 def _limits(job: Job) -> bytes:
-    """The headers that not every job has, after the root id's quotation mark.
+    """The optional headers, after the root id's quotation mark.
 
-    The scripts look for the tenant right there.
+    The scripts expect the tenant exactly there.
     """
     expires_ms = job.expires_ms
     owner = b'","tenant":"' + job.tenant.encode() if job.tenant else b""
@@ -79,11 +78,13 @@ def _limits(job: Job) -> bytes:
 
 
 def _ticket(job: Job) -> bytes:
-    """The header that tells a worker where it may keep the result."""
+    """The header with the cache key for the worker."""
     ticket = job.cache
     return b"" if ticket is None else f',"cache":"{ticket.digest} {ticket.weights}"'.encode()
 
 
 def _trace(job: Job) -> bytes:
-    """The root id's quotation mark, and the header that OpenTelemetry's Celery side reads."""
+    """The root id's quotation mark, and the header that OpenTelemetry's Celery instrumentation
+    reads.
+    """
     return b'","traceparent":' + orjson.dumps(job.traceparent) if job.traceparent else b'"'

@@ -1,4 +1,4 @@
-"""What one tenant may do, and what is left of it."""
+"""A tenant's limits, and what remains of its rate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one tenant may do; 0 is no limit."""
+    """The limits of one tenant; 0 is no limit."""
 
     jobs_per_second: float = 0.0
     burst: int = 0
@@ -21,10 +21,10 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What is left to a tenant."""
+    """What remains of a tenant's rate."""
 
     limits: Limits
     remaining: int
     """Jobs it may send now; -1 where its rate is not limited."""
     reset_ms: int
-    """Until it may send its whole burst."""
+    """Milliseconds until it may send its whole burst."""

@@ -1,4 +1,4 @@
-"""What Redis holds of a job, read back: its live record or, once settled, its result."""
+"""Parses a job's state in Redis: its live record or, once settled, its result."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """What is known of a job: its record or, once settled, its result. Times are Unix ms."""
+    """A job's state: its record or, once settled, its result. Times are Unix ms."""
 
     id: str
     state: JobState
@@ -60,26 +60,26 @@ class JobRecord:
     attempts: int = 0
     worker: str | None = None
     version: str | None = None
-    """Of the model that ran it, which an alias may point away from by now."""
+    """The version of the model that ran it; its alias may have moved since."""
     batch_size: int | None = None
     infer_ms: float | None = None
     reason: str | None = None
     error: str | None = None
     result: Any = None
     cached: bool = False
-    """Whether the result was kept from an earlier job."""
+    """Whether the result came from the cache."""
     age_seconds: int | None = None
-    """How old it was then."""
+    """The age of the cached result at that time."""
     shared: bool = False
-    """Whether an identical job that was under way ran for this one."""
+    """Whether the result is of an identical job's run."""
     tenant: str = ""
 
     @classmethod
     def read(cls, job_id: str, record: bytes | None, meta: bytes | None) -> JobRecord | None:
-        """Read what Redis holds of a job: its live record and its result; None without both."""
+        """Parse a job's live record and its result; None without both."""
         if meta:
             settled = cls._settled(job_id, _loads(meta))
-            if record and not settled.tenant:  # another Celery worker does not say whose it was
+            if record and not settled.tenant:  # another Celery worker's result has no tenant
                 owner = b"".join(record.split(b" ", 3)[2:3]).partition(b":")[2]
                 return replace(settled, tenant=owner.decode()) if owner else settled
             return settled
@@ -104,7 +104,7 @@ class JobRecord:
 
     @classmethod
     def _settled(cls, job_id: str, meta: Mapping[str, Any]) -> JobRecord:
-        """From the result alone; one that another Celery worker stored says less."""
+        """Build it from the result alone; one stored by another Celery worker has fewer fields."""
         about = meta.get("lanefleet") or {}
         state = JobState(about.get("state") or _CELERY_STATES.get(meta["status"], "running"))
         return cls(
@@ -133,7 +133,7 @@ def _loads(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return json.loads(raw)  # NaN, which another Celery worker may have stored
+        return json.loads(raw)  # accepts NaN, which another Celery worker may have stored
 
 
 _LETTERS: Mapping[str, JobState] = {

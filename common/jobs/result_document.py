@@ -1,8 +1,8 @@
-"""The result of a job: what Celery stores of a task, and under `lanefleet` what we add.
+"""The result of a job: the fields that Celery stores, and this project's under `lanefleet`.
 
-The one place in Python that writes it; in Lua that is include/result_document.lua, for jobs
-that a script ends. tests/data/result_documents.json has one of each kind, and both
-writers are held against it. `JobRecord` (record.py) reads it back.
+The only writer in Python; in Lua it is include/result_document.lua, for jobs that a script ends.
+tests/data/result_documents.json has one of each kind, and both writers are tested against it.
+`JobRecord` (record.py) parses it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from common.jobs.cache_entry import Entry, age_seconds
 
 
 class Stamp:
-    """Writes the results of one batch; what they have in common is turned into bytes once.
+    """Writes the results of one batch; their common fields are encoded once.
 
-    Formatted by hand, because encoding the whole as an object would cost every job
-    several microseconds.
+    Formatted by hand, because encoding each as an object would cost several microseconds per job.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Stamp:
         error: str,
         call: str = "",
     ) -> bytes:
-        """A job that failed in this step, for this machine-readable reason."""
+        """The result of a job that failed in this step, with this machine-readable reason."""
         about = {
             "state": "failed",
             **self._about,
@@ -124,7 +123,7 @@ class Stamp:
 
 
 def cache_hit(entry: Entry, job_id: str, lane: str, now_ms: int, tenant: str = "") -> bytes:
-    """A cached result as the result of this job."""
+    """The result of a job that was answered from the cache."""
     about: dict[str, Any] = {
         "state": "succeeded",
         "lane": lane,

@@ -1,6 +1,6 @@
-"""The words of the scripts that a job's front and operators call, in the order of their headers.
+"""The arguments of the scripts that the front and operators call, in the order of the headers.
 
-Those of the enqueue script are in enqueue.py; those that only a worker calls, in
+Those of the enqueue script are in enqueue.py; those of scripts that only workers call, in
 worker/jobs/leases.py. A test compares each with the header of its script.
 """
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class CancelCall(NamedTuple):
-    """End one job, wherever it is."""
+    """Settle one job in any open state."""
 
     job_id: str
     result_ttl: int
@@ -27,7 +27,7 @@ class DropCall(NamedTuple):
 
 
 class ListJobsCall(NamedTuple):
-    """A page of a tenant's jobs. What asks for nothing is 0 or empty."""
+    """A page of a tenant's jobs. 0 or an empty string means no filter."""
 
     tenant: str
     below: int
@@ -48,9 +48,9 @@ class ClaimCall(NamedTuple):
 
 
 class BreakerMove(NamedTuple):
-    """Move a breaker that is still as we saw it; with an empty `next`, take a probe."""
+    """Change a breaker that is still in the state `seen`; with an empty `next`, take a probe."""
 
     seen: str
     next: str
     probes: int = 0
-    """How many there are."""
+    """Number of probes."""

@@ -1,11 +1,10 @@
-"""Where a URL that a client chose may lead: the form it must have, and which addresses are public.
+"""Checks URLs that clients choose: their form, and which addresses are public.
 
-Both inputs fetched by URL and webhooks go by these rules. The form is strict,
-so that no two readers of a URL can take it for two different hosts: ASCII
-only, no user name, an IPv4 address as four decimal numbers or not at all.
-An address is judged by lists of our own, as `ipaddress.is_global` differs
-between Python versions and calls some tunnels to private addresses global:
-IPv4 addresses hidden in IPv6 ones are taken out and judged too. Pure: no
+Both inputs fetched by URL and webhooks follow these rules. The form is strict, so that no two
+parsers of a URL can find two different hosts in it: ASCII only, no user name, an IPv4 address
+as four decimal numbers or not at all. An address is checked against the lists below, as
+`ipaddress.is_global` differs between Python versions and calls some tunnels to private
+addresses global: IPv4 addresses embedded in IPv6 ones are extracted and checked too. Pure: no
 name is resolved here (common/net/outbound.py does).
 """
 
@@ -60,7 +59,7 @@ _NOT_PUBLIC_V4: tuple[IPv4Network, ...] = tuple(
     )
 )
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-"""All that is handed out; outside lie loopback, private, link-local, multicast, NAT64, mapped."""
+"""The allocated range; it excludes loopback, private, link-local, multicast, NAT64, mapped."""
 _NOT_PUBLIC_V6: tuple[IPv6Network, ...] = tuple(
     IPv6Network(text)
     for text in (
@@ -89,24 +88,24 @@ _LOW = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL that has the right form, in its parts."""
+    """The parts of a URL of the required form."""
 
     scheme: str
     host: str
     """Lower case, without brackets and without a dot at its end."""
     port: int
     path: str
-    """With the query, as it is sent."""
+    """The path with the query, as it is sent."""
 
     @property
     def authority(self) -> str:
-        """What the Host header says."""
+        """The value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def parse_target(url: str) -> Target:
-    """Take a URL apart; raises UrlRefused with a sentence that says what to send instead."""
+    """Parse a URL; raises UrlRefused with a sentence that says what to send instead."""
     if len(url) > MAX_URL_LENGTH:
         raise UrlRefused(f"the URL is longer than {MAX_URL_LENGTH} characters")
     if not _PRINTABLE.fullmatch(url) or "\\" in url:
@@ -154,7 +153,7 @@ def _checked_host(host: str, netloc: str) -> str:
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is one machine's on the public internet, and no tunnel's to another."""
+    """Whether the address is a public unicast address, and not a tunnel to another address."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_V4)
     if address not in _GLOBAL_UNICAST or _is_isatap(address):
@@ -163,9 +162,9 @@ def is_public(address: Address) -> bool:
 
 
 def embedded(address: Address) -> Iterator[IPv4Address]:
-    """The IPv4 addresses that an IPv6 address stands for."""
+    """The IPv4 addresses embedded in an IPv6 address."""
     bits = int(address)
-    if isinstance(address, IPv4Address) or bits <= 1:  # :: and ::1 are themselves
+    if isinstance(address, IPv4Address) or bits <= 1:  # :: and ::1 embed none
         return
     if any(address in network for network in _V4_AT_THE_END) or _is_isatap(address):
         yield IPv4Address(bits & _LOW)
@@ -188,7 +187,7 @@ class AddressRules:
     allowed: Sequence[Network] = ()
 
     def permit(self, address: str, port: int) -> bool:
-        """Whether this address, as the resolver gave it, and all that it stands for may be used."""
+        """Whether this address, as the resolver returned it, and all embedded in it are allowed."""
         try:
             judged = ip_address(address)
         except ValueError:
@@ -204,9 +203,9 @@ class AddressRules:
 
 
 def parse_networks(value: object) -> object:
-    """Networks as an operator lists them, `10.1.0.0/16,fd00:1::/64`; raises ValueError.
+    """Parse an operator's list of networks, `10.1.0.0/16,fd00:1::/64`; raises ValueError.
 
-    What is no text is left as it is.
+    A value that is not text is returned unchanged.
     """
     if not isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""Which hosts only this machine reaches."""
+"""Recognizes hosts that only this machine can reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this is a name or address of loopback."""
+    """Whether this is a loopback name or address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

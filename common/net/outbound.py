@@ -1,12 +1,11 @@
-"""HTTP to hosts that clients chose: connect to a checked address, to nothing else.
+"""HTTP to hosts that clients choose: connects only to addresses that were checked.
 
-A name is resolved once for a connection. Every address it has must pass the
-rules, as a name with a good and a bad one is an attack or a mistake, and the
-connection goes to one of those checked, not to the name: a resolver that
-answers something else the second time is not asked. The Host header, SNI
-and the name in the certificate stay those of the URL. Redirects are not
-followed, and the environment's proxies are not used, as httpcore knows of
-neither.
+A name is resolved once per connection. All of its addresses must pass the rules, as a name with
+both an allowed and a refused address is an attack or a mistake, and the connection is made to
+one of the checked addresses, not to the name: so a resolver that returns another address the
+second time (DNS rebinding) has no effect. The Host header, SNI and the name in the certificate
+stay those of the URL. Redirects are not followed, and the environment's proxies are not used, as
+httpcore implements neither.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host and port to all addresses of the host; raises OSError."""
 
 Unreachable = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
-"""What a request may raise that has to do with the other side; it may work another time."""
+"""Exceptions of a request that are caused by the remote side; a retry may succeed."""
 
 _ADDRESSES_TRIED = 4
 _IDLE_SECONDS = 5.0
@@ -52,9 +51,9 @@ class Outbound:
         resolve: Resolve | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """step_seconds is for each of connecting, TLS, a write and a read; cap the whole outside.
+        """step_seconds bounds each of connecting, TLS, a write and a read; callers bound the whole.
 
-        A resolve of None is the machine's.
+        A resolve of None uses the machine's resolver.
         """
         self._timeout = dict.fromkeys(("connect", "read", "write"), step_seconds)
         self._pool = httpcore.AsyncConnectionPool(
@@ -73,9 +72,9 @@ class Outbound:
         headers: Iterable[tuple[str, str]] = (),
         content: bytes | None = None,
     ) -> AsyncIterator[httpcore.Response]:
-        """Send a request; the body of the answer has not been read yet.
+        """Send a request; the body of the response has not been read yet.
 
-        Raises UrlRefused where the rules say no, and then nothing was connected to; else
+        Raises UrlRefused where the rules refuse the URL, and then no connection was made; else
         one of Unreachable.
         """
         url = httpcore.URL(
@@ -98,7 +97,7 @@ class Outbound:
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections for httpcore, which asks by name; TLS it begins on them by itself."""
+    """Opens connections for httpcore, which passes names, and starts TLS on them itself."""
 
     def __init__(self, rules: AddressRules, resolve: Resolve) -> None:
         self._rules = rules
@@ -113,7 +112,7 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of the host that answers, once all have passed."""
+        """Connect to the first address of the host that answers, once all addresses have passed."""
         error: Exception = httpcore.ConnectError("no address")
         for address in (await self._checked(host, port, timeout))[:_ADDRESSES_TRIED]:
             try:
@@ -136,8 +135,8 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
             raise UrlRefused(_NOT_FROM_HERE) from exc
         except OSError as exc:
             raise httpcore.ConnectError("the name cannot be resolved now") from exc
-        # The same words for a name without addresses: what an internal resolver knows is not
-        # for clients.
+        # The same message for a name without addresses, so that clients cannot probe what an
+        # internal resolver knows.
         if not addresses or not all(self._rules.permit(one, port) for one in addresses):
             raise UrlRefused(_NOT_FROM_HERE)
         return addresses
@@ -152,10 +151,10 @@ def _is_address(host: str) -> bool:
 
 
 async def machine_resolve(host: str, port: int) -> Sequence[str]:
-    """All addresses by the machine's resolver, in its order, each once.
+    """All addresses from the machine's resolver, in its order, without duplicates.
 
-    On a daemon thread for each, as a resolver may hang for half a minute and can neither be
-    interrupted nor be waited for when the process ends.
+    On a daemon thread per call, as a resolver may hang for half a minute, cannot be interrupted,
+    and must not delay the end of the process.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Sequence[str]] = loop.create_future()

@@ -1,12 +1,12 @@
-"""Open Redis connections, always with timeouts and never with hidden retries.
+"""Opens Redis connections, always with timeouts and never with hidden retries.
 
-redis-py would by default repeat a command whose answer got lost. A repeated
-reserve leases a second set of jobs, so retrying is left to those who know
-what they sent. RESP2 is asked for because the replies of the scripts and of
-client tracking then have one shape on every server.
+By default redis-py would repeat a command whose reply was lost. A repeated reserve leases a
+second set of jobs, so retries are left to the callers, which know whether a command may be
+repeated. RESP2 is used because the replies of the scripts and of client tracking then have one
+form on every server.
 
-`sentinel://host:port[;sentinel://host:port...]/db` asks Sentinels for the
-master that the settings name, at every new connection.
+`sentinel://host:port[;sentinel://host:port...]/db` queries Sentinels for the configured master,
+at every new connection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SENTINEL_SCHEME = "sentinel://"
 
 
 def cache_url_of(settings: RedisSettings, queue_url: str) -> str:
-    """Where results are kept for the same input: a Redis of its own, or the queue's."""
+    """The URL of the result cache: a Redis of its own, or the queue's."""
     own = settings.cache_redis_url
     return own.get_secret_value() if own else queue_url
 
@@ -51,8 +51,8 @@ def connect_async(
 ) -> redis.asyncio.Redis:
     """An asyncio client with its own pool; replies are bytes.
 
-    Without time_commands only connecting has a timeout: redis-py makes a task to time each
-    command, which costs more than the command, so who sends thousands times them itself.
+    Without time_commands only connecting has a timeout: redis-py creates a task to time each
+    command, which costs more than the command, so callers that send thousands apply their own.
     """
     untimed = {} if time_commands else {"socket_timeout": None}
     options = _options(settings) | untimed | {"retry": AsyncRetry(NoBackoff(), 0)}
@@ -72,7 +72,7 @@ def database_of(client: redis.Redis | redis.asyncio.Redis) -> int:
 
 
 def parse_sentinel_url(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-    """The Sentinels' addresses, and the login and database of the master they name."""
+    """The Sentinels' addresses, and the login and database of the master."""
     nodes: list[tuple[str, int]] = []
     login: dict[str, Any] = {}
     for part in url.split(";"):

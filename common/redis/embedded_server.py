@@ -1,11 +1,11 @@
-"""Find a Redis, or run one.
+"""Finds a Redis server, or starts one.
 
-The order: LANEFLEET_REDIS_URL; a server that another process of this state
-folder already runs; the embedded Valkey; `redis-server` on PATH; an error
-that says what to install. A server that we run is watched by a small process
-of its own whose standard input we hold: when we die, by whatever signal, the
-pipe closes and the watcher stops the server. The watcher leads a session of
-its own, so Ctrl-C in a terminal reaches Redis only after everybody drained.
+In this order: LANEFLEET_REDIS_URL; a server that another process of this state folder already
+runs; the embedded Valkey; `redis-server` on PATH; an error that says what to install. A server
+started here is supervised by a small watcher process whose standard input this process holds:
+when this process ends, by any signal, the pipe closes and the watcher stops the server. The
+watcher leads a session of its own, so Ctrl-C in a terminal stops Redis only after all processes
+have drained.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WATCHER = Path(__file__).parents[1] / "processes.py"
 
 @dataclass(slots=True)
 class RedisServer:
-    """A Redis to use; `stop` ends it only where we started it."""
+    """A Redis server to use; `stop` stops it only where this process started it."""
 
     url: str
     flavour: str
@@ -46,7 +46,7 @@ class RedisServer:
         return self.watcher is not None
 
     def stop(self) -> None:
-        """Stop the server if it is ours; its data stays in the state folder."""
+        """Stop the server if this process started it; its data stays in the state folder."""
         if self.watcher is None:
             return
         if self.watcher.stdin:
@@ -86,7 +86,7 @@ def resolve_redis_url(settings: RedisSettings) -> str:
 
 
 def obtain_redis(settings: RedisSettings) -> RedisServer:
-    """The Redis to use, started when need be.
+    """The Redis to use, started if needed.
 
     Raises RedisUnavailable with what to install when there is none.
     """

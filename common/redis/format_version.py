@@ -1,8 +1,9 @@
-"""The version of what lies in Redis: who starts says what it knows, and refuses what is newer.
+"""The version of the data format in Redis: a starting process raises it to its own version, and
+refuses to start on a newer one.
 
-Asked once, at the start of whoever a person or an orchestrator starts. Not by the processes
-that a supervisor starts anew: while a fleet is rolled, one that died would otherwise take its
-siblings along, which know no more than it does and work on.
+Checked once, by processes that a person or an orchestrator starts. Not by processes that a
+supervisor restarts: during a rolling upgrade, a restarted one would otherwise refuse to start and
+so end its siblings, which have the same version and still work.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from common.settings import RedisSettings
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 1.0
-"""A Redis that is silent holds up nobody's start for longer; it is waited for later, as ever."""
+"""A Redis that does not answer delays a start by no more than this; the process waits for it
+later as usual."""
 
 
 def check_format(url: str, settings: RedisSettings) -> None:
-    """Write our version where there is none or an older one; ConfigurationError for a newer."""
+    """Write this release's version where there is none or an older one; raises ConfigurationError
+    for a newer one.
+    """
     seconds = min(_LOOK_SECONDS, settings.socket_timeout_seconds)
     quick = settings.model_copy(update={"socket_timeout_seconds": seconds})
     with connect(url, quick) as client:
@@ -41,7 +45,7 @@ def check_format(url: str, settings: RedisSettings) -> None:
 
 
 def agree(client: Redis, known: int) -> int | None:
-    """Raise the version to what is known; returns which holds then, None for what is no number."""
+    """Raise the stored version to `known`; returns the result, None where it is no number."""
     with client.pipeline() as pipe:
         while True:
             pipe.watch(FORMAT)
@@ -54,7 +58,7 @@ def agree(client: Redis, known: int) -> int | None:
             pipe.set(FORMAT, known)
             try:
                 pipe.execute()
-            except WatchError:  # somebody who knows more, or less, was quicker
+            except WatchError:  # another process changed it meanwhile
                 continue
             return known
 

@@ -3,27 +3,27 @@
 | key                          | type   | what                                  | bound                  |
 |------------------------------|--------|---------------------------------------|------------------------|
 | `<lane>`, `<lane>\\x06\\x16<n>` | list   | waiting messages, one list per band   | max_backlog            |
-| `lf:lane:<lane>:unacked`     | hash   | lease tag -> what kombu can restore   | jobs that workers hold |
-| `lf:lane:<lane>:index`       | zset   | lease tag -> when it lapses, seconds  | the same               |
+| `lf:lane:<lane>:unacked`     | hash   | lease tag -> message that kombu can restore | jobs that workers hold |
+| `lf:lane:<lane>:index`       | zset   | lease tag -> when it expires, seconds | the same               |
 | `lf:lane:<lane>:delayed`     | zset   | band + message -> when it is due, ms  | max_backlog            |
-| `lf:lane:<lane>:dead`        | zset   | job id -> when it died, ms            | dead_max_count         |
+| `lf:lane:<lane>:dead`        | zset   | job id -> when it was buried, ms      | dead_max_count         |
 | `lf:lane:<lane>:letters`     | hash   | job id -> reason line + message       | dead_max_count         |
-| `lf:lane:<lane>:stats`       | hash   | counters since the lane began         | fixed fields           |
+| `lf:lane:<lane>:stats`       | hash   | counters since the lane's creation    | fixed fields           |
 | `lf:lane:<lane>:placed:<b>`  | hash   | tenant -> its messages in band b's list (b is 1 to 4) | tenants with jobs there |
 | `lf:lane:<lane>:over`        | hash   | `<b>:<tenant>` -> its messages beside that list; `<b>:` -> all | the same |
-| `lf:lane:<lane>:over:<b>:<tenant>` | list | those messages                        | max_backlog            |
+| `lf:lane:<lane>:over:<b>:<tenant>` | list | the messages that `over` counts       | max_backlog            |
 | `lf:lane:<lane>:tenants`     | hash   | tenant -> its jobs waiting or leased   | tenants with jobs there |
 | `lf:tenants:in_flight`       | hash   | the same over all lanes               | tenants with jobs      |
 | `lf:rate:<tenant>`           | string | when its bucket will be full, Unix ms | until then             |
-| `lf:keys`                    | hash   | key id -> what is known of an API key | max 10,000 (api/tenants/api_keys.py) |
+| `lf:keys`                    | hash   | key id -> the record of an API key    | max 10,000 (api/tenants/api_keys.py) |
 | `lf:keys:used`               | hash   | key id -> when it was last used, Unix seconds | the same       |
 | `lf:limits`                  | hash   | tenant -> limits of its own           | max 10,000             |
 | `lf:lane:<lane>:breaker`     | hash   | the model's circuit breaker: its state (api/overload/breaker.py), probes let through | fixed fields |
 | `lf:job:<id>`                | string | the record of a job that is not settled (lua/include/record.lua) | max_backlog |
-| `celery-task-meta-<id>`      | string | the result, as Celery stores it, and what became of the job | result_ttl |
-| `lf:blob:<id>`               | string | a large input, or the mark that it lies in LANEFLEET_BLOB_URL (blobs.py); freed with the job | its job |
+| `celery-task-meta-<id>`      | string | the result, as Celery stores it, with the job's final state | result_ttl |
+| `lf:blob:<id>`               | string | a large input, or the mark that it is in LANEFLEET_BLOB_URL (blobs.py); deleted with the job | its job |
 | `lf:flight:<lane>:<digest>`  | string | the job that identical ones follow (lua/include/single_flight.lua) | 1 hour |
-| `lf:followers:<id>`          | hash   | follower -> its message; of the job that runs for them | its job; 2,000 fields |
+| `lf:followers:<id>`          | hash   | follower -> its message; of their leader | its job; 2,000 fields |
 | `lf:lane:<lane>:followers`   | zset   | follower -> when it expires, ms       | max_backlog            |
 | `lf:fingerprints`            | hash   | lane -> the model that serves it, and a digest of its weights | the catalog's names |
 | `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
@@ -32,13 +32,13 @@
 | `lf:lanes`                   | set    | lanes that a worker ever served       | the catalogs' names    |
 | `lf:reconciler`              | string | who looks for jobs without a message now | 10 s                |
 | `lf:idempotency:<tenant>:<h>` | string | the claim of an Idempotency-Key (h: its SHA-256): fingerprint, job id | idempotency_ttl |
-| `lf:jobs:<tenant>`           | stream | which jobs were taken in, for the list of them (lua/include/job_index.lua) | list_max_count |
-| `lf:jobs:<tenant>:count`     | string | how many these were since the first   | one number             |
+| `lf:jobs:<tenant>`           | stream | the accepted jobs, for the job list (lua/include/job_index.lua) | list_max_count |
+| `lf:jobs:<tenant>:count`     | string | the number of these since the first   | one number             |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
-| `lf:worker:<name>`           | string | what a live worker says of itself     | 15 s                   |
-| `lf:format`                  | string | the version of all this (format_version.py) | one number       |
-| `lf:probe`                   | string | written to learn whether Redis takes writes | 60 s             |
-| `lf:workers`                 | zset   | worker -> when it last said so, ms    | a minute's workers     |
+| `lf:worker:<name>`           | string | a live worker's report                | 15 s                   |
+| `lf:format`                  | string | the version of this format (format_version.py) | one number       |
+| `lf:probe`                   | string | written to learn whether Redis accepts writes | 60 s             |
+| `lf:workers`                 | zset   | worker -> time of its last report, ms | a minute's workers     |
 
 Channels: `celery-task-meta-<id>` (the result), `lf:canceled` (`<lane> <lease tag>`, to who runs it),
 `lf:hurry` (a lane), `lf:control` (what operators ask). Redis' channels know no databases, so all
@@ -46,7 +46,7 @@ but the first end in `:<database>`, in any other than 0; job ids need no telling
 
 The band keys and the result key are Celery's own names, so that any Celery
 client can produce and consume. A lane has its own `unacked` pair, so that a
-foreign consumer with a shorter visibility timeout never sees our leases.
+foreign consumer with a shorter visibility timeout never sees this fleet's leases.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ JOBS_PREFIX = "lf:jobs:"
 IDEMPOTENCY_PREFIX = "lf:idempotency:"
 TENANTS_IN_FLIGHT = "lf:tenants:in_flight"
 NOTHING = "lf:none"
-"""Never written; a script that deletes it has written."""
+"""Never exists; a script that deletes it counts as having written."""
 WORKER_TTL_SECONDS = 15
 WORKERS = "lf:workers"
-"""The names of live workers, and of some who died within the last minute."""
+"""The names of live workers, and of some that ended within the last minute."""
 PROBE = "lf:probe"
 FORMAT = "lf:format"
 FORMAT_VERSION = 1
 """Of the keys above, the records, the messages and the results. Raise it when a release writes
-what the release before cannot read (docs/durability.md says how a fleet is rolled then).
+a form that the previous release cannot read (docs/durability.md describes the upgrade).
 """
 ALIASES = "lf:aliases"
 WEIGHTS_DIGESTS = "lf:fingerprints"
@@ -90,14 +90,14 @@ CACHE_PREFIX = "lf:cache:"
 OVER_TOTALS = ("1:", "2:", "3:", "4:")
 """Fields of a lane's `over`: how many wait beside each band's list."""
 STARVED_CHANNEL = "lf:hurry"
-"""On which the enqueue script names lanes where a tenant with no other job got one."""
+"""The enqueue script publishes the lanes in which a tenant without other jobs got one."""
 API_KEYS = "lf:keys"
 API_KEYS_USED = "lf:keys:used"
 TENANT_LIMITS = "lf:limits"
 CANCELED_CHANNEL = "lf:canceled"
-"""On which the cancel script tells a job's lane and lease tag."""
+"""The cancel script publishes a job's lane and lease tag."""
 CONTROL_CHANNEL = "lf:control"
-"""What operators ask of the workers' models: `load minilm@2`, `aliases`."""
+"""Operators' commands for the workers' models: `load minilm@2`, `aliases`."""
 
 
 def scoped_channel(channel: str, database: int) -> str:
@@ -117,7 +117,7 @@ def band_of(priority: int) -> int:
 
 @lru_cache(maxsize=4096)
 def band_key(lane: str, priority: int = 0) -> str:
-    """The list that holds the lane's waiting messages of this priority."""
+    """The list of the lane's waiting messages of this priority."""
     band = band_of(priority)
     return f"{lane}{BAND_SEPARATOR}{band}" if band else lane
 
@@ -134,7 +134,7 @@ class LaneKeys:
     letters: str
     stats: str
     followers: str
-    """Not among those that every script takes; nor the next ones."""
+    """This and the next ones are not among the keys that every script takes."""
     over: str
     breaker: str
     tenants: str
@@ -186,12 +186,12 @@ def blob_key(job_id: str) -> str:
 
 
 def flight_name(lane: str, digest: str) -> str:
-    """What identical jobs of one lane share a run under."""
+    """The name of the single-flight that identical jobs of one lane share."""
     return f"{lane}:{digest}"
 
 
 def cache_key(model: str, digest: str) -> str:
-    """A result that may be used again."""
+    """A cached result."""
     return f"{CACHE_PREFIX}{model}:{digest}"
 
 
@@ -201,5 +201,5 @@ def idempotency_key(tenant: str, digest: str) -> str:
 
 
 def worker_key(name: str) -> str:
-    """What the worker says of itself."""
+    """The worker's report."""
     return WORKER_PREFIX + name

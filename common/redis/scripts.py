@@ -1,8 +1,8 @@
-"""Load the Lua transitions once and run them by digest.
+"""Loads the Lua scripts once and runs them by digest.
 
-Two facts shape this file. Redis 7 refuses a script at maxmemory unless its
-first line says `allow-oom`, and Redis 6.2 does not know that line. And a
-server that restarted or failed over has forgotten every script.
+For two reasons: Redis 7 refuses a script at maxmemory unless its first line says `allow-oom`, and
+Redis 6.2 does not know that line. And a server that restarted or failed over has no scripts
+loaded.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from common.redis.connect import database_of
 from common.redis.keys import NOTHING, channel_scope
 
 REFUSED_WHEN_FULL = frozenset({"enqueue", "claim_idempotency_key"})
-"""Scripts that take new work in; the others must run so that a full server drains."""
+"""Scripts that accept new work; the others must run so that a full server drains."""
 
 # On Redis 6.2 the memory check is skipped once a script has written, and DEL is
-# never refused; so a first, harmless write stands for the flag of Redis 7.
+# never refused; so a first, harmless write replaces the flag of Redis 7.
 _FLAGGED = "#!lua flags=allow-oom\n"
 _WRITE_FIRST = f"redis.call('DEL', '{NOTHING}')\n"
 
@@ -51,7 +51,7 @@ class _Loaded:
     digest: str
 
     def call(self, keys: Sequence[str], args: Args) -> bytes:
-        """The command as RESP. redis-py would look at every argument first, and copy some twice:
+        """The command as RESP. redis-py would check every argument first, and copy some twice:
         a third of a microsecond each for the blocking client, two for the asyncio one.
         """
         command = ("EVALSHA", self.digest, len(keys), *keys, *args)
@@ -79,7 +79,7 @@ def included_by(text: str) -> list[str]:
 
 
 def _with_includes(text: str, chain: tuple[str, ...], done: dict[str, str]) -> None:
-    """Put what the text includes into `done`: each once, what it needs itself first."""
+    """Add the includes of a text to `done`: each once, after its own includes."""
     for name in included_by(text):
         path = " -> ".join((*chain, name))
         if name in chain:
@@ -97,7 +97,7 @@ def _with_includes(text: str, chain: tuple[str, ...], done: dict[str, str]) -> N
 def script_text(name: str, *, server_major: int, database: int = 0) -> str:
     """The whole script as a server takes it: header, what it includes, transition.
 
-    Raises ConfigurationError, with the chain, for an unknown name or a circle.
+    Raises ConfigurationError, with the chain, for an unknown name or a cycle.
     """
     header = ""
     if name not in REFUSED_WHEN_FULL:
@@ -114,7 +114,7 @@ def _major(info: dict[str, Any]) -> int:
 
 
 class Pending:
-    """A transition whose answer is on its way, on a connection kept for it."""
+    """A script call whose reply has not been read yet, on a connection reserved for it."""
 
     def __init__(self, connection: Any, pool: Any, again: Callable[[], Any]) -> None:
         self._connection = connection
@@ -122,7 +122,7 @@ class Pending:
         self._again = again
 
     def result(self) -> Any:
-        """Wait for the answer; raises what redis-py raises. Call it once."""
+        """Wait for the reply; raises what redis-py raises. Call it once."""
         try:
             return self._connection.read_response()
         except NoScriptError:
@@ -133,7 +133,7 @@ class Pending:
 
 
 class Scripts:
-    """The transitions over one blocking client. Safe to share between threads."""
+    """The scripts over one blocking client. Safe to share between threads."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
@@ -145,7 +145,7 @@ class Scripts:
         return self.send(name, keys, args).result()
 
     def send(self, name: str, keys: Sequence[str], args: Args) -> Pending:
-        """Start one transition; its answer must be taken. Raises what redis-py raises."""
+        """Send one script call; its reply must be read. Raises what redis-py raises."""
         script = self._loaded.get(name) or self._load(name)
         command = script.call(keys, args)
         pool = self._client.connection_pool
@@ -158,7 +158,7 @@ class Scripts:
         return Pending(connection, pool, lambda: self._again(script, keys, args))
 
     def _again(self, script: _Loaded, keys: Sequence[str], args: Args) -> Any:
-        """With the text, for a server that has forgotten it."""
+        """Run it by its text, for a server that has not loaded it."""
         return self._client.eval(script.text, len(keys), *keys, *args)
 
     def _load(self, name: str) -> _Loaded:
@@ -170,9 +170,9 @@ class Scripts:
 
 
 class AsyncScripts:
-    """The transitions over one asyncio client; some at a time, the others wait their turn.
+    """The scripts over one asyncio client, with a limit on concurrent calls.
 
-    redis-py's pool refuses whoever comes when all of its 100 connections are out.
+    redis-py's pool raises when all of its 100 connections are in use.
     """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:

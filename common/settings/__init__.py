@@ -1,8 +1,8 @@
 """One frozen settings tree, read from the environment once, in `__main__`.
 
 Every field has a unit in its name, bounds and a sentence. Nothing else in
-the project reads the environment for its own settings. What cannot be true
-together is refused by the section that has both.
+the project reads the environment for its own settings. Settings that contradict each other are
+refused by the section that contains both.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = (
 )
 
 
-# pydantic takes the fields of the last base first, and so does `lanefleet doctor`.
+# pydantic orders the fields of the last base first, and so does `lanefleet doctor`.
 class Settings(
     LogSettings,
     WorkerSettings,

@@ -1,7 +1,7 @@
-"""What every section shares: where values come from, and types that several of them use.
+"""The base of every section: the source of values, and types that several sections use.
 
-A section is a class of its own, so that a component names the one it needs and a test
-makes no more than that; the process reads them all at once, as `Settings`.
+A section is a class of its own, so that a component declares the one it needs and a test
+creates no more than that; the process reads them all at once, as `Settings`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The front: what a request may ask for, and the HTTP server (docs/server.md has its reasons)."""
+"""The front: limits of requests, and the HTTP server (docs/server.md has the reasons)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEFAULT_LIST_MAX = 100_000
 
 
 class FrontSettings(Section):
-    """What a request may ask for, and how much of it."""
+    """Limits and options of requests."""
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")

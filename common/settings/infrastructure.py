@@ -1,4 +1,4 @@
-"""Where things are, how Redis is reached and what is printed: what both sides need to start."""
+"""Infrastructure that both sides use: Redis, the cache, the catalog and logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.settings.base import CommaSeparated, Section
 
 
 class RedisSettings(Section):
-    """Which Redis, and how long it may take."""
+    """The Redis of the queue, and its timeouts."""
 
     redis_url: SecretStr | None = Field(
         None, description="Redis or Valkey to use; unset starts an embedded one."
@@ -33,7 +33,7 @@ class RedisSettings(Section):
 
 
 class CacheSettings(Section):
-    """The cache of results."""
+    """The result cache."""
 
     cache_timeout_seconds: float = Field(
         0.5,
@@ -44,7 +44,7 @@ class CacheSettings(Section):
 
 
 class CatalogSettings(Section):
-    """Which models there are."""
+    """The catalog of models."""
 
     catalog: Path = Field(Path("deploy/models.yaml"), description="The catalog file.")
     models: CommaSeparated = Field(

@@ -1,4 +1,4 @@
-"""Inputs: where large ones lie, and how those named by a URL are fetched."""
+"""Inputs: the store of large ones, and the fetching of those given by URL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.settings.base import Networks, Ports, Section
 
 
 class BlobSettings(Section):
-    """Where inputs too large for a message lie."""
+    """The store of inputs that are too large for a message."""
 
     inline_input_bytes: int = Field(
         65_536, ge=0, description="Inputs above this size go by reference, not in the message."

@@ -10,7 +10,7 @@ from common.settings.base import Section
 
 
 class JobSettings(Section):
-    """What holds for every job."""
+    """Settings of every job."""
 
     result_ttl_seconds: int = Field(
         86_400, ge=1, description="How long a settled job's record and result are kept."
@@ -50,7 +50,7 @@ class JobSettings(Section):
 
     @property
     def lease_ms(self) -> int:
-        """The lease in milliseconds, as the scripts take it."""
+        """The lease in milliseconds, the unit of the scripts."""
         return int(self.lease_seconds * 1000)
 
     @property

@@ -1,4 +1,4 @@
-"""Overload: when work is refused before it is queued (docs/overload.md)."""
+"""Overload: the refusal of work before it is queued (docs/overload.md)."""
 
 from __future__ import annotations
 

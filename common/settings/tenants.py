@@ -10,7 +10,7 @@ DEFAULT_WINDOW = 8
 
 
 class TenantSettings(Section):
-    """API keys, and what each tenant may send."""
+    """API keys, and the limits of tenants."""
 
     api_keys_required: bool | None = Field(
         None,

@@ -10,7 +10,7 @@ from common.settings.base import ENV_PREFIX, Section
 
 
 class DeviceSettings(Section):
-    """Which devices, and what torch may do on them."""
+    """The devices, and torch's options for them."""
 
     devices: str = Field(
         "auto",

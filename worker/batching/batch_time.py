@@ -1,4 +1,4 @@
-"""Learn how long batches take, by their padded cost."""
+"""Learns how long batches take, by their padded cost."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from math import inf
 
 
 class BatchTime:
-    """What a batch takes: base + rate x padded cost, by least squares that forget.
+    """The time of a batch as base + rate x padded cost, by least squares with decaying weights.
 
-    Weighted by 1/cost, since the noise of a timing grows with its length.
+    Weighted by 1/cost, because the noise of a measurement grows with its length.
     """
 
     _KEEP = 0.97
     _LEAST = 8
     _OUTLIER = 4.0
-    """A reading counts for no more than this times what was expected."""
+    """A measurement is capped at this many times the expected time."""
 
     def __init__(self) -> None:
-        self._seen = -1  # The first batch warms caches and is not counted.
+        self._seen = -1  # the first batch warms caches and is not counted
         self._w = self._wx = self._wxx = self._wy = self._wxy = 0.0
         self._base = self._rate = 0.0
         self.typical = 0.0
-        """What a batch took of late, in seconds; 0 while too few were seen."""
+        """The recent average time of a batch in seconds; 0 while too few were measured."""
         self.overhead: float | None = None
-        """What a batch costs before its first item, in the unit of cost; None while unknown."""
+        """The fixed cost of a batch, in the unit of cost; None while unknown."""
 
     def observe(self, cost: float, seconds: float) -> None:
-        """Take one reading: a batch of this padded cost took so long."""
+        """Record how long a batch of this padded cost took."""
         self._seen += 1
         if self._seen == 0:
             return
@@ -43,18 +43,18 @@ class BatchTime:
             self.typical = self._wy / self._w
 
     def seconds(self, cost: float) -> float:
-        """What a batch of this padded cost should take; 0 while too few were seen."""
+        """The expected time of a batch of this padded cost; 0 while too few were measured."""
         return self._base + self._rate * cost
 
     def affordable(self, seconds: float) -> float:
-        """The padded cost that should take no longer than this; negative for none."""
+        """The largest padded cost expected to take no longer than this; negative where none is."""
         if seconds < self._base:
             return -1.0
         return (seconds - self._base) / self._rate if self._rate else inf
 
     def _solve(self) -> None:
         spread = self._w * self._wxx - self._wx * self._wx
-        if spread <= 1e-3 * self._w * self._wxx:  # All of one cost: nothing tells base from rate.
+        if spread <= 1e-3 * self._w * self._wxx:  # all of one cost: base and rate are inseparable
             self._base, self._rate, self.overhead = 0.0, self._wxy / (self._wxx or 1.0), None
             return
         self._rate = max(0.0, (self._w * self._wxy - self._wx * self._wy) / spread)

@@ -3,32 +3,33 @@
 Pure on purpose: no I/O, no clock and no threads, so that every timing rule
 can be tested by passing in a clock reading.
 
-When a batch leaves: at once while the device is idle; else when a group fills
-one, when the oldest item has waited `max_wait_ms`, or when more waiting would
-miss a deadline or the latency target.
+When a batch is formed: at once while the device is idle; else when a group fills one, when
+the oldest item has waited `max_wait_ms`, or when more waiting would miss a deadline or the
+latency target.
 
-Who leads it (the anchor):
+The first item (the anchor) is:
 
-1. the oldest item of all, when `_PASSED_OVER` batches went without it, so that
-   neither higher bands nor deadlines starve it;
-2. else the item whose deadline would not outlast another batch before its own;
-3. else the first of the highest band: tenants take turns, and of one tenant's the oldest.
+1. the oldest item of all, when `_PASSED_OVER` batches did not contain it, so that neither
+   higher bands nor deadlines starve it;
+2. else the item with a deadline that would be missed if another batch ran first;
+3. else the first of the highest band: tenants take turns, and the oldest item of a tenant
+   comes first.
 
-Who joins: items of the anchor's group, from its own band before the others and
-those from the highest, nearest in cost first, and of equal cost the first in turn.
-Nobody who would take the batch over `max_batch` items, padded over `max_cost`,
-or past the anchor's deadline or latency target by the learned batch time
-(which no longer bind once the anchor alone would miss them: full batches catch
-up soonest). And nobody who takes the padding over half of what one more batch
-costs, learned likewise: with 64 sentences of 3-60 words in flight, a simulated
-CPU then did 1.03-1.5 times as much as with full batches. Where the limits say
-that nothing is padded, a batch costs what its items do and none of this binds.
+The others are items of the anchor's group: from its own band first, then from the other
+bands from the highest; nearest in cost first, and among equal costs in order of turns. An
+item is not added if it would take the batch over `max_batch` items, over `max_cost` when
+padded, or past the anchor's deadline or latency target by the learned batch time (these no
+longer apply once the anchor alone would miss them: full batches catch up soonest). Nor is it
+added if the padding would exceed half of the learned overhead of one more batch: with 64
+sentences of 3-60 words in flight, a simulated CPU then did 1.03-1.5 times as much as with
+full batches. Where the limits say that nothing is padded, a batch costs the sum of its items
+and the rules on padding do not apply.
 
-Turns are start-time fair: an item's is one after its tenant's last one, but no earlier
-than where we are. So one that sends a job now and then is served next, however
-many others have here, and those who send without end share alike.
+Turns are start-time fair: an item's turn is one after its tenant's last one, but no earlier
+than the current turn. So a tenant that sends a job occasionally is served next, however many
+jobs others have here, and tenants with a constant backlog get equal shares.
 
-Items of one group with the same key count once and are meant to run once.
+Items of one group with the same key count once and run once.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ __all__ = ("Batch", "BatchLimits", "BatchTime", "Batcher")
 T = TypeVar("T")
 
 _TENANTS_KNOWN = 1_000
-"""With more, those are forgotten whose turn has come; it would be theirs again at once."""
+"""With more, tenants whose last turn has passed are removed; that does not change their next."""
 _PASSED_OVER = 7
-"""Batches that may leave without the oldest item before it leads one."""
+"""Batches that may be formed without the oldest item before it becomes the anchor."""
 
 
 class Batch(list[T]):
-    """Items that run together, oldest first; those with one key stand side by side."""
+    """Items that run together, oldest first; items with the same key are adjacent."""
 
     __slots__ = ("_pads", "_runs", "padded_cost", "regular")
 
@@ -68,9 +69,9 @@ class Batch(list[T]):
     ) -> None:
         super().__init__(items)
         self.padded_cost = padded_cost
-        """Its costliest item times its runs, or their sum where nothing is padded."""
+        """The largest cost times the number of runs, or the sum of costs without padding."""
         self.regular = regular
-        """Whether the batcher formed it, so that what it takes says what the next one will."""
+        """Whether the batcher formed it, so that its time predicts that of the next batch."""
         self._runs = runs
         self._pads = pads
 
@@ -80,7 +81,7 @@ class Batch(list[T]):
         return cls([item], cost, regular=False)
 
     def halves(self, cost: Callable[[T], float]) -> tuple[Batch[T], Batch[T]]:
-        """Its two halves, in which every item runs for itself."""
+        """Its two halves, in which every item has a run of its own."""
         middle = len(self) // 2
         first, second = self[:middle], self[middle:]
         return (
@@ -93,7 +94,7 @@ class Batch(list[T]):
         return [[item] for item in self] if self._runs is None else self._runs
 
     def only(self, kept: Callable[[T], bool], cost: Callable[[T], float]) -> Batch[T]:
-        """The same without some of its items."""
+        """A batch with only the items for which `kept` is true."""
         runs = [left for run in self.runs() if (left := [item for item in run if kept(item)])]
         costs = [cost(run[0]) for run in runs]
         padded = max(costs, default=0.0) * len(runs) if self._pads else sum(costs)
@@ -102,9 +103,9 @@ class Batch(list[T]):
 
 
 class Batcher(Generic[T]):
-    """Holds one lane's decoded items until they leave as a batch.
+    """Holds one lane's decoded items until a batch is formed of them.
 
-    All times are seconds on one steady clock of the caller's.
+    All times are seconds on one steady clock, passed in by the caller.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -112,13 +113,13 @@ class Batcher(Generic[T]):
         self.time = BatchTime()
         self._groups: dict[Hashable, Group[T]] = {}
         self._ages: tuple[deque[Entry[T]], ...] = tuple(deque() for _ in range(BANDS))
-        """By band, in order of arrival; those that left are dropped once they come to the front."""
+        """By band, in order of arrival; taken entries are dropped when they reach the front."""
         self._turns: tuple[deque[Entry[T]], ...] = tuple(deque() for _ in range(BANDS))
-        """The same in the order in which tenants take turns."""
+        """By band, in the order in which tenants take turns."""
         self._last_turn: tuple[dict[str, int], ...] = tuple({} for _ in range(BANDS))
-        """By band and tenant."""
+        """The last turn assigned, by band and tenant."""
         self._turn = [0] * BANDS
-        """By band: whose turn it was when the last batch left."""
+        """By band, the turn when the last batch was formed."""
         self._deadlines: list[tuple[float, int, Entry[T]]] = []
         self._serial = 0
         self._held = 0
@@ -139,11 +140,11 @@ class Batcher(Generic[T]):
         key: Hashable = None,
         tenant: str = "",
     ) -> None:
-        """Take one item.
+        """Add one item.
 
         cost is in the unit of max_cost; priority is its band, 0 (highest) to 3;
-        items of unlike group never meet in a batch; items of like group and key
-        (not None) are taken for the same input.
+        items of different groups never share a batch; items of the same group and key (not
+        None) are treated as the same input.
         """
         self._serial += 1
         self._held += 1
@@ -168,16 +169,16 @@ class Batcher(Generic[T]):
             self._set_deadline(entry, deadline)
 
     def observe(self, padded_cost: float, seconds: float) -> None:
-        """Learn that a batch of this padded cost had the device so long."""
+        """Record the time that a batch of this padded cost took on the device."""
         self.time.observe(padded_cost, seconds)
 
     def oldest_arrival(self) -> float | None:
-        """When the oldest item came in, or None when there is none."""
+        """When the oldest item arrived, or None when there is none."""
         oldest = self._oldest()
         return oldest.arrived if oldest else None
 
     def ready_at(self) -> float | None:
-        """From when on a batch may leave while the device is busy; None when empty."""
+        """The time from which a batch may be formed while the device is busy; None when empty."""
         oldest = self._oldest()
         if oldest is None:
             return None
@@ -186,7 +187,7 @@ class Batcher(Generic[T]):
         return self._due_at(oldest)
 
     def next_batch(self, now: float, *, device_idle: bool) -> Batch[T]:
-        """The batch that should leave now; empty when waiting is better."""
+        """The batch to run now; empty when waiting is better."""
         oldest = self._oldest()
         if oldest is None:
             return Batch()
@@ -196,7 +197,7 @@ class Batcher(Generic[T]):
         return self._take(full.oldest_of_highest(), oldest, now) if full else Batch()
 
     def take_all(self) -> list[T]:
-        """Everything, oldest first; for handing back on shutdown."""
+        """Remove and return all items, oldest first; to be released at shutdown."""
         entries = [entry for home in self._groups.values() for band in home.bands for entry in band]
         items = [item for entry in sorted(entries, key=SERIAL) for item in entry.items()]
         self._groups.clear()
@@ -225,7 +226,7 @@ class Batcher(Generic[T]):
             insort(turns, entry, key=TURN)
 
     def _share(self, entry: Entry[T], item: T, priority: int) -> None:
-        """Another item wants this entry's output; the more urgent band of both counts."""
+        """Add an item that shares this entry's output; the more urgent band of both applies."""
         if entry.sharers is None:
             entry.sharers = []
         entry.sharers.append(item)
@@ -266,7 +267,7 @@ class Batcher(Generic[T]):
         return next((home for home in self._groups.values() if home.fills(self.limits)), None)
 
     def _due_at(self, oldest: Entry[T]) -> float:
-        """When waiting for company ends."""
+        """When waiting for more items ends."""
         due = oldest.arrived + self.limits.max_wait_ms / 1000
         if self.limits.target_latency_ms is not None:
             target = oldest.arrived + self.limits.target_latency_ms / 1000
@@ -283,7 +284,7 @@ class Batcher(Generic[T]):
         return self._first_in_turn()
 
     def _max_padded(self, anchor: Entry[T], now: float) -> float:
-        """The padded cost that keeps max_cost and, where it can, the anchor's times."""
+        """The largest padded cost within max_cost and, where possible, the anchor's times."""
         most = self.limits.max_cost or inf
         target_ms = self.limits.target_latency_ms
         target = None if target_ms is None else anchor.arrived + target_ms / 1000

@@ -1,4 +1,4 @@
-"""Pack waiting inputs of like cost into one batch: what the batcher is made of."""
+"""Packs waiting inputs of similar cost into one batch; the parts of the batcher."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ T = TypeVar("T")
 
 BANDS = 4
 _LEAST_PADDING, _UNLEARNED_PADDING = 0.1, 0.25
-"""Padding that is always allowed, as a share of the true cost: once times are known, and before."""
+"""Padding always allowed, as a share of the true cost: once batch times are known, and before."""
 _PADDING_PER_OVERHEAD = 0.5
-"""Padding allowed, as a share of what one more batch costs; 0.5 to 1 did alike, 2 worse."""
+"""Padding allowed, as a share of the cost of one more batch; 0.5 to 1 measured alike, 2 worse."""
 
 
 @dataclass(slots=True)
 class BatchLimits:
-    """What a batch may be; `max_batch` shrinks when the device ran out of memory."""
+    """The limits of a batch; `max_batch` is lowered when the device runs out of memory."""
 
     max_batch: int
     max_wait_ms: float
     max_cost: float | None = None
     target_latency_ms: float | None = None
-    """From an item's arrival to the end of its batch, as far as its length can help."""
+    """From an item's arrival to the end of its batch, as far as the batch's size affects it."""
     pads: bool = True
-    """Whether each item of a batch costs what the largest does; else only what it is."""
+    """Whether each item of a batch costs as much as the largest; else its own cost."""
 
 
 @dataclass(eq=False)
 class Entry(Generic[T]):
-    """One waiting input. Without slots, so that what most never set costs nothing to make."""
+    """One waiting input. Without slots, so that fields that most never set cost nothing."""
 
     cost: float
     serial: int
@@ -42,7 +42,7 @@ class Entry(Generic[T]):
     band: int
     group: Group[T]
     turn: int = 0
-    """Place in the order in which tenants take turns."""
+    """Position in the order in which tenants take turns."""
     taken: bool = field(default=False, init=False)
     key: Hashable = field(default=None, init=False)
     deadline: float | None = field(default=None, init=False)
@@ -59,7 +59,7 @@ TURN = attrgetter("turn")
 
 
 class Group(Generic[T]):
-    """What may share a batch: entries by band, each sorted by cost, then by turn."""
+    """Entries that may share a batch, by band, each sorted by cost, then by turn."""
 
     def __init__(self, name: Hashable) -> None:
         self.name = name
@@ -90,7 +90,7 @@ class Group(Generic[T]):
 
 
 class Draft(Generic[T]):
-    """A batch in the making, grown around its anchor."""
+    """A batch that is being formed around its anchor."""
 
     def __init__(
         self, anchor: Entry[T], limits: BatchLimits, max_padded: float, overhead: float | None
@@ -103,11 +103,11 @@ class Draft(Generic[T]):
 
     @property
     def padded_cost(self) -> float:
-        """What the batch costs the device, in the unit of `cost`."""
+        """The cost of the batch on the device, in the unit of `cost`."""
         return self.top * len(self.entries) if self._pads else self.total
 
     def fill_from(self, band: list[Entry[T]]) -> None:
-        """Move over who is nearest in cost, while all limits hold."""
+        """Move the entries nearest in cost into the batch, while all limits hold."""
         room = self._max_batch - len(self.entries)
         if room <= 0 or not band:
             return
@@ -130,14 +130,14 @@ class Draft(Generic[T]):
             self._move(band, low, gap, high)
 
     def _alike(self, band: list[Entry[T]], gap: int, room: int) -> int:
-        """How many may join at once because they cost what the anchor does."""
+        """How many entries may be added at once because they cost the same as the anchor."""
         near = self._near
         same = band[-1].cost == near
         end = len(band) if same else bisect_right(band, near, lo=gap, key=_COST)
         count = min(end - gap, room)
         padded = near * (len(self.entries) + count) if self._pads else self.total + near * count
         if (self._pads and self.top != near) or padded > self._max_padded:
-            return 0  # They are looked at one by one.
+            return 0  # They are checked one by one.
         self.total += near * count
         return count
 
@@ -154,7 +154,7 @@ class Draft(Generic[T]):
         return True
 
     def _move(self, band: list[Entry[T]], low: int, gap: int, high: int) -> None:
-        """Take band[low:high], but of those that cost as much as band[low] the first in turn."""
+        """Take band[low:high]; among those of the same cost as band[low], the first in turn."""
         if low == gap:
             self.entries += band[low:high]
             del band[low:high]

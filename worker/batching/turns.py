@@ -1,12 +1,11 @@
-"""Which lane the device serves next.
+"""Decides which lane the device serves next.
 
 Pure on purpose, as the batcher is: a clock reading is passed in.
 
-The rule. The lane whose oldest job has waited longest goes first, by weight
-and less what it costs to switch to it. A lane that has the device keeps it
-while full batches are ready, for so many batches or so long, whichever ends
-first; so at saturation a switch is paid for by a whole turn, and nobody
-waits longer than the others' turns.
+The rule: the lane whose oldest job has waited longest goes first, by weight and less the
+cost of switching to it. The current lane keeps the device while full batches are ready, for
+a number of batches or a time, whichever ends first; so at saturation the cost of a switch is
+spread over a whole turn, and no lane waits longer than the turns of the others.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from typing import NamedTuple
 
 
 class Candidate(NamedTuple):
-    """A lane that has something to run."""
+    """A lane that has work."""
 
     name: str
     waited: float
-    """Seconds since its oldest job arrived here, or was known to wait for a load."""
+    """Seconds since its oldest job arrived here, or since work for an unloaded model was found."""
     weight: float = 1.0
     full: bool = False
-    """Whether a batch is ready that could not be larger."""
+    """Whether a batch of the maximum size is ready."""
     switch_seconds: float = 0.0
-    """What going there costs: a load, or colder caches."""
+    """The cost of switching to it: a load, or colder caches."""
 
 
 class Turns:
-    """Remembers who has the device, and since when."""
+    """Tracks which lane has the device, and since when."""
 
     def __init__(self, batches_a_turn: int, seconds_a_turn: float) -> None:
         self._batches_a_turn = batches_a_turn
@@ -40,7 +39,7 @@ class Turns:
         self.switches = 0
 
     def order(self, candidates: Sequence[Candidate], now: float) -> list[str]:
-        """The lanes to try, best first. Tell `took` which one it was."""
+        """The lanes to try, best first. Call `took` with the one that is served."""
         if len(candidates) == 1:
             return [candidates[0].name]
         keeps = self._batches < self._batches_a_turn and now - self._began < self._seconds_a_turn
@@ -53,7 +52,7 @@ class Turns:
         return [one.name for one in sorted(candidates, key=merit, reverse=True)]
 
     def took(self, name: str, now: float) -> bool:
-        """A batch of this lane gets the device; returns whether that is a switch."""
+        """Record that a batch of this lane gets the device; returns whether that is a switch."""
         if name == self.current:
             self._batches += 1
             return False

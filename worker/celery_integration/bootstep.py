@@ -1,9 +1,9 @@
-"""The Celery seam: lanes live inside a real Celery worker.
+"""The Celery seam: runs the lanes inside a real Celery worker.
 
-The worker consumes no queue through kombu; the lanes do that. What Celery
-shows of a worker (inspect, revoke, heartbeats, events, Flower) is kept true:
-its state is filled from the lanes when somebody looks, on the loop's thread,
-instead of job by job. So it is exact, and costs nothing while nobody looks.
+The worker consumes no queue through kombu; the lanes do that. Celery's view of a worker
+(inspect, revoke, heartbeats, events, Flower) stays correct: its state is filled from the lanes on
+request, on the loop's thread, instead of job by job. So it is exact, and costs nothing without
+requests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worker.pipeline.finisher import Listener
 log = structlog.get_logger(__name__)
 
 EngineFactory = Callable[[str, Listener, EventCounts], Engine]
-"""Makes the engine for a node of this name."""
+"""Creates the engine of a node, by the node's name."""
 
 
 class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
@@ -63,13 +63,13 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         self.engine.start()
 
     def stop(self, _worker: Any) -> None:
-        """Finish the running batch, hand back the rest."""
+        """Finish the running batch, release the other jobs."""
         self.engine.stop()
 
     terminate = stop
 
     def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
-        """After every (re)connect: keep heartbeats true and events flowing."""
+        """After every (re)connect: keep heartbeats correct and send events."""
         self.events.hub = hub
         hub.call_repeatedly(1.0, self._tick)
         self.state.refresh()
@@ -97,7 +97,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
 
 
 def _release_before_soft_shutdown(worker: Any, engine: Engine) -> None:
-    """Celery's soft shutdown sleeps in the signal handler; others get our unstarted jobs now."""
+    """Release unstarted jobs now, as Celery's soft shutdown sleeps in the signal handler."""
     wait = worker.wait_for_soft_shutdown
 
     def release_then_wait() -> None:

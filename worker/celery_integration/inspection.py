@@ -1,4 +1,4 @@
-"""What Celery's remote control sees of the lanes: one request per leased job.
+"""Presents the lanes to Celery's remote control: one request per leased job.
 
 Filled when somebody looks, on the loop's thread, instead of job by job. What waits for its
 time is held by no worker, and is read from Redis then.
@@ -23,7 +23,7 @@ from worker.observability.parked import MAX_PARKED_LOOKED_AT, ParkedJob, ParkedJ
 
 
 class LaneRequest:
-    """One leased job as Celery's remote control sees a request."""
+    """One leased job in the form of a Celery request."""
 
     __slots__ = ("__weakref__", "delivery_info", "execution", "hostname", "id", "stamps", "task")
 
@@ -47,7 +47,7 @@ class LaneRequest:
         return _request_info(self.id, self.hostname, self.delivery_info, began)
 
     def terminate(self, *_args: Any, **_kwargs: Any) -> None:
-        """A batch cannot be torn apart; the cancel that came before keeps it from publishing."""
+        """Do nothing: a batch cannot be interrupted; the preceding cancel prevents publishing."""
 
     def cancel(self, *_args: Any, **_kwargs: Any) -> None:
         """As terminate."""
@@ -94,7 +94,7 @@ class CeleryState:
         hostname: str,
         task: Any,
     ) -> None:
-        """finished says how many results were published until now."""
+        """finished returns the number of results published so far."""
         self._lanes = lanes
         self._parked = parked
         self._finished = finished
@@ -104,7 +104,7 @@ class CeleryState:
         self._counted = 0
 
     def refresh(self) -> None:
-        """Make active, reserved and total exactly what the lanes hold now."""
+        """Set active, reserved and total to the current state of the lanes."""
         with self._lanes.changed:
             held = [
                 (lane.name, one)

@@ -1,9 +1,8 @@
 """Celery task events for the jobs of a batch, many in one message.
 
-They are sent only while somebody watches (Flower turns them on), on the
-loop's thread, through the dispatcher that Celery owns. Above
-`events_per_second` jobs are sampled, and the sampling is told in
-`inspect stats`, so that nobody takes the sample for the whole.
+They are sent only while events are enabled (Flower enables them), on the loop's thread, through
+Celery's dispatcher. Above `events_per_second` jobs are sampled, and `inspect stats` reports the
+sampling, so that the sample is not mistaken for all jobs.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ _SUCCEEDED = '"type":"task-succeeded","runtime":%.6f,"result":"<%d bytes>"}'
 
 
 class TaskEvents:
-    """Takes published batches from the finisher, sends their events from the loop."""
+    """Receives published batches from the finisher, and sends their events from the loop."""
 
     def __init__(
         self, worker: str, counts: EventCounts, events_per_second: int, *, enabled: bool
     ) -> None:
-        """worker is the name that events carry."""
+        """worker is the name in the events."""
         self._worker = worker
         self._counts = counts
         self._max_per_second = events_per_second
@@ -58,7 +57,7 @@ class TaskEvents:
         return self._dispatcher() is not None
 
     def info(self) -> dict[str, Any]:
-        """How many jobs' events were sent, and how many were left out by sampling."""
+        """The numbers of jobs whose events were sent and whose were left out by sampling."""
         return {
             "enabled": self._dispatcher() is not None,
             "jobs_sent": self._counts.sent,
@@ -67,8 +66,8 @@ class TaskEvents:
         }
 
     def offer(self, published: Published) -> None:
-        """Send the events of these; a listener of the finisher. Returns at once when nobody
-        watches.
+        """Queue the events of a published group; a listener of the finisher. Returns at once while
+        events are disabled.
         """
         dispatcher = self._dispatcher()
         if self.hub is None or dispatcher is None:
@@ -185,13 +184,13 @@ class TaskEvents:
         return {"type": "task-failed", "exception": exception, "traceback": ""}
 
     def _send(self) -> None:
-        """On the loop's thread: everything that waits goes out in one message."""
+        """Send all queued events in one message; on the loop's thread."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
         dispatcher = self._dispatcher()
         if not waiting or dispatcher is None:
             return
-        # Encoded here: Celery's own way spends most of an event on its JSON encoder.
+        # Encoded here: Celery spends most of the time of an event in its JSON encoder.
         body = f"[{','.join(waiting)}]"
         with dispatcher.mutex:
             if dispatcher.producer is not None:

@@ -1,8 +1,7 @@
-"""What this computer lets us use: GPUs, cores and a container's share of them.
+"""Discovers the machine's resources: GPUs, cores and a container's share of them.
 
-Asked of NVML and the kernel's files, never of torch: the process that starts
-the workers must not import it, and `CUDA_VISIBLE_DEVICES` must be settled
-before anybody does.
+Uses NVML and the kernel's files, never torch: the process that starts the workers must not
+import it, and `CUDA_VISIBLE_DEVICES` must be set before it is imported.
 """
 
 from __future__ import annotations
@@ -35,24 +34,24 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU, or one MIG slice of it, as CUDA_VISIBLE_DEVICES would name it."""
+    """One GPU, or one MIG slice of it, by its name in CUDA_VISIBLE_DEVICES."""
 
     token: str
     index: int | None = None
     """Its number in nvidia-smi; a slice has that of its GPU."""
     uuid: str = ""
     near: frozenset[int] = frozenset()
-    """The cores of its NUMA node; empty where nobody knows."""
+    """The cores of its NUMA node; empty where unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this computer lets us use."""
+    """The resources that this process may use."""
 
     gpus: tuple[Gpu, ...]
     cores: frozenset[int]
     quota: int | None = None
-    """Whole cores' worth of time that a container's limit grants; None is all of them."""
+    """Whole cores that a container's CPU limit grants; None is all of them."""
     has_mps: bool = False
 
 
@@ -62,7 +61,7 @@ def look_around(
     driver: Path = _DRIVER,
     pci: Path = _PCI,
 ) -> Machine:
-    """Ask the system, without torch."""
+    """Query the system, without torch."""
     numbered_as_nvml = (environment.get("CUDA_DEVICE_ORDER") or CUDA_ORDER) == CUDA_ORDER
     found = find_gpus(load_nvml, driver, pci if numbered_as_nvml else None)
     return Machine(
@@ -76,8 +75,8 @@ def look_around(
 def find_gpus(load_nvml: Callable[[], Any], driver: Path, pci: Path | None) -> list[Gpu]:
     """Every GPU the driver shows, in the order of nvidia-smi; none without a driver.
 
-    A container that was given a GPU for computing only has no NVML, so the
-    driver's own files are the second source.
+    A container with a GPU for computing only has no NVML, so the driver's own files are the
+    second source.
     """
     try:
         nvml = load_nvml()
@@ -111,11 +110,11 @@ def _gpus_of_nvml(nvml: Any, index: int, pci: Path | None) -> list[Gpu]:
 
 
 def _mig_slices(nvml: Any, handle: Any) -> list[str] | None:
-    """The UUIDs of a GPU's slices; None when it is not cut into slices."""
+    """The UUIDs of a GPU's slices; None when it is not partitioned."""
     try:
         if not nvml.nvmlDeviceGetMigMode(handle)[0]:
             return None
-    except nvml.NVMLError:  # GPUs without MIG do not know the question
+    except nvml.NVMLError:  # GPUs without MIG do not support the query
         return None
     uuids = []
     for index in range(int(nvml.nvmlDeviceGetMaxMigDeviceCount(handle))):
@@ -138,7 +137,7 @@ def _text(value: str | bytes) -> str:
 
 
 def near_cores(bus_id: str, pci: Path | None) -> frozenset[int]:
-    """The cores on a PCI device's NUMA node; empty where the system does not say."""
+    """The cores on a PCI device's NUMA node; empty where unknown."""
     domain, _, rest = bus_id.lower().partition(":")
     if pci is None or not rest:
         return frozenset()
@@ -151,7 +150,7 @@ def near_cores(bus_id: str, pci: Path | None) -> frozenset[int]:
 
 
 def parse_cores(text: str) -> frozenset[int]:
-    """`0-3,8` as the kernel writes it. Raises ValueError for anything else."""
+    """Parse `0-3,8`, the kernel's format. Raises ValueError for anything else."""
     cores: set[int] = set()
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
@@ -160,17 +159,17 @@ def parse_cores(text: str) -> frozenset[int]:
 
 
 def visible_gpus(found: Sequence[Gpu], listed: str | None) -> list[Gpu]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves us, in its order; None leaves all.
+    """The GPUs that CUDA_VISIBLE_DEVICES permits, in its order; None permits all.
 
-    Its entries are kept as they are. Where the driver shows us nothing to
-    compare them with, they are believed. Raises ConfigurationError.
+    Its entries are kept unchanged. Where the driver lists no GPUs to compare them with, they
+    are accepted. Raises ConfigurationError.
     """
     if listed is None:
         return list(found)
     gpus = []
     for token in (part.strip() for part in listed.split(",")):
         if not CUDA_TOKEN.fullmatch(token):
-            break  # CUDA, too, hides an invalid entry and all that follow
+            break  # like CUDA, which hides an invalid entry and all after it
         gpus.append(_recognise(token, found))
     return gpus
 
@@ -198,8 +197,8 @@ def usable_cores() -> frozenset[int]:
 def cpu_quota(cgroup: Path = _CGROUP) -> int | None:
     """Whole cores that a container's CPU limit grants (cgroup v2); None without a limit.
 
-    With more threads than that, the kernel stops all of them for part of every
-    tenth of a second.
+    With more threads than that, the kernel throttles all of them for part of every tenth of a
+    second.
     """
     try:
         quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()

@@ -1,7 +1,7 @@
-"""Which device each worker process gets, settled before torch is imported.
+"""Assigns a device to each worker process, before torch is imported.
 
-Each process sees one device, runs on the cores near it and takes its share
-of their threads. `prepare` alone touches torch.
+Each process sees one device, runs on the cores near it and uses its share of their threads.
+Only `prepare` uses torch.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ DEVICES_HELP = (
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What one worker process gets."""
+    """The device and cores of one worker process."""
 
     device: str
-    """Its name to people: `cuda:1`, a UUID, `mps` or `cpu`."""
+    """Its display name: `cuda:1`, a UUID, `mps` or `cpu`."""
     visible: str
     """CUDA_VISIBLE_DEVICES; empty hides every GPU."""
     threads: int
     cores: frozenset[int] = frozenset()
-    """The cores to stay on; empty is wherever the system likes."""
+    """The cores to run on; empty is no restriction."""
 
     def environment(self) -> dict[str, str]:
-        """What must be set before torch, NumPy or ONNX Runtime are imported."""
+        """The environment to set before torch, NumPy or ONNX Runtime are imported."""
         return {
             "CUDA_VISIBLE_DEVICES": self.visible,
             "CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER") or CUDA_ORDER,
@@ -57,7 +57,7 @@ class _Chosen(NamedTuple):
 def plan(
     settings: DeviceSettings, machine: Machine, environment: Mapping[str, str] = os.environ
 ) -> list[Placement]:
-    """One placement per worker process. Raises ConfigurationError, with what to write instead."""
+    """One placement per worker process. Raises ConfigurationError with what to write instead."""
     chosen = choose(settings.devices, settings.use_gpu, machine)
     cores = [_cores_for(one, settings, machine) for one in chosen]
     budget = machine.quota or len(machine.cores)
@@ -91,7 +91,7 @@ def _cores_for(chosen: _Chosen, settings: DeviceSettings, machine: Machine) -> f
 
 
 def choose(asked: str, use_gpu: bool, machine: Machine) -> list[_Chosen]:
-    """The devices asked for, one per process; a device named twice gets two processes."""
+    """The configured devices, one per process; a device named twice gets two processes."""
     if asked.strip() == "auto":
         return _automatic(use_gpu, machine)
     chosen = [one for word in asked.split(",") for one in _read_device(word.strip(), machine)]
@@ -136,7 +136,7 @@ def _by_uuid(word: str, machine: Machine) -> list[_Chosen]:
     known = [gpu for gpu in machine.gpus if gpu.uuid.startswith(word)]
     if known:
         return [_Chosen(word, replace(known[0], token=word))]
-    # Listing slices may need rights that using one does not.
+    # Listing slices may require privileges that using one does not.
     if word.startswith("MIG-") or not machine.gpus:
         return [_Chosen(word, Gpu(word, uuid=word))]
     return _refuse(word, machine)
@@ -163,18 +163,18 @@ def _unusable(word: str, remedy: str) -> ConfigurationError:
 
 
 def name_inside(device: str) -> str:
-    """What torch calls the device in a process that sees no other GPU."""
+    """torch's name of the device in a process that sees no other GPU."""
     return device if device in ("cpu", "mps") else "cuda:0"
 
 
 def enter(placement: Placement) -> None:
-    """Take the placement in this process. Call before torch is imported and threads start."""
+    """Apply the placement to this process. Call before torch is imported and threads start."""
     os.environ.update(placement.environment())
     stay_on(placement.cores)
 
 
 def stay_on(cores: frozenset[int]) -> None:
-    """Keep this thread, and those it will start, on these cores; quietly where that cannot be."""
+    """Pin this thread, and those it will start, to these cores; ignored where unsupported."""
     if cores and hasattr(os, "sched_setaffinity"):
         with suppress(OSError):
             os.sched_setaffinity(0, cores)

@@ -1,4 +1,4 @@
-"""Set torch up for the device and the cores that this process was given."""
+"""Configures torch for the device and the cores of this process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ log = structlog.get_logger(__name__)
 
 
 def math_threads() -> int:
-    """Threads for one forward pass in this process; torch and ONNX Runtime get the same."""
+    """Threads for one forward pass in this process, for torch and ONNX Runtime alike."""
     asked = first_number(os.environ.get("OMP_NUM_THREADS", ""))
     return asked or min(len(usable_cores()), cpu_quota() or sys.maxsize)
 
 
 def prepare(device: str, settings: DeviceSettings) -> None:
-    """Set torch up for a device, as `name_inside` gives it. Harmless to repeat.
+    """Configure torch for a device, as named by `name_inside`. Idempotent.
 
-    Call on the device's thread before each model loads, so that the cap on
-    memory holds for its weights, and after: on a CPU only the model knows
-    whether torch is needed, and to import it for nothing takes seconds.
+    Call on the device's thread before each model loads, so that the memory cap applies to its
+    weights, and after: on a CPU only the model determines whether torch is needed, and an
+    unnecessary import takes seconds.
     """
     if "torch" not in sys.modules and (device == "cpu" or find_spec("torch") is None):
         return
@@ -40,7 +40,7 @@ def prepare(device: str, settings: DeviceSettings) -> None:
         if settings.gpu_memory_fraction < 1:
             torch.mps.set_per_process_memory_fraction(settings.gpu_memory_fraction)
     elif torch.get_num_interop_threads() != 1:
-        with suppress(RuntimeError):  # torch takes it only before its first parallel work
+        with suppress(RuntimeError):  # torch accepts it only before its first parallel work
             torch.set_num_interop_threads(1)
 
 

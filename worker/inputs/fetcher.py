@@ -1,8 +1,8 @@
-"""Fetch inputs that are neither in the message nor in Redis: from a URL, or the blob store.
+"""Fetches inputs that are neither in the message nor in Redis: from a URL, or the blob store.
 
-One thread with an event loop, so that a server that hangs holds up nothing
-but its own job: neither the decode pool, nor the reserver, nor the device. What
-was fetched goes on as if it had come with the message.
+One thread with an event loop, so that a server that hangs delays only its own job: neither the
+decode pool, nor the reserver, nor the device. A fetched input is processed as if it had been in
+the message.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STORE_RETRY_MS = 5_000
 
 
 class InputFetcher:
-    """Takes executions whose input is elsewhere; delivers each once, fetched or failed."""
+    """Fetches the inputs of executions; delivers each execution once, fetched or failed."""
 
     def __init__(self, settings: FetchSettings, blobs: Blobs | None) -> None:
         self._urls = UrlInputs(settings)
@@ -40,22 +40,22 @@ class InputFetcher:
         self._thread = threading.Thread(target=self._run, name="fetcher", daemon=True)
 
     def start(self, deliver: Callable[[Lane, Execution], None]) -> None:
-        """Begin to fetch; deliver is called on the fetcher's own thread."""
+        """Start the thread; deliver is called on the fetcher's own thread."""
         self._deliver = deliver
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what is being fetched stays undelivered."""
+        """End the thread; executions whose input is being fetched are not delivered."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._end)
 
     def request(self, lane: Lane, executions: Sequence[Execution]) -> None:
-        """Fetch the inputs of these, each on its own."""
+        """Fetch the inputs of these, each independently."""
         for execution in executions:
             self._loop.call_soon_threadsafe(self._begin, self._serve(lane, execution))
 
     def discard(self, job_ids: Sequence[str]) -> None:
-        """Remove the stored inputs of jobs that are settled; the sweep gets what this does not."""
+        """Delete the stored inputs of settled jobs; the sweeper deletes those that this misses."""
         if job_ids and self._blobs is not None:
             self._loop.call_soon_threadsafe(self._begin, self._discard(self._blobs, job_ids))
 
@@ -79,7 +79,7 @@ class InputFetcher:
                 if execution.disposition is None:
                     await self._fetch(execution)
         except InputStoreUnavailable as exc:
-            # Not the job's fault: it comes again until the store is back, and no attempt counts.
+            # The job is not at fault: it is retried until the store is back, uncounted.
             if execution.disposition is None:
                 execution.disposition, execution.error = Hold(_STORE_RETRY_MS), exc
         except FleetError as exc:

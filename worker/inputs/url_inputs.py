@@ -1,7 +1,7 @@
-"""Get inputs from URLs that clients sent: within limits of size and time, with few tries.
+"""Fetches inputs from URLs that clients send: within limits of size and time, with few tries.
 
-What a client reads of a failure says nothing of what answered: a fleet may
-be allowed to reach inside networks, and must not become an ear in them.
+The message of a failure contains nothing of the response: a fleet may be allowed to reach
+internal networks, and must not let clients probe them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ZLIB_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
 class UrlInputs:
-    """Fetches, in one event loop, by the rules of common/net/addresses.py."""
+    """Fetches in one event loop, by the rules of common/net/addresses.py."""
 
     def __init__(
         self,
@@ -41,14 +41,14 @@ class UrlInputs:
         resolve: Resolve | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """None stands for the machine's resolver and the certificates that it trusts."""
+        """None selects the machine's resolver and its trusted certificates."""
         self._settings = settings
         self._resolve = resolve
         self._ssl_context = ssl_context
         self._outbound: Outbound | None = None
 
     async def fetch(self, url: str) -> bytes:
-        """The input behind a URL.
+        """Fetch the input at a URL.
 
         Raises InputUrlRefused, InputUrlFailed or InputTooLarge, each with a sentence.
         """
@@ -81,7 +81,7 @@ class UrlInputs:
             return await _read(response, self._settings.fetch_max_bytes)
 
     def _client(self) -> Outbound:
-        """Made when it is needed first: reading the machine's certificates takes a while."""
+        """Created on first use: reading the machine's certificates is slow."""
         if self._outbound is None:
             settings = self._settings
             self._outbound = Outbound(
@@ -95,7 +95,7 @@ class UrlInputs:
 
 
 class _Temporary(Exception):
-    """The server says that it fails; it may answer when it is asked again."""
+    """The server reported an error of its own; a retry may succeed."""
 
 
 def _check_status(status: int) -> None:
@@ -112,9 +112,10 @@ def _check_status(status: int) -> None:
 
 
 async def _read(response: httpcore.Response, limit: int) -> bytes:
-    """The body, decompressed where its server compressed it all the same; never past the limit.
+    """Read the body, decompressed if the server compressed it unasked; never past the limit.
 
-    The limit holds for what arrives as well: what is compressed may grow to nothing for ever.
+    The limit applies to the received bytes as well: an endless compressed stream may expand to
+    nothing.
     """
     headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
     declared = headers.get(b"content-length", "")
@@ -148,7 +149,7 @@ def _inflater(encoding: str) -> Any:
 
 
 def _inflate(inflater: Any, chunk: bytes, room: int) -> bytes:
-    """At most a byte more than there is room for, whatever the chunk would grow to."""
+    """Decompress at most one byte more than there is room for."""
     try:
         inflated: bytes = inflater.decompress(chunk, room + 1)
     except zlib.error as exc:

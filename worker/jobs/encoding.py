@@ -1,4 +1,4 @@
-"""The last step of a job: its output, or what went wrong, as the result that is published."""
+"""The last step of a job: encodes its output or its error as the result to publish."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from worker.jobs.execution import Execution, describe, reason_of
 
 
 def encode(execution: Execution, stamp: Stamp) -> None:
-    """Turn the output into the result as Celery stores it, or the failure likewise."""
+    """Encode the output, or the failure, as the result that Celery stores."""
     handler = execution.handler
     if execution.disposition is None and handler is not None:
         try:
@@ -34,7 +34,7 @@ def encode(execution: Execution, stamp: Stamp) -> None:
 
 
 def failure_of(execution: Execution, stamp: Stamp) -> bytes:
-    """The failure as `AsyncResult.get()` raises it in any Celery client."""
+    """The failure in the form from which `AsyncResult.get()` raises it in any Celery client."""
     return stamp.failure(
         execution.job_id,
         execution.attempt,

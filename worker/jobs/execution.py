@@ -1,8 +1,8 @@
-"""One leased job inside the worker, and what becomes of it.
+"""One leased job inside the worker, and its disposition.
 
-Every step works on one `Execution`; the first that sets its disposition ends its way,
-and later steps leave it alone. What each disposition means for the lease is one table,
-in worker/pipeline/endings.py.
+Every step takes one `Execution`; the first that sets its disposition ends it, and later
+steps skip it. One table, in worker/pipeline/endings.py, maps each disposition to the
+transition of the lease.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ Step = Literal["parse", "decode", "infer", "encode"]
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The job waits, delayed, and is tried again: at a time of its own choice, or after a failure.
+    """The job is delayed and tried again: at its ETA, or after a failure.
 
-    Only after a failure does the attempt count.
+    The attempt counts only after a failure.
     """
 
     at_ms: int = 0
-    """Unix milliseconds; 0 where `after_ms` says when."""
+    """Unix milliseconds; 0 where `after_ms` is used."""
     after_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The job waits for its input, which cannot be read now; that charges neither job nor model."""
+    """The job is delayed because its input cannot be read now. This counts against neither the job
+    nor the model.
+    """
 
     after_ms: int
 
@@ -46,14 +48,14 @@ class Hold:
 Disposition = (
     Literal["succeeded", "failed", "expired", "canceled", "unreadable", "lost"] | Retry | Hold
 )
-"""What becomes of a job in this worker. `lost`: the lease is another's, or left to lapse."""
+"""How a job leaves this worker. `lost`: its lease is held elsewhere, or left to expire."""
 
 
 @dataclass(eq=False)
 class Execution:
-    """One leased job on its way through the worker. Times are seconds on the steady clock.
+    """One leased job inside the worker. Times are seconds on the steady clock.
 
-    Without slots, so that what most jobs never set costs nothing to make.
+    Without slots, so that fields that most jobs never set cost nothing to create.
     """
 
     tag: bytes
@@ -65,24 +67,24 @@ class Execution:
     value: Any = None
     params: Mapping[str, Any] = field(default_factory=dict)
     digest: str = field(default="", init=False)
-    """Under which its result may be kept, and its run shared; empty where neither may be."""
+    """The key under which its result may be cached and its run shared; empty where neither may."""
     weights: str = field(default="", init=False)
-    """The digest of weights that the model must have for that."""
+    """The weights digest that the model must have for the result to be cached."""
     result: bytes = field(default=b"", init=False)
     """JSON, when it may be kept."""
     call: str = field(default="", init=False)
     """A digest of what was sent, where a Celery client chose the id; a copy has the same."""
     key: str | None = field(default=None, init=False)
-    """Equal for equal inputs; None where each must run."""
+    """Equal for equal inputs, which run once; None where each must run."""
     handler: Model | None = field(default=None, init=False)
-    """Who decoded it, and must run it: an alias may point elsewhere by then."""
+    """The handler that decoded it and must run it: its alias may have moved meanwhile."""
     version: str = field(default="", init=False)
     reserved_ms: int = field(default=0, init=False)
     """When it was reserved, Unix milliseconds of the Redis server."""
     has_blob: bool = field(default=False, init=False)
     blob: bytes | None = field(default=None, init=False)
     stored: bool = field(default=False, init=False)
-    """Whether the input lies in LANEFLEET_BLOB_URL."""
+    """Whether the input is stored in LANEFLEET_BLOB_URL."""
     input_url: str | None = field(default=None, init=False)
     expires_at: float | None = field(default=None, init=False)
     """Unix seconds after which the job must not run."""
@@ -97,7 +99,7 @@ class Execution:
     ignore_result: bool = field(default=False, init=False)
     """Whether its client wants no result kept."""
     passage: Passage | None = field(default=None, init=False)
-    """When it was decoded, and with whom."""
+    """The times of the chunk in which it was decoded."""
     started: float = field(default=0.0, init=False)
     traceparent: str = field(default="", init=False)
     """The W3C trace that it belongs to; empty for most."""
@@ -107,7 +109,7 @@ class Execution:
     cost: float = field(default=1.0, init=False)
     output: Any = field(default=None, init=False)
     disposition: Disposition | None = field(default=None, init=False)
-    """None while it is on its way."""
+    """None until the job has ended here."""
     step: Step = field(default="parse", init=False)
     error: BaseException | None = field(default=None, init=False)
     meta: bytes = field(default=b"", init=False)
@@ -124,7 +126,7 @@ class Execution:
 
 
 def describe(execution: Execution) -> str:
-    """One sentence about what went wrong, for the job's owner."""
+    """One sentence about the error, for the job's owner."""
     error, text = execution.error, text_of(execution.error)
     if isinstance(error, FleetError):
         return text
@@ -132,7 +134,7 @@ def describe(execution: Execution) -> str:
 
 
 def reason_of(execution: Execution) -> str:
-    """The stable machine-readable reason."""
+    """The stable, machine-readable reason of the failure."""
     error = execution.error
     if isinstance(error, FleetError):
         return error.code

@@ -1,8 +1,7 @@
 """Leases of one lane: each transition is one Lua call for N jobs.
 
-Tags are minted from a nonce that is fresh for every call, so an answer that
-got lost on the way cannot be mistaken for a later one. All times are the
-Redis server's.
+Tags are derived from a prefix that is unique per call, so the leases of a call whose reply
+was lost cannot be mistaken for those of a later one. All times are the Redis server's.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from common.redis.scripts import Pending, Scripts
 from common.settings import Settings
 
 Flag = Literal["", "1"]
-"""A yes or no as scripts take it: `1`, or empty."""
+"""A boolean argument of a script: `1`, or empty."""
 Failure = Literal["", "input", "model", "other"]
-"""Whose fault it was that a job failed; empty where it succeeded."""
+"""What caused a failure; empty where the job succeeded."""
 
 
 class Lease(NamedTuple):
@@ -32,8 +31,8 @@ class Lease(NamedTuple):
     tag: bytes
     attempt: int
     origin: bytes
-    """When the job was accepted, Unix milliseconds of the Redis server (0 when unknown), then
-    `:` and its tenant where it has one."""
+    """When the job was accepted, Unix milliseconds of the Redis server (0 when unknown), followed
+    by `:` and its tenant where it has one."""
     message: bytes
 
     @property
@@ -43,23 +42,23 @@ class Lease(NamedTuple):
 
     @property
     def tenant(self) -> str:
-        """Whose job it is; empty where it is nobody's."""
+        """The job's tenant; empty where it has none."""
         return self.origin.partition(b":")[2].decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What one call of `reserve` brought."""
+    """The reply of one call of `reserve`."""
 
     leases: list[Lease]
     left_waiting: int
-    """Jobs of the lane that still wait."""
+    """Jobs of the lane that are not leased."""
     server_ms: int
     """The Redis server's clock at the call, Unix milliseconds."""
 
 
 class ReserveCall(NamedTuple):
-    """The words of the reserve script."""
+    """The arguments of the reserve script."""
 
     lane: str
     wanted: int
@@ -75,7 +74,7 @@ class ReserveCall(NamedTuple):
 
 
 class StartCall(NamedTuple):
-    """The words of the start script."""
+    """The arguments of the start script."""
 
     lane: str
     tag: bytes
@@ -87,15 +86,15 @@ class StartCall(NamedTuple):
 
 
 class FinishCall(NamedTuple):
-    """The first words of the finish script; the jobs' follow."""
+    """The first arguments of the finish script; those of each job follow."""
 
     result_ttl: int
     words: int
-    """How many there are of each job."""
+    """Number of arguments per job."""
 
 
 class FinishedJob(NamedTuple):
-    """What `finish` publishes for one job. What stands for nothing is an empty string."""
+    """The arguments of `finish` for one job. An empty string means that there is no value."""
 
     tag: bytes
     job_id: str
@@ -103,46 +102,47 @@ class FinishedJob(NamedTuple):
     """The result as Celery stores it: JSON."""
     tenant: str = ""
     flight: str = ""
-    """Which it may lead."""
+    """The single-flight of which the job may be the leader."""
     reuse_ms: int | str = ""
-    """For how long those to come get its result after a success; with a flight."""
+    """How long after a success later identical jobs get its result; only with a flight."""
     failure: Failure = ""
-    """Whose fault it was, where it failed."""
+    """What caused the failure, where the job failed."""
     has_blob: Flag = ""
-    """Whether an input lies beside the message."""
+    """Whether the job has an input under its blob key."""
 
 
 _WIDTHS = (3, 4, 6, 8)
-"""How many words may be sent of jobs that have no more. Most batches bring three, or four with a
-tenant, or six where results are shared; a word costs Redis and the worker about 0.1 us each."""
+"""Numbers of arguments per job that may be sent: trailing ones that are empty for the whole batch
+are left out. Most batches need three, or four with a tenant, or six where results are shared; an
+argument costs Redis and the worker about 0.1 us each."""
 
 
 class ReleasedJob(NamedTuple):
-    """What `release` hands back."""
+    """The arguments of `release` for one job."""
 
     tag: bytes
     job_id: str
     uncount: bool
-    """Whether the attempt is taken back; otherwise the delivery is."""
+    """Whether to uncount the attempt; otherwise the delivery is uncounted."""
 
 
 class RetryJob(NamedTuple):
-    """What `retry` parks: until `due_ms` (Unix), or for `delay_ms` from now."""
+    """The arguments of `retry` for one job: delayed until `due_ms` (Unix) or by `delay_ms`."""
 
     tag: bytes
     job_id: str
     due_ms: int | str = ""
     delay_ms: int | str = ""
     error: str = ""
-    """Of the attempt that failed."""
+    """The error of the attempt that failed."""
     unread: Flag = ""
-    """Whether the store of inputs failed, which charges neither job nor model."""
+    """Whether the input store failed, which counts against neither the job nor the model."""
     uncount: Flag = ""
-    """Whether the attempt is taken back."""
+    """Whether to uncount the attempt."""
 
 
 class BuryCall(NamedTuple):
-    """The first words of the bury script; letters follow."""
+    """The first arguments of the bury script; those of each dead letter follow."""
 
     lane: str
     result_ttl: int
@@ -151,7 +151,7 @@ class BuryCall(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """What `bury` parks for one job; job_id is empty where none could be read."""
+    """The arguments of `bury` for one job; job_id is empty where none could be read."""
 
     tag: bytes
     job_id: str
@@ -162,16 +162,16 @@ class DeadLetter(NamedTuple):
 
 
 class ReclaimCall(NamedTuple):
-    """The words of the reclaim script."""
+    """The arguments of the reclaim script."""
 
     lane: str
     tag_prefix: str
-    """Of the call whose answer got lost."""
+    """The prefix of the call whose reply was lost."""
     wanted: int
 
 
 class ReapCall(NamedTuple):
-    """The words of the reap script."""
+    """The arguments of the reap script."""
 
     lane: str
     limit: int
@@ -180,19 +180,19 @@ class ReapCall(NamedTuple):
 
 
 class LeasePolicy(NamedTuple):
-    """What the settings say of leases and of how often a job is tried."""
+    """The settings for leases and attempts."""
 
     lease_ms: int
     max_attempts: int
     dead_max_count: int
-    """Dead letters that a lane keeps."""
+    """Most dead letters of a lane."""
     result_ttl_seconds: int
-    """For lanes whose model has none of its own."""
+    """The default for lanes whose model sets none."""
     tenant_window_jobs: int
 
     @classmethod
     def of(cls, settings: Settings) -> LeasePolicy:
-        """That of a process."""
+        """The policy of a process with these settings."""
         return cls(
             settings.lease_ms,
             settings.max_attempts,
@@ -217,15 +217,14 @@ class LaneLeases:
         self._asked: Pending | None = None
 
     def reserve(self, wanted: int, result_ttl: int) -> Reservation:
-        """Lease up to `wanted` jobs: `ask` and `receive`, for who has nothing to do meanwhile."""
+        """Lease up to `wanted` jobs: `ask`, then `receive` at once."""
         self.ask(wanted, result_ttl)
         return self.receive()
 
     def ask(self, wanted: int, result_ttl: int) -> None:
-        """Start to lease up to `wanted` jobs; `receive` must follow.
+        """Send the request to lease up to `wanted` jobs; `receive` must follow.
 
-        Where the answer to an earlier call got lost on the way, what was leased
-        then is handed back first.
+        Where the reply to an earlier call was lost, the jobs that it leased are reclaimed first.
         """
         if self._unanswered is not None:
             self._reclaim(*self._unanswered)
@@ -253,7 +252,7 @@ class LaneLeases:
         )
 
     def receive(self) -> Reservation:
-        """What the last `ask` brought."""
+        """Receive the reply of the last `ask`."""
         assert self._asked is not None, "ask first"
         asked, self._asked = self._asked, None
         reply = asked.result()
@@ -267,7 +266,7 @@ class LaneLeases:
         self._unanswered = None
 
     def start(self, tag: bytes, job_id: str, result_ttl: int) -> int:
-        """Count a suspect's attempt; its number, 0 when fenced, -1 when it is dead now."""
+        """Count a suspect's attempt; returns its number, 0 when fenced, -1 when the job is dead."""
         policy = self._policy
         call = StartCall(
             self._lane,
@@ -281,11 +280,11 @@ class LaneLeases:
         return int(self._scripts.run("start", self._keys, call))
 
     def renew(self, tags: Sequence[bytes]) -> list[bytes]:
-        """Extend these leases; returns the tags that are no longer ours."""
+        """Extend these leases; returns the tags that this worker no longer holds."""
         return list(self._scripts.run("renew", self._keys, (self._policy.lease_ms, *tags)))
 
     def finish(self, jobs: Sequence[FinishedJob], result_ttl: int) -> list[int]:
-        """Publish and ack; returns the positions of those that were fenced."""
+        """Publish and acknowledge; returns the positions of the jobs that were fenced."""
         columns = list(zip(*jobs, strict=True))
         words = next(width for width in _WIDTHS if not any(map(any, columns[width:])))
         args: list[str | bytes | int | float] = [*FinishCall(result_ttl, words)]
@@ -293,21 +292,21 @@ class LaneLeases:
         return list(self._scripts.run("finish", self._keys, args))
 
     def release(self, jobs: Iterable[ReleasedJob]) -> int:
-        """Hand these to the lane's front; how many were still held."""
+        """Return these to the front of the lane; returns how many were still held."""
         args: list[str | bytes | int | float] = [self._lane]
         for tag, job_id, uncount in jobs:
             args += (tag, job_id, "1" if uncount else "")
         return int(self._scripts.run("release", self._keys, args)) if len(args) > 1 else 0
 
     def retry(self, jobs: Iterable[RetryJob]) -> int:
-        """Park these until later; how many were still held."""
+        """Delay these; returns how many were still held."""
         args: list[str | bytes | int | float] = [self._lane]
         for job in jobs:
             args += job
         return int(self._scripts.run("retry", self._keys, args)) if len(args) > 1 else 0
 
     def bury(self, letters: Iterable[DeadLetter], result_ttl: int) -> int:
-        """Park these on the dead list and publish their failure; how many were still held."""
+        """Move these to the dead list and publish their failure; returns how many were held."""
         args: list[str | bytes | int | float] = [
             *BuryCall(self._lane, result_ttl, self._policy.dead_max_count, self._worker)
         ]
@@ -316,15 +315,15 @@ class LaneLeases:
         return int(self._scripts.run("bury", self._keys, args))
 
     def cancel(self, job_id: str, result_ttl: int, state: str) -> str:
-        """Settle a job as `canceled` or `expired`, whoever has it; its state afterwards, empty
-        where nobody knows it.
+        """Settle a job as `canceled` or `expired`, whichever worker holds it. Returns its state
+        afterwards, empty where the job is unknown.
         """
         call = CancelCall(job_id, result_ttl, state)
         return bytes(self._scripts.run("cancel", (), call)).decode()
 
     def reap(self, limit: int = 200, result_ttl: int | None = None) -> tuple[int, int, int]:
-        """Return lapsed leases and due delayed jobs to the lane; look after followers, and count
-        its tenants' jobs again.
+        """Return expired leases and due delayed jobs to the lane, settle followers past their
+        deadline, free those without a leader, and recount the jobs of its tenants.
 
         Returns (reaped, promoted, ms until the next delayed job is due or -1).
         """

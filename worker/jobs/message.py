@@ -1,4 +1,4 @@
-"""Read a leased message: Celery protocol 2, JSON, from our front or from any Celery client."""
+"""Parses a leased message: Celery protocol 2, JSON, from the front or from any Celery client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse(
         message = loads(raw)
         headers = message["headers"]
         job_id = str(headers["id"])
-        job_id.encode()  # half a surrogate pair could name no key
+        job_id.encode()  # a lone surrogate cannot be encoded in a key
         execution = Execution(tag, attempt, created_ms, job_id, now, tenant)
     except _UNREADABLE as exc:
         lost = Execution(tag, attempt, created_ms, "", now, tenant)

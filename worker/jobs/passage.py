@@ -1,6 +1,6 @@
-"""When jobs that were reserved together came in and were decoded.
+"""The arrival and decoding times of jobs that were decoded together.
 
-One object for all of them, so that measuring costs a few clock readings a batch.
+One object for a whole chunk, so that measuring costs a few clock readings a batch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Passage:
-    """Who was reserved and decoded together: when they came in, and were decoded."""
+    """When the jobs of a chunk arrived, and when they were decoded."""
 
     __slots__ = ("arrived", "decoded", "each")
 
@@ -17,11 +17,11 @@ class Passage:
         self.arrived = arrived
         self.decoded = decoded
         self.each = (decoded - began) / size
-        """Seconds that one of them took to decode."""
+        """Decoding seconds per job."""
 
 
 class MeasuredJob(Protocol):
-    """What is counted: a job on its way."""
+    """The fields of an execution that the stages read."""
 
     created_ms: int
     attempt: int

@@ -2,9 +2,8 @@
 
 `parse` is in message.py and `encode` in encoding.py.
 
-Each step leaves an execution that has ended alone, so a batch in which some failed
-goes through the same calls as one in which none did. A step that raises is
-named in the job's error.
+Each step skips an execution that has ended, so a batch in which some failed takes the same
+calls as one in which none did. The job's error names the step that raised.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from worker.transfer import Later
 
 
 def decode(execution: Execution, spec: ModelSpec, handler: Model) -> None:
-    """Turn the input into an item and its cost."""
+    """Decode the input into an item and its cost."""
     if execution.disposition is not None:
         return
     try:
@@ -38,18 +37,18 @@ def decode(execution: Execution, spec: ModelSpec, handler: Model) -> None:
 
 
 def infer(executions: Sequence[Execution], handler: Model) -> None:
-    """Run one batch to its end; raises what the model raises. None may have ended."""
+    """Run one batch to its end; raises what the model raises. No execution may have ended."""
     outputs = launch(executions, handler)
     accept(executions, outputs.wait() if isinstance(outputs, Later) else outputs)
 
 
 def launch(executions: Sequence[Execution], handler: Model) -> Sequence[Any] | Later:
-    """Start one batch: its outputs, or what they will be once the device is done."""
+    """Start one batch; returns its outputs, or a Later that gives them when the device is done."""
     return handler.infer([execution.item for execution in executions])
 
 
 def accept(executions: Sequence[Execution], outputs: Sequence[Any]) -> None:
-    """Take the outputs of a batch; raises where they are not one for each."""
+    """Assign the outputs of a batch; raises unless there is one for each execution."""
     if len(outputs) != len(executions):
         raise InferenceFailed(
             f"the model returned {len(outputs)} outputs for {len(executions)} items"
@@ -60,7 +59,7 @@ def accept(executions: Sequence[Execution], outputs: Sequence[Any]) -> None:
 
 
 def share_outputs(runs: Sequence[Sequence[Execution]]) -> None:
-    """Give what the first of each run got to the others, whose input is the same."""
+    """Copy the output of the first of each run to the others, whose input is the same."""
     for first, *others in runs:
         for execution in others:
             execution.output = first.output

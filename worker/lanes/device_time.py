@@ -1,6 +1,6 @@
-"""What the device did with its time: busy, idle for want of what, and the rest.
+"""Measures the device's time: busy, idle by cause, and the rest.
 
-An idle device is only worth knowing with its cause: each cause is mended elsewhere.
+Idle time is recorded with its cause, because each cause is fixed in a different place.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ _RECENT_SECONDS = 10.0
 
 Idle = Literal["no_work", "reserving", "decoding", "company", "loading", "publishing"]
 IDLE: tuple[Idle, ...] = get_args(Idle)
-"""What an idle device waits for.
+"""Causes of idle time.
 
-no_work     nothing waits that we know of
-reserving   the next jobs are on their way from Redis
+no_work     no job is known to wait
+reserving   the next jobs are being reserved
 decoding    jobs are in hand, and none is decoded yet
-company     some are decoded, others are about to be (at most max_wait_ms)
+company     decoded jobs wait for others to share the batch (at most max_wait_ms)
 loading     a model is being loaded or warmed up
-publishing  the finisher is too far behind: Redis is slow or away
+publishing  the finisher is too far behind: Redis is slow or unavailable
 """
 
 
@@ -30,7 +30,7 @@ class _Wait(NamedTuple):
 
 
 class DeviceTime:
-    """What the device's thread did since it began: busy, idle by cause, and the rest.
+    """The device thread's time since its start: busy, idle by cause, and the rest.
 
     Written by that thread alone. Times are seconds on the steady clock.
     """
@@ -41,20 +41,20 @@ class DeviceTime:
         """When the last batch ended."""
         self._idle: dict[Idle, float] = dict.fromkeys(IDLE, 0.0)
         self._waiting: tuple[Idle, float] | None = None
-        """What it waits for now, and since when."""
+        """The cause of the current wait, and its start."""
         self._last_wait: _Wait | None = None
         self._busy: tuple[float, float | None] = (0.0, None)
-        """Seconds of ended batches, and when the running one began; replaced as one."""
+        """Seconds of ended batches, and the start of the running one; replaced together."""
         self.recent_busy = 0.0
         """The busy share of the last ten seconds or so."""
         self._marks: deque[tuple[float, float]] = deque([(now, 0.0)])
 
     def wait(self, cause: Idle, now: float) -> None:
-        """It has nothing to do, for this reason."""
+        """Start a wait with this cause."""
         self._waiting = (cause, now)
 
     def resume(self, now: float) -> None:
-        """It looks again."""
+        """End the wait."""
         if self._waiting is None:
             return
         cause, began = self._waiting
@@ -63,7 +63,7 @@ class DeviceTime:
         self._last_wait = _Wait(cause, began, now)
 
     def took(self, arrived: float | None) -> None:
-        """It has a batch, whose last jobs came in then: what it waited since was decoding."""
+        """Attribute the wait after `arrived`, when the batch's last jobs arrived, to decoding."""
         wait, self._last_wait = self._last_wait, None
         if wait is None or arrived is None or wait.cause not in ("no_work", "reserving"):
             return
@@ -73,27 +73,27 @@ class DeviceTime:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a batch has the device."""
+        """Whether a batch is on the device."""
         return self._busy[1] is not None
 
     def start(self, now: float) -> None:
-        """A batch has the device, perhaps behind another one."""
+        """Record that a batch was started, possibly queued behind another one."""
         if not self.is_busy:
             self._busy = (self._busy[0], now)
 
     def end(self, now: float) -> None:
-        """The last one is done."""
+        """Record that the last batch has ended."""
         seconds, began = self._busy
         self._busy = (seconds + now - began if began is not None else seconds, None)
         self.free_since = now
 
     def busy_at(self, now: float) -> float:
-        """Seconds of busy device until now; on any thread."""
+        """The device's busy seconds until now; on any thread."""
         seconds, began = self._busy
         return seconds if began is None else seconds + max(0.0, now - began)
 
     def mark(self, now: float) -> None:
-        """Keep `recent_busy` up to date; for one thread that calls it regularly."""
+        """Update `recent_busy`; called regularly, by one thread."""
         marks, busy = self._marks, self.busy_at(now)
         while len(marks) > 1 and marks[1][0] <= now - _RECENT_SECONDS:
             marks.popleft()
@@ -102,7 +102,7 @@ class DeviceTime:
         self.recent_busy = (busy - before) / (now - then) if now > then else 0.0
 
     def idle_seconds(self, now: float) -> dict[Idle, float]:
-        """Seconds it waited until now, by cause; on any thread. A moment's reading may lag."""
+        """Idle seconds until now, by cause; on any thread. A reading may lag by a moment."""
         idle, waiting = self._idle.copy(), self._waiting
         if waiting is not None:
             idle[waiting[0]] += max(0.0, now - waiting[1])

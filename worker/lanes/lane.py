@@ -1,8 +1,8 @@
-"""One lane inside a worker: what it holds, how much more it wants.
+"""One lane inside a worker: the jobs it holds and how many more to reserve.
 
 Jobs stay in Redis until they are needed, so that workers share a backlog
 fairly: one batch ahead of the running one, or a window of several while the
-lane is deep, which lets the batcher put like beside like.
+lane is deep, from which the batcher can form batches of similar cost.
 
 Pure state: the lane's transitions in Redis are worker/jobs/leases.py.
 """
@@ -23,7 +23,7 @@ from worker.lanes.step import Step
 from worker.models.base import Model
 
 _FIRST_BAND = ord("1")
-"""A tag ends in the number, 1 to 4, of the band that its message came from."""
+"""The last byte of a tag is the number, 1 to 4, of the band of its message."""
 
 
 class Lane:
@@ -44,7 +44,7 @@ class Lane:
     ) -> None:
         self.name = name
         self.spec = spec
-        """The model that serves it; another one after an alias was moved."""
+        """The model that serves the lane; replaced when an alias is moved."""
         self.result_ttl = spec.result_ttl_seconds or result_ttl_seconds
         self.limits = _limits(spec)
         self.stats = LaneStats()
@@ -52,25 +52,25 @@ class Lane:
         self.suspects: deque[Execution] = deque()
         self.in_hand: dict[bytes, Execution] = {}
         self.waiting = 0
-        """Jobs that were reserved and are not yet in a running batch."""
+        """Jobs that are reserved and not yet in a running batch."""
         self.decoding = 0
         """How many of them are in the decode pool."""
         self.fetching = 0
-        """Jobs whose input is on its way from elsewhere; not among those that wait."""
+        """Jobs whose input is being fetched; not counted in `waiting`."""
         self.handler: Model | None = None
         """Set while the model is in memory."""
         self.closing = False
-        """Whether its model is about to leave: what is in hand still runs, nothing more comes."""
+        """Whether its model is to be unloaded: jobs in hand still run, no more are reserved."""
         self.wanted_since: float | None = None
-        """Since when we know of work for a model that is not in memory."""
+        """When work for a model that is not in memory was first found; None where there is none."""
         self.ready = True
-        """Whether it may have work."""
+        """Whether Redis may hold work for the lane."""
         self.armed = False
-        """Whether the notifier will tell us of work."""
+        """Whether the notifier will report work for the lane."""
         self.starved = False
-        """Whether a tenant with no other job waits for its turn while this worker is full."""
+        """Whether a tenant with no other job here waits while this worker is full."""
         self.asking = False
-        """Whether a reservation is on its way."""
+        """Whether a reservation was requested and not yet received."""
         self.asked_at = 0.0
         self.backlog = 0
         self.clock_ahead = time.time() - time.monotonic()
@@ -81,9 +81,9 @@ class Lane:
     def room(self) -> int:
         """How many jobs to reserve now.
 
-        One batch ahead of the running one, two where reserving takes longer than running,
-        a window of several where the lane is deep; and for a tenant that has nothing here yet,
-        one batch more, so that its job can be in the next one.
+        One batch ahead of the running one, two where reserving takes longer than running, or
+        a window of several where the lane is deep; and one batch more for a tenant with no job
+        here yet, so that its job can be in the next batch.
         """
         if self.handler is None or self.closing or self.fetching >= self._max_fetching:
             return 0
@@ -97,11 +97,11 @@ class Lane:
         return max(0, jobs - self.waiting)
 
     def listens(self) -> bool:
-        """Whether work in Redis is news to us: there is room for it, or its model is not here."""
+        """Whether the lane needs notifications of work: it has room, or its model is not loaded."""
         return self.handler is None or self.room() > 0
 
     def looked_at(self, has_work: bool, now: float) -> None:
-        """It has work in Redis or has none; from now on the notifier tells of changes."""
+        """Record whether Redis holds work for the lane; the notifier reports changes after this."""
         if self.handler is not None:
             self.ready |= has_work
             self.armed = not has_work
@@ -113,16 +113,16 @@ class Lane:
             self.wanted_since = now
 
     def learned(self, reservation: Reservation, now: float) -> None:
-        """What an answer of Redis says of the backlog and of the server's clock."""
+        """Take the backlog and the server's clock from a reservation."""
         self.backlog = reservation.left_waiting
         self.clock_ahead = reservation.server_ms / 1000 - now
 
     def server_time(self) -> float:
-        """The Redis server's clock, Unix seconds; deadlines go by it, whatever ours says."""
+        """The Redis server's clock, Unix seconds, with which deadlines are compared."""
         return time.monotonic() + self.clock_ahead
 
     def oldest(self) -> float | None:
-        """When the job that has waited longest here arrived; None when none waits."""
+        """The arrival time of the job that has waited longest here; None when none waits."""
         arrivals = [self.batcher.oldest_arrival()]
         if self.suspects:
             arrivals.append(self.suspects[0].arrived)
@@ -130,7 +130,7 @@ class Lane:
         return min(known) if known else None
 
     def serve(self, spec: ModelSpec, handler: Model | None) -> None:
-        """From now on this model runs what arrives, or none does."""
+        """Run the jobs decoded from now on with this model; with None the lane has no model."""
         if spec is not self.spec:
             self.spec = spec
             self.limits = self.batcher.limits = _limits(spec)
@@ -140,7 +140,7 @@ class Lane:
         self.ready, self.armed = handler is not None, False
 
     def add(self, execution: Execution, now: float) -> None:
-        """Let a decoded job wait for its batch."""
+        """Add a decoded job to the batcher."""
         expires = execution.expires_at or execution.deadline
         tenant, key = execution.tenant, execution.key
         self.batcher.add(
@@ -155,14 +155,14 @@ class Lane:
         )
 
     def is_full(self) -> bool:
-        """Whether a batch waits that could not be larger."""
+        """Whether a batch of the maximum size waits."""
         return len(self.batcher) >= self.limits.max_batch
 
     def next_work(self, now: float, device_idle: bool) -> Batch[Execution] | Step | None:
-        """What the device should run: a suspect alone, else a batch.
+        """The next work for the device: a suspect alone, else a batch.
 
-        None while company is worth the short wait: it is being decoded, or the
-        device is not idle yet. A lane whose work is steps answers with a Step.
+        None while a short wait is worth more jobs in the batch: they are being decoded, or the
+        device is not idle yet. A lane whose work is steps returns a Step.
         """
         if self.suspects:
             if not device_idle:
@@ -172,13 +172,13 @@ class Lane:
         return self.batcher.next_batch(now, device_idle=device_idle and not self.decoding) or None
 
     def take_all(self) -> None:
-        """Empty it of what has not started, which is handed back."""
+        """Remove the jobs that have not started; the caller releases them."""
         self.suspects.clear()
         self.batcher.take_all()
         self.waiting = 0
 
     def forget(self, executions: Sequence[Execution]) -> None:
-        """These have ended, or are no longer ours."""
+        """Remove executions that have ended, or whose lease this worker no longer holds."""
         for execution in executions:
             self.in_hand.pop(execution.tag, None)
 

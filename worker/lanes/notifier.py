@@ -1,12 +1,12 @@
-"""Learn that a lane has work, without popping it; and what else concerns us at once.
+"""Receives notifications of new work, without popping it, and of cancels, commands and starved
+tenants.
 
-One pair of connections serves every lane and band: the server remembers
-which keys the first connection read (`CLIENT TRACKING`) and tells the second
-when somebody changes one. A blocking BLMOVE of a list onto itself would also
-do, but needs a connection per lane and band, carries the whole message, and is
-refused at maxmemory and on a replica.
+One pair of connections serves every lane and band: the server tracks which keys the first
+connection read (`CLIENT TRACKING`) and notifies the second when one changes. A blocking
+BLMOVE of a list onto itself would also work, but needs a connection per lane and band,
+transfers the whole message, and is refused at maxmemory and on a replica.
 
-Telling is best effort; whoever waits must look again now and then by itself.
+Notifications are best effort; the waiting thread must also check the lanes periodically.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _INVALIDATED = "__redis__:invalidate"
 _RECONNECT_SECONDS = 0.5
 _HEAR_SECONDS = 1.0
 _PING_SECONDS = 5.0
-"""After this much silence the listening connection is asked for a sign of life."""
+"""After this many seconds without a message the listening connection is pinged."""
 
 
 class Notifier:
-    """Calls `on_work(lane)` when a lane that was armed may have work; with None for all of them.
+    """Calls `on_work(lane)` when an armed lane may have work; with None for all lanes.
 
     The callables run on the notifier's thread.
     """
@@ -66,19 +66,19 @@ class Notifier:
 
     @property
     def is_told(self) -> bool:
-        """Whether the server tells us of changes; when not, the caller must poll often."""
+        """Whether the server sends notifications; when not, the caller must poll often."""
         return self._tracking_to is not None
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start the listening thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End listening; returns at once."""
+        """Signal the thread to end; returns at once."""
         self._stopping.set()
 
     def arm(self, lanes: Iterable[str]) -> set[str]:
-        """Look at these lanes; returns those that have work. The others are armed.
+        """Check these lanes; returns those that have work. The others are armed.
 
         Called from one thread only. Raises RedisError when Redis cannot be reached.
         """
@@ -99,7 +99,7 @@ class Notifier:
         return {name for name, count in zip(names, found, strict=True) if count}
 
     def _track(self, reader: Connection) -> None:
-        """Have changes to what this connection reads told to the listening one."""
+        """Redirect change notifications for the keys read here to the listening connection."""
         target = self._redirect_to
         if target == self._tracking_to:
             return
@@ -108,7 +108,7 @@ class Notifier:
             commands.append(("CLIENT", "TRACKING", "ON", "REDIRECT", str(target)))
         reader.send_packed_command(reader.pack_commands(commands))
         refused = None
-        for _ in commands:  # every answer: one left unread would be taken for the next question's
+        for _ in commands:  # read every reply: one left unread would be read as the next command's
             try:
                 reader.read_response()
             except ResponseError as exc:
@@ -123,7 +123,7 @@ class Notifier:
             connection = self._new_connection()
             try:
                 self._redirect_to = self._subscribe(connection)
-                self._on_work(None)  # whatever came while we were not connected
+                self._on_work(None)  # notifications sent during the disconnect were lost
                 self._listen_on(connection)
             except (RedisError, OSError) as exc:
                 log.warning("notifier_disconnected", error=str(exc))
@@ -133,7 +133,7 @@ class Notifier:
             self._stopping.wait(_RECONNECT_SECONDS)
 
     def _listen_on(self, connection: Connection) -> None:
-        """Until we stop or the connection is dead, half-open ones included."""
+        """Read messages until the stop; raises when the connection is dead, half-open included."""
         heard, pinged = time.monotonic(), False
         while not self._stopping.is_set():
             if connection.can_read(timeout=_HEAR_SECONDS):

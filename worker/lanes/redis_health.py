@@ -10,7 +10,7 @@ class RedisHealth:
         self._answered_at = now
 
     def answered(self, now: float) -> None:
-        """A round trip came back at this steady time."""
+        """Record that Redis answered at this steady time."""
         self._answered_at = now
 
     def silence(self, now: float) -> float:

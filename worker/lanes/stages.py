@@ -1,11 +1,11 @@
-"""Where a lane's jobs and the device spend their time, stage by stage.
+"""Measures where a lane's jobs and the device spend their time, stage by stage.
 
-Cheap on purpose: a few clock readings a batch, about 0.1 us a job. Jobs that
-were decoded together share one `Passage`; and where jobs of one reservation or
-batch waited unlike times, up to eight of them, evenly spread, stand for all.
+Cheap on purpose: a few clock readings a batch, about 0.1 us a job. Jobs that were decoded
+together share one `Passage`; and where jobs of one reservation or batch waited for
+different times, up to eight of them, evenly spaced, are the sample for all.
 
-Each histogram is written by one thread, or under the engine's lock, and read
-by whoever asks: a reading may lag by a batch, never more.
+Each histogram is written by one thread, or under the engine's lock, and read by any: a
+reading may lag by one batch at most.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Stage = Literal[
     "queue", "hold", "decode", "device_wait", "collate", "infer", "publish", "encode", "finish"
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-"""In a job's order. Those up to device_wait are counted by the job, the others by the batch.
+"""In a job's order. Stages up to device_wait are counted per job, the others per batch.
 
 queue        accepted -> reserved, in Redis
-hold         in hand: waiting to be decoded, for its chunk, and for company
+hold         in hand: waiting to be decoded, for its chunk, and for more jobs in the batch
 decode       one input turned into an item
-device_wait  decoded, and the device busy with others
+device_wait  decoded, while the device runs other batches
 collate      items put together and sent to the device, where the handler has `collate`
 infer        the forward pass
 publish      waiting for the finisher
@@ -36,13 +36,13 @@ finish       the script that publishes and acknowledges, until Redis answered
 """
 
 BOUNDS = tuple(scale * step for scale in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10) for step in (1, 2, 5))
-"""Upper edges of the buckets in seconds, 10 us to 50 s; above lies everything else."""
+"""Upper edges of the buckets in seconds, 10 us to 50 s; the last bucket has no upper edge."""
 _SAMPLES = 8
-"""Jobs of one reservation or batch whose waits are looked at; they stand for the others."""
+"""Jobs of one reservation or batch whose waits are measured; a sample of all."""
 
 
 class Histogram:
-    """How often a stage took how long, and how long in all."""
+    """A histogram of a stage's durations, with their count and sum."""
 
     __slots__ = ("count", "counts", "seconds")
 
@@ -52,14 +52,14 @@ class Histogram:
         self.seconds = 0.0
 
     def observe(self, seconds: float, times: int = 1) -> None:
-        """It took so long, so many times."""
+        """Count this duration so many times."""
         self.counts[bisect_left(BOUNDS, seconds)] += times
         self.count += times
         self.seconds += seconds * times
 
 
 def _samples(jobs: Sequence[T]) -> Iterator[tuple[T, int]]:
-    """Some of these, each with how many it stands for; all of them where they are few."""
+    """An evenly spaced sample, each with the number of jobs it represents; all of a few."""
     size = len(jobs)
     step = -(-size // _SAMPLES) or 1
     for first in range(0, size, step):
@@ -73,27 +73,33 @@ class LaneStages:
     def __init__(self) -> None:
         self.stages: dict[Stage, Histogram] = {stage: Histogram() for stage in STAGES}
         self.beside_seconds = 0.0
-        """How much of the decoding went on while the device ran a batch."""
+        """The part of the decoding time during which the device ran a batch."""
         self.jobs = 0
-        """Jobs that ran, and what the caps would have let run in as many batches."""
+        """Jobs that ran; `room` is how many the caps would have allowed in as many batches."""
         self.room = 0.0
         self.cost = self.padded_cost = 0.0
-        """In the handler's unit: what the jobs cost, and what they cost padded to one length."""
+        """In the handler's unit: the cost of the jobs, and their cost padded to one length."""
 
     def reserved(self, jobs: Sequence[MeasuredJob], now_ms: int) -> None:
-        """These came in now by the Redis server's clock; whose lease lapsed once is left out."""
+        """Measure the queue stage of jobs reserved at this time of the Redis server's clock.
+
+        Jobs on a later attempt are left out.
+        """
         queue = self.stages["queue"]
         for job, times in _samples(jobs):
             if job.created_ms and job.attempt == 1:
                 queue.observe(max(0, now_ms - job.created_ms) / 1000, times)
 
     def decoded(self, passage: Passage, size: int, beside_seconds: float) -> None:
-        """These were decoded together. Under the engine's lock, for several threads decode."""
+        """Measure a decoded chunk. Call it holding the engine's lock: several threads decode."""
         self.stages["decode"].observe(passage.each, size)
         self.beside_seconds += beside_seconds
 
     def taken(self, jobs: Sequence[MeasuredJob], now: float, free_since: float) -> float | None:
-        """The device takes these, having been free since then. Returns when the last came in."""
+        """Measure the waits of a batch that starts now; the device is free since `free_since`.
+
+        Returns when the last of its jobs arrived.
+        """
         last = None
         before: Passage | None = None
         together = 0
@@ -118,7 +124,7 @@ class LaneStages:
     def ran(
         self, size: int, share_of_cap: float, cost: float, padded_cost: float, seconds: float
     ) -> None:
-        """A batch of so many jobs went through; share_of_cap is how full it was, 0 to 1."""
+        """Count a batch that ran; share_of_cap is how full it was, 0 to 1."""
         self.stages["infer"].observe(seconds)
         self.jobs += size
         self.room += size / share_of_cap if share_of_cap else size

@@ -1,8 +1,8 @@
-"""What the threads of one worker share: the lanes, behind one lock and condition.
+"""State shared by the threads of one worker: the lanes, behind one lock and condition.
 
-One lock, because what one thread changes another waits for, and a wait on two would
-miss one of them. Nobody does network I/O while holding it. Each event has one method,
-which takes the lock, changes what it is about, and wakes who waits.
+One lock, because each thread waits for changes made by the others, and a thread cannot wait
+on two conditions at once. No thread does network I/O while holding it. Each event has one
+method, which takes the lock, applies the change, and notifies the waiting threads.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from worker.jobs.execution import Execution
 from worker.lanes.lane import Lane
 
 _EARLY_WAKE_UP_SECONDS = 1.0
-"""How long, after a tenant was found starved, fewer results may wait for the finisher."""
+"""How long the limit on unpublished results is lower after a tenant was found starved."""
 
 
 class WorkerState:
-    """The lanes of one worker process and what its threads tell each other."""
+    """The lanes of one worker process and the events between its threads."""
 
     def __init__(self, lanes: Mapping[str, Lane]) -> None:
         self.lanes = lanes
         self.changed = threading.Condition()
         self.stopping = threading.Event()
         self.running: frozenset[bytes] = frozenset()
-        """Tags on the device. Written by the device thread."""
+        """Tags of the jobs on the device. Written by the device thread."""
         self.unpublished = 0
-        """Groups of jobs that wait for the finisher, or that it has. Written by who submits
-        them and by the finisher."""
+        """Groups of jobs that the finisher has queued or is publishing. Written by the threads that
+        submit them and by the finisher."""
         self.unpublished_batches = 0
-        """How many of them the device ran."""
+        """How many of these groups the device ran."""
         self.starved_until = 0.0
         """Steady time until which some tenant counts as starved. Written by the notifier."""
 
-    # What the notifier hears.
+    # Events from the notifier.
 
     def lane_may_have_work(self, name: str | None) -> None:
-        """Look at this lane, or at all."""
+        """Have the reserver try this lane, or all lanes when name is None."""
         with self.changed:
             for lane in (self.lanes[name],) if name else self.lanes.values():
                 lane.ready, lane.armed = True, False
             self.changed.notify_all()
 
     def job_canceled(self, name: str, tag: bytes) -> None:
-        """A job that we hold was canceled; if it has not started it never will."""
+        """Mark a canceled job as lost where this worker holds it and has not started it."""
         lane = self.lanes.get(name)
         if lane is not None:
             self.leases_lost(lane, [tag])
 
     def tenant_starved(self, name: str, now: float) -> None:
-        """A tenant that had nothing in this lane has a job now, and the lane is full of others'."""
+        """Record that a tenant's first job waits in this lane behind those of other tenants."""
         lane = self.lanes.get(name)
         if lane is None:
             return
@@ -59,17 +59,18 @@ class WorkerState:
             self.starved_until = now + _EARLY_WAKE_UP_SECONDS
             self.changed.notify_all()
 
-    # What the renewer finds.
+    # For the renewer.
 
     def tags_in_hand(self, lane: Lane) -> list[bytes]:
-        """The leases to renew."""
+        """The tags of the leases to renew."""
         with self.changed:
             return list(lane.in_hand)
 
     def leases_lost(self, lane: Lane, tags: Sequence[bytes]) -> int:
-        """Those that have not started need not; those that run will meet the fence.
+        """Mark the jobs of these leases that have not started as lost; the results of those that
+        run will be fenced.
 
-        Returns how many have not.
+        Returns how many were marked.
         """
         with self.changed:
             held = [lane.in_hand.get(tag) for tag in tags]
@@ -78,27 +79,27 @@ class WorkerState:
                 execution.disposition = "lost"
         return len(lost)
 
-    # What the device thread does.
+    # Events from the device thread and the finisher.
 
     def took(self, lane: Lane, executions: Sequence[Execution]) -> None:
-        """These leave their lane for the device. Call it holding the lock."""
+        """Move these from their lane to the device. Call it holding the lock."""
         lane.waiting -= len(executions)
         self.running |= {one.tag for one in executions}
         self.changed.notify_all()
 
     def set_running(self, executions: Sequence[Execution]) -> None:
-        """These are on the device, and no others."""
+        """Set the jobs that are on the device."""
         with self.changed:
             self.running = frozenset(one.tag for one in executions)
 
     def submitted(self, ran: bool) -> None:
-        """A group of jobs waits for the finisher; `ran` says whether the device ran it."""
+        """Count a group submitted to the finisher; `ran` is whether the device ran it."""
         with self.changed:
             self.unpublished += 1
             self.unpublished_batches += ran
 
     def published(self, lane: Lane, executions: Sequence[Execution], ran: bool) -> None:
-        """The finisher is done with a group."""
+        """Remove a group that the finisher has published or dropped."""
         with self.changed:
             self.unpublished -= 1
             self.unpublished_batches -= ran
@@ -112,25 +113,25 @@ class WorkerState:
                 self.changed.wait(look_seconds)
 
     def released(self, lane: Lane, executions: Sequence[Execution]) -> None:
-        """These are no longer ours: handed back, or left to lapse."""
+        """Remove jobs whose leases were released, or are left to expire."""
         with self.changed:
             lane.forget(executions)
             self.changed.notify_all()
 
-    # The end.
+    # Shutdown.
 
     def stop(self) -> None:
-        """Tell every thread."""
+        """Signal every thread to stop."""
         self.stopping.set()
         self.wake()
 
     def wake(self) -> None:
-        """Have whoever waits look again."""
+        """Wake the waiting threads so that they check the state again."""
         with self.changed:
             self.changed.notify_all()
 
     def take_unstarted(self, lane: Lane) -> list[Execution]:
-        """What no batch has taken; it is forgotten here, and to be handed back."""
+        """Remove and return the jobs that no batch contains; the caller releases them."""
         with self.changed:
             unstarted = [
                 one

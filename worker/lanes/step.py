@@ -1,4 +1,4 @@
-"""A unit of work for lanes whose jobs stay on the device from one turn to the next."""
+"""The unit of work of lanes whose jobs stay on the device across turns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from worker.jobs.execution import Execution
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of all that a lane has on the device, and who joins with it."""
+    """One step of all jobs of a lane on the device, with the jobs that join at this step."""
 
     joining: Sequence[Execution] = ()

@@ -1,4 +1,4 @@
-"""What the scheduler tells the device thread to do next."""
+"""The kinds of work that the scheduler returns to the device thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.lanes.step import Step
 
 @dataclass(frozen=True, slots=True)
 class RunBatch:
-    """Run these together, once."""
+    """Run one batch once."""
 
     lane: Lane
     batch: Batch[Execution]
@@ -22,10 +22,10 @@ class RunBatch:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """Advance by one step all that the lane has on the device; they stay there until they end.
+    """Advance all jobs of a lane on the device by one step; they stay there until they end.
 
-    For lanes whose work has no length known beforehand, as that of text generation. Such a
-    lane gets turns among the others, a step counting as a batch.
+    For lanes whose work has no length known beforehand, such as text generation. Such a lane
+    takes turns with the others; a step counts as a batch.
     """
 
     lane: Lane
@@ -34,18 +34,18 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True)
 class DeviceTask:
-    """Do this on the device between batches: warm a model up, or unload one."""
+    """Run a function on the device between batches: warm up a model, or unload one."""
 
     run: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """There is nothing to do, for this reason; look again when told of a change, or then."""
+    """No work, for this reason; ask again after a notification, or after this time."""
 
     cause: Idle
     seconds: float | None
-    """None is until told."""
+    """None waits for a notification only."""
 
 
 Work = RunBatch | RunStep | DeviceTask | Wait

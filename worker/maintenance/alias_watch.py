@@ -1,4 +1,4 @@
-"""Follows the aliases that operators move while the fleet runs."""
+"""Reads the aliases that operators move while the fleet runs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ _LOOK_SECONDS = 1.0
 
 
 class AliasWatch(Caretaker):
-    """Tells the model host where each alias points; once a second, and when it may have moved."""
+    """Passes the target of each alias to the model host, once a second and when one may have
+    moved.
+    """
 
     def __init__(self, client: Redis, models: ModelHost, aliases: Mapping[str, str]) -> None:
-        """aliases are the catalog's, which hold where nobody moved them."""
+        """aliases are the catalog's; they apply where no operator has moved them."""
         super().__init__("alias-watch", due=models.aliases_stale)
         self._client = client
         self._models = models
         self._aliases = aliases
 
     def interval(self) -> float:
-        """A second."""
+        """One second."""
         return _LOOK_SECONDS
 
     def run_once(self) -> None:
-        """Look once; may raise RedisError."""
+        """Read the aliases once; may raise RedisError."""
         if not self._aliases:
             return
         moved = cast("dict[bytes, bytes]", self._client.hgetall(ALIASES))

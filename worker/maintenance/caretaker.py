@@ -1,6 +1,6 @@
-"""Caretakers: threads that do one thing every so often, each with a connection of its own.
+"""Caretakers: threads that do one task periodically, each with a connection of its own.
 
-Of their own, because what they do must go on whatever the other threads are stuck in.
+Threads of their own, because their tasks must continue while other threads are blocked.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ class Caretaker(ABC):
     """A thread that runs `run_once` at intervals until it is stopped."""
 
     def __init__(self, name: str, due: threading.Event | None = None) -> None:
-        """due, once set, has the next round begin at once."""
+        """Setting `due` starts the next round at once."""
         self._due = due or threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the round in progress."""
+        """End the thread after the round in progress."""
         self._stopping.set()
         self._due.set()
         self._thread.join(2)
@@ -39,10 +39,10 @@ class Caretaker(ABC):
 
     @abstractmethod
     def run_once(self) -> None:
-        """One round; may raise RedisError."""
+        """Run one round; may raise RedisError."""
 
     def on_trouble(self) -> None:  # noqa: B027 - most need nothing here
-        """Redis did not take the round; by default the next one is soon enough."""
+        """Handle a round that failed with RedisError; by default the next round runs as planned."""
 
     def _run(self) -> None:
         while True:

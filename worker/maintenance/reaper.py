@@ -1,7 +1,7 @@
-"""Returns what dead workers held to the lanes.
+"""Returns the expired leases of dead workers to their lanes.
 
-Every worker runs one, jittered and without a mutex, because the script rechecks
-each lease by the server's clock.
+Every worker runs one, jittered and without a mutex, because the script rechecks each
+lease by the Redis server's clock.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ _SHORTEST_SECONDS = 0.01
 
 
 class LeaseReaper(Caretaker):
-    """Returns lapsed leases and due delayed jobs to their lanes."""
+    """Returns expired leases and due delayed jobs to their lanes."""
 
     def __init__(self, lanes: Mapping[str, Lane], leases: Mapping[str, LaneLeases]) -> None:
-        """leases are over a connection of its own."""
+        """leases use a connection of the reaper's own."""
         super().__init__("reaper")
         self._lanes = lanes
         self._leases = leases
         self._reap_at = 0.0
 
     def interval(self) -> float:
-        """A second, jittered so that workers do not reap in step; less for a due job."""
+        """One second, jittered so that workers do not reap in step; less for a due job."""
         return max(_SHORTEST_SECONDS, self._reap_at - time.monotonic())
 
     def on_trouble(self) -> None:
-        """After an outage, renewers go first: their jobs lapsed through no fault of theirs."""
+        """Delay the next round, so that after an outage live workers renew the leases that expired
+        during it before they are reaped.
+        """
         self._reap_at = time.monotonic() + _AFTER_TROUBLE_SECONDS
 
     def run_once(self) -> None:

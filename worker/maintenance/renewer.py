@@ -1,4 +1,4 @@
-"""Extends the leases in hand, whatever the other threads are stuck in."""
+"""Extends the leases in hand, also while other threads are blocked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AFTER_TROUBLE_SECONDS = 0.3
 
 
 class LeaseRenewer(Caretaker):
-    """Renews every lease in hand, and notes which were lost."""
+    """Renews every lease in hand, and marks those that were lost."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class LeaseRenewer(Caretaker):
         redis_health: RedisHealth,
         interval_seconds: float,
     ) -> None:
-        """leases are over a connection of its own."""
+        """leases use a connection of the renewer's own."""
         super().__init__("renewer")
         self._state = state
         self._leases = leases
@@ -36,12 +36,12 @@ class LeaseRenewer(Caretaker):
         self._in_trouble = False
 
     def interval(self) -> float:
-        """As set; short until Redis is back."""
+        """The configured interval; a short one until Redis is back."""
         normal = self._interval_seconds
         return min(normal, _AFTER_TROUBLE_SECONDS) if self._in_trouble else normal
 
     def on_trouble(self) -> None:
-        """Renew as soon as Redis is back, before anybody reaps."""
+        """Retry at short intervals, so that leases are renewed before any worker reaps them."""
         self._in_trouble = True
 
     def run_once(self) -> None:

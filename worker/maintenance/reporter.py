@@ -1,4 +1,4 @@
-"""Says twice a second that this worker lives, and what it does."""
+"""Writes this worker's report to Redis twice a second."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class ReportCall(NamedTuple):
 
 
 class LaneFingerprint(NamedTuple):
-    """What changes with a lane's weights, where its results may be kept."""
+    """The weights digest of a lane whose results may be cached."""
 
     lane: str
     fingerprint: str
 
 
 class Reporter(Caretaker):
-    """Writes the worker's report, and takes leave at the end."""
+    """Writes the worker's report, and deletes it at shutdown."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Reporter(Caretaker):
         report: Callable[[float], WorkerReport],
         weights_digests: Callable[[], Mapping[str, str]],
     ) -> None:
-        """report gets the steady time."""
+        """report is called with the steady time."""
         super().__init__("reporter")
         self._scripts = Scripts(client)
         self._worker = worker
@@ -57,7 +57,9 @@ class Reporter(Caretaker):
         self._keys = (worker_key(worker), WORKERS, WEIGHTS_DIGESTS)
 
     def stop(self) -> None:
-        """End, and take leave, so that nobody counts on this worker until its report lapses."""
+        """End the thread, and delete the worker's report so that the API stops counting on this
+        worker before the report's TTL ends.
+        """
         super().stop()
         with contextlib.suppress(RedisError):
             self._scripts.run("report_worker", self._keys, (self._worker,))
@@ -67,7 +69,7 @@ class Reporter(Caretaker):
         return _REPORT_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
 
     def run_once(self) -> None:
-        """Report once."""
+        """Write the report once."""
         lanes = starmap(LaneFingerprint, self._weights_digests().items())
         report = self._report(time.monotonic())
         args: list[str | bytes | int | float] = [

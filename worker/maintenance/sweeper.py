@@ -1,8 +1,9 @@
-"""Removes inputs that lie outside of Redis and that no job needs any more.
+"""Deletes inputs that are stored outside Redis and that no job needs any more.
 
-Whatever settles a job deletes its blob key, under which the mark of such an input lies, so
-an input without the mark is nobody's. It must have an age, as it is written before the mark
-is. One worker of the fleet looks, the others leave it to that one.
+Every transition that settles a job deletes its blob key, which holds the mark of such an
+input, so an input without the mark is an orphan. It must have a minimum age, because an
+input is written before its mark. One worker of the fleet sweeps at a time, elected by a
+Redis key; the others skip the round.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ log = structlog.get_logger(__name__)
 
 
 class InputSweeper(Caretaker):
-    """Looks through the store of inputs every so often."""
+    """Sweeps the input store periodically."""
 
     def __init__(
         self, client: Redis, blobs: Blobs, worker: str, sweep_seconds: float, orphan_seconds: float
     ) -> None:
-        """orphan_seconds is the age from which an input without a mark is removed."""
+        """orphan_seconds is the age from which an input without a mark is deleted."""
         super().__init__("sweeper")
         self._client = client
         self._blobs = blobs
@@ -37,18 +38,18 @@ class InputSweeper(Caretaker):
         self._orphan_seconds = orphan_seconds
 
     def interval(self) -> float:
-        """As set, jittered so that not all workers ask at once whose turn it is."""
+        """The configured interval, jittered so that workers do not contend for the key at once."""
         return self._sweep_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
 
     def run_once(self) -> None:
-        """Look through the store, unless another worker does; may raise RedisError."""
+        """Sweep the store, unless another worker does; may raise RedisError."""
         holds = max(1, int(self._sweep_seconds * 0.7))
         if not self._client.set(BLOB_SWEEP, self._worker, nx=True, ex=holds):
             return
         try:
             removed = asyncio.run(self._sweep())
         except InputStoreUnavailable:
-            return  # said where it was raised
+            return  # logged where it was raised
         if removed:
             log.info("inputs_swept", inputs=removed)
 

@@ -20,8 +20,8 @@ __all__ = ("load_handler",)
 def load_handler(spec: ModelSpec) -> Model:
     """Construct the handler that the catalog names; its `load` is not called yet.
 
-    Raises ConfigurationError naming what is missing: the module, a package
-    that it needs, the class, or the verbs that the class lacks.
+    Raises ConfigurationError that names what is missing: the module, a package that it needs, the
+    class, or the verbs that the class lacks.
     """
     handler = _find_class(spec)
     lacking = [verb for verb in VERBS if not callable(getattr(handler, verb, None))]

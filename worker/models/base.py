@@ -1,15 +1,14 @@
-"""The Model protocol: what a handler must do to be served.
+"""The Model protocol: the interface that a handler must implement.
 
 Five verbs, called in this order. `load` runs once, on a thread of its own and
-before all others, while other models go on; `decode`, `cost` and `encode` may run
+before all others, while other models run; `decode`, `cost` and `encode` may run
 on any thread and must not touch the device; `infer` runs only on the device thread
 and gets one batch.
 
-Two more, for those who have them: `example()` returns an input as `decode` takes it,
-with which the model is warmed up before it counts as ready (the catalog's `warm_up`
-goes before it); `unload()` frees what dropping the object would not. And one word,
-`pads = False`, for those whose batches cost what their items cost together, because
-nothing in them is padded to the largest.
+Two more are optional: `example()` returns an input for `decode`, with which the model is warmed
+up before it counts as ready (the catalog's `warm_up` takes precedence); `unload()` frees what
+dropping the object would not. And one attribute, `pads = False`, for models whose batches cost
+the sum of their items, because nothing in them is padded to the largest.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from worker.transfer import Later
 VERBS = ("load", "decode", "cost", "infer", "encode")
 
 Json = Any
-"""Any value that JSON can carry: None, bool, int, float, str, list, dict."""
+"""Any value that JSON can represent: None, bool, int, float, str, list, dict."""
 
 
 class Model(Protocol):
-    """What a handler class offers. It is constructed without arguments."""
+    """The interface of a handler class. It is constructed without arguments."""
 
     def load(self, spec: ModelSpec, device: str) -> None:
         """Read weights and get ready.
@@ -45,9 +44,9 @@ class Model(Protocol):
         """
 
     def cost(self, item: Any) -> float:
-        """Say what the item adds to a batch: tokens, pixels, or 1.
+        """The item's contribution to the cost of a batch: tokens, pixels, or 1.
 
-        Items of like cost are put together, and a batch's padded cost
+        Items of similar cost are batched together, and a batch's padded cost
         (largest cost times count; their sum where nothing is padded) stays
         under the spec's `max_cost`.
         """
@@ -55,9 +54,9 @@ class Model(Protocol):
     def infer(self, items: Sequence[Any]) -> Sequence[Any] | Later:
         """Run one batch. Return one output per item, in order.
 
-        On a device that works by itself it may return a `Later` (see `worker.transfer`):
-        then the next batch is put together and started while this one runs.
+        On an asynchronous device it may return a `Later` (see `worker.transfer`): then the next
+        batch is collated and started while this one runs.
         """
 
     def encode(self, output: Any) -> Json:
-        """Turn one output into JSON that a client reads. NaN is refused."""
+        """Convert one output to the JSON result. NaN is refused."""

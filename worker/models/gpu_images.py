@@ -1,4 +1,4 @@
-"""Decode JPEGs on the GPU, a batch at a time, for models that ask for it.
+"""Decodes JPEGs on the GPU, a batch at a time, for models that enable it.
 
 Optional: `pip install 'lanefleet[image-gpu]'` brings nvImageCodec, which decodes
 with the GPU's JPEG engines or nvJPEG. Where it is missing, and for every picture
@@ -92,7 +92,7 @@ def crop_on_device(picture: Tensor, *, shorter_side: int, crop: int) -> Tensor:
 def normalise_on_device(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """What `images.normalise` does, for a batch: N x H x W x 3 in, N x 3 x H x W out.
 
-    Channels stay last in memory, as convolutions on a GPU want them.
+    Channels stay last in memory, the fastest layout for convolutions on a GPU.
     """
     import torch
 

@@ -1,11 +1,10 @@
-"""Turn untrusted bytes into pixels, for every model that looks at pictures.
+"""Decodes untrusted bytes into pixels, for all image models.
 
-The size is read from the header and judged before anything is decoded, so
-that a small file cannot ask for all of the memory. JPEGs are decoded at a
-reduced scale where the model needs less: 4-5 times faster on large photos.
-Of an animation the first frame is read, however many follow. What a file is
-called, or said to be, plays no part: its first bytes tell its format.
-Only Pillow calls that pillow-simd has too.
+The size is read from the header and checked before anything is decoded, so that a small file
+cannot exhaust the memory. JPEGs are decoded at a reduced scale where the model needs less: 4-5
+times faster on large photos. Of an animation only the first frame is read. A file's name and
+declared type are ignored: its format is detected from its first bytes. Uses only Pillow calls
+that pillow-simd has too.
 """
 
 from __future__ import annotations
@@ -81,7 +80,9 @@ def open_image(content: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def _check_tiles(image: Image.Image, max_pixels: int) -> None:
-    """A TIFF of few pixels may name tiles of many, for each of which memory is taken whole."""
+    """Check tile sizes: a TIFF of few pixels may declare huge tiles, and memory is allocated for a
+    whole tile.
+    """
     if image.format != "TIFF":
         return
     with _refusals():

@@ -98,7 +98,7 @@ class MiniLM:
             text.encode()  # The tokenizer calls half a surrogate pair "not a str".
         except UnicodeEncodeError as exc:
             raise InvalidInput(f"the text is not valid Unicode: {exc.reason}") from exc
-        # Unlike `encode` it lets go of the interpreter's lock, and is faster.
+        # Unlike `encode` it releases the interpreter's lock, and is faster.
         ids: TokenIds = self._tokenizer.encode_batch_fast([text])[0].ids
         return ids
 

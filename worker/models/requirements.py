@@ -18,7 +18,7 @@ EXTRAS: Mapping[str, str] = {
     "torch": "torch",
     "transformers": "torch",
 }
-"""Top-level module to the extra of ours that brings it."""
+"""Top-level module to the extra of this project that installs it."""
 
 
 def missing_package(model: str, error: ImportError) -> ConfigurationError:

@@ -1,9 +1,8 @@
 """Find text in pictures: PP-OCR's detector (version 4) on ONNX Runtime.
 
-The network pools over the whole canvas, so what surrounds a picture changes
-its result. Each picture is therefore put on a canvas chosen from its own
-shape alone, and a batch runs one pass per canvas: alone or in company, a
-picture gets the same boxes.
+The network pools over the whole canvas, so the area around a picture changes its result. Each
+picture is therefore put on a canvas chosen by its own shape alone, and a batch runs one pass per
+canvas: a picture gets the same boxes alone and in a batch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Find a model's weights from the catalog's one string.
+"""Finds a model's weights by the string in the catalog.
 
-`package:NAME/SUBPATH` reads files out of an installed package without
-importing it: packages that ship weights often import half of the world, and
-all we want of them is a folder.
+`package:NAME/SUBPATH` reads files of an installed package without importing it: packages that
+ship weights often have many imports, and only a folder of them is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ RANDOM = "random"
 
 PACKAGE_PREFIX = "package:"
 _found: dict[str, Path] = {}
-"""What was found in this process, so that a hub is asked once."""
+"""Paths found in this process, so that a hub is queried once."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 HUB_FILES = ("*.json", "*.txt", "*.safetensors")
 """All that is fetched from a hub: no pickles, no code."""
@@ -30,15 +29,15 @@ HUB_FILES = ("*.json", "*.txt", "*.safetensors")
 def find_weights(weights: str) -> Path:
     """The local file or folder that the string names; a hub id is fetched first.
 
-    `random` and `none` name no file and are refused here: a handler that can
-    do without weights asks for that before.
+    `random` and `none` name no file and are refused here: a handler that needs no weights
+    checks for them first.
     """
     _found[weights] = path = _find(weights)
     return path
 
 
 def located(weights: str) -> Path | None:
-    """Where they are on this machine; None for those on a hub that nobody has fetched yet."""
+    """Their path on this machine; None for those of a hub that were not fetched yet."""
     if found := _found.get(weights):
         return found
     if weights.startswith(PACKAGE_PREFIX):

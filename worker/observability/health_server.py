@@ -1,8 +1,8 @@
 """The worker's own `/health` and `/metrics`, for orchestrators and Prometheus.
 
-Alive means: Redis answered within the last lease. A worker that cannot reach
-Redis for longer has lost its leases and is better restarted. The metrics are
-read from the worker's counters when somebody scrapes; no job pays for them.
+Healthy means that Redis answered within the last lease. A worker that cannot reach Redis for
+longer has lost its leases and should be restarted. The metrics are read from the worker's
+counters at scrape time, at no cost per job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class HealthServer:
     """Serves `/health` and `/metrics` on the configured port."""
 
     def __init__(self, view: EngineView, host: str, port: int, dead_after_seconds: float) -> None:
-        """dead_after_seconds: Redis may be silent for so long."""
+        """dead_after_seconds is how long Redis may not answer before the worker is unhealthy."""
         self._view = view
         self._dead_after_seconds = dead_after_seconds
         self._registry = CollectorRegistry()
@@ -41,17 +41,17 @@ class HealthServer:
                 self.wfile.write(body)
 
             def log_message(self, *_args: Any) -> None:
-                """A probe every few seconds is no news."""
+                """Log nothing: probes are frequent."""
 
         self._http = ThreadingHTTPServer((host, port), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, name="health", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start serving."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop answering."""
+        """Stop serving."""
         self._http.shutdown()
         self._http.server_close()
 

@@ -1,7 +1,7 @@
-"""What a worker counts, its stages and its device's time, as Prometheus sees them.
+"""A worker's counters, its stages and its device's time as Prometheus metrics.
 
-Read when somebody scrapes. What moved from one cause of idleness to another
-between two scrapes must not make a counter go back, so each keeps its highest.
+Read at scrape time. Time that is reassigned from one cause of idleness to another between two
+scrapes must not decrease a counter, so each keeps its maximum.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class StageCollector(Collector):
-    """Where the time goes, by lane and stage, and what the device does."""
+    """Collects times by lane and stage, and the device's time."""
 
     def __init__(self, view: EngineView) -> None:
         self._view = view
@@ -99,7 +99,7 @@ class StageCollector(Collector):
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Cumulative, as Prometheus has them."""
+    """Cumulative buckets, as Prometheus requires."""
     edges = (*(f"{bound:g}" for bound in BOUNDS), "+Inf")
     return list(zip(edges, accumulate(histogram.counts), strict=True))
 

@@ -1,4 +1,4 @@
-"""Builds what a worker says of itself."""
+"""Builds a worker's report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.residency.residency import Resident
 
 
 def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
-    """The worker as it is, in its report of this number; now is steady time."""
+    """The worker's current state as report `number`; now is steady time."""
     counters = view.counters()
     return WorkerReport(
         worker=view.worker,
@@ -81,7 +81,7 @@ def _lane_report(lane: Lane, model: Resident) -> LaneReport:
 
 
 def device_times(device: DeviceTime, now: float) -> DeviceTimes:
-    """What it did with its time until now; `other` is what neither a batch nor a wait took."""
+    """The device's time until now; `other` is time in neither a batch nor a wait."""
     busy, idle = device.busy_at(now), device.idle_seconds(now)
     seconds = now - device.began
     return DeviceTimes(

@@ -1,6 +1,6 @@
-"""What those who only look see of a worker: the report, the metrics, the health server.
+"""The read-only interface of a worker, for the report, the metrics and the health server.
 
-`Engine` has this shape; nobody who looks needs to know it.
+`Engine` implements it, so that its readers need not import the engine.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ class EventCounts:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What was counted since the start."""
+    """Counters since the worker's start."""
 
     finished: int
-    """Results published."""
+    """Number of results published."""
     fenced: int
-    """Results of leases that were another's by then."""
+    """Number of results refused because the lease was no longer this worker's."""
     cache_stored: int
     cache_dropped: int
     switches: int
-    """How often the device went from one lane to another."""
+    """How often the device switched from one lane to another."""
 
 
 class EngineView(Protocol):
-    """One worker process, to read only. Any thread may look; a reading may lag by a batch."""
+    """One worker process, read-only. Any thread may read; a reading may lag by one batch."""
 
     @property
     def worker(self) -> str:
@@ -58,11 +58,11 @@ class EngineView(Protocol):
 
     @property
     def lanes(self) -> Mapping[str, Lane]:
-        """By name."""
+        """The lanes by name."""
 
     @property
     def residents(self) -> Mapping[str, Resident]:
-        """Every model of the catalog, in memory or not."""
+        """Every model of the catalog, loaded or not."""
 
     @property
     def loading(self) -> str | None:
@@ -70,7 +70,7 @@ class EngineView(Protocol):
 
     @property
     def device_time(self) -> DeviceTime:
-        """What the device did with its time."""
+        """The device's time by use."""
 
     @property
     def redis_health(self) -> RedisHealth:
@@ -78,7 +78,7 @@ class EngineView(Protocol):
 
     @property
     def event_counts(self) -> EventCounts:
-        """What became of Celery's events."""
+        """Counts of sent and sampled Celery events."""
 
     def counters(self) -> Counters:
-        """What was counted until now."""
+        """The current counters."""

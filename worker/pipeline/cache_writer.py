@@ -1,9 +1,9 @@
-"""Writes results into the cache, beside the finisher so that it never waits for it.
+"""Writes results into the cache, on a thread of its own so that the finisher never waits for it.
 
-What cannot be written is dropped: the next job with that input runs, which
-is all that a cache may cost. Results arrive here only after they were
-published by the holder of the lease, and are written only where the model that
-made them is the one that the front meant.
+A write that fails is dropped: the next job with that input runs the model, which is the
+highest cost that a cache failure may have. Results arrive here only after the holder of
+the lease has published them, and are written only where the weights digest of the model
+that produced them is the one in the job's cache key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PAUSE_SECONDS = 0.5
 
 
 class CacheWrite(NamedTuple):
-    """A result on its way into the cache."""
+    """One pending cache write."""
 
     key: str
     entry: Entry
@@ -42,10 +42,10 @@ class CacheWrite(NamedTuple):
 
 
 class CacheWriter:
-    """One thread with a connection of its own."""
+    """Writes cache entries on one thread with a connection of its own."""
 
     def __init__(self, client: Redis, loaded_as: Callable[[Model | None], Resident | None]) -> None:
-        """loaded_as says which model a handler is, None once it was unloaded."""
+        """loaded_as maps a handler to its resident model, or to None once it was unloaded."""
         self._client = client
         self._loaded_as = loaded_as
         self._queue: queue.SimpleQueue[Sequence[CacheWrite] | None] = queue.SimpleQueue()
@@ -58,16 +58,16 @@ class CacheWriter:
         """Written under the lock."""
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the writing thread."""
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Write what waits, for at most this long."""
+        """Write the queued results, for at most this long."""
         self._queue.put(None)
         self._thread.join(seconds)
 
     def offer(self, published: Published) -> None:
-        """Write what may be cached of these; a listener of the finisher."""
+        """Queue the cacheable results of a published group; a listener of the finisher."""
         writes = [
             write
             for execution in published.finished
@@ -77,7 +77,7 @@ class CacheWriter:
             self.submit(writes)
 
     def submit(self, writes: Sequence[CacheWrite]) -> None:
-        """Write these; dropped when too much waits already."""
+        """Queue these writes; they are dropped when the queue would exceed its limit in bytes."""
         size = _bytes_of(writes)
         with self._lock:
             if self._waiting_bytes + size > _MAX_WAITING_BYTES:

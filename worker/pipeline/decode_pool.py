@@ -1,8 +1,8 @@
-"""Decode inputs, and let none of them hold up the rest.
+"""Decodes inputs on threads that are replaced when a decode hangs.
 
-A thread cannot be stopped. One that is in a single decode for longer than
-the limit is abandoned: the job that it is in fails, what else it was given is
-decoded by others, and another thread takes its place.
+A thread cannot be stopped. One that spends longer than the limit in a single decode is
+abandoned: that job fails, the rest of its chunk is decoded by other threads, and a new
+thread replaces it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _LOOKS_PER_LIMIT = 4
 
 
 class CallerReplaced(Exception):
-    """The calling thread was abandoned in a decode; another one goes on in its place."""
+    """The calling thread was abandoned in a decode and has been replaced by another one."""
 
 
 @dataclass(eq=False, slots=True)
 class _Chunk:
-    """What one thread decodes in one go; `done` is for who waits for it."""
+    """The jobs that one thread decodes in one call; `done` is set at its end for a waiter."""
 
     lane: Lane
     executions: Sequence[Execution]
@@ -43,21 +43,21 @@ class _Chunk:
 
 
 class Decoded(NamedTuple):
-    """What was decoded in one go, or has failed."""
+    """The jobs of one chunk, decoded or failed."""
 
     lane: Lane
     executions: Sequence[Execution]
     pooled: bool
-    """Whether the pool did it."""
+    """Whether the pool decoded them, rather than the caller's thread."""
     began: float
-    """When it began, on the steady clock."""
+    """When decoding began, on the steady clock."""
     busy_before: float
-    """The device's busy seconds by then."""
+    """The device's busy seconds at that time."""
 
 
 @dataclass(eq=False, slots=True)
 class _Slot:
-    """A thread that decodes, and where it is."""
+    """A decoding thread and its position in its chunk."""
 
     replace: Callable[[], None]
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -68,12 +68,12 @@ class _Slot:
 
 
 class DecodePool:
-    """A pool of decoding threads, a way to decode in the caller's own, and a watch over both."""
+    """Decodes in a pool of threads or in the caller's own; a watch thread bounds both."""
 
     def __init__(
         self, threads: int, limit_seconds: float, busy_at: Callable[[float], float]
     ) -> None:
-        """busy_at says for how long the device has been busy until a moment."""
+        """busy_at returns the device's total busy seconds up to a time."""
         self._limit = limit_seconds
         self._busy_at = busy_at
         self._threads = threads
@@ -89,14 +89,14 @@ class DecodePool:
         return self._threads > 0
 
     def start(self, deliver: Callable[[Decoded], None]) -> None:
-        """Begin to decode, and to watch; deliver is called on the thread that decoded."""
+        """Start the decoding threads and the watch; deliver runs on the thread that decoded."""
         self._deliver = deliver
         for _ in range(self._threads):
             self._add_thread()
         threading.Thread(target=self._watch, name="decode-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """End the threads; what is queued stays undecoded."""
+        """End the threads; queued jobs stay undecoded."""
         self._stopping.set()
         for _ in range(self._threads):
             self._queue.put(None)
@@ -108,9 +108,9 @@ class DecodePool:
             self._queue.put(_Chunk(lane, executions[first : first + size], pooled=True))
 
     def run(self, lane: Lane, executions: Sequence[Execution], replace: Callable[[], None]) -> None:
-        """Decode these in the calling thread, which `replace` makes up for if it is abandoned.
+        """Decode these in the calling thread; `replace` starts another if it is abandoned.
 
-        Raises CallerReplaced in a thread that was: it must end without touching anything.
+        Raises CallerReplaced in the abandoned thread, which must end without touching anything.
         """
         slot = getattr(self._callers, "slot", None)
         if slot is None:
@@ -121,7 +121,7 @@ class DecodePool:
             raise CallerReplaced
 
     def run_one(self, lane: Lane, execution: Execution) -> None:
-        """Decode one and wait for it; it is not delivered. Ends at the limit at the latest."""
+        """Decode one job and wait for it; it is not delivered. Returns within the limit."""
         chunk = _Chunk(lane, [execution], pooled=False, done=threading.Event())
         slot = _Slot(lambda: None)
         self._slots.add(slot)
@@ -142,7 +142,7 @@ class DecodePool:
 
     def _work(self, slot: _Slot, chunk: _Chunk) -> None:
         lane, spec, handler = chunk.lane, chunk.lane.spec, chunk.lane.handler
-        if handler is None:  # should not be: then the leases lapse, and others take over
+        if handler is None:  # unexpected: the leases expire and are reaped
             log.error("decoded_without_a_model", lane=lane.name, jobs=len(chunk.executions))
             for execution in chunk.executions:
                 execution.disposition = "lost"
@@ -156,7 +156,7 @@ class DecodePool:
             steps.decode(execution, spec, handler)
             now = time.monotonic()
             if now - slot.began < self._limit / 2:
-                continue  # nobody can have abandoned the slot
+                continue  # too early for the watch to have abandoned the slot
             with slot.lock:
                 if slot.abandoned:
                     return

@@ -12,8 +12,8 @@ from worker.jobs.leases import DeadLetter, Failure, FinishedJob, Flag, RetryJob
 from worker.lanes.lane import Lane
 
 _JOIN_RESULT_SECONDS = 10
-"""How long a success serves identical jobs that were looked up in the cache before it was
-written there: longer than any submit takes from the look-up to the enqueue."""
+"""How long identical jobs may join a success. It covers jobs whose cache lookup preceded the
+cache write: longer than any submit takes from the lookup to the enqueue."""
 
 
 class Ending(Enum):
@@ -52,7 +52,7 @@ def by_ending(executions: Iterable[Execution]) -> dict[Ending, list[Execution]]:
 
 
 def outcome(execution: Execution, lane: Lane) -> FinishedJob:
-    """What the finish script is told of one job."""
+    """The finish script's arguments for one job."""
     failure: Failure = ""
     if execution.disposition == "failed":
         failure = "input" if isinstance(execution.error, InvalidInput) else "other"
@@ -69,7 +69,7 @@ def outcome(execution: Execution, lane: Lane) -> FinishedJob:
 
 
 def letter(execution: Execution) -> DeadLetter:
-    """What the bury script keeps of one job."""
+    """The dead letter that the bury script stores for one job."""
     return DeadLetter(
         execution.tag,
         execution.job_id,
@@ -81,8 +81,8 @@ def letter(execution: Execution) -> DeadLetter:
 
 
 def delay(execution: Execution) -> RetryJob:
-    """What the retry script is told of one job; the attempt that its lease was counted as is taken
-    back where none was made.
+    """The retry script's arguments for one job. The attempt that the reservation counted is
+    uncounted where the job was not run.
     """
     tag, job_id, disposition = execution.tag, execution.job_id, execution.disposition
     uncount: Flag = "" if execution.suspect else "1"

@@ -1,8 +1,7 @@
-"""What an error in a batch means for its jobs. Pure: a table in code.
+"""Maps an error of a batch to a decision for its jobs. Pure: a table in code.
 
-An exception from a batch says nothing about which job caused it, so a batch
-of more than one is split and each half is tried; only a job that fails alone
-is charged with the failure.
+An exception from a batch does not identify the job that caused it, so a batch of more than
+one job is split and each half is run; only a job that fails alone has caused the failure.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ MAX_DELAY_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with the batch: split it, or retry, fail or bury its only job."""
+    """The action for a batch: split it, or retry, fail or bury its only job."""
 
     action: Literal["split", "retry", "fail", "dead"]
     delay_ms: int = 0
@@ -30,7 +29,7 @@ class Decision:
 
 
 def decide(error: BaseException, size: int, attempt: int, max_attempts: int) -> Decision:
-    """Judge an error of a batch of `size` jobs; attempt counts from 1."""
+    """Decide on an error of a batch of `size` jobs; attempt counts from 1."""
     no_memory = out_of_memory(error)
     if size > 1:
         return Decision("split", shrink_to=size // 2 if no_memory else None)

@@ -1,4 +1,4 @@
-"""What follows for the lane and for a job when a batch raised, as error_policy.py decides."""
+"""Applies the decision of error_policy.py to the lane and the jobs of a batch that raised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What the parts of a batch that raised have in common."""
+    """The state that the parts of a batch that raised share."""
 
     limits: BatchLimits
     max_batch: int
@@ -25,7 +25,7 @@ class Split:
 
 
 def charge(execution: Execution, decision: Decision, error: BaseException) -> None:
-    """End the way of a job whose error is its own."""
+    """Set the disposition of a job that caused the error by itself."""
     if decision.action == "retry":
         execution.disposition = Retry(after_ms=decision.delay_ms)
         execution.step, execution.error = "infer", error
@@ -37,9 +37,9 @@ def charge(execution: Execution, decision: Decision, error: BaseException) -> No
 
 
 def set_cap(lane: Lane, decision: Decision, split: Split) -> None:
-    """Lower the lane's cap; back to what it was where one job is too large by itself.
+    """Lower the lane's cap on the batch size; restore it where one job is too large by itself.
 
-    Should the size have mattered as well, the next full batch says so again.
+    If the size mattered as well, the next full batch raises again and lowers it again.
     """
     limits = split.limits
     if decision.shrink_to is not None and decision.shrink_to < limits.max_batch:

@@ -1,8 +1,8 @@
-"""Publish what the device produced: encode, then one script per batch.
+"""Publishes results: encodes them, then runs one script per batch.
 
-Batch n is encoded and published here while batch n+1 runs. When Redis is
-away the results wait in memory, and their leases are renewed when it is back
-in time; what lapsed meanwhile is fenced, and counted as such.
+Batch n is encoded and published here while batch n+1 runs. While Redis is unavailable the
+results wait in memory; their leases are renewed if it is back in time, and results whose
+lease expired meanwhile are fenced, and counted as such.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ its message does not run."""
 
 
 class _Group(NamedTuple):
-    """Executions of one lane that left the device together, or ended before it."""
+    """Executions of one lane that the device ran together, or that ended before they ran."""
 
     lane: Lane
     executions: Sequence[Execution]
@@ -51,7 +51,7 @@ class _Group(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A group whose endings Redis has taken; what listeners are told."""
+    """A group whose transitions Redis has accepted; the argument of the listeners."""
 
     lane: Lane
     executions: Sequence[Execution]
@@ -63,7 +63,7 @@ Listener = Callable[[Published], None]
 
 
 class Finisher:
-    """One thread; every execution that has ended passes through it once."""
+    """Publishes on one thread; every execution that has ended passes through it once."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Finisher:
         redis_health: RedisHealth,
         listeners: Sequence[Listener],
     ) -> None:
-        """worker is the name that results carry; listeners are called in order, on its thread."""
+        """worker is the name in the results; listeners are called in order, on its thread."""
         self._state = state
         self._leases = leases
         self._worker = worker
@@ -85,24 +85,24 @@ class Finisher:
         self.finished = 0
         """Results published. Written by its thread."""
         self.fenced = 0
-        """Results of leases that were another's by then. Written by its thread."""
+        """Results refused because the lease was no longer this worker's. Written by its thread."""
 
     def start(self) -> None:
-        """Begin to publish."""
+        """Start the publishing thread."""
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Publish what is queued, for at most this long."""
+        """Publish the queued groups, for at most this long."""
         self._give_up_at = time.monotonic() + seconds
         self._queue.put(None)
         self._thread.join(seconds + 1)
 
     def submit_batch(self, lane: Lane, executions: Sequence[Execution], infer_ms: float) -> None:
-        """Publish a batch that the device ran in this time."""
+        """Queue a batch that the device ran in this time."""
         self._submit(_Group(lane, executions, infer_ms, time.monotonic()))
 
     def submit_ended(self, lane: Lane, executions: Sequence[Execution]) -> None:
-        """Publish jobs that ended without a run, or one by one after it."""
+        """Queue jobs that ended without a run, or one by one after it."""
         self._submit(_Group(lane, executions, 0.0, time.monotonic()))
 
     def flush(self) -> None:
@@ -164,9 +164,9 @@ class Finisher:
                 judge_time(execution, run_seconds)
             try:
                 encode(execution, stamp)
-                f"{execution.job_id}{execution.digest}".encode()  # both go to Redis as they are
+                f"{execution.job_id}{execution.digest}".encode()  # both are sent to Redis unescaped
             except Exception:
-                # Its lease lapses, as if we had died of it; the others of its batch go on.
+                # Its lease expires, as after a crash; the rest of the batch is published.
                 log.exception(
                     "result_lost_to_a_fault_of_ours",
                     lane=lane.name,
@@ -203,9 +203,9 @@ class Finisher:
         self._until_done(lane, lambda: leases.cancel(execution.job_id, lane.result_ttl, state))
 
     def _until_done(self, lane: Lane, transition: Callable[[], T]) -> T | None:
-        """Repeat a transition until Redis took it; fencing makes repeating safe.
+        """Repeat a transition until Redis accepts it; fencing makes repeating safe.
 
-        None when it is time to give up.
+        Returns None when the time allowed at shutdown is over.
         """
         while True:
             try:

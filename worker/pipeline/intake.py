@@ -1,11 +1,11 @@
-"""Where a reserved job goes next.
+"""Routes reserved jobs to the next stage.
 
-Jobs that have ended go to the finisher, inputs that are elsewhere to the fetcher, the rest
-to the decode pool, or are decoded in the reserver's thread where that is cheaper than
-handing them over. What was decoded waits in its lane for the device.
+Jobs that have ended are submitted to the finisher, jobs whose input is stored elsewhere to
+the fetcher, and the rest to the decode pool, or they are decoded in the reserver's thread
+where that is cheaper than handing them over. Decoded jobs wait in their lane for the device.
 
-It has no thread: it runs on the reserver's, and is called back by the decode pool and
-the fetcher on theirs.
+It has no thread: it runs on the reserver's, and its callbacks run on the threads of the
+decode pool and the fetcher.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ log = structlog.get_logger(__name__)
 
 _REDIS_PAUSE_SECONDS = 0.2
 _INLINE_DECODE_SECONDS = 50e-6
-"""Decoding that is cheaper than this per job is not worth handing to another thread."""
+"""Decoding that is cheaper than this per job costs less than handing it to another thread."""
 
 
 class Intake:
-    """Takes what was reserved, fetched and decoded, and routes it."""
+    """Accepts reserved, fetched and decoded jobs, and routes them."""
 
     def __init__(
         self,
@@ -63,13 +63,13 @@ class Intake:
 
     @property
     def has_fetched(self) -> bool:
-        """Whether inputs have arrived that nobody has passed on. Call it holding the lock."""
+        """Whether fetched inputs wait to be routed. Call it holding the lock."""
         return bool(self._fetched)
 
     def accept(
         self, lane: Lane, reservation: Reservation, replace_caller: Callable[[], None]
     ) -> None:
-        """Route what was reserved. Raises CallerReplaced (see DecodePool.run)."""
+        """Route the jobs of a reservation. Raises CallerReplaced (see DecodePool.run)."""
         executions = self.read(lane, reservation)
         ended, waiting = _parted(executions)
         with self._state.changed:
@@ -84,8 +84,8 @@ class Intake:
     def accept_fetched(self, replace_caller: Callable[[], None]) -> None:
         """Route jobs of one lane whose inputs have arrived.
 
-        Of one: should decoding them hang, another thread goes on with the others.
-        Raises CallerReplaced.
+        One lane per call, so that another thread can route the other lanes should decoding hang
+        on this one. Raises CallerReplaced.
         """
         with self._state.changed:
             if not self._fetched:
@@ -96,13 +96,16 @@ class Intake:
         self._pass_on(lane, taken, replace_caller)
 
     def hold(self, lane: Lane, reservation: Reservation) -> None:
-        """Only note that these are ours; they are handed back, for the worker stops."""
+        """Record these leases as held, without routing the jobs, so that shutdown releases them."""
         executions = self.read(lane, reservation)
         with self._state.changed:
             lane.in_hand |= {one.tag: one for one in executions}
 
     def fetched(self, lane: Lane, execution: Execution) -> None:
-        """Its input is here, or it has ended without; called on the fetcher's thread."""
+        """Queue a job whose input was fetched, or submit one that ended without its input.
+
+        Called on the fetcher's thread.
+        """
         ended = execution.disposition is not None
         with self._state.changed:
             lane.fetching -= 1
@@ -114,7 +117,10 @@ class Intake:
             self._finisher.submit_ended(lane, [execution])
 
     def decoded(self, decoded: Decoded) -> None:
-        """They are items, or failed; called on the thread that decoded them."""
+        """Add decoded jobs to their lane and submit those that failed to the finisher.
+
+        Called on the thread that decoded them.
+        """
         lane, executions = decoded.lane, decoded.executions
         ended, items = _parted(executions)
         now = time.monotonic()
@@ -145,7 +151,7 @@ class Intake:
         return executions
 
     def _request_inputs(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
-        """Have the inputs fetched that are elsewhere; returns the others."""
+        """Submit jobs whose input is stored outside Redis to the fetcher; returns the others."""
         away = [one for one in executions if one.input_url is not None or one.stored]
         if not away:
             return executions
@@ -158,7 +164,7 @@ class Intake:
     def _pass_on(
         self, lane: Lane, waiting: list[Execution], replace_caller: Callable[[], None]
     ) -> None:
-        """What has its input is decoded; a suspect when it runs, alone."""
+        """Decode jobs that have their input; a suspect is decoded later, when it runs alone."""
         suspects = [one for one in waiting if one.suspect]
         if suspects:
             with self._state.changed:
@@ -180,9 +186,10 @@ class Intake:
         self._decode_pool.submit(lane, executions)
 
     def _read_blobs(self, executions: list[Execution]) -> bool:
-        """Whether their inputs are here; if not the worker stops, and they are handed back.
+        """Read the inputs stored under blob keys; repeats until Redis answers.
 
-        Their leases are renewed meanwhile, so it may take until Redis is back.
+        Returns False only when the worker stops first; shutdown then releases the jobs. Their
+        leases are renewed meanwhile, so this may last until Redis is back.
         """
         while executions and not self._state.stopping.is_set():
             try:
@@ -198,7 +205,7 @@ class Intake:
         return not executions
 
     def _delay_early(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
-        """Send back jobs whose ETA lies ahead; returns the others."""
+        """Return jobs whose ETA is in the future to Redis; returns the others."""
         now = lane.server_time()
         early: list[Execution] = []
         due: list[Execution] = []
@@ -216,8 +223,8 @@ class Intake:
 
 
 def _parted(executions: Sequence[Execution]) -> tuple[list[Execution], list[Execution]]:
-    """Those that have ended, and the others. Each is asked once: a cancel may end any of
-    them meanwhile, and one that is in neither list would stay in hand for ever.
+    """Split into executions that have ended and the others. Each disposition is read once: a
+    cancel may set one between two reads, and a job in neither list would be held forever.
     """
     ended: list[Execution] = []
     others: list[Execution] = []

@@ -1,6 +1,7 @@
-"""The one thread that reserves: what the lanes want, up to what they may hold.
+"""The one thread that reserves: jobs for each lane, up to the lane's room.
 
-A reservation is asked for before the last one is routed, so that Redis works meanwhile.
+The next reservation is requested before the last one is routed, so that Redis runs it
+meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _LOOK_AGAIN_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 _REDIS_PAUSE_SECONDS = 0.2
 _MAX_UNPUBLISHED = 64
-"""Groups that may wait for the finisher: inputs that fail come back as fast as we reserve."""
+"""Groups that may wait for the finisher: inputs that fail are submitted to it as fast as
+jobs are reserved."""
 
 
 class Reserver:
@@ -41,7 +43,7 @@ class Reserver:
         redis_health: RedisHealth,
         starved_jobs: int,
     ) -> None:
-        """starved_jobs is how many to ask for at most where a starved tenant has a job."""
+        """starved_jobs is how many to reserve at most where a starved tenant has a job."""
         self._state = state
         self._leases = leases
         self._notifier = notifier
@@ -50,21 +52,21 @@ class Reserver:
         self._starved_jobs = starved_jobs
         self._turn = 0
         self._looked_at = 0.0
-        """When all lanes were last looked at, by the steady clock."""
+        """When all lanes were last checked, by the steady clock."""
         self._asked: Lane | None = None
-        """The lane whose reservation is on its way."""
+        """The lane whose reservation was requested and not yet received."""
         self._thread = self._new_thread()
 
     def start(self) -> None:
-        """Begin to reserve."""
+        """Start the reserving thread."""
         self._thread.start()
 
     def join(self, seconds: float) -> None:
-        """Wait for its end, once the worker stops."""
+        """Wait until the thread has ended, once the worker stops."""
         self._thread.join(seconds)
 
     def release_unstarted(self) -> None:
-        """Hand back, at once, what no batch has taken."""
+        """Release, at once, the jobs that no batch contains."""
         for lane in self._state.lanes.values():
             unstarted = self._state.take_unstarted(lane)
             if not unstarted:
@@ -81,7 +83,7 @@ class Reserver:
         return threading.Thread(target=self._run, name="reserver", daemon=True)
 
     def _replace(self) -> None:
-        """The thread is lost in a decode; another goes on where it was."""
+        """Start another thread in place of one that hangs in a decode."""
         self._thread = self._new_thread()
         self._thread.start()
 
@@ -112,7 +114,7 @@ class Reserver:
             self._wait_for_change()
 
     def _look(self) -> tuple[Lane | None, list[str]]:
-        """The lane to ask for; where there is none, those that the notifier is to watch."""
+        """The lane to reserve for; where there is none, the lanes that the notifier should arm."""
         with self._state.changed:
             due = self._look_is_due()
             if due:
@@ -123,7 +125,7 @@ class Reserver:
             return None, [name for name, one in lanes if one.listens() and not one.armed]
 
     def _arm(self, names: list[str]) -> bool:
-        """Look whether these have work, and watch the others; whether there is room for some."""
+        """Check these lanes for work and arm the others; returns whether a lane can reserve now."""
         working = self._notifier.arm(names)
         now = time.monotonic()
         self._redis_health.answered(now)
@@ -138,8 +140,8 @@ class Reserver:
         return False
 
     def _look_is_due(self) -> bool:
-        """Whether all lanes should be looked at, told or not, however busy one keeps us: a
-        notification can be lost, and a lane that was not armed has none.
+        """Whether it is time to check all lanes, with or without a notification and whatever the
+        load of one lane: a notification can be lost, and a lane that is not armed gets none.
         """
         return self._seconds_until_look() <= 0
 
@@ -153,12 +155,12 @@ class Reserver:
         return self._looked_at + pause - time.monotonic()
 
     def _ask(self, lane: Lane) -> None:
-        """Start to reserve, a batch at a time, so that parsing one overlaps reserving the next."""
+        """Request one batch, so that parsing it overlaps reserving the next."""
         with self._state.changed:
             wanted = min(lane.room(), lane.limits.max_batch)
-            if lane.starved:  # its job is among the first, and soon here where few are asked for
+            if lane.starved:  # its job is among the first; a small reservation returns sooner
                 wanted = min(wanted, self._starved_jobs)
-            lane.starved = False  # a tenant that is starved from now on tells us again
+            lane.starved = False  # a tenant starved from now on is notified again
         try:
             lane.asked_at = time.monotonic()
             self._leases[lane.name].ask(wanted, lane.result_ttl)
@@ -198,7 +200,7 @@ class Reserver:
             lane.stats.reserved(time.monotonic() - asked_at)
 
     def _receive_last(self) -> None:
-        """What was asked for when it was time to stop, so that it is handed back."""
+        """Receive the reservation that was requested before the stop, so that it is released."""
         if self._asked is None:
             return
         try:
@@ -216,7 +218,7 @@ class Reserver:
                 state.changed.wait(seconds)
 
     def _next_to_ask(self) -> Lane | None:
-        """The hungry lane, marked under the lock: its model must not leave meanwhile."""
+        """The hungry lane, marked under the lock: its model must not be unloaded meanwhile."""
         lane = self._hungry_lane()
         if lane is not None:
             lane.asking = True

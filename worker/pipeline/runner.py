@@ -1,7 +1,7 @@
-"""The one thread that owns the device: what the scheduler says, it executes.
+"""The one thread that owns the device: it executes the scheduler's decisions.
 
-A batch that raises is split and its halves are tried, so that a job is only
-charged with an error that it causes alone.
+A batch that raises is split and its halves are run, so that a job fails only by an error
+that it causes alone.
 
 Where a handler's `infer` does not wait for its device (see transfer.py), one
 batch is in progress while the next is put together and queued behind it.
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 _COST = attrgetter("cost")
 _LOOK_AT_DEVICE_SECONDS = 1e-3
-"""How often a device that works by itself is asked whether it is done."""
+"""How often an asynchronous device is polled for completion."""
 
 Runs = list[list[Execution]]
 """One list for each input that runs: the jobs that share its output."""
@@ -47,7 +47,7 @@ Runs = list[list[Execution]]
 
 @dataclass(frozen=True, slots=True)
 class _InProgress:
-    """A batch that the device works on while we do something else."""
+    """A batch that the device runs while this thread prepares the next."""
 
     lane: Lane
     batch: Batch[Execution]
@@ -55,7 +55,7 @@ class _InProgress:
     later: Later
     began: float
     split: Split | None
-    """Set where it is part of a batch that raised."""
+    """Set where this batch is part of one that raised."""
 
 
 class Runner:
@@ -76,7 +76,7 @@ class Runner:
         max_attempts: int,
         run_step: Callable[[RunStep], None] | None = None,
     ) -> None:
-        """on_device_lost is called when the process can do nothing more with its device;
+        """on_device_lost is called when the process can no longer use its device;
         run_step advances a lane whose work is steps.
         """
         self._state = state
@@ -93,10 +93,10 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._in_progress: _InProgress | None = None
         self._ended_at = 0.0
-        """When the last batch that was waited for ended."""
+        """When the last asynchronous batch ended."""
 
     def start(self) -> None:
-        """Begin to run what the scheduler says."""
+        """Start the device thread."""
         self._thread.start()
 
     def join(self, seconds: float) -> None:
@@ -122,10 +122,10 @@ class Runner:
             del work  # a device task holds its model
 
     def _next_work(self) -> Work | None:
-        """Block until there is something to do; None when it is time to stop.
+        """Block until there is work; None when the worker stops.
 
-        With a batch still on the device, what should follow it at once; None when
-        it ends before there is any.
+        With a batch in progress, the work that should follow it at once; None when the batch
+        ends before there is any.
         """
         later = self._in_progress.later if self._in_progress else None
         state = self._state
@@ -175,7 +175,7 @@ class Runner:
             self._run_batch(lane, batch)
         except Exception:
             log.exception("batch_lost_to_a_fault_of_ours", lane=lane.name, size=len(batch))
-            self._state.released(lane, batch)  # the leases lapse, others take over
+            self._state.released(lane, batch)  # the leases expire and are reaped
         lane.stats.ran(time.monotonic() - began)
         self._set_running()
 
@@ -190,9 +190,9 @@ class Runner:
             self._infer(lane, runnable)
 
     def _run_suspect(self, lane: Lane, batch: Batch[Execution]) -> None:
-        """Run it with no result of others unpublished, and publish its own before going on.
+        """Run it while no result of another job is unpublished, and publish its own at once.
 
-        If it takes the process down, or what comes next does, nobody else is charged for it.
+        If it crashes the process, or the work after it does, no other job's attempt is spent.
         """
         self._end_progress()
         self._finisher.flush()
@@ -203,7 +203,7 @@ class Runner:
         self._finisher.flush()
 
     def _still_wanted(self, lane: Lane, batch: Batch[Execution]) -> Batch[Execution]:
-        """Leave out what was revoked, expired or lost since it was reserved."""
+        """Leave out jobs that were revoked, expired or lost since they were reserved."""
         now = lane.server_time()
         for execution in batch:
             if execution.disposition is not None:
@@ -221,7 +221,7 @@ class Runner:
         return batch.only(lambda one: one.disposition is None, _COST)
 
     def _start_suspect(self, lane: Lane, suspect: Execution) -> bool:
-        """Count its attempt, then decode it; it is on its own from here to its end."""
+        """Count its attempt, then decode it; from here to its end no other job runs with it."""
         try:
             number = self._leases[lane.name].start(suspect.tag, suspect.job_id, lane.result_ttl)
         except RedisError as exc:
@@ -284,7 +284,7 @@ class Runner:
             self._device_is_done()
             self._judge(ahead.lane, ahead.batch, exc, ahead.split)
             return
-        # What is queued behind another batch has the device once that one has left.
+        # A batch queued behind another starts on the device when that one has ended.
         began = max(ahead.began, self._ended_at)
         seconds = self._device_is_done() - began
         on_device = ahead.later.device_seconds()
@@ -297,7 +297,7 @@ class Runner:
         return now
 
     def _done(self, lane: Lane, batch: Batch[Execution], runs: Runs, seconds: float) -> None:
-        """A batch has its outputs, after so long on the device."""
+        """Share, measure and submit the outputs of a batch that took `seconds` on the device."""
         if len(runs) < len(batch):
             steps.share_outputs(runs)
         lane.stats.count(len(batch))
@@ -307,7 +307,7 @@ class Runner:
 
     @staticmethod
     def _measure(lane: Lane, batch: Batch[Execution], runs: Runs, seconds: float) -> None:
-        """Note cost, padding and fill, for the stages' report."""
+        """Record cost, padding and fill for the stages' report."""
         alike = len(runs) == len(batch)
         cost = sum(map(_COST, batch)) if alike else sum(run[0].cost for run in runs)
         padded = batch.padded_cost
@@ -318,10 +318,10 @@ class Runner:
     def _judge(
         self, lane: Lane, batch: Batch[Execution], error: BaseException, split: Split | None
     ) -> None:
-        """A batch raised: split it, or charge its only job."""
+        """Handle a batch that raised: split it, or end its only job by the error."""
         if is_lost(error):
             log.error("device_lost", lane=lane.name, size=len(batch), error=text_of(error))
-            self._state.released(lane, batch)  # the leases lapse; elsewhere they run one by one
+            self._state.released(lane, batch)  # the leases expire; the jobs run one by one later
             self._on_device_lost()
             return
         decision = decide(error, len(batch), batch[0].attempt, self._max_attempts)
@@ -336,7 +336,7 @@ class Runner:
 
 
 def _is_done(later: Later) -> bool:
-    """Whether the device is done with it; a failure is, and `wait` raises it where it is judged."""
+    """Whether the device has finished it. A failure counts: `wait` raises it to be handled."""
     try:
         return later.done()
     except Exception:  # noqa: BLE001 - whatever a driver raises

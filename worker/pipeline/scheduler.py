@@ -1,11 +1,11 @@
-"""What the device does next.
+"""Decides what the device runs next.
 
-Pure on purpose: it is asked under the lock of `WorkerState`, gets the time, and neither
-waits nor does I/O, so that every rule can be tested by setting up lanes.
+Pure on purpose: it is called under the lock of `WorkerState` with the time as an argument,
+and neither waits nor does I/O, so that every rule can be tested by setting up lanes.
 
-In this order: a device task (a model that was loaded, or must leave); nothing while too
-many results are unpublished; then the lane whose turn it is, with its batch or step, or
-with the loading of its model.
+In this order: a device task (a model to warm up or to unload); nothing while too many
+results are unpublished; then the lane whose turn it is, with its batch or step, or with
+the loading of its model.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Scheduler:
         self._models = models
 
     def next(self, now: float, device_idle: bool) -> Work:
-        """What to do now, or how long to wait for what. Call it holding the state's lock.
+        """The work to do now, or how long to wait and why. Call it holding the state's lock.
 
-        With a batch still on the device (not device_idle), what should follow it at once.
+        With a batch still on the device (not device_idle), the work that should follow it at once.
         """
         if task := self._models.next_task():
             return DeviceTask(task)
@@ -48,7 +48,7 @@ class Scheduler:
         return work or Wait(self._why_idle(), self._seconds_until_ready(now))
 
     def ran(self, lane: Lane, batch: Batch[Execution], seconds: float) -> None:
-        """A batch has its outputs, after so long on the device."""
+        """Record that a batch took `seconds` on the device."""
         if batch.regular:
             with self._state.changed:
                 lane.batcher.observe(batch.padded_cost, seconds)
@@ -66,7 +66,7 @@ class Scheduler:
         for name in self._turns.order(candidates, now):
             lane = lanes[name]
             if lane.suspects and not device_idle:
-                return None  # it runs alone; with more work behind the batch that never comes
+                return None  # it runs alone: behind other work it would wait forever
             if lane.handler is None:
                 self._models.open(lane.spec.name)
                 task = self._models.next_task()
@@ -96,7 +96,7 @@ class Scheduler:
         return Candidate(lane.name, now - lane.wanted_since, lane.spec.weight, switch_seconds=cost)
 
     def _why_idle(self) -> Idle:
-        """Why there is nothing to run, when nothing was found."""
+        """The reason why no work was found."""
         lanes = self._state.lanes.values()
         if any(len(lane.batcher) for lane in lanes):
             return "company"
@@ -109,7 +109,7 @@ class Scheduler:
         return "no_work"
 
     def _seconds_until_ready(self, now: float) -> float | None:
-        """How long the device may sleep until a batch is due whatever comes; None is for ever."""
+        """How long until a batch is due even if no job arrives; None where none will be due."""
         lanes = self._state.lanes.values()
         due = [at for lane in lanes if (at := lane.batcher.ready_at()) is not None]
         wait = max(0.0, min(due) - now) if due else None

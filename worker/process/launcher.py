@@ -31,8 +31,8 @@ def run_worker(
     """Serve lanes on the device placed here until SIGTERM; returns the exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Threads hand work to each other many times a millisecond; the default of
-    # 5 ms for giving up the interpreter lock would dominate latency.
+    # Threads hand work to each other many times a millisecond; the default switch
+    # interval of 5 ms for the interpreter lock would dominate latency.
     sys.setswitchinterval(0.001)
     catalog = load_catalog(settings.catalog).subset(settings.models)
     blobs = open_blobs(settings.blob_url)
@@ -91,7 +91,7 @@ def _run_celery(
         loglevel=settings.log_level.upper(),
         quiet=True,
         without_gossip=True,
-        without_mingle=True,  # it costs a second, for a revoke list that we keep in Redis
+        without_mingle=True,  # it costs a second, for a revoke list that is stored in Redis
         task_events=settings.events == "on",
         optimization="default",
     )

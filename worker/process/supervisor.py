@@ -1,9 +1,9 @@
-"""Keeps one worker process per device alive until told to stop.
+"""Runs one worker process per device until it is stopped.
 
-A process that dies is started again, ever later while it keeps dying young;
-one that cannot live ends them all with an error, so that whoever watches us
-(Kubernetes, systemd, a person) sees it. One that ends with status 0 was asked
-to, by `celery control shutdown` or a signal of its own, and stays away.
+A process that crashes is restarted, with a growing delay while it crashes soon after its start;
+one that cannot be kept running ends them all with an error, so that the process manager
+(Kubernetes, systemd, a person) sees it. A process that ends with status 0 was stopped on request,
+by `celery control shutdown` or a signal of its own, and is not restarted.
 """
 
 from __future__ import annotations
@@ -30,33 +30,35 @@ from worker.devices.placement import Placement, stay_on
 log = structlog.get_logger(__name__)
 
 MISCONFIGURED = 2
-"""The status of a process that cannot start as configured; starting it again is no use."""
+"""The exit status of a process that cannot start as configured; it is not restarted."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _LOOK_SECONDS = 0.05
 _KILL_MARGIN_SECONDS = 5.0
-"""Beyond shutdown_grace_seconds, for the worker to publish and hand back."""
+"""Time after shutdown_grace_seconds in which the worker may publish and release jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """When to start a dead process again, and when to give up."""
+    """When to restart a process that ended, and when to stop trying."""
 
     first_seconds: float = 1.0
     cap_seconds: float = 30.0
     young_seconds: float = 60.0
-    """Whoever lived longer starts with a clean slate."""
+    """A process that ran longer than this resets the count of early crashes."""
     max_young_deaths: int = 8
-    """In a row; with the pauses above, about a minute and a half of trying."""
+    """Consecutive early crashes; with the pauses above, about a minute and a half of restarts."""
 
     def pause(self, young_deaths: int) -> float:
-        """Seconds until the next try: doubled each time, less up to half so that many spread."""
+        """Seconds until the next start: doubled each time, less a random part of up to half so
+        that many are spread.
+        """
         longest = min(self.cap_seconds, self.first_seconds * 2.0 ** max(0, young_deaths - 1))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
 
 
 @dataclass(slots=True)
 class Child:
-    """One device's process: how to start it, and how it fares."""
+    """One device's process: how to start it, and its state."""
 
     device: str
     command: Sequence[str]
@@ -65,16 +67,18 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_at: float | None = 0.0
-    """When to start it, by the steady clock; None while it runs or when it has ended for good."""
+    """When to start it, by the steady clock; None while it runs or once it is not restarted."""
     young_deaths: int = 0
 
     @property
     def over(self) -> bool:
-        """Whether it has ended and will not be started again."""
+        """Whether it has ended and will not be restarted."""
         return self.process is None and self.start_at is None
 
     def start(self, now: float) -> None:
-        """Start it, pinned, in a group of its own: a terminal's Ctrl-C comes through us, once."""
+        """Start it, pinned, in a process group of its own: Ctrl-C in a terminal is forwarded by the
+        supervisor, once.
+        """
         self.process = subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -92,7 +96,7 @@ def _before_exec(parent_pid: int, cores: frozenset[int]) -> None:
 
 
 class Supervisor:
-    """Starts the children, restarts the dead, passes signals on; `run` returns the exit status."""
+    """Starts and restarts the children, and forwards signals; `run` returns the exit status."""
 
     def __init__(
         self, children: Sequence[Child], policy: RestartPolicy, stop_seconds: float
@@ -106,9 +110,9 @@ class Supervisor:
         self._status = 0
 
     def run(self) -> int:
-        """Serve until every child has ended for good; 0 when that was asked for.
+        """Run until every child has ended and none is to be restarted; 0 when that was requested.
 
-        Call in the main thread, where Python lets us hear signals.
+        Call in the main thread, where Python delivers signals.
         """
         before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
@@ -137,7 +141,7 @@ class Supervisor:
             self._kill()
 
     def _stop(self, number: int, now: float) -> None:
-        """Pass a signal on and start nobody any more."""
+        """Forward a signal, and start no more processes."""
         self._passed_on.add(number)
         if self._kill_at is None:
             self._kill_at = now + self._stop_seconds
@@ -153,9 +157,9 @@ class Supervisor:
                 child.process.kill()
 
     def _judge(self, child: Child, status: int, now: float) -> None:
-        """Decide what the end of a process means: nothing, another start, or the end of all."""
+        """Decide on the end of a process: nothing, a restart, or the end of all."""
         if self._kill_at is not None:
-            # A signal that comes before Python listens ends a process just as well.
+            # A signal before Python's handlers are installed ends a process too.
             if status != 0 and -status not in self._passed_on:
                 log.error("worker_ended_badly", device=child.device, status=status)
                 self._status = self._status or 1
@@ -191,7 +195,7 @@ class Supervisor:
 def run_fleet(settings: Settings, placements: Sequence[Placement], name: str | None = None) -> int:
     """Run one process per placement until SIGTERM; returns the exit status.
 
-    The embedded Redis, where there is one, is ours: no child's death ends it.
+    The embedded Redis, where there is one, belongs to this process: no child's end stops it.
     """
     redis = obtain_redis(settings)
     try:

@@ -1,4 +1,4 @@
-"""How a model gets from the catalog onto a device."""
+"""Creates the handler of a catalog entry on a device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from worker.models.base import Model
 
 
 def loader_for(device: str, settings: DeviceSettings) -> Callable[[ModelSpec], Model]:
-    """What makes a handler and has it load its weights; it raises what the handler raises."""
+    """A function that creates a handler and loads its weights; raises what the handler raises."""
 
     def load(spec: ModelSpec) -> Model:
         handler = load_handler(spec)
-        # Before, so that a cap on memory covers the weights; after, because what is not
-        # imported yet cannot be set.
+        # Before the load, so that a memory cap covers the weights; and after it, because a
+        # module that is not imported yet cannot be configured.
         prepare(device, settings)
         handler.load(spec, device)
         prepare(device, settings)

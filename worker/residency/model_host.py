@@ -1,12 +1,11 @@
-"""Brings models into the device's memory and out of it, between batches.
+"""Loads models into the device's memory and unloads them, between batches.
 
-A load may need room: then those that must leave stop reserving, what is in
-hand for them still runs, and only then they go. An alias that is moved
-keeps being served by the old model until the new one is warm; what was
-decoded for the old one still runs on it.
+A load may need room: then the lanes of the models to unload stop reserving, their jobs in
+hand still run, and only then are they unloaded. An alias that is moved is served by the old
+model until the new one is warm; jobs decoded for the old one still run on it.
 
-A model is loaded beside the device thread, which goes on running the others,
-and warmed up on it.
+A model is loaded on a thread of its own, while the device thread runs the others, and is
+warmed up on the device thread.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from worker.residency.weights_digests import FileState, WeightsDigests
 log = structlog.get_logger(__name__)
 
 Task = Callable[[], object]
-"""Something to do on the device between batches."""
+"""A function to run on the device between batches."""
 
 _LOADS_A_STAY = 5.0
-"""A model stays for this many times what its load took, while it has work."""
+"""A model with work stays loaded for at least this many times its load time."""
 
 
 class ModelHost:
-    """Decides when the device loads and unloads, and tells the lanes."""
+    """Decides when models are loaded and unloaded, and updates the lanes."""
 
     def __init__(
         self,
@@ -51,40 +50,40 @@ class ModelHost:
         warm_full_batches: bool,
         turn_seconds: float,
     ) -> None:
-        """warm_full_batches: whether a device shows its kernels only at the size of a batch."""
+        """warm_full_batches: whether the device's kernels depend on the batch size."""
         self._state = state
         self.residency = residency
         self._weights_digests = weights_digests
         self._warm_full_batches = warm_full_batches
         self._turn_seconds = turn_seconds
         self.aliases_stale = threading.Event()
-        """Set when an alias may have moved, or may move now; see AliasWatch."""
+        """Set when an alias may have moved, or can be moved now; see AliasWatch."""
         self._tasks: deque[Task] = deque()
         self._wanted: deque[str] = deque()
-        """Models to bring in, one after the other."""
+        """Models to load, one after the other."""
         self._eager: deque[str] = deque()
-        """The same at the start: only while nobody must leave for it."""
+        """Models to load at start, each only if no other has to be unloaded for it."""
         self._opening: str | None = None
-        """The one whose room is being made."""
+        """The model for which others are being unloaded."""
         self._leaving: list[str] = []
         self.loading: str | None = None
-        """The one that is being loaded or warmed up now."""
+        """The model that is being loaded or warmed up."""
 
     def begin(self) -> None:
-        """At the start: bring in what is not lazy, in the catalog's order, while it fits."""
+        """Queue the eager models for loading, in the catalog's order, as far as they fit."""
         with self._state.changed:
             for lane in self._state.lanes.values():
                 if lane.spec.load == "eager" and lane.spec.name not in self._eager:
                     self._eager.append(lane.spec.name)
 
-    # -- what the scheduler asks, holding the lock ------------------------
+    # -- called by the scheduler, holding the lock ------------------------
 
     def is_bringing_in(self) -> bool:
         """Whether a model is being loaded, or is about to be."""
         return self._opening is not None or self.loading is not None or bool(self._wanted)
 
     def may_open(self, model: str, now: float) -> bool:
-        """Whether trying to load it makes sense now."""
+        """Whether a load of this model may be started now."""
         if self._opening is not None or self.loading is not None or self._wanted or self._eager:
             return False
         if not self.residency.may_load(model, now):
@@ -92,7 +91,7 @@ class ModelHost:
         return all(self._may_leave(one, now) for one in self.residency.victims(model) or ())
 
     def _may_leave(self, model: str, now: float) -> bool:
-        """Whether it has nothing to do, or has stayed long enough for what its load cost."""
+        """Whether it has no work, or has been loaded long enough for the cost of its load."""
         one = self.residency.models[model]
         stay = max(self._turn_seconds, _LOADS_A_STAY * one.load_seconds)
         return now - one.admitted_at >= stay or not any(
@@ -100,11 +99,11 @@ class ModelHost:
         )
 
     def load_seconds(self, model: str) -> float:
-        """What bringing it in is expected to take."""
+        """The expected time to load it."""
         return self.residency.models[model].load_seconds
 
     def open(self, model: str) -> None:
-        """Bring this model in; those that must leave for it stop reserving."""
+        """Load this model; the lanes of models to unload for it stop reserving."""
         if self.residency.handler(model) is not None:
             return
         leaving = self.residency.victims(model)
@@ -120,7 +119,7 @@ class ModelHost:
         self._leave(leaving)
 
     def next_task(self) -> Task | None:
-        """What the device should do before its next batch."""
+        """The task to run on the device before its next batch; starts loads that are due."""
         if self._tasks:
             return self._tasks.popleft()
         if self._leaving and not any(map(self._is_busy, self._leaving)):
@@ -139,10 +138,10 @@ class ModelHost:
             ).start()
         return None
 
-    # -- what operators ask, on other threads -----------------------------
+    # -- operators' commands, on other threads ----------------------------
 
     def on_command(self, command: bytes) -> None:
-        """`load`, `unload` or `warm` and a model, or `aliases`; anything else is not for us."""
+        """Handle `load`, `unload` or `warm` with a model, or `aliases`; others are ignored."""
         verb, _, model = command.decode("utf-8", "replace").partition(" ")
         if verb == "aliases":
             self.aliases_stale.set()
@@ -163,7 +162,7 @@ class ModelHost:
             self._leave([model])
 
     def move_aliases(self, targets: Mapping[str, str]) -> None:
-        """Aliases point at these models from now on, as soon as each is loaded."""
+        """Point aliases at these models, each as soon as its model is loaded."""
         with self._state.changed:
             for alias, target in targets.items():
                 self._move_alias(alias, target)
@@ -177,11 +176,11 @@ class ModelHost:
         if handler is None and lane.handler is not None:
             if self.may_open(target, time.monotonic()):
                 self.open(target)
-            return  # until it is warm, the old model serves
+            return  # the old model serves until the new one is warm
         log.info("alias_moved", alias=alias, model=target)
         lane.serve(model.spec, handler)
 
-    # -- on a thread of its own, while the device goes on ------------------
+    # -- on the loader thread, while the device runs batches ---------------
 
     def _bring_in(self, model: str) -> None:
         files, handler = None, None
@@ -206,10 +205,10 @@ class ModelHost:
         try:
             return self._weights_digests.files(spec)
         except (OSError, ConfigurationError):
-            return None  # its load says what is wrong
+            return None  # the load reports the error
 
     def _take_weights_digest(self, model: str, files: dict[Path, FileState]) -> None:
-        """After the load, which need not wait for it: until it is known nothing is kept."""
+        """Compute it after the load, which does not wait for it; no result is cached until then."""
         try:
             found = self._weights_digests.make(self.residency.models[model].spec, files)
         except Exception:
@@ -220,7 +219,7 @@ class ModelHost:
     # -- on the device thread, without the lock ----------------------------
 
     def _admit(self, model: str, handler: Model) -> None:
-        """Warm it up, then let its lanes reserve."""
+        """Warm up the model, then open its lanes for reserving."""
         warm = self._warm_up(model, handler)
         if not warm:
             try:
@@ -260,7 +259,7 @@ class ModelHost:
             self.residency.unload(model)
         self._state.wake()
 
-    # -- small things -----------------------------------------------------
+    # -- internals --------------------------------------------------------
 
     def _leave(self, models: list[str]) -> None:
         self._leaving += [model for model in models if model not in self._leaving]
@@ -269,7 +268,7 @@ class ModelHost:
                 lane.closing = True
 
     def _is_busy(self, model: str) -> bool:
-        """Whether anything is in hand that this model must still run."""
+        """Whether jobs in hand must still run on this model."""
         handler = self.residency.handler(model)
         lanes = self._lanes_of(model)
         return any(lane.in_hand or lane.waiting or lane.asking for lane in lanes) or any(
@@ -283,7 +282,7 @@ class ModelHost:
 
 
 def warm_up(handler: Model, example: Any, size: int) -> None:
-    """Run an input alone and in a full batch, so that the first job finds everything in place."""
+    """Run an input alone and in a full batch, so that the first job pays no first-use cost."""
     for count in sorted({1, size}):
         executions = [Execution(b"", 1, 0, "warm-up", 0.0) for _ in range(count)]
         for execution in executions:

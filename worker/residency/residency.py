@@ -1,7 +1,7 @@
-"""Which models are in the device's memory.
+"""Tracks which models are in the device's memory.
 
-A model is loaded when it is wanted. Where a budget is set, those that were
-used longest ago leave for it, unless they are pinned.
+A model is loaded on demand. Where a memory budget is set, the least recently used models
+are unloaded for it, unless they are pinned.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ class Resident:
     handler: Model | None = None
     error: str | None = None
     weights_digest: str | None = None
-    """Of what is loaded, or was last; None until it is known (weights_digests.py)."""
+    """The digest of the weights loaded now or last; None until known (weights_digests.py)."""
     size_mb: float = 0.0
-    """What it takes once loaded; measured where the catalog does not say."""
+    """Memory once loaded; measured where the catalog does not give it."""
     load_seconds: float = 1.0
-    """How long the last load and warm-up took; a guess before the first."""
+    """Duration of the last load; an assumption before the first."""
     admitted_at: float = 0.0
     used_at: float = 0.0
     retry_at: float = 0.0
     """Steady time before which a failed load is not tried again."""
     failures: int = 0
-    """Loads that failed in a row."""
+    """Consecutive failed loads."""
 
     def forgive(self) -> None:
-        """Its next load may be tried at once, whatever became of the last ones."""
+        """Reset the failures, so that its next load may be tried at once."""
         self.failures, self.retry_at = 0, 0.0
 
 
 class Residency:
-    """Loads, unloads and remembers, within a budget."""
+    """Loads and unloads models within a memory budget."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Residency:
 
     @property
     def used_mb(self) -> float:
-        """What the loaded models take."""
+        """Memory of the loaded models."""
         return sum(one.size_mb for one in self.models.values() if one.handler is not None)
 
     def handler(self, name: str) -> Model | None:
@@ -78,19 +78,19 @@ class Residency:
         return self.models[name].handler
 
     def loaded_as(self, handler: Model | None) -> Resident | None:
-        """The model that this handler is; None once it was unloaded."""
+        """The model of this handler; None once it was unloaded."""
         return next((one for one in self.models.values() if one.handler is handler), None)
 
     def may_load(self, name: str, now: float) -> bool:
-        """Whether a load is worth trying: not loaded, and not refused a moment ago."""
+        """Whether a load may be tried: the model is not loaded, and no failure is too recent."""
         model = self.models[name]
         return model.handler is None and now >= model.retry_at
 
     def victims(self, name: str) -> list[str] | None:
-        """Who must leave so that this model fits; None where it never will.
+        """The models to unload so that this one fits; None where it cannot fit.
 
-        The least recently used first. An unknown size counts as nothing until
-        the first load has shown it; one that is loaded is among those in use already.
+        The least recently used first. An unknown size counts as zero until the first load has
+        measured it; a model that is already loaded is not counted twice.
         """
         wanted = self.models[name]
         if not self.budget_mb:
@@ -108,9 +108,9 @@ class Residency:
         return leaving if excess <= 0 else None
 
     def load(self, name: str) -> Model | None:
-        """Load it, whatever the budget says; None where that failed. On any thread.
+        """Load it regardless of the budget; None where that failed. On any thread.
 
-        It counts as being in memory only after `admit`, once it is warm.
+        It counts as loaded only after `admit`, once it is warm.
         """
         model = self.models[name]
         model.weights_digest = None
@@ -129,7 +129,7 @@ class Residency:
         return handler
 
     def admit(self, name: str, handler: Model) -> None:
-        """It is warm, and may be used."""
+        """Record that it is loaded and warm."""
         model = self.models[name]
         model.handler, model.error = handler, None
         model.forgive()
@@ -142,9 +142,9 @@ class Residency:
         )
 
     def refuse(self, name: str, reason: str) -> None:
-        """Note why it cannot be loaded; it is tried again after a while.
+        """Record why it cannot be loaded; a load may be tried again after a pause.
 
-        Twice as long with each failure, as others may have to leave for each try.
+        The pause doubles with each failure, because each try may unload other models.
         """
         model = self.models[name]
         pause = min(_RETRY_SECONDS * 2.0 ** min(model.failures, 10), _LONGEST_RETRY_SECONDS)
@@ -168,19 +168,21 @@ class Residency:
         return True
 
     def touch(self, name: str) -> None:
-        """It was used now."""
+        """Record that it was used now."""
         self.models[name].used_at = time.monotonic()
 
 
 def let_go(handler: Model) -> None:
-    """Have it free what dropping it would not."""
+    """Call the handler's `unload`, which frees what dropping the handler would not."""
     unload = getattr(handler, "unload", None)
     if unload is not None:
         unload()
 
 
 def memory_in_use(device: str) -> Callable[[], float]:
-    """How to read, in MB, what a model on this device takes: its allocations, or our pages."""
+    """A function that reads the memory in use in MB: the device's allocations, or on the CPU the
+    resident pages of this process.
+    """
     if device.startswith("cuda"):
 
         def on_device() -> float:

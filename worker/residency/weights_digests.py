@@ -1,9 +1,10 @@
-"""A digest of all that decides how a loaded model answers, as far as a worker can see it.
+"""Computes a digest of everything that determines a loaded model's outputs, as far as a worker
+can read it.
 
-The content of the weights' files, the handler's own source file, its options
-and the catalog's name, version and precision. A file's digest is remembered
-by path, size and time of change, also across restarts: 90 MB take a third of
-a second to read and hash, and some weights are a hundred times that.
+It covers the content of the weights' files, the handler's own source file, its options and
+the catalog's name, version and precision. A file's digest is cached by path, size and
+modification time, also across restarts: 90 MB take a third of a second to read and hash,
+and some weights are a hundred times that.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _REMEMBERED_FILES = 1_000
 _DIGEST_CHARACTERS = 32
 
 FileState = tuple[int, int]
-"""Size in bytes and time of change in nanoseconds."""
+"""Size in bytes and modification time in nanoseconds."""
 
 
 class WeightsDigests:
-    """Makes them, and remembers the digests of files in `memory`, a small JSON file."""
+    """Computes them, and caches the digests of files in `memory`, a small JSON file."""
 
     def __init__(self, memory: Path) -> None:
         self._memory = memory
@@ -43,14 +44,14 @@ class WeightsDigests:
 
     @staticmethod
     def files(spec: ModelSpec) -> dict[Path, FileState]:
-        """The files that the model is made of, as they are now."""
+        """The model's files in their current state."""
         return {path: _state(path) for path in _files_of(spec)}
 
     def make(self, spec: ModelSpec, before: dict[Path, FileState]) -> str | None:
-        """The weights digest of a model that was loaded since `before` was asked for.
+        """The weights digest of a model that was loaded after `before` was read.
 
-        None when one of its files has changed meanwhile, so that nobody knows which of
-        both contents was loaded. Weights from a hub may be known only now.
+        None when one of its files has changed meanwhile, so that the loaded content is
+        ambiguous. Weights from a hub may be on disk only now.
         """
         files = self.files(spec) | before
         parts = [spec.name, spec.version, spec.precision, spec.handler_path]
@@ -74,14 +75,14 @@ class WeightsDigests:
         digest = known[2] if known is not None and known[:2] == state else _hash(path)
         if _state(path) != state:
             return None
-        self._digests.pop(str(path), None)  # the last used stand last
+        self._digests.pop(str(path), None)  # kept in order of last use
         self._digests[str(path)] = (*state, digest)
         return digest
 
     def _keep_memory(self) -> None:
         last_used = dict(list(self._digests.items())[-_REMEMBERED_FILES:])
         scratch = self._memory.with_suffix(f".{os.getpid()}")
-        with contextlib.suppress(OSError):  # without it, the next start hashes again
+        with contextlib.suppress(OSError):  # on failure the next start hashes again
             self._memory.parent.mkdir(parents=True, exist_ok=True)
             scratch.write_text(json.dumps(last_used), encoding="utf-8")
             scratch.replace(self._memory)
@@ -103,7 +104,7 @@ def _counts(path: Path) -> bool:
 
 
 def _label(spec: ModelSpec, path: Path) -> str:
-    """What the file is called, wherever this machine keeps it."""
+    """The file's name in the digest, independent of where this machine stores it."""
     weights = located(spec.weights)
     if weights is not None and path.is_relative_to(weights):
         return path.relative_to(weights).as_posix()
@@ -111,7 +112,9 @@ def _label(spec: ModelSpec, path: Path) -> str:
 
 
 def _own_version() -> str:
-    """A built-in handler is more than one file, so each release of ours begins anew."""
+    """The release's version: a built-in handler has several files, so each release changes its
+    digest.
+    """
     try:
         return version("lanefleet")
     except PackageNotFoundError:

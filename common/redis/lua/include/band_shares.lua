@@ -1,9 +1,10 @@
--- Which messages a reservation takes from a lane: from each band its share, and from the
--- tenants beside it in turns. `take` is called with messages and tells whose they were.
+-- Chooses the messages that a reservation takes from a lane: from each band its share, and in
+-- turns from the tenants' lists beside it. `take` is called with messages and returns their number
+-- per tenant.
 -- @include tenant_window, tenant_refill
 
--- The list of a band is used up, so nobody has any in it: everybody beside it gives an equal
--- share, then all windows fill again.
+-- For a band whose list is empty, so that no tenant has messages in it: takes an equal share from
+-- each tenant beside it, then refills all windows.
 local function take_beside(list, lane, band, count, window, take)
   local taken = 0
   redis.call('DEL', placed_key(lane, band))
@@ -40,7 +41,7 @@ local function pop(list, lane, band, beside, count, window, take)
   return #messages
 end
 
--- The first band, then the share of the lower ones in turn, then what is left.
+-- The first band, then the share of the lower ones in turn, then the rest from the lower ones.
 local function serve_bands(bands, lane, beside, wanted, share, turn, window, take)
   local low = 0
   for band = 2, 4 do low = low + redis.call('LLEN', bands[band]) end

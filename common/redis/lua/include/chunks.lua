@@ -1,4 +1,4 @@
--- Call with the list's items, so many at a time as the Lua stack holds.
+-- Call with the list's items, in chunks that fit on the Lua stack.
 
 local CHUNK = 1000
 local function in_chunks(list, call)

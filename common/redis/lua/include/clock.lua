@@ -1,4 +1,4 @@
--- The server's own clock, the only one that decides.
+-- The server's clock, the only one that the scripts use.
 
 local function now_ms()
   local t = redis.call('TIME')

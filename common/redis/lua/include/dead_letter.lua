@@ -1,7 +1,7 @@
 -- The dead list of a lane: messages that will not run again, bounded by count.
 -- @include keys, message
 
--- Park a message: one line of JSON about it, then its bytes. keys: dead, letters, stats.
+-- Store a message: one line of JSON about it, then its bytes. keys: dead, letters, stats.
 local function bury(keys, letter, message, keep)
   letter.tenant = tenant_of(message)
   redis.call('HSET', keys.letters, letter.id, cjson.encode(letter) .. '\n' .. message)

@@ -1,7 +1,7 @@
--- Delayed jobs wait as `<band>:<message>` under the millisecond at which they are due.
+-- Delayed jobs are stored as `<band>:<message>`, scored by the millisecond at which they are due.
 -- @include message, tenant_window
 
--- One is due: to the front of its band.
+-- Move a due job to the front of its band.
 local function make_due(bands, delayed, lane, member)
   local band, message = tonumber(string.sub(member, 1, 1)), string.sub(member, 3)
   redis.call('ZREM', delayed, member)

@@ -1,26 +1,26 @@
--- The end of a flight: its leader is settled, or was by somebody else.
+-- The end of a flight: its leader is being settled, or was settled elsewhere.
 -- @include keys, record, result_document, single_flight, flight_followers, flight_promote
 -- @include flight_share
 
--- What those find who come next.
+-- Update the hint for later jobs with the same input.
 local function write_hint(job, flight, successor)
   local hint = flight and redis.call('GET', FLIGHT .. flight)
   if not hint then return end
   local _, _, leader = read_entry(hint)
-  if leader ~= job.id then return end -- another leads it by now
+  if leader ~= job.id then return end -- it has another leader by now
   if successor then
     redis.call('SET', FLIGHT .. flight, successor, 'EX', HINT_SECONDS)
   elseif job.outcome == 'succeeded' and (job.reuse_ms or '') ~= '' then
-    -- For those who have looked into the cache already, and not yet enqueued.
+    -- For jobs that have missed the cache already and are not enqueued yet.
     redis.call('SET', FLIGHT .. flight, '!' .. job.id, 'PX', job.reuse_ms)
   else
     redis.call('DEL', FLIGHT .. flight)
   end
 end
 
--- job.outcome says that the followers get what it got: 'succeeded', or 'failed' by a fault of the
--- input; they are appended to jobs. Otherwise one of them leads from now on. Whoever finished the
--- job knows its flight; otherwise the followers tell.
+-- With a job.outcome the followers get the job's result: 'succeeded', or 'failed' by a fault of the
+-- input; they are appended to jobs. Otherwise one of them becomes the leader. job.flight is given
+-- by the worker that finished the job; otherwise the followers' entry has it.
 local function end_flight(job, jobs)
   local id, flight, successor = job.id, job.flight, nil
   local fields = redis.call('HGETALL', FOLLOWERS .. id)

@@ -1,7 +1,7 @@
 -- The followers of a leader, all at once.
 -- @include keys, chunks, record, single_flight
 
--- From the reply to HGETALL: those whose record says so too; and the leader's own entry.
+-- From the reply to HGETALL: the followers whose record agrees; and the leader's own entry.
 local function read_followers(leader, fields)
   local found, own, keys = {}, nil, {}
   for i = 1, #fields, 2 do

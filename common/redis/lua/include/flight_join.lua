@@ -1,10 +1,10 @@
--- A new job whose input may be under way already.
+-- Joins a new job to a flight with the same input.
 -- @include keys, record, result_document, single_flight, flight_end
 
-local MAX_FOLLOWERS = 2000 -- one script publishes for all of them: about 10 us each
+local MAX_FOLLOWERS = 2000 -- one script publishes their results: about 10 us each
 
--- The same input succeeded since this job's own look into the cache: it gets that result, unless
--- it wants none that old. Ages are in whole seconds, as in the cache.
+-- The same input has succeeded since this job's cache lookup: it gets that result, unless the
+-- result is older than its max_age_seconds. Ages are in whole seconds, as in the cache.
 local function get_arrived(job, other, clock)
   local meta = redis.call('GET', META .. other)
   if not meta or string.sub(meta, 1, 19) ~= '{"status":"SUCCESS"' then return false end
@@ -28,21 +28,21 @@ local function follow(id, rec, leader, entry, own)
   redis.call('SET', JOB .. id, follower_text(rec, leader))
 end
 
--- Who leads the flight: its band, its deadline as text, its id and record; nil where nobody does.
+-- The leader of the flight: its band, its deadline as text, its id and record; nil without one.
 local function leader_of(flight, hint)
   local band, deadline, leader = read_entry(hint)
   local rec = leader and read_record(leader)
   if leader and not is_under_way(rec, leader) then
-    end_flight({ id = leader, flight = flight }) -- whatever became of it, they go on without it
+    end_flight({ id = leader, flight = flight }) -- the followers continue without it
     band, deadline, leader = read_entry(redis.call('GET', FLIGHT .. flight))
     rec = leader and read_record(leader)
   end
   return band, deadline, leader, rec
 end
 
--- Whether this job need not wait in its lane: an identical one is under way ('follows'), or was
--- until a moment ago ('arrived'). Otherwise it leads from now on. One that is more urgent than a
--- leader that still waits overtakes it, and is followed by it.
+-- Returns 'follows' where this job follows an identical one, 'arrived' where it gets the result of
+-- one that has just succeeded. Otherwise it becomes the leader and waits in its lane. A job in a
+-- higher band than a leader that still waits becomes the leader, and the former one follows it.
 local function join(job, record, clock)
   local id, flight, band = job.job_id, job.flight, tonumber(job.band)
   local mine = job.band .. ' ' .. job.deadline_ms .. ' '

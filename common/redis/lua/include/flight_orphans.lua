@@ -1,4 +1,4 @@
--- Followers whose deadline passed, and those whose leader is gone.
+-- Expires followers whose deadline has passed, and frees those without a leader.
 -- @include keys, record, single_flight, flight_leave, flight_share, flight_end, settle
 
 local function expire_due(lane, limit, ttl, now)
@@ -13,17 +13,17 @@ local function expire_due(lane, limit, ttl, now)
       local leader = read_record(rec.tag)
       local in_time = leader and leader.state == 'r' and leader.started <= rec.deadline
       if value and in_time and (deadline == 0 or deadline > now) then
-        redis.call('ZADD', index, deadline > 0 and deadline or 'inf', id) -- it began; may it end
+        redis.call('ZADD', index, deadline > 0 and deadline or 'inf', id) -- leader began in time
       else
-        -- One by one: it may lead the next, which then has another leader.
+        -- One by one: it may be the leader of the next, which then gets another leader.
         settle({ expired_follower(id, rec, leave(id, rec), now) }, ttl)
       end
     end
   end
 end
 
--- Every script that settles a leader ends its flight, so a follower without one was left by
--- somebody else: a foreign worker, or an eviction. A few are looked at each time.
+-- Every script that settles a leader ends its flight, so a follower without a leader was left by
+-- a foreign worker or by an eviction. A few are checked each time.
 local function free_stranded(lane)
   for _, id in ipairs(redis.call('ZRANDMEMBER', follower_index(lane), 5)) do
     local rec = read_record(id)

@@ -1,8 +1,8 @@
--- A follower takes the place of a leader that brought nothing for the others.
+-- Makes a follower the leader where the former leader ended without a result to share.
 -- @include keys, record, tenant_window, single_flight, flight_followers
 
--- The most urgent, then the oldest. It inherits the attempts, as it brings the same input to the
--- same worker; one try is left to it where the leader spent them all. Returns the flight's hint.
+-- The most urgent, then the oldest. It inherits the attempts, as its input is the same; where the
+-- leader has spent them all, one is left to it. Returns the flight's hint.
 local function promote(followers, flight, attempts)
   local best
   for _, one in ipairs(followers) do

@@ -1,7 +1,7 @@
--- What each follower of a leader that ended gets.
+-- Settles the followers of a leader that ended.
 -- @include keys, chunks, clock, record, result_document, single_flight
 
--- How a follower ends whose deadline passed first, as settle takes it.
+-- The argument of settle for a follower whose deadline has passed.
 local function expired_follower(id, rec, listed, now)
   local text = 'the deadline passed before the identical job that it waited for was done'
   redis.call('HINCRBY', LANE .. rec.lane .. ':stats', 'expired', 1)
@@ -23,13 +23,13 @@ local function forget_followers(followers)
   for lane, ids in pairs(lanes) do
     in_chunks(ids, function(...) redis.call('ZREM', follower_index(lane), ...) end)
   end
-  -- Seldom has any of them followers itself, so all are asked about at once.
+  -- Followers rarely have followers themselves, so one EXISTS checks all of them.
   local leaders = 0
   in_chunks(keys, function(...) leaders = leaders + redis.call('EXISTS', ...) end)
   return leaders > 0
 end
 
--- Append how these end, with the leader's result cut in parts.
+-- Append the followers' results to the list of settle; `parts` is the leader's result.
 local function share(jobs, followers, leader_started, parts, outcome)
   local now, counts, leads = now_ms(), {}, forget_followers(followers)
   for _, one in ipairs(followers) do
@@ -49,7 +49,7 @@ local function share(jobs, followers, leader_started, parts, outcome)
     jobs[#jobs + 1] = job
   end
   for lane, count in pairs(counts) do
-    -- Not among succeeded or failed: those took a place in a worker, which rates go by.
+    -- Not counted as succeeded or failed: rates are measured by jobs that ran in a worker.
     redis.call('HINCRBY', LANE .. lane .. ':stats', 'shared', count)
   end
 end

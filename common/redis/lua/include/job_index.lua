@@ -1,9 +1,9 @@
 -- The index behind the list of jobs.
--- A tenant has one stream. An entry holds what one call took in, so that the index costs
--- a call two commands however many jobs it brings. Its fields are lanes, each with
+-- Each tenant has one stream. An entry holds the jobs that one call accepted, so that the index
+-- costs a call two commands for any number of jobs. Its fields are lanes, each with
 -- '<created_ms> <id> <id> ...'; its id is the number of its last job, counted from the
--- tenant's first. Numbers, because they bound the index in jobs and not in calls, and
--- because a number read once as a cursor points at the same place ever after.
+-- tenant's first. Numbers are used because they bound the index in jobs and not in calls, and
+-- because a number used as a cursor always points at the same place.
 -- @include keys
 
 local to_list = {} -- tenant -> lane -> ids
@@ -31,7 +31,7 @@ local function write_list(tenant, lanes, now, keep)
   end
   local last = redis.call('INCRBY', key .. ':count', count)
   local added = redis.pcall('XADD', key, last .. '-0', unpack(fields))
-  if type(added) == 'table' then -- the count got lost: begin anew
+  if type(added) == 'table' then -- the count was lost: start a new stream
     redis.call('DEL', key)
     redis.call('XADD', key, last .. '-0', unpack(fields))
   end

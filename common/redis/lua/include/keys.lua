@@ -1,4 +1,4 @@
--- The keys that scripts name themselves; common/redis/keys.py has the whole table.
+-- The keys that scripts build themselves; common/redis/keys.py has the complete table.
 -- KEYS of a lane, always in this order:
 --   1-4 bands (0, 3, 6, 9)  5 unacked  6 index  7 delayed  8 dead  9 letters  10 stats
 

@@ -1,5 +1,5 @@
--- Who was published already: the answer to it got lost on the way. Seldom any, so all
--- are asked about at once, and one by one only then.
+-- Finds the jobs that were published already, by a call whose reply was lost. There are rarely any,
+-- so one EXISTS checks a whole chunk, and only then each job.
 -- @include keys, chunks
 
 local function find_known(ids, known)

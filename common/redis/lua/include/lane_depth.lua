@@ -1,4 +1,4 @@
--- How many jobs a lane holds.
+-- The number of jobs of a lane.
 -- @include keys
 
 local function over_total(lane)

@@ -10,12 +10,12 @@ local function band_of(tag)
   return tonumber(string.sub(tag, -1))
 end
 
--- The stored form that a stock kombu consumer's restore_visible can put back.
+-- The stored form that restore_visible of a stock kombu consumer can restore.
 local function wrap(message, lane)
   return '[' .. message .. ',"","' .. lane .. '"]'
 end
 
--- Give up a lease: its message, or nil where it is not held any more.
+-- End a lease; returns its message, or nil where it is no longer held.
 local function end_lease(unacked, index, tag, lane)
   local stored = redis.call('HGET', unacked, tag)
   if not stored then return nil end

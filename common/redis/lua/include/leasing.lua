@@ -1,6 +1,6 @@
--- What one reservation leases: gathered job by job, written at its end, in one go.
--- Last tag first: a short zset is a list that is searched from its beginning, and all
--- have one score, so in this order each finds its place at once (15 us a lease otherwise).
+-- The leases of one reservation: collected job by job, written together at its end.
+-- Last tag first: a short zset is a list that is searched from its beginning, and all have the
+-- same score, so in this order each insert is at the front (15 us a lease otherwise).
 -- @include keys, chunks, lease
 
 local lease_serial, leased_now = 0, {} -- leased_now: id -> message
@@ -11,7 +11,7 @@ local function next_tag(prefix, band)
   return tag_of(prefix, lease_serial, band)
 end
 
--- Append to the answer: tag, attempt, when accepted and by whom, message.
+-- Append to the reply: tag, attempt, when the job was accepted and its tenant, message.
 local function lease(out, id, message, tag, attempt, born, record, lane)
   leased_now[id] = message
   lease_records[#lease_records + 1] = JOB .. id
@@ -26,7 +26,7 @@ local function lease(out, id, message, tag, attempt, born, record, lane)
   out[at + 4] = message
 end
 
--- due: seconds, as kombu keeps them, as text.
+-- due: seconds as text, as kombu stores them.
 local function write_leases(unacked, index, due)
   local scores = {}
   for i = #lease_tags, 1, -1 do

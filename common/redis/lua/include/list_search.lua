@@ -1,8 +1,8 @@
--- Where a job stands in a list of messages. A band is ordered by creation, but for a few that
--- were returned to its front, so a job is looked for by the moment of its creation: from both
--- ends at once in growing steps, since Redis walks to an index from the nearer end, and then by
--- halves. What lies deeper than REACH from either end is estimated between the moments known
--- there: in a lane of a million, each step to its middle would cost Redis a millisecond.
+-- Finds the index of a job in a list of messages. A band is ordered by creation, except for a few
+-- that were returned to its front, so a job is searched by its time of creation: from both ends at
+-- once in doubling steps, since Redis walks to an index from the nearer end, and then by bisection.
+-- An index deeper than REACH from both ends is interpolated between the times known there: in a
+-- lane of a million, each access to its middle would cost Redis a millisecond.
 -- @include keys, message
 
 local REACH = 4096
@@ -12,8 +12,8 @@ local function created_of(id)
   return tonumber(text and string.match(text, '^%l %S+ (%d+)') or nil)
 end
 
--- When the message at this index, counted from the one that is served first, was created;
--- nil where some in a row do not tell, being sent by other Celery clients.
+-- When the message at this index, counted from the one that is served first, was created; nil
+-- where four in a row have no known time, being sent by other Celery clients.
 local function moment(list, index, size)
   for at = index, math.min(index + 3, size - 1) do
     local message = redis.call('LINDEX', list, -1 - at)
@@ -22,8 +22,8 @@ local function moment(list, index, size)
   end
 end
 
--- Between which two indexes those created earlier end and the others begin, and the
--- moments there, if they are known.
+-- The two indexes between which the jobs created earlier end and the others begin, and the times
+-- there, if they are known.
 local function bracket(list, size, created)
   local low, high, low_moment, high_moment, step = -1, size, nil, nil, 1
   while step <= REACH and step - 1 < high do
@@ -50,7 +50,7 @@ local function halve(list, size, created, low, high)
   return high
 end
 
--- The index of this job among those created in the same moment, which begin here.
+-- The index of this job among those created in the same millisecond, which begin at `first`.
 local function find(list, size, created, first, id)
   local count = 4
   while first < size and count <= 1024 do
@@ -64,7 +64,7 @@ local function find(list, size, created, first, id)
   end
 end
 
--- Its index in this list, and whether that is exact; nil where it is not there.
+-- The job's index in this list, and whether it is exact; nil where it is not in the list.
 local function search(list, size, created, id)
   local low, high, low_moment, high_moment = bracket(list, size, created)
   if not low then return nil end

@@ -1,7 +1,7 @@
--- What the bytes of a message say, read without parsing where it is our own.
+-- Reads fields of a message, without parsing where this project built it.
 
--- The job's id as Celery reads it: our own messages begin with it, others are parsed.
--- nil where there is none, or one that could not be written into JSON as it is.
+-- The job's id as Celery reads it: this project's messages begin with it, others are parsed.
+-- nil where there is none, or one that would have to be escaped in JSON.
 local function id_of(message)
   local id = string.match(message, '^{"headers":{"lang":"py","task":"infer","id":"([^"\\]+)"')
   if id and string.sub(message, -1) == '}' then return id end
@@ -11,7 +11,7 @@ local function id_of(message)
   if type(id) == 'string' and string.find(id, '^[^"\\%c]+$') then return id end
 end
 
--- Whose job a message of ours is, nil where it is nobody's.
+-- The tenant in a message that this project built; nil where it has none.
 local function tenant_of(message)
   return string.match(message, '^{"headers":{"lang":"py","task":"infer","id":"[^"]+",'
     .. '"parent_id":null,"group":null,"root_id":"[^"]+","tenant":"([^"]+)"')

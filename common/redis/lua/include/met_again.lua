@@ -1,7 +1,7 @@
 -- A message whose job is not in its first and simplest state.
 -- @include keys, record, dead_letter, result_document, flight_keep, settle, same_call
 
--- It is past its deadline: nobody need run it.
+-- Settle a job that is past its deadline as expired.
 local function expire(call, id, rec)
   local text = 'the deadline passed before the job could start'
   settle({ {
@@ -11,7 +11,7 @@ local function expire(call, id, rec)
   redis.call('HINCRBY', call.parked.stats, 'expired', 1)
 end
 
--- It was delivered too often to be delivered once more.
+-- Bury a job that has reached the maximum number of deliveries.
 local function give_up(call, id, rec, message, band)
   local text = 'delivered ' .. call.max_deliveries .. ' times without being able to start'
   bury(call.parked, {
@@ -63,7 +63,8 @@ local function known_to_run(call, id, message, rec, band)
   return rec
 end
 
--- Its record where it is to be leased; otherwise it was set aside, or ended here.
+-- The job's record where it is to be leased; otherwise its message was dropped or moved, or the
+-- job was settled here.
 local function meet_again(call, id, message, text, band)
   local rec = known_to_run(call, id, message, parse_record(text), band)
   if not rec then return nil end

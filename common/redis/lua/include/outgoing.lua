@@ -1,5 +1,5 @@
--- Messages on their way into the bands: gathered job by job, pushed at the end, in one go.
--- A tenant's are kept by themselves, as they may have to wait beside the band.
+-- Messages to push into the bands: collected job by job, pushed together at the end.
+-- A tenant's messages are collected separately, as they may have to wait beside the band.
 -- @include keys, chunks, tenant_window
 
 local plain, owned = {}, {}
@@ -32,7 +32,7 @@ local function push_all(window)
     local step = tonumber(string.sub(one.band_key, #one.lane + 3)) or 0
     local new = admit_to_band(
       one.band_key, one.lane, step / 3 + 1, one.tenant, one.messages, window)
-    -- Workers whose hands are full with others' jobs would not look before the next batch.
+    -- Workers that are full of other tenants' jobs would not reserve before their next batch.
     if new and redis.call('HLEN', LANE .. one.lane .. ':tenants') > 1 then
       redis.call('PUBLISH', STARVED .. SCOPE, one.lane)
     end

@@ -1,6 +1,6 @@
--- What a tenant may send: a rate with a burst, and so many jobs in flight.
--- A bucket is the time at which it will be full again; before that it lacks what would flow in
--- until then.
+-- A tenant's limits: a rate with a burst, and a maximum of jobs in flight.
+-- A bucket is stored as the time at which it will be full again; until then it lacks the tokens
+-- that it gains until that time.
 -- @include keys
 
 local function bucket(name, per_second, burst, clock)
@@ -17,7 +17,7 @@ local function read_one(name, per_second, burst, max_in_flight, clock)
   return { name = name, tokens = tokens, gap = gap, room = room, taken = 0 }
 end
 
--- By name, from words that stand there by fours: name, jobs_per_second, burst, max_in_flight.
+-- By name, from groups of four arguments: name, jobs_per_second, burst, max_in_flight.
 local function read_limits(words, from, to, clock)
   local tenants = {}
   for at = from, to - 1, 4 do
@@ -27,14 +27,14 @@ local function read_limits(words, from, to, clock)
   return tenants
 end
 
--- What keeps the tenant from sending this one, nil where nothing does.
+-- The code of the limit that refuses this job, nil where it is accepted.
 local function refusal(tenant)
   if tenant.tokens < 1 then return -2 end
   if tenant.room < 1 then return -3 end
   tenant.tokens, tenant.room, tenant.taken = tenant.tokens - 1, tenant.room - 1, tenant.taken + 1
 end
 
--- How many it may send now, or -1, and ms until it may send all of its burst.
+-- How many jobs it may send now, or -1, and ms until it may send its whole burst.
 local function write_one(tenant, clock)
   if tenant.gap == 0 then return -1, 0 end
   local key = RATE .. tenant.name
@@ -47,7 +47,7 @@ local function write_one(tenant, clock)
   return math.max(tenant.tokens, 0), left
 end
 
--- Appends both to the answer, for each of these words' tenants.
+-- Appends both to the reply, for each of the tenants in these arguments.
 local function write_limits(tenants, words, from, to, clock, out)
   for at = from, to - 1, 4 do
     out[#out + 1], out[#out + 2] = write_one(tenants[words[at]], clock)

@@ -3,8 +3,8 @@
 --   [deadline_ms attempts deliveries tag started_ms worker error ...]
 -- state is q (waiting), r (leased), x (settled, though its message still waits) or w (an
 -- identical job runs for it: single_flight.lua).
--- A fresh job has the first three words only; 0 and - stand for nothing. Its first attempt
--- is implied by r, and is written down when the lease ends without a result.
+-- A new job has the first three words only; 0 and - mean no value. Its first attempt is implied
+-- by r, and is written when the lease ends without a result.
 -- @include keys
 
 local function parse_record(text)
@@ -31,7 +31,7 @@ local function blank_record(lane)
   }
 end
 
--- The record of a job that is leased under this tag, or would be had it not got lost.
+-- The record of a job that is leased under this tag, or a blank one where it was lost.
 local function leased_record(id, lane, tag)
   local rec = read_record(id)
   if not rec then
@@ -41,7 +41,7 @@ local function leased_record(id, lane, tag)
   return rec
 end
 
--- When the job was accepted and whose it is, as one word.
+-- When the job was accepted and its tenant, as one word.
 local function origin(created, tenant)
   return tenant == '' and created or created .. ':' .. tenant
 end
@@ -53,12 +53,12 @@ local function record_text(rec)
   }, ' ')
 end
 
--- Of a settled job whose message still waits: it must find a record there.
+-- The record of a settled job whose message still waits: reserve must find it.
 local function settled_text(rec)
   return 'x ' .. rec.lane .. ' ' .. origin(rec.created, rec.tenant)
 end
 
--- Write that a job waits again. An attempt that began counts, unless it is taken back.
+-- Write that a job waits again. A started attempt counts, unless it is uncounted.
 local function requeue_record(id, rec, uncount)
   rec.state, rec.tag, rec.started, rec.worker = 'q', '-', 0, '-'
   if rec.attempts == 0 and not uncount then rec.attempts = 1 end

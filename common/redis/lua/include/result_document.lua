@@ -3,7 +3,7 @@
 -- @include keys, iso_date
 
 local SHARED = ',"shared":true'
-local TAIL = 2048 -- bytes of a result's end, in which "lanefleet" lies
+local TAIL = 2048 -- bytes at a result's end that contain "lanefleet"
 
 -- An id as JSON. Those of jobs need no escapes; cjson would write some for a slash.
 local function quoted(id)
@@ -34,10 +34,10 @@ local function ending(id, rec, state, reason, text, now)
     .. '","task_id":' .. quoted(id) .. ',"lanefleet":' .. cjson.encode(about) .. '}'
 end
 
--- A job's result in three parts, between which another's id and time of acceptance go; nil
--- where it is not as we write it. A quotation mark inside of a JSON string has a backslash
--- before it, so only keys can match; what the model returned may have such keys, but what
--- we write comes last.
+-- A job's result in three parts, between which another job's id and time of acceptance are
+-- inserted; nil where it is not of the form written here. A quotation mark inside a JSON string
+-- has a backslash before it, so only keys can match; the model's output may have such keys, but
+-- the fields written here come last.
 local function split_result(meta, id)
   local mark, at, from = '"task_id":"' .. id .. '"', nil, 1
   repeat
@@ -65,7 +65,7 @@ local function finished_ms(parts)
   return tonumber(string.match(parts.middle, '"finished_ms":(%d+)') or 0)
 end
 
--- The state that a result says its job is in, nil where it says none that a job ends in.
+-- The final state in a job's result; nil where it has none.
 local function state_of_result(meta)
   local status = string.match(meta, '^{"status": ?"(%u+)"')
   if status == 'SUCCESS' then return 'succeeded' end
@@ -74,8 +74,8 @@ local function state_of_result(meta)
   return string.find(meta, '"exc_message":["expired"]', 1, true) and 'expired' or 'canceled'
 end
 
--- What a result says of its job, without what the model returned; nil where there is none.
--- Another Celery worker's says little, and is given whole.
+-- The state and the fields of a result without the model's output; nil where there is none.
+-- A result of another Celery worker has few fields, and is returned whole.
 local function read_about(id)
   local meta = redis.call('GETRANGE', META .. id, -TAIL, -1)
   if meta == '' then return nil end

@@ -1,13 +1,13 @@
--- The one way in which jobs end: each result is published; then what it leads to is appended
--- to the list and ends likewise, until the list is used up. Each job of the list:
+-- The only way in which jobs are settled: each result is published; jobs that are settled by it are
+-- appended to the list and settled likewise, until the end of the list. Each job of the list:
 --   id, meta      its result
---   lane, tenant  whose count it leaves; no tenant where it is nobody's
---   record        what stays of it while its message still waits, or nil
---   buried        it is on the dead list, from where it may come back, so its input stays
+--   lane, tenant  whose count is reduced; no tenant where the job has none
+--   record        the record that stays while its message still waits, or nil
+--   buried        it is on the dead list, from which it may be retried, so its input stays
 --   has_blob      false where it is known to have no input beside its message
---   leads         false where it is known to lead no others
+--   leads         false where it is known to have no followers
 --   outcome, flight, reuse_ms   see end_flight
--- With `alone`, none of the jobs leads others, and none has an input beside its message.
+-- With `alone`, no job has followers, and none has an input beside its message.
 -- @include keys, chunks, tenant_counts, flight_end
 
 local function forget(gone, left, counts)

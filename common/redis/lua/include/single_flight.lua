@@ -1,8 +1,8 @@
--- Jobs with the same input that are under way together share one run: the first one, the
--- leader, goes to the lane; the others follow it and get what it gets.
+-- Concurrent jobs with the same input share one run: the first one, the leader, waits in the
+-- lane; the others follow it and get its result.
 --
 --   lf:flight:<lane>:<digest>   '<band> <deadline_ms> <leader>', or '!<id>' of one that
---                               succeeded a moment ago; a hint, it may name a job that is gone
+--                               has just succeeded; a hint that may name a deleted job
 --   lf:followers:<leader>       '' -> '<band> <deadline_ms> <flight>' of the leader, and per
 --                               follower: id -> '<band> <deadline_ms> <message>', where the
 --                               message is empty while it still waits in its lane
@@ -18,7 +18,7 @@ local function follower_index(lane)
   return LANE .. lane .. ':followers'
 end
 
--- What a flight, or a follower's field, says: band, deadline, and the rest; nil where nothing.
+-- Parse a flight or a follower's field: band, deadline, and the rest; nil where it is empty.
 local function read_entry(value)
   if not value then return nil end
   local band, deadline, rest = string.match(value, '^(%d) (%d+) (.*)$')
@@ -30,8 +30,8 @@ local function follower_text(rec, leader)
   return 'w ' .. rec.lane .. ' ' .. word .. ' ' .. rec.deadline .. ' 0 0 ' .. leader
 end
 
--- Whether jobs may follow it, or go on to: it is neither settled nor lost. A foreign Celery
--- worker that took it leaves its record behind.
+-- Whether jobs may follow it: it is neither settled nor lost. A foreign Celery worker that ran it
+-- leaves its record behind, so its result is checked too.
 local function is_under_way(rec, id)
   return rec and rec.state ~= 'x' and redis.call('EXISTS', META .. id) == 0
 end

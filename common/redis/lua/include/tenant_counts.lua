@@ -1,4 +1,4 @@
--- How many jobs a tenant has in flight, in a lane and in all of them.
+-- The number of jobs that a tenant has in flight, per lane and in total.
 -- @include keys
 
 local function count_in(lane, tenant, count)
@@ -6,7 +6,7 @@ local function count_in(lane, tenant, count)
   redis.call('HINCRBY', IN_FLIGHT, tenant, count)
 end
 
--- So many are in flight no more.
+-- Subtract jobs that are no longer in flight.
 local function count_out(lane, tenant, count)
   for _, key in ipairs({ LANE .. lane .. ':tenants', IN_FLIGHT }) do
     if redis.call('HINCRBY', key, tenant, -count) <= 0 then redis.call('HDEL', key, tenant) end

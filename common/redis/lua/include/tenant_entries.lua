@@ -1,4 +1,4 @@
--- How many jobs each tenant brought into each lane: gathered job by job, counted at the end.
+-- The number of jobs that each tenant added to each lane: collected per job, written at the end.
 -- @include tenant_counts
 
 local entered = {} -- tenant -> lane -> count

@@ -1,5 +1,5 @@
--- Others than us may have taken from the bands, a stock consumer or `celery purge`; so what
--- was counted is counted again, as far as that is quick, and nobody's jobs are left beside.
+-- Other consumers may have taken messages from the bands, a stock one or `celery purge`; so the
+-- counts are corrected, as far as that is quick, and no tenant's jobs are left beside a band.
 -- @include keys, message, tenant_window, tenant_refill, tenant_counts
 
 local RECOUNT = 1000 -- longest list that is read through
@@ -24,8 +24,9 @@ local function recount(list, lane, band, window)
   end
 end
 
--- Jobs that somebody else took were never settled by us: the tenants' counts add up to more
--- than the lane holds. Whose they were nobody knows, so all shrink alike; an empty lane has none.
+-- Jobs taken by other consumers are never settled by these scripts: the tenants' counts add up to
+-- more than the lane holds. Their tenants are unknown, so all counts shrink in proportion; those
+-- of an empty lane become 0.
 local function recount_in_flight(lane, backlog)
   local counts, sum = redis.call('HGETALL', LANE .. lane .. ':tenants'), 0
   for i = 2, #counts, 2 do sum = sum + counts[i] end

@@ -1,5 +1,5 @@
--- How tenants' jobs move up from beside the bands into them (tenant_window.lua says how they
--- came there).
+-- Moves tenants' jobs from the lists beside the bands into the bands (tenant_window.lua puts them
+-- there).
 -- @include keys, chunks, tenant_window
 
 -- The tenants that have jobs beside this band.
@@ -12,7 +12,7 @@ local function waiting_beside(lane, band)
   return tenants
 end
 
--- The next of what the tenant has beside the band; empty where nothing is left.
+-- The tenant's next messages beside the band; empty where none are left.
 local function take_over(lane, band, tenant, count)
   local key = over_key(lane, band, tenant)
   local messages = count > 0 and redis.call('RPOP', key, count) or {}
@@ -20,7 +20,7 @@ local function take_over(lane, band, tenant, count)
   return messages
 end
 
--- Let the tenant's next ones into the band, as far as its window reaches.
+-- Move the tenant's next messages into the band, up to its window.
 local function refill(list, lane, band, tenant, placed, window)
   local messages = take_over(lane, band, tenant, window - placed)
   if #messages == 0 then return end

@@ -1,6 +1,7 @@
 -- A tenant has at most a window of its jobs in a band's list; the others wait beside it, in a
--- list of their own, so that tenants take turns. Counted are, per band, who has how many in the
--- list (placed), and per lane what waits beside (over): `<band>:<tenant>`, and `<band>:` for all.
+-- list of the tenant's own, so that tenants take turns. Two hashes count them: per band each
+-- tenant's jobs in the list (placed), and per lane those beside it (over): `<band>:<tenant>`, and
+-- `<band>:` for all.
 -- @include keys, chunks
 
 local function placed_key(lane, band)
@@ -25,13 +26,13 @@ local function count_placed(lane, band, tenant, by)
   return math.max(count, 0)
 end
 
--- Behind the others: into the band as far as the tenant's window reaches, else beside it.
--- Returns whether the tenant had none waiting here.
+-- Append messages: to the band up to the tenant's window, the rest beside it. Returns whether the
+-- tenant had none waiting here.
 local function admit_to_band(list, lane, band, tenant, messages, window)
   local room, placed = 0, 0
   if redis.call('HEXISTS', LANE .. lane .. ':over', band .. ':' .. tenant) == 0 then
     placed = tonumber(redis.call('HGET', placed_key(lane, band), tenant)) or 0
-    if placed > 0 and redis.call('LLEN', list) == 0 then -- somebody else took them
+    if placed > 0 and redis.call('LLEN', list) == 0 then -- another consumer took them
       redis.call('DEL', placed_key(lane, band))
       placed = 0
     end
@@ -48,7 +49,7 @@ local function admit_to_band(list, lane, band, tenant, messages, window)
   return placed == 0 and room > 0
 end
 
--- To the front of its band, where it was.
+-- Return a message to the front of its band.
 local function put_back(list, lane, band, message, tenant)
   redis.call('RPUSH', list, message)
   if tenant and tenant ~= '' then count_placed(lane, band, tenant, 1) end

@@ -2,18 +2,18 @@
 -- KEYS: none by name
 -- ARGV:
 --   1 tenant
---   2 below: the number below which to begin, or 0
+--   2 below: the number below which the page begins, or 0
 --   3 limit
---   4 looks: how many jobs to look at
+--   4 looks: how many jobs to examine
 --   5 lane: or ''
 --   6 state: or ''
 --   7 created_after_ms: or 0
 --   8 created_before_ms: or 0
 -- Returns: the number below which the next page begins, 0 where there is none, then per job:
---   id, record or '', and what its result says of it, without the result, or ''
+--   id, record or '', and the fields of its result without the model's output, or ''
 -- Moves: none
 -- Tests: tests/lua/test_list_jobs.py
--- Jobs that nobody knows any more are left out. See job_index.lua for the index.
+-- Jobs without a record and a result are left out. See job_index.lua for the index.
 -- @include keys, result_document
 
 local tenant, below, limit, looks = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -27,7 +27,7 @@ local function number_of(entry) return tonumber(string.match(entry[1], '^%d+')) 
 
 local function created_of(entry) return tonumber(string.match(entry[2][2], '^%d+')) end
 
--- The number below which all that were created in time are; few others are there.
+-- A number below which are all jobs created before the bound, and few others.
 local function skip_to(moment)
   local low, high = 0, tonumber(redis.call('GET', key .. ':count') or 0)
   while low < high do
@@ -54,7 +54,7 @@ local function take_job(id)
   out[#out + 1], out[#out + 2], out[#out + 3] = id, record, about
 end
 
--- Take from an entry what was asked for; whether the page goes on.
+-- Take the matching jobs of an entry; returns whether the page continues.
 local function take(entry)
   local at, created = number_of(entry), created_of(entry)
   if after > 0 and created < after then return false end
@@ -89,7 +89,7 @@ if before > 0 then
   if below == 0 or start < below then below = start end
 end
 local goes_on = true
-if below > 0 then -- the page before may have ended within an entry
+if below > 0 then -- the previous page may have ended within an entry
   local entry = redis.call('XRANGE', key, number(below), '+', 'COUNT', 1)
   goes_on = #entry == 0 or take_all(entry)
 end

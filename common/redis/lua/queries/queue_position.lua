@@ -1,10 +1,10 @@
--- Purpose: Where waiting jobs stand in their lanes; writes nothing.
+-- Purpose: Find the positions of waiting jobs in their lanes; writes nothing.
 -- KEYS: none by name (the records name the lanes)
 -- ARGV:
 --   per job:
 --     1 job_id
--- Returns: per job how many will be served before it, about; -1 where it does not wait in a
---   lane, and where that is not known
+-- Returns: per job about how many will be served before it; -1 where it does not wait in a
+--   lane, and where that is unknown
 -- Moves: none
 -- Tests: tests/lua/test_queue_position.py
 -- @include keys, message, record, tenant_window, list_search
@@ -12,7 +12,8 @@
 local WINDOWS = 1000
 
 -- A tenant's job: the list is short, as each tenant has a window of it, and in the order of
--- turns. From beside it others move up in turns too, so of each no more go first than of ours.
+-- turns. Jobs beside it are moved in by turns too, so of each other tenant no more are served
+-- first than of this one.
 local function position_among_tenants(id, rec)
   local before = 0
   for band, suffix in ipairs(BAND_SUFFIX) do
@@ -40,7 +41,7 @@ end
 
 local function position_of(id)
   local rec = read_record(id)
-  if rec and rec.state == 'w' then -- it is served when the one that it follows is
+  if rec and rec.state == 'w' then -- it is served together with its leader
     id = rec.tag
     rec = read_record(id)
   end

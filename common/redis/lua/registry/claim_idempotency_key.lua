@@ -1,9 +1,9 @@
--- Purpose: Claim an idempotency key for a job, or learn who holds it.
+-- Purpose: Claim an idempotency key for a job, or read the existing claim.
 -- KEYS: the claim
 -- ARGV:
 --   1 claim: fingerprint and job id
 --   2 ttl_seconds
--- Returns: the value that holds the key
+-- Returns: the claim that the key has now
 -- Moves: none
 -- Tests: tests/lua/test_claim_idempotency_key.py
 

@@ -1,10 +1,10 @@
--- Purpose: Move a circuit breaker on, or take one of its probes, if it is still as we saw it.
+-- Purpose: Change a circuit breaker, or take one of its probes, if its state is still `seen`.
 -- KEYS: the lane's breaker
 -- ARGV:
 --   1 seen: state, or ''
 --   2 next: state, or '' to take a probe
---   3 probes: how many there are; only then
--- Returns: 1 where that was done, 0 where somebody else was first or no probe is left
+--   3 probes: their number; only with an empty next
+-- Returns: 1 where that was done, 0 where the state differs or no probe is left
 -- Moves: none
 -- Tests: tests/lua/test_move_breaker.py
 

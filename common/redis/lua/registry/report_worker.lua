@@ -1,16 +1,16 @@
--- Purpose: Keep what a live worker says of itself, and its name among those heard of lately.
+-- Purpose: Store a live worker's report, and its name among those that reported recently.
 -- KEYS: report, names, fingerprints
 -- ARGV:
 --   1 worker
---   2 report: nothing from here on where it leaves
+--   2 report: omitted with the words after it when the worker stops
 --   3 ttl_seconds
---   per lane: (whose results may be kept)
+--   per lane: (whose results may be cached)
 --     1 lane
---     2 fingerprint: its model and that
--- Returns: how many names were forgotten
+--     2 fingerprint: its model and that model's weights digest
+-- Returns: how many names were removed
 -- Moves: none
 -- Tests: tests/lua/test_report_worker.py
--- Names are forgotten a minute after their last report, by the server's clock.
+-- Names are removed a minute after their last report, by the server's clock.
 -- @include clock
 
 local report, names, fingerprints = KEYS[1], KEYS[2], KEYS[3]

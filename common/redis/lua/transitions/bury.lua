@@ -1,4 +1,4 @@
--- Purpose: Park N leased jobs on the dead list with their reason, and publish the failure.
+-- Purpose: Move N leased jobs to the dead list with their reason, and publish the failure.
 -- KEYS: the lane's
 -- ARGV:
 --   1 lane
@@ -11,7 +11,7 @@
 --     3 reason
 --     4 error
 --     5 attempts
---     6 meta: the result, or '' for one made here
+--     6 meta: the result, or '' for one written here
 -- Returns: how many were still held
 -- Moves: r->settled, w->q, w->w
 -- Tests: tests/lua/test_bury.py
@@ -25,7 +25,7 @@ local now, jobs = now_ms(), {}
 local function bury_one(tag, id, reason, err, attempts, meta)
   local message = end_lease(unacked, index, tag, lane)
   if not message then return end
-  id = id_of(message) or id -- the one that reserve wrote a record for
+  id = id_of(message) or id -- the id under which reserve wrote a record
   bury(parked, {
     id = id, lane = lane, band = band_of(tag), reason = reason, error = err,
     attempts = tonumber(attempts), worker = worker, died_ms = now,

@@ -4,10 +4,10 @@
 --   1 job_id
 --   2 result_ttl
 --   3 state: 'canceled' or 'expired'
--- Returns: the state that the job is in afterwards, or '' where nobody knows it
+-- Returns: the job's state afterwards, or '' where it is unknown
 -- Moves: q->x, r->settled, w->settled, w->x, w->q, w->w
 -- Tests: tests/lua/test_cancel.py
--- The worker that holds it is told, so that it need not run at all.
+-- The worker that holds it is notified, so that it need not run the job.
 -- @include keys, clock, record, result_document, flight_leave, settle
 
 local id, ttl, state = ARGV[1], ARGV[2], ARGV[3]
@@ -28,7 +28,7 @@ local reason = state == 'expired' and 'deadline' or 'canceled'
 settle({ {
   id = id, meta = ending(id, rec, state, reason, text, now_ms()),
   lane = rec.lane, tenant = rec.tenant,
-  record = waits and settled_text(rec) or nil, -- until reserve has met its message
+  record = waits and settled_text(rec) or nil, -- until reserve has dropped its message
 } }, ttl)
 redis.call('HINCRBY', LANE .. rec.lane .. ':stats', state, 1)
 return state

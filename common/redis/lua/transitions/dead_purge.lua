@@ -1,9 +1,9 @@
--- Purpose: Drop dead letters for good.
+-- Purpose: Delete dead letters.
 -- KEYS: the lane's
 -- ARGV:
 --   per job: (none for all of them)
 --     1 job_id
--- Returns: how many were dropped
+-- Returns: how many were deleted
 -- Moves: none
 -- Tests: tests/lua/test_dead_purge.py
 -- @include keys

@@ -1,10 +1,10 @@
--- Purpose: Give dead jobs a new life: back into their lane with no attempts counted.
+-- Purpose: Return dead jobs to their lane with no attempts counted.
 -- KEYS: the lane's
 -- ARGV:
 --   1 window: how many messages a tenant has in a band's list
 --   per job:
 --     1 job_id
--- Returns: how many were on the dead list and could be put back
+-- Returns: how many were on the dead list and could be returned
 -- Moves: settled->q, none->q
 -- Tests: tests/lua/test_dead_retry.py
 -- @include keys, clock, record, tenant_window, tenant_counts

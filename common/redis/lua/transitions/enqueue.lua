@@ -4,7 +4,7 @@
 --   1 max_backlog
 --   2 window: how many messages a tenant has in a band's list
 --   3 list_max: how many jobs a tenant can list
---   4 words: how many of a job's are sent: 4 or 7 where the others are empty for all, or 11
+--   4 words: how many per job: 4 or 7 where the others are empty for all, or 11
 --   5 tenants: how many
 --   per tenant:
 --     1 name
@@ -19,11 +19,11 @@
 --     5 expires_ms: or ''
 --     6 blob: a large input, or ''
 --     7 tenant: or ''
---     8 flight: where it may share an identical job's run, or ''
+--     8 flight: the single-flight that it may join, or ''
 --     9 band: 1-4; with a flight
 --     10 deadline_ms: or 0; with a flight
---     11 max_age_seconds: how old a result that came a moment ago may be, or ''
--- Returns: per job its lane's backlog before it, or -1 (lane full), -2 (tenant too fast) or -3 (too
+--     11 max_age_seconds: maximum age of a recent result, or ''
+-- Returns: per job its lane's backlog before it, or -1 (lane full), -2 (rate exceeded) or -3 (too
 --   many in flight); then per tenant how many it may send now or -1, and ms until all of its burst
 -- Moves: none->q, none->w, none->settled, q->w, w->q, w->w
 -- Tests: tests/lua/test_enqueue.py
@@ -37,7 +37,7 @@ local now = string.format('%d', clock)
 local tenants = read_limits(ARGV, 6, jobs_at, clock)
 local backlog, known, records, out = {}, {}, {}, {}
 
--- The one table, filled anew for each: what is not sent stays empty.
+-- One table, reused for each job: arguments that are not sent stay empty.
 local job = { expires_ms = '', blob = '', tenant = '', flight = '' }
 local function read_job(i)
   job.lane, job.band_key, job.job_id, job.message = unpack(ARGV, i, i + 3)
@@ -48,7 +48,7 @@ local function read_job(i)
   return job
 end
 
--- Write one that is accepted; alone, or with others that have its input.
+-- Write an accepted job, alone or as part of a flight.
 local function write(one, key)
   local record = 'q ' .. one.lane .. ' ' .. origin(now, one.tenant)
   if one.expires_ms ~= '' then record = record .. ' ' .. one.expires_ms end
@@ -58,7 +58,7 @@ local function write(one, key)
     records[#records + 1] = record
   else
     how = join(one, record, clock)
-    if not how then redis.call('SET', key, record) end -- at once: the next may follow it
+    if not how then redis.call('SET', key, record) end -- at once: the next job may follow it
   end
   if not how then
     if one.blob ~= '' then redis.call('SET', BLOB .. one.job_id, one.blob) end
@@ -67,7 +67,7 @@ local function write(one, key)
   if one.tenant ~= '' and how ~= 'arrived' then note_entry(one.lane, one.tenant) end
 end
 
--- The backlog before it, or why it is refused.
+-- The backlog before it, or the code of its refusal.
 local function accept(one)
   local lane, key = one.lane, JOB .. one.job_id
   local depth = backlog[lane] or backlog_of(lane)
@@ -82,12 +82,12 @@ local function accept(one)
   return depth
 end
 
--- 1 who is known
+-- 1 find the known jobs
 local ids = {}
 for i = jobs_at, #ARGV, words do ids[#ids + 1] = ARGV[i + 2] end
 find_known(ids, known)
 
--- 2 one by one
+-- 2 accept or refuse each
 for i = jobs_at, #ARGV, words do out[#out + 1] = accept(read_job(i)) end
 
 -- 3 write

@@ -1,17 +1,17 @@
--- Purpose: Publish N results and give up their leases; a job whose lease is gone is fenced.
+-- Purpose: Publish N results and end their leases; a job whose lease is gone is fenced.
 -- KEYS: the lane's
 -- ARGV:
 --   1 result_ttl
---   2 words: how many of a job's are sent: 3, 4 or 6 where the others are empty for all, or 8
+--   2 words: how many per job: 3, 4 or 6 where the others are empty for all, or 8
 --   per job:
 --     1 tag
 --     2 job_id
 --     3 meta: the result
 --     4 tenant: or ''
---     5 flight: which it may lead, or ''
---     6 reuse_ms: for how long those to come get its result after a success, or ''
---     7 failure: '' where it succeeded, else whose fault: 'input', 'model' or 'other'
---     8 has_blob: '1' where an input lies beside the message, or ''
+--     5 flight: the single-flight that it may lead, or ''
+--     6 reuse_ms: how long after a success later identical jobs get its result, or ''
+--     7 failure: '' where it succeeded, else its cause: 'input', 'model' or 'other'
+--     8 has_blob: '1' where an input is stored beside the message, or ''
 -- Returns: the numbers (from 0) of the jobs that were fenced
 -- Moves: r->settled, w->settled, w->x, w->q, w->w
 -- Tests: tests/lua/test_finish.py
@@ -21,7 +21,7 @@ local lane, unacked, index, stats = KEYS[1], KEYS[5], KEYS[6], KEYS[10]
 local ttl, words = ARGV[1], tonumber(ARGV[2])
 local fenced, tags, jobs, failed, model_failed = {}, {}, {}, 0, 0
 
--- No more is made of a job than settle needs of it: 0.4 us for six fields in place of two.
+-- Only the fields that settle needs are built: six in place of two would cost 0.4 us per job.
 local function read_job(i)
   local id, meta = ARGV[i + 1], ARGV[i + 2]
   if words == 3 then return { id = id, meta = meta } end

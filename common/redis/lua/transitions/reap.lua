@@ -1,4 +1,4 @@
--- Purpose: Return lapsed leases and due delayed jobs to their lane, and repair what is counted.
+-- Purpose: Return expired leases and due delayed jobs to their lane, and correct the counts.
 -- KEYS: the lane's
 -- ARGV:
 --   1 lane
@@ -8,8 +8,8 @@
 -- Returns: {reaped, promoted, ms until the next is due or -1}
 -- Moves: r->q, w->settled, w->x, w->q, w->w
 -- Tests: tests/lua/test_reap.py
--- Only the server's clock decides. Followers that are due expire, and those whose leader is gone
--- are freed; the tenants' jobs are counted again.
+-- Only the server's clock is used. Followers past their deadline expire, and those without a leader
+-- are freed; the tenants' jobs are recounted.
 -- @include keys, clock, message, lease, record, lane_depth, tenant_window, delayed, flight_orphans
 -- @include tenant_recount
 
@@ -32,7 +32,7 @@ local function reap(tag)
   reaped = reaped + 1
 end
 
--- 1 leases: latest first, each to the front, so whoever lapsed first is served first
+-- 1 leases: latest first, each to the front, so the one that expired first is served first
 local lapsed = redis.call('ZREVRANGEBYSCORE', index, '(' .. now / 1000, '-inf', 'LIMIT', 0, limit)
 for _, tag in ipairs(lapsed) do reap(tag) end
 if reaped > 0 then redis.call('HINCRBY', stats, 'reaped', reaped) end

@@ -1,9 +1,9 @@
--- Purpose: Hand back what a reservation leased whose answer got lost on the way.
+-- Purpose: Return the jobs leased by a reservation whose reply was lost.
 -- KEYS: the lane's
 -- ARGV:
 --   1 lane
 --   2 tag_prefix: of that call
---   3 wanted: how many it asked for
+--   3 wanted: how many it requested
 -- Returns: how many leases there were
 -- Moves: r->q
 -- Tests: tests/lua/test_reclaim.py
@@ -19,7 +19,7 @@ local function reclaim(tag, band)
   local id = id_of(message)
   if id then
     local rec = leased_record(id, lane, tag)
-    -- A suspect has attempts written down, and keeps them.
+    -- A suspect keeps the attempts in its record.
     if rec.tag == tag then requeue_record(id, rec, true) end
   end
   reclaimed = reclaimed + 1

@@ -1,11 +1,11 @@
--- Purpose: Hand N leased jobs back to the front of their lane, unstarted, at once.
+-- Purpose: Return N leased, unstarted jobs to the front of their lane, at once.
 -- KEYS: the lane's
 -- ARGV:
 --   1 lane
 --   per job:
 --     1 tag
 --     2 job_id
---     3 uncount: '1' to take the attempt back, '' the delivery
+--     3 uncount: '1' to uncount the attempt, '' to uncount the delivery
 -- Returns: how many were still held
 -- Moves: r->q
 -- Tests: tests/lua/test_release.py
@@ -20,7 +20,7 @@ for i = #ARGV - 2, 2, -3 do
   if message then
     local rec, band = leased_record(id, lane, tag), band_of(tag)
     put_back(bands[band], lane, band, message, rec.tenant)
-    -- A suspect's attempt is counted when it starts; what it had was a delivery.
+    -- A suspect's attempt is counted when it starts; reserving it counted a delivery.
     if not uncount then rec.deliveries = math.max(rec.deliveries - 1, 0) end
     requeue_record(id, rec, uncount)
     released = released + 1

@@ -4,7 +4,7 @@
 --   1 lane
 --   2 wanted
 --   3 lease_ms
---   4 tag_prefix: fresh for this call
+--   4 tag_prefix: unique to this call
 --   5 worker
 --   6 result_ttl
 --   7 dead_max_count
@@ -27,8 +27,8 @@ local lane, wanted, prefix, worker = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5
 local keep, share, turn = tonumber(ARGV[7]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local window = tonumber(ARGV[11])
 
--- Numbers that go into many commands are turned into text once: Redis would print each
--- of them as a double again and again.
+-- Numbers used in many commands are converted to text once: Redis would format each of them as a
+-- double in every command.
 local now = now_ms()
 local stamp = string.format('%d', now)
 local due = string.format('%.3f', (now + ARGV[3]) / 1000)
@@ -57,7 +57,7 @@ local function take_one(band, message, id, text, created, tenant)
   end
 end
 
--- Returns how many of them each tenant had.
+-- Returns the number of messages per tenant.
 local function take(band, messages)
   local ids, keys, texts, tenants = {}, {}, {}, {}
   for i, message in ipairs(messages) do
@@ -83,11 +83,11 @@ local function take(band, messages)
   return tenants
 end
 
--- 1 due: delayed jobs whose time has come
+-- 1 delayed jobs that are due
 local ready = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, wanted)
 for i = #ready, 1, -1 do make_due(bands, delayed, lane, ready[i]) end
 
--- 2 bands, and what waits beside them
+-- 2 bands, and the lists beside them
 local beside = over_total(lane)
 serve_bands(bands, lane, beside, wanted, share, turn, window, take)
 

@@ -1,16 +1,16 @@
--- Purpose: Park N leased jobs until later: a failed attempt, an ETA, an input not to be read now.
+-- Purpose: Delay N leased jobs: a failed attempt, an ETA, an input that cannot be read now.
 -- KEYS: the lane's
 -- ARGV:
 --   1 lane
 --   per job:
 --     1 tag
 --     2 job_id
---     3 due_ms: Unix time, or '' where delay_ms says from now
+--     3 due_ms: Unix time, or '' where delay_ms is used
 --     4 delay_ms: or ''
 --     5 error: of the attempt that failed, or ''
---     6 unread: '1' where the store of inputs failed: neither the model nor the job is charged,
---       not with a delivery either, so that the job can wait for as long as it takes
---     7 uncount: '1' to take the attempt back
+--     6 unread: '1' where the input store failed: counts against neither the model nor the job,
+--       nor as a delivery, so that the job can wait for any time
+--     7 uncount: '1' to uncount the attempt
 -- Returns: how many were still held
 -- Moves: r->q
 -- Tests: tests/lua/test_retry.py
@@ -26,7 +26,7 @@ local function park(tag, id, due_ms, delay_ms, err, unread, uncount)
   redis.call('ZADD', delayed, due, band_of(tag) .. ':' .. message)
   local rec = leased_record(id, lane, tag)
   if err ~= '' then
-    -- Only a job's first failure says something of the model; the others are of this job.
+    -- Only a job's first failure counts for the model; later ones concern this job.
     if rec.error == '' then redis.call('HINCRBY', stats, 'model_failed', 1) end
     rec.error = err
   end

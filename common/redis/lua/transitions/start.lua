@@ -1,4 +1,4 @@
--- Purpose: A suspect is about to run, alone: check the fence and count the attempt.
+-- Purpose: Before a suspect runs alone, check the fence and count the attempt.
 -- KEYS: the lane's
 -- ARGV:
 --   1 lane
@@ -8,7 +8,7 @@
 --   5 result_ttl
 --   6 dead_max_count
 --   7 worker
--- Returns: the attempt's number, 0 where the lease is gone, -1 where attempts were spent
+-- Returns: the attempt's number, 0 where the lease is gone, -1 where no attempts were left
 -- Moves: r->r, r->settled, w->q, w->w
 -- Tests: tests/lua/test_start.py
 -- @include keys, clock, lease, record, dead_letter, result_document, settle
