@@ -12,6 +12,7 @@ import redis.asyncio
 from api.background.server_watch import ServerWatch
 from api.cache.result_cache import ResultCache
 from api.cache.served_models import ServedModels
+from api.jobs.abandoned_lanes import AbandonedLanes
 from api.jobs.idempotency import Claims
 from api.jobs.large_inputs import LargeInputs
 from api.jobs.listing import Listing
@@ -55,6 +56,7 @@ class Services:
     listing: Listing
     served_models: ServedModels
     cache: ResultCache
+    abandoned: AbandonedLanes
 
 
 @asynccontextmanager
@@ -81,6 +83,8 @@ async def running_services(
         await services.authenticator.start()
         await services.served_models.start()
         stack.push_async_callback(services.served_models.stop)
+        await services.abandoned.start()
+        stack.push_async_callback(services.abandoned.stop)
         letting_go = asyncio.create_task(_let_go_when_told(draining, services.waiter))
         stack.callback(letting_go.cancel)
         yield services
@@ -149,6 +153,7 @@ def _build(
         ),
         sampler=sampler,
         server_watch=ServerWatch(client),
+        abandoned=AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
         breakers=breakers,
         guard=guard,
         admission=admission,

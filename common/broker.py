@@ -6,11 +6,14 @@ Operators start Flower and inspect the fleet with `celery -A common.broker`.
 from __future__ import annotations
 
 import sys
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
-from celery import Celery
+from celery import Celery, bootsteps
+from celery.exceptions import Reject
 
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, InvalidInput
 from common.jobs.message import TASK_NAME
 from common.net.redis_address import RedisAddress
 from common.redis.connect import master_tls, probes, sentinel_options
@@ -59,14 +62,51 @@ def create_app(redis_url: str, settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_prefetch_count_reduction=False,
         task_default_queue="lanefleet.unused",
+        task_routes=(route_to_lane,),
     )
     app.task(name=TASK_NAME, shared=False, acks_late=True)(_infer)
+    app.steps["worker"].add(LanesOnly)
     return app
 
 
-def _infer(**_kwargs: Any) -> None:
-    """Registers the task's name for clients and Flower; lanes run it, never Celery's pool."""
-    raise RuntimeError("`infer` is run by Lanefleet's lanes, not by a Celery pool")
+def route_to_lane(
+    name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, *_: Any, **__: Any
+) -> dict[str, str] | None:
+    """The queue of an `infer` that names none, as Flower sends it: its model's lane.
+
+    Raises InvalidInput where it names no model either: nobody would ever read it.
+    """
+    if name != TASK_NAME:
+        return None
+    model = (kwargs or {}).get("model") or next(iter(args or ()), None)
+    if not isinstance(model, str) or not model:
+        raise InvalidInput("`infer` needs kwargs={'model': ..., 'input': ...}, or a queue")
+    return {"queue": model}
+
+
+class LanesOnly(bootsteps.Step):  # type: ignore[misc]  # Celery has no types
+    """Lets no worker of this app start that serves no lanes: it would take jobs and lose them."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **_: Any) -> None:
+        if not hasattr(worker.app, "lanefleet_engine_factory"):
+            print(  # noqa: T201 - the one line a person needs
+                "`celery worker` does not run models and would lose a lane's jobs; "
+                "start `lanefleet worker` instead (LANEFLEET_MODELS chooses its lanes)",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
+
+
+_GIVE_BACK_SECONDS = 1.0
+"""A pause, so that a pool that should not have it does not hand it round and round."""
+
+
+def _infer(*_args: Any, **_kwargs: Any) -> NoReturn:
+    """Named so that clients and Flower know it; lanes run it. A pool gives the message back."""
+    time.sleep(_GIVE_BACK_SECONDS)
+    raise Reject("`infer` is run by Lanefleet's lanes, not by a Celery pool", requeue=True)
 
 
 def __getattr__(name: str) -> Any:
@@ -82,7 +122,11 @@ def _app_of_the_environment() -> Celery:
     """
     try:
         settings = load_settings()
-        return create_app(resolve_redis_url(settings), settings)
+        app = create_app(resolve_redis_url(settings), settings)
     except ConfigurationError as exc:
         print(f"lanefleet celery: {exc}", file=sys.stderr)  # noqa: T201 - the one line a person needs
         raise SystemExit(2) from None
+    # Flower asks the current app for results, on threads of its own too.
+    app.set_current()
+    app.set_default()
+    return app

@@ -15,10 +15,13 @@ FleetError
 ├── UnreadableMessage         not a job; moved to the dead list unchanged
 ├── InferenceFailed           the model raised; retried alone, then dead
 │   └── DeviceOutOfMemory     the batch did not fit; a smaller one may
-├── AttemptsExhausted         the job crashed its worker, or failed, too often
-├── JobCanceled               a client canceled it
-├── JobExpired                its deadline passed before its result
-└── Refused                   nothing was queued; the same request may be accepted later
+├── TimeLimitExceeded         its run took longer than its sender allowed
+│   └── SoftTimeLimitExceeded the same, of Celery's softer limit
+├── MessageLost               somebody took the job's message from its lane
+├── AttemptsExhausted         the job took its worker down, or failed, too often
+├── JobCanceled               somebody asked for it
+├── JobExpired                its deadline passed first
+└── Refused                   nothing was queued; the same request may be taken later
     ├── LaneFull              the lane's backlog is at its bound
     ├── RateLimited           the tenant exceeds its rate
     ├── QuotaExceeded         the tenant is at its limit of jobs in flight
@@ -50,6 +53,7 @@ __all__ = (
     "JobCanceled",
     "JobExpired",
     "LaneFull",
+    "MessageLost",
     "ModelUnavailable",
     "NoWorker",
     "QueueFull",
@@ -58,6 +62,8 @@ __all__ = (
     "RateLimited",
     "RedisUnavailable",
     "Refused",
+    "SoftTimeLimitExceeded",
+    "TimeLimitExceeded",
     "UnknownModel",
     "UnreadableMessage",
     "UnsupportedMedia",
@@ -80,6 +86,8 @@ class FleetError(Exception):
     """Stable machine-readable reason, shown to clients."""
     retryable: ClassVar[bool] = False
     """Whether another attempt at the same job may succeed."""
+    celery_module: ClassVar[str] = "lanefleet"
+    """Where a Celery client looks for a class of this name; where it finds none it makes one."""
 
 
 class ConfigurationError(FleetError):
@@ -166,6 +174,23 @@ class DeviceOutOfMemory(InferenceFailed):
     """The batch did not fit on the device; a smaller one may."""
 
     code = "device_out_of_memory"
+
+
+class TimeLimitExceeded(FleetError):
+    """The job's run took longer than the `time_limit` that its Celery client set."""
+
+    code = "time_limit"
+    celery_module = "celery.exceptions"
+
+
+class SoftTimeLimitExceeded(TimeLimitExceeded):
+    """The same, of its `soft_time_limit`."""
+
+
+class MessageLost(FleetError):
+    """The job's message is in no list any more; raised by nobody, it names what a script ends."""
+
+    code = "message_lost"
 
 
 class AttemptsExhausted(FleetError):

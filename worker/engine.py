@@ -10,7 +10,7 @@
 | loader       | loads one model                                     | residency/model_host.py     |
 | finisher     | encodes and publishes, one script a batch           | pipeline/finisher.py        |
 | cache-writer | writes results into the cache                       | pipeline/cache_writer.py    |
-| caretakers   | renew, reap, report, follow aliases, sweep inputs   | maintenance/                |
+| caretakers   | renew, reap, report, sweep, reconcile, see aliases  | maintenance/                |
 
 They share `WorkerState`, behind one lock. Only Celery's step and the launcher use the
 engine; its parts use the parts below them, or callables passed to them.
@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 
 from common.catalog import Catalog
 from common.inputs.blobs import Blobs
-from common.redis.connect import cache_url_of, connect
+from common.redis.connect import cache_url_of, connect, database_of
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Scripts
 from common.redis.trouble import TROUBLE
@@ -49,10 +49,12 @@ from worker.lanes.state import WorkerState
 from worker.maintenance.alias_watch import AliasWatch
 from worker.maintenance.caretaker import Caretaker
 from worker.maintenance.reaper import LeaseReaper
+from worker.maintenance.reconciler import Reconciler
 from worker.maintenance.renewer import LeaseRenewer
 from worker.maintenance.reporter import Reporter
 from worker.maintenance.sweeper import InputSweeper
 from worker.observability.health_server import HealthServer
+from worker.observability.parked import ParkedJobs
 from worker.observability.report import report_of, weights_digests
 from worker.observability.view import Counters, EventCounts
 from worker.pipeline.cache_writer import CacheWriter
@@ -84,6 +86,7 @@ class Engine:
         device: str,
         *,
         is_revoked: Callable[[str], bool] = lambda _job_id: False,
+        has_revoked_stamp: Callable[[Mapping[str, Any]], bool] = lambda _stamps: False,
         blobs: Blobs | None = None,
         listener: Listener = lambda _published: None,
         event_counts: EventCounts | None = None,
@@ -110,7 +113,8 @@ class Engine:
         leases = self._leases(client)
         self._build_output(leases, redis_url, blobs, listener)
         self._build_input(leases, client, redis_url, name_children)
-        self._build_device(leases, is_revoked)
+        self._build_device(leases, is_revoked, has_revoked_stamp)
+        self.parked = ParkedJobs(client, self.state.lanes)
         self._alias_watch = AliasWatch(connect(redis_url, settings), self.models, catalog.aliases)
         self._caretakers = [*self._build_caretakers(redis_url, blobs), *caretakers]
         self._health = (
@@ -187,6 +191,7 @@ class Engine:
             on_command=self.models.on_command,
             on_starved=lambda lane: state.tenant_starved(lane, time.monotonic()),
             keepalive_seconds=settings.redis_keepalive_seconds,
+            database=database_of(client),
         )
         self.decode_pool = DecodePool(
             settings.decode_threads, settings.decode_timeout_seconds, self.device_time.busy_at
@@ -200,6 +205,7 @@ class Engine:
             self.device_time,
             leases,
             name_children,
+            max_unpacked_bytes=settings.unpacked_message_bytes,
         )
         self.reserver = Reserver(
             state,
@@ -211,7 +217,10 @@ class Engine:
         )
 
     def _build_device(
-        self, leases: Mapping[str, LaneLeases], is_revoked: Callable[[str], bool]
+        self,
+        leases: Mapping[str, LaneLeases],
+        is_revoked: Callable[[str], bool],
+        has_revoked_stamp: Callable[[Mapping[str, Any]], bool],
     ) -> None:
         settings, state = self.settings, self.state
         self.turns = Turns(settings.batches_per_turn, settings.turn_seconds)
@@ -223,6 +232,7 @@ class Engine:
             self.decode_pool,
             self.device_time,
             is_revoked=is_revoked,
+            has_revoked_stamp=has_revoked_stamp,
             on_device_lost=self.fail,
             max_attempts=settings.max_attempts,
         )
@@ -250,6 +260,7 @@ class Engine:
                 lambda: weights_digests(self),
             ),
             self._alias_watch,
+            Reconciler(new_client(), list(state.lanes), self.worker, settings.result_ttl_seconds),
         ]
         if blobs is not None:
             sweep, orphan = settings.blob_sweep_seconds, settings.blob_orphan_seconds

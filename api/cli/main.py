@@ -23,6 +23,7 @@ from api.cli.cache import cache
 from api.cli.dead import dead
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
 from api.cli.keys import keys
+from api.cli.lanes import lanes
 from api.cli.models import models
 from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
 from api.cli.stages import stages
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(cache, name="cache")
 app.add_typer(dead, name="dead")
 app.add_typer(models, name="models")
+app.add_typer(lanes, name="lanes")
 app.add_typer(keys, name="keys")
 app.command()(stages)
 out = Console()
@@ -236,6 +238,13 @@ def status(url: UrlOption = DEFAULT_URL, as_json: JsonFlag = False) -> None:
             str(lane["dead"]),
         )
     out.print(table)
+    for name, lane in found["lanes"].items():
+        if lane.get("abandoned"):
+            jobs = lane["waiting"] + lane["leased"] + lane["delayed"]
+            out.print(
+                f"[red]{name}[/] has {jobs} jobs and nobody serves it: put its model back into "
+                f"the catalog, or `lanefleet lanes drop {name}`"
+            )
     for worker in map(WorkerReport.of, found["workers"]):
         for name, lane in worker.lanes.items():
             if lane.error:

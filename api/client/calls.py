@@ -59,6 +59,11 @@ def json_input(value: Any) -> Any:
     return value
 
 
+def _part(name: str) -> str:
+    """A name as one part of a path."""
+    return quote(name, safe="")
+
+
 def submit(
     model: str, value: Any, wait: float | None, key: str | None, fields: Mapping[str, Any]
 ) -> Call:
@@ -87,17 +92,17 @@ def submit_file(
 def get(job_id: str, wait: float) -> Call:
     """Get a job."""
     options = {"params": {"wait": wait}} if wait else {}
-    return Call("GET", f"/v1/jobs/{quote(job_id)}", options, wait=wait)
+    return Call("GET", f"/v1/jobs/{_part(job_id)}", options, wait=wait)
 
 
 def cancel(job_id: str) -> Call:
     """Cancel a job."""
-    return Call("POST", f"/v1/jobs/{quote(job_id)}/cancel")
+    return Call("POST", f"/v1/jobs/{_part(job_id)}/cancel")
 
 
 def retry(job_id: str) -> Call:
-    """Retry a dead job."""
-    return Call("POST", f"/v1/jobs/{quote(job_id)}/retry", repeatable=False)
+    """Give a dead job a new life."""
+    return Call("POST", f"/v1/jobs/{_part(job_id)}/retry", repeatable=False)
 
 
 def events(job_id: str, last_id: str | None) -> Call:
@@ -105,7 +110,7 @@ def events(job_id: str, last_id: str | None) -> Call:
     headers = {"Accept": "text/event-stream"}
     if last_id is not None:
         headers["Last-Event-ID"] = last_id
-    return Call("GET", f"/v1/jobs/{quote(job_id)}/events", {"headers": headers})
+    return Call("GET", f"/v1/jobs/{_part(job_id)}/events", {"headers": headers})
 
 
 def bulk(lines: Sequence[bytes]) -> Call:
@@ -129,17 +134,17 @@ def models() -> Call:
 
 def ask_of_model(name: str, action: str) -> Call:
     """Load, unload or warm up a model."""
-    return Call("POST", f"/v1/models/{quote(name)}/{action}")
+    return Call("POST", f"/v1/models/{_part(name)}/{action}")
 
 
 def move_alias(alias: str, model: str) -> Call:
     """Point an alias at another model."""
-    return Call("PUT", f"/v1/models/{quote(alias)}/alias", {"json": {"model": model}})
+    return Call("PUT", f"/v1/models/{_part(alias)}/alias", {"json": {"model": model}})
 
 
 def purge_cache(name: str) -> Call:
-    """Delete the cached results of a model; a repetition does not count deleted ones again."""
-    return Call("DELETE", f"/v1/models/{quote(name)}/cache", repeatable=False)
+    """Drop what is kept of a model; what is gone already does not count the second time."""
+    return Call("DELETE", f"/v1/models/{_part(name)}/cache", repeatable=False)
 
 
 def lanes() -> Call:
@@ -149,7 +154,12 @@ def lanes() -> Call:
 
 def reset_breaker(lane: str) -> Call:
     """Close a lane's circuit breaker."""
-    return Call("POST", f"/v1/lanes/{quote(lane)}/breaker/reset")
+    return Call("POST", f"/v1/lanes/{_part(lane)}/breaker/reset")
+
+
+def drop_lane(lane: str) -> Call:
+    """Cancel what an abandoned lane holds; what is gone already does not count the second time."""
+    return Call("POST", f"/v1/lanes/{_part(lane)}/drop", repeatable=False)
 
 
 def workers() -> Call:
@@ -159,22 +169,22 @@ def workers() -> Call:
 
 def dead(lane: str, offset: int, limit: int) -> Call:
     """A lane's dead letters."""
-    return Call("GET", f"/v1/dead/{quote(lane)}", {"params": {"offset": offset, "limit": limit}})
+    return Call("GET", f"/v1/dead/{_part(lane)}", {"params": {"offset": offset, "limit": limit}})
 
 
 def dead_letter(lane: str, job_id: str) -> Call:
     """One dead letter."""
-    return Call("GET", f"/v1/dead/{quote(lane)}/{quote(job_id)}")
+    return Call("GET", f"/v1/dead/{_part(lane)}/{_part(job_id)}")
 
 
 def retry_dead(lane: str, ids: list[str] | None) -> Call:
-    """Return dead jobs to their lane."""
-    return Call("POST", f"/v1/dead/{quote(lane)}/retry", {"json": {"ids": ids}}, repeatable=False)
+    """Put dead jobs back."""
+    return Call("POST", f"/v1/dead/{_part(lane)}/retry", {"json": {"ids": ids}}, repeatable=False)
 
 
 def purge_dead(lane: str, ids: list[str] | None) -> Call:
-    """Delete dead letters; a repetition does not count deleted ones again."""
-    return Call("POST", f"/v1/dead/{quote(lane)}/purge", {"json": {"ids": ids}}, repeatable=False)
+    """Drop dead letters; what is gone already does not count the second time."""
+    return Call("POST", f"/v1/dead/{_part(lane)}/purge", {"json": {"ids": ids}}, repeatable=False)
 
 
 def _submit_headers(wait: float | None, key: str | None) -> dict[str, str]:

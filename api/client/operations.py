@@ -44,6 +44,10 @@ class Operations(ABC):
         """Take a failing model's jobs again at once; returns its circuit breaker."""
         return cast("dict[str, Any]", self._call(calls.reset_breaker(lane)))
 
+    def drop_lane(self, lane: str) -> int:
+        """Cancel every job of a lane that nobody serves; returns how many messages it had."""
+        return int(self._call(calls.drop_lane(lane))["jobs"])
+
     def workers(self) -> list[dict[str, Any]]:
         """What each live worker says of itself."""
         return cast("list[dict[str, Any]]", self._call(calls.workers()))
@@ -95,6 +99,10 @@ class AsyncOperations(ABC):
     async def reset_breaker(self, lane: str) -> dict[str, Any]:
         """Take a failing model's jobs again at once; returns its circuit breaker."""
         return cast("dict[str, Any]", await self._call(calls.reset_breaker(lane)))
+
+    async def drop_lane(self, lane: str) -> int:
+        """Cancel every job of a lane that nobody serves; returns how many messages it had."""
+        return int((await self._call(calls.drop_lane(lane)))["jobs"])
 
     async def workers(self) -> list[dict[str, Any]]:
         """What each live worker says of itself."""

@@ -204,10 +204,24 @@ def _from_redis(exc: RedisError) -> Problem:
     return from_fleet_error(refusal_of(exc, text))
 
 
+_SLASH = (
+    "an id with a slash cannot be part of a path, encoded or not; "
+    "ask for such a job with POST /v1/jobs/results"
+)
+
+
+def _has_slash(request: Request) -> bool:
+    """Whether the path of a job has an encoded slash, which any server on the way decodes."""
+    raw: bytes = request.scope.get("raw_path") or b""
+    return raw.startswith(b"/v1/jobs/") and b"%2f" in raw.lower()
+
+
 def install(app: FastAPI) -> None:
     """Convert every error that a route raises into a problem document."""
 
     async def handle(request: Request, exc: Exception) -> JSONResponse:
+        if isinstance(exc, HTTPException) and exc.status_code == 404 and _has_slash(request):
+            exc = Problem(404, "not_found", _SLASH)
         answer = response_for(exc)
         if answer.status_code == _METHOD_NOT_ALLOWED and (allowed := methods_of(app, request)):
             answer.headers["Allow"] = allowed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from common.jobs.record import JobState
 
 _JOBS = "/v1/jobs/"
@@ -10,13 +12,19 @@ _RETRYABLE = frozenset({"attempts_exhausted"})
 
 
 def job_path(job_id: str) -> str:
-    """The path of the job."""
-    return _JOBS + job_id
+    """The job itself."""
+    return _JOBS + _segment(job_id)
+
+
+def _segment(job_id: str) -> str:
+    """One part of a path; ids of ours need no encoding, those of Celery clients may."""
+    plain = job_id.isascii() and job_id.replace("-", "").isalnum()
+    return job_id if plain else quote(job_id, safe="")
 
 
 def open_links(job_id: str) -> dict[str, str]:
     """The links of a job that is not settled."""
-    path = _JOBS + job_id
+    path = job_path(job_id)
     return {
         "self": path,
         "result": f"{path}/result",
@@ -31,5 +39,5 @@ def job_links(job_id: str, state: JobState, reason: str | None) -> dict[str, str
     if state.terminal:
         del links["cancel"]
     if state is JobState.FAILED and reason in _RETRYABLE:
-        links["retry"] = f"{_JOBS}{job_id}/retry"
+        links["retry"] = f"{job_path(job_id)}/retry"
     return links

@@ -11,7 +11,8 @@ import redis.asyncio
 
 from api.background.coalescer import Coalescer
 from common.jobs.record import JobRecord
-from common.jobs.script_calls import CancelCall
+from common.jobs.script_calls import CancelCall, DropCall
+from common.redis.connect import database_of
 from common.redis.keys import (
     ALIASES,
     CONTROL_CHANNEL,
@@ -20,6 +21,7 @@ from common.redis.keys import (
     LaneKeys,
     job_key,
     meta_key,
+    scoped_channel,
     worker_key,
 )
 from common.redis.scripts import AsyncScripts
@@ -113,6 +115,16 @@ class JobStore:
             }
         return out
 
+    async def drop_lane(self, lane: str) -> int:
+        """Cancel every job of a lane that nobody serves; returns how many messages it had."""
+        keys, dropped = LaneKeys.of(lane).as_list(), 0
+        while True:
+            call = DropCall(lane, _IDS_PER_CALL, self._result_ttl)
+            taken = int(await self._scripts.run("drop_lane", keys, call))
+            dropped += taken
+            if taken < _IDS_PER_CALL:
+                return dropped
+
     async def dead_letters(
         self, lane: str, *, offset: int = 0, limit: int = 100, owned: str | None = None
     ) -> list[dict[str, Any]]:
@@ -199,8 +211,9 @@ class JobStore:
         return [report for report in reports if report]
 
     async def tell_workers(self, command: str) -> int:
-        """Publish a command for the workers' models; returns how many workers received it."""
-        return int(await self._client.publish(CONTROL_CHANNEL, command))
+        """Ask something of the workers' models; returns how many of them heard it."""
+        channel = scoped_channel(CONTROL_CHANNEL, database_of(self._client))
+        return int(await self._client.publish(channel, command))
 
     async def aliases(self) -> dict[str, str]:
         """The aliases that operators have moved, with their targets."""

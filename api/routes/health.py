@@ -37,6 +37,7 @@ async def ready(services: ServicesDep) -> Ready:
         queue=refusal.code if refusal else "ok",
         workers=[report.worker for report in sampler.reports],
         lanes_without_worker=[name for name, one in sampler.lanes.items() if not one.workers],
+        lanes_abandoned=list(services.abandoned.lanes),
         models_unavailable=[
             name for name, record in records.items() if record.state is not State.CLOSED
         ],

@@ -18,7 +18,9 @@ from api.services import Services
 from api.tenants.auth import Principal
 from common.jobs.record import JobRecord, JobState
 
-JobId = Annotated[str, Path(max_length=128, pattern=r"^[\w.:-]+$", description="The job's id.")]
+JOB_ID_MAX_LENGTH = 512
+"""Of the ids that Celery clients choose; any characters may be in them."""
+JobId = Annotated[str, Path(max_length=JOB_ID_MAX_LENGTH, description="The job's id.")]
 
 
 async def find_job(

@@ -24,6 +24,7 @@ from api.http.problems import Problem, responses
 from api.http.request_context import waiting_by_choice
 from api.jobs.request import invalid
 from api.jobs.views import view_json
+from api.routes.job_lookup import JOB_ID_MAX_LENGTH
 from api.services import Services
 from api.tenants.auth import Principal
 from api.tenants.dependencies import ReadDep
@@ -34,12 +35,15 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _NDJSON = "application/x-ndjson"
 
 
+_Id = Annotated[str, StringConstraints(min_length=1, max_length=JOB_ID_MAX_LENGTH)]
+
+
 class Wanted(BaseModel):
     """Which jobs."""
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[Annotated[str, StringConstraints(max_length=128, pattern=r"^[\w.:-]+$")]] = Field(
+    ids: list[_Id] = Field(
         min_length=1, description="The jobs' ids, at most as many as the fleet's `max_inputs`."
     )
 

@@ -91,6 +91,16 @@ class LaneView(BaseModel):
         description="Jobs per second that it drains; null while unknown."
     )
     breaker: BreakerView
+    abandoned: bool = Field(
+        False, description="Whether it is neither in the catalog nor served by a live worker."
+    )
+
+
+class Dropped(BaseModel):
+    """What became of a lane that was dropped."""
+
+    lane: str
+    jobs: int = Field(description="How many messages it had; their jobs are canceled.")
 
 
 class Ready(BaseModel):
@@ -104,6 +114,9 @@ class Ready(BaseModel):
     )
     workers: list[str] = Field(description="Live workers.")
     lanes_without_worker: list[str] = Field(description="Lanes whose jobs wait for a worker.")
+    lanes_abandoned: list[str] = Field(
+        description="Lanes that hold jobs, are not in the catalog, and have no worker."
+    )
     models_unavailable: list[str] = Field(description="Lanes whose circuit breaker is not closed.")
     warnings: list[str] = Field(
         description="What the operator of the queue's Redis should see to; nothing is refused."

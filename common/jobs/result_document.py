@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from common.errors import FleetError
 from common.jobs.cache_entry import Entry, age_seconds
 
 _NO_CHILDREN = b'"children":[]'
@@ -60,9 +61,12 @@ class Stamp:
         created_ms: int,
         started_ms: int,
         tenant: str,
+        call: str = "",
     ) -> bytes:
-        """The result of a job that succeeded; result is JSON, created_ms is 0 where unknown."""
-        return b'{"status":"SUCCESS","result":%b%b%b%b%d,"created_ms":%b,"started_ms":%d%b}}' % (
+        """A job that succeeded; result is JSON, created_ms 0 where it is not known. `call` is a
+        digest of what it was sent with, at the end, where include/same_call.lua looks for it.
+        """
+        return b'{"status":"SUCCESS","result":%b%b%b%b%d,"created_ms":%b,"started_ms":%d%b%b}}' % (
             result,
             self._before_id,
             job_id.encode(),
@@ -71,6 +75,7 @@ class Stamp:
             b"%d" % created_ms if created_ms else b"null",
             started_ms,
             b',"tenant":"%b"' % tenant.encode() if tenant else b"",
+            b',"call":"%b"' % call.encode() if call else b"",
         )
 
     def failure(
@@ -82,9 +87,11 @@ class Stamp:
         tenant: str,
         *,
         exc_type: str,
+        exc_module: str = FleetError.celery_module,
         step: str,
         reason: str,
         error: str,
+        call: str = "",
     ) -> bytes:
         """The result of a job that failed in this step, with this machine-readable reason."""
         about = {
@@ -98,13 +105,15 @@ class Stamp:
         }
         if tenant:
             about["tenant"] = tenant
+        if call:
+            about["call"] = call
         return orjson.dumps(
             {
                 "status": "FAILURE",
                 "result": {
                     "exc_type": exc_type,
                     "exc_message": [error],
-                    "exc_module": "lanefleet",
+                    "exc_module": exc_module,
                 },
                 "traceback": f"in step {step}",
                 "children": [],
@@ -136,9 +145,11 @@ def cache_hit(entry: Entry, job_id: str, lane: str, now_ms: int, tenant: str = "
     }
     if tenant:
         about["tenant"] = tenant
+    done = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat()
     return (
-        b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":null,'
-        b'"task_id":"%b","lanefleet":%b}' % (entry.result, job_id.encode(), orjson.dumps(about))
+        b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":"%b",'
+        b'"task_id":"%b","lanefleet":%b}'
+        % (entry.result, done.encode(), job_id.encode(), orjson.dumps(about))
     )
 
 

@@ -18,6 +18,14 @@ class CancelCall(NamedTuple):
     """`canceled` or `expired`."""
 
 
+class DropCall(NamedTuple):
+    """End jobs of a lane that nobody serves."""
+
+    lane: str
+    limit: int
+    result_ttl: int
+
+
 class ListJobsCall(NamedTuple):
     """A page of a tenant's jobs. 0 or an empty string means no filter."""
 

@@ -109,6 +109,11 @@ def _tls(address: RedisAddress) -> dict[str, Any]:
     return options
 
 
+def database_of(client: redis.Redis | redis.asyncio.Redis) -> int:
+    """The number of the database that it talks to."""
+    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
 def _timeouts(settings: RedisSettings) -> dict[str, Any]:
     return {
         "socket_timeout": settings.socket_timeout_seconds,

@@ -31,8 +31,10 @@
 | `lf:outbox:failed`           | stream | entries whose successors could not be made | 10,000             |
 | `lf:fingerprints`            | hash   | lane -> the model that serves it, and a digest of its weights | the catalog's names |
 | `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
-| `lf:cache:<model>:<digest>`  | string | a cached result; in the cache's Redis | cache_seconds |
-| `lf:blob-sweep`              | string | the worker that sweeps orphaned inputs | blob_sweep_seconds    |
+| `lf:cache:<model>:<digest>`  | string | a result that may be used again; in the cache's Redis | cache_seconds |
+| `lf:blob-sweep`              | string | who looks for inputs without a job now | blob_sweep_seconds    |
+| `lf:lanes`                   | set    | lanes that a worker ever served       | the catalogs' names    |
+| `lf:reconciler`              | string | who looks for jobs without a message now | 10 s                |
 | `lf:idempotency:<tenant>:<h>` | string | the claim of an Idempotency-Key (h: its SHA-256): fingerprint, job id | idempotency_ttl |
 | `lf:jobs:<tenant>`           | stream | the accepted jobs, for the job list (lua/include/job_index.lua) | list_max_count |
 | `lf:jobs:<tenant>:count`     | string | the number of these since the first   | one number             |
@@ -42,8 +44,9 @@
 | `lf:probe`                   | string | written to learn whether Redis accepts writes | 60 s             |
 | `lf:workers`                 | zset   | worker -> time of its last report, ms | a minute's workers     |
 
-Channels: `celery-task-meta-<id>` (the result), `lf:canceled` (`<lane> <lease tag>`, for the worker
-that holds it), `lf:hurry` (a lane), `lf:control` (operators' commands).
+Channels: `celery-task-meta-<id>` (the result), `lf:canceled` (`<lane> <lease tag>`, to who runs it),
+`lf:hurry` (a lane), `lf:control` (what operators ask). Redis' channels know no databases, so all
+but the first end in `:<database>`, in any other than 0; job ids need no telling apart.
 
 The band keys and the result key are Celery's own names, so that any Celery
 client can produce and consume. A lane has its own `unacked` pair, so that a
@@ -64,6 +67,8 @@ META_PREFIX = "celery-task-meta-"
 BLOB_PREFIX = "lf:blob:"
 WORKER_PREFIX = "lf:worker:"
 LANE_PREFIX = "lf:lane:"
+LANES = "lf:lanes"
+RECONCILER = "lf:reconciler"
 BLOB_SWEEP = "lf:blob-sweep"
 FLIGHT_PREFIX = "lf:flight:"
 FOLLOWERS_PREFIX = "lf:followers:"
@@ -100,6 +105,16 @@ CANCELED_CHANNEL = "lf:canceled"
 """The cancel script publishes a job's lane and lease tag."""
 CONTROL_CHANNEL = "lf:control"
 """Operators' commands for the workers' models: `load minilm@2`, `aliases`."""
+
+
+def scoped_channel(channel: str, database: int) -> str:
+    """The channel of a fleet in this database; `keys.lua` names them alike."""
+    return channel + channel_scope(database)
+
+
+def channel_scope(database: int) -> str:
+    """What the fleet's channels end in."""
+    return f":{database}" if database else ""
 
 
 def band_of(priority: int) -> int:

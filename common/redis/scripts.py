@@ -22,7 +22,8 @@ from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from common.errors import ConfigurationError
-from common.redis.keys import NOTHING
+from common.redis.connect import database_of
+from common.redis.keys import NOTHING, channel_scope
 from common.redis.refusals import tell_refusal
 
 REFUSED_WHEN_FULL = frozenset({"enqueue", "claim_idempotency_key"})
@@ -36,6 +37,8 @@ _WRITE_FIRST = f"redis.call('DEL', '{NOTHING}')\n"
 _CALLS_AT_A_TIME = 12
 
 _LUA: Traversable = files("common").joinpath("redis", "lua")
+_SCOPE = "local SCOPE = ''"
+"""The line of include/keys.lua that says what channels end in: no script can ask its database."""
 _FOLDERS = ("transitions", "queries", "registry")
 
 _INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
@@ -92,8 +95,8 @@ def _with_includes(text: str, chain: tuple[str, ...], done: dict[str, str]) -> N
         done[name] = part
 
 
-def script_text(name: str, *, server_major: int) -> str:
-    """The complete script for the server: header, includes, transition.
+def script_text(name: str, *, server_major: int, database: int = 0) -> str:
+    """The whole script as a server takes it: header, what it includes, transition.
 
     Raises ConfigurationError, with the chain, for an unknown name or a cycle.
     """
@@ -103,7 +106,8 @@ def script_text(name: str, *, server_major: int) -> str:
     text = source_of(name)
     parts: dict[str, str] = {}
     _with_includes(text, (name,), parts)
-    return header + "".join(parts.values()) + text
+    whole = "".join(parts.values()) + text
+    return header + whole.replace(_SCOPE, f"local SCOPE = '{channel_scope(database)}'")
 
 
 _NEWEST_KNOWN = 7
@@ -190,7 +194,7 @@ class Scripts:
     def _load(self, name: str) -> _Loaded:
         if self._server_major is None:
             self._server_major = self._ask_major()
-        script = _prepare(name, self._server_major)
+        script = _prepare(name, self._server_major, database_of(self._client))
         self._loaded[name] = script
         return script
 
@@ -239,12 +243,12 @@ class AsyncScripts:
     async def _load(self, name: str) -> _Loaded:
         if self._server_major is None:
             self._server_major = await self._ask_major()
-        script = _prepare(name, self._server_major)
+        script = _prepare(name, self._server_major, database_of(self._client))
         self._loaded[name] = script
         return script
 
 
-def _prepare(name: str, server_major: int) -> _Loaded:
-    text = script_text(name, server_major=server_major)
+def _prepare(name: str, server_major: int, database: int) -> _Loaded:
+    text = script_text(name, server_major=server_major, database=database)
     digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     return _Loaded(text, digest)

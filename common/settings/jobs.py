@@ -30,6 +30,11 @@ class JobSettings(Section):
     dead_max_count: int = Field(
         10_000, ge=1, description="Dead letters kept per lane; the oldest leave first."
     )
+    unpacked_message_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1024,
+        description="Largest body of a compressed Celery message, decompressed.",
+    )
     default_deadline_seconds: float | None = Field(
         None, gt=0, description="Deadline of jobs that name none; unset is no deadline."
     )

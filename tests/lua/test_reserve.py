@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 from redis import Redis
 
@@ -279,6 +282,141 @@ CASES = [
         moves="q->r",
     ),
 ]
+
+
+def foreign(job_id: str, value: str) -> str:
+    """A message of a stock client, with an id of its choice."""
+    call = json.dumps([[], {"model": LANE, "input": value}, {}])
+    known = {"headers": {"id": job_id, "task": "infer"}, "properties": {}, "body": call}
+    return json.dumps(known)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha1(json.loads(text)["body"].encode(), usedforsecurity=False).hexdigest()
+
+
+def kept(text: str) -> str:
+    """The result that a worker left of this message."""
+    return f'{{"status":"SUCCESS","lanefleet":{{"state":"succeeded","call":"{digest(text)}"}}}}'
+
+
+ONE, OTHER = foreign("a", "one"), foreign("a", "other")
+TOLD = Says("FAILURE", reason="unreadable")
+OLD = json.dumps({"body": {"id": "a", "task": "infer"}, "properties": {"correlation_id": "a"}})
+
+
+def leased_now(text: str) -> dict[str, object]:
+    tag = "n.000001:1"
+    return {
+        "lf:job:a": Like(f"r {LANE} 0 0 0 0 {tag} {STAMP} w "),
+        KEYS.unacked: {tag: f'[{text},"","{LANE}"]'},
+        KEYS.index: Z({tag: SCORE}),
+    }
+
+
+def refused(text: str, job_id: str) -> dict[str, object]:
+    letter = "unreadable-n.000001:1"
+    return {
+        LANE: None,
+        f"celery-task-meta-{job_id}": TOLD,
+        KEYS.dead: Z({letter: NOW_MS}),
+        KEYS.letters: {letter: Like(r'{.*"reason":"unreadable".*}\n.*')},
+        KEYS.stats: {"dead": "1"},
+    }
+
+
+ONE_LEASED = {**leased("a", "t1:1"), KEYS.unacked: {"t1:1": f'[{ONE},"","{LANE}"]'}}
+
+FOREIGN = [
+    Case(
+        "a copy of a settled call is dropped",
+        call(),
+        [0, NOW_MS],
+        given={LANE: [ONE], META: kept(ONE)},
+        then={LANE: None},
+    ),
+    Case(
+        "another call under an old id runs",
+        call(),
+        [0, NOW_MS, "n.000001:1", 1, "0", OTHER],
+        given={LANE: [OTHER], META: kept(ONE)},
+        then={LANE: None, META: None, **leased_now(OTHER)},
+        moves="settled->r",
+    ),
+    Case(
+        "what its client aborted is canceled",
+        call(),
+        [0, NOW_MS],
+        given={LANE: [ONE], META: '{"status": "ABORTED", "result": null}'},
+        then={LANE: None, META: Says("REVOKED", state="canceled"), KEYS.stats: {"canceled": "1"}},
+        published=[META],
+    ),
+    Case(
+        "what another worker began and lost runs",
+        call(),
+        [0, NOW_MS, "n.000001:1", 1, "0", ONE],
+        given={LANE: [ONE], META: '{"status": "STARTED", "result": {}}'},
+        then={LANE: None, **leased_now(ONE)},
+        moves="settled->r",
+    ),
+    Case(
+        "a copy of a leased call is dropped",
+        call(),
+        [0, NOW_MS],
+        given={LANE: [ONE], **ONE_LEASED},
+        then={LANE: None},
+    ),
+    Case(
+        "another call waits for the one that has its id",
+        call(),
+        [0, NOW_MS],
+        given={
+            LANE: [OTHER],
+            **leased("a", "t1:1"),
+            KEYS.unacked: {"t1:1": f'[{ONE},"","{LANE}"]'},
+        },
+        then={LANE: None, KEYS.delayed: Z({f"1:{OTHER}": NOW_MS})},
+    ),
+    Case(
+        "two calls with one id that came together",
+        call(),
+        [0, NOW_MS, "n.000001:1", 1, "0", ONE],
+        given={LANE: [OTHER, ONE, ONE]},
+        then={LANE: None, KEYS.delayed: Z({f"1:{OTHER}": NOW_MS}), **leased_now(ONE)},
+        moves="none->r",
+    ),
+    *(
+        Case(
+            f"an id with {name} is refused where its sender waits",
+            call(),
+            [0, NOW_MS],
+            given={LANE: [foreign(job_id, "one")]},
+            then=refused(foreign(job_id, "one"), job_id),
+            moves="none->settled",
+            published=[f"celery-task-meta-{job_id}"],
+        )
+        for name, job_id in {"a quote": 'a"b', "a backslash": "a\\b", "a newline": "a\nb"}.items()
+    ),
+    Case(
+        "what names a job that is known ends nobody's wait",
+        call(),
+        [0, NOW_MS],
+        given={LANE: [OLD], META: result("a")},
+        then={key: one for key, one in refused(OLD, "a").items() if key != META},
+    ),
+    Case(
+        "protocol 1 is refused where its sender waits",
+        call(),
+        [0, NOW_MS],
+        given={LANE: [OLD]},
+        then=refused(OLD, "a"),
+        moves="none->settled",
+        published=[META],
+    ),
+]
+
+
+CASES += FOREIGN
 
 
 @pytest.mark.parametrize("case", CASES, ids=says)

@@ -6,6 +6,7 @@ What the scripts write is held against the golden documents; Python's: tests/uni
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -36,7 +37,8 @@ from tests.support.result_documents import GoldenDocument, golden_documents
 from tests.support.stack import ROOT
 
 INCLUDE = ROOT / "common" / "redis" / "lua" / "include"
-TEXT = "".join((INCLUDE / f"{name}.lua").read_text() for name in ("keys", "result_document"))
+INCLUDED = ("keys", "iso_date", "result_document")
+TEXT = "".join((INCLUDE / f"{name}.lua").read_text() for name in INCLUDED)
 RECORD = (
     "{ state = 'r', lane = 'echo', created = '7', tenant = 'acme', attempts = 0, "
     "started = 8, worker = 'w' }"
@@ -77,6 +79,8 @@ def given(golden: GoldenDocument) -> State:
             KEYS.followers: Z({job_id: float("inf")}),
             FLIGHT: f"1 0 {leader}",
         }
+    if golden.writer == "reconcile":
+        return {f"lf:job:{job_id}": record_text(known)}
     if known["state"] == "q":
         return {LANE: [message(job_id, tenant)], f"lf:job:{job_id}": record_text(known)}
     lease = {KEYS.unacked: {TAG: stored(job_id, tenant)}}
@@ -91,6 +95,10 @@ def arguments(golden: GoldenDocument) -> list[Any]:
             return [job_id, TTL, known["as"]]
         case "reserve":
             return [LANE, 1, 30_000, "n.", "w", TTL, 10, known.get("max_deliveries", 20), 0, 0, 2]
+        case "drop_lane":
+            return [LANE, 10, TTL]
+        case "reconcile":
+            return [LANE, TTL, "1", job_id]
         case "start":
             return [LANE, TAG, job_id, known["attempts"], TTL, 10, "w"]
         case "bury":
@@ -113,7 +121,10 @@ def at_golden_time(written: bytes, golden: GoldenDocument) -> bytes:
     document, time_ms = json.loads(written), golden.document["lanefleet"]["finished_ms"]
     if golden.text:  # a leader's, handed on as it came
         return written
-    assert document["lanefleet"]["finished_ms"] == NOW_MS
+    finished_ms = document["lanefleet"]["finished_ms"]
+    assert finished_ms == NOW_MS
+    assert document["date_done"] == iso(finished_ms)
+    document["date_done"] = golden.document["date_done"]
     document["lanefleet"]["finished_ms"] = time_ms
     return orjson.dumps(document)
 
@@ -132,6 +143,33 @@ def test_every_script_that_ends_a_job_by_itself_has_an_entry() -> None:
     }
     # finish.lua and reserve.lua end jobs in files that they include.
     assert with_endings | {"finish", "reserve"} <= {one.writer for one in WRITTEN_IN_LUA}
+
+
+def iso(ms: int) -> str:
+    """As Celery writes a date, but always with its milliseconds."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="microseconds")
+
+
+@pytest.mark.parametrize(
+    "day",
+    [
+        "1970-01-01",
+        "1999-12-31",
+        "2000-02-29",
+        "2000-03-01",
+        "2023-11-14",
+        "2024-02-28",
+        "2024-02-29",
+        "2024-12-31",
+        "2096-02-29",
+        "2100-02-28",
+        "2100-03-01",
+    ],
+)
+def test_a_date_is_written_as_python_does(redis_client: Redis, day: str) -> None:
+    midnight = round(datetime.fromisoformat(f"{day}T00:00Z").timestamp() * 1000)
+    for ms in (midnight, midnight + 43_200_099, midnight + 86_399_999):
+        assert run(redis_client, "return iso_date(tonumber(ARGV[1]))", ms).decode() == iso(ms)
 
 
 def run(client: Redis, code: str, *args: Any) -> Any:

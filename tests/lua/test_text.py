@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 from common.errors import ConfigurationError
 from common.jobs.enqueue import EnqueueCall, EnqueuedJob, EnqueueTenant, enqueue_args
 from common.jobs.quota import Limits
-from common.jobs.script_calls import BreakerMove, CancelCall, ClaimCall, ListJobsCall
+from common.jobs.script_calls import BreakerMove, CancelCall, ClaimCall, DropCall, ListJobsCall
 from common.redis import keys as key_names
 from common.redis import scripts as loader
 from common.redis.connect import connect
@@ -24,6 +24,7 @@ from tests.lua.cases import job, parse_moves, ticket
 from tests.support.moves import moves_in_header
 from tests.support.stack import REDIS_KINDS, ROOT, running_redis
 from worker.jobs import leases
+from worker.maintenance.reconciler import ReconcileCall
 from worker.maintenance.reporter import LaneFingerprint, ReportCall
 
 FOLDER = ROOT / "common" / "redis" / "lua"
@@ -174,6 +175,8 @@ CALLS = {
     ("report_worker", ""): ReportCall,
     ("report_worker", "lane"): LaneFingerprint,
     ("cancel", ""): CancelCall,
+    ("drop_lane", ""): DropCall,
+    ("reconcile", ""): ReconcileCall,
     ("list_jobs", ""): ListJobsCall,
     ("claim_idempotency_key", ""): ClaimCall,
     ("move_breaker", ""): BreakerMove,
@@ -235,6 +238,7 @@ PYTHON_NAMES = {
     "OUTBOX": key_names.OUTBOX,
     "CANCELED": key_names.CANCELED_CHANNEL,
     "STARVED": key_names.STARVED_CHANNEL,
+    "SCOPE": key_names.channel_scope(0),
 }
 
 
@@ -253,6 +257,15 @@ def test_both_languages_name_keys_alike(redis_client: Redis) -> None:
     assert [b"x" + one for one in suffixes] == [  # type: ignore[union-attr]
         key_names.band_key("x", band).encode() for band in key_names.BANDS
     ]
+
+
+@every_script
+def test_every_channel_of_ours_is_scoped_by_database(name: str) -> None:
+    text = script_text(name, server_major=7, database=5)
+    if "local CANCELED" in text:
+        assert f"local SCOPE = '{key_names.channel_scope(5)}'" in text
+    channels = re.findall(r"'PUBLISH', (.+?), ", text)
+    assert all(one.endswith(" .. SCOPE") or one.startswith(("META", "result")) for one in channels)
 
 
 @every_file
@@ -278,7 +291,7 @@ def test_no_other_module_spells_a_key() -> None:
 
 USERS = (ROOT / "deploy" / "redis" / "users.acl").read_text()
 WORKERS_ONLY = {"reserve", "start", "renew", "finish", "release", "retry", "bury", "reap",
-                "reclaim", "report_worker", "lead", "continue"}  # fmt: skip
+                "reclaim", "reconcile", "report_worker", "lead", "continue"}  # fmt: skip
 
 
 def dry_run(client: Redis, command: str) -> bytes:

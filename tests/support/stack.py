@@ -209,6 +209,10 @@ class Stack:
         found = self.redis.hgetall(LaneKeys.of(lane).stats)
         return {key.decode(): int(value) for key, value in found.items()}  # type: ignore[union-attr]
 
+    def waiting(self, lane: str = "echo") -> int:
+        """How many messages wait in the lane's bands."""
+        return sum(int(self.redis.llen(band)) for band in LaneKeys.of(lane).bands)  # type: ignore[arg-type]
+
     def reports(self) -> list[WorkerReport]:
         """What each live worker says of itself."""
         keys = list(self.redis.scan_iter("lf:worker:*"))

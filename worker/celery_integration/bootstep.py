@@ -8,34 +8,23 @@ requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from celery import Celery, bootsteps, signals
-from celery.worker.control import Panel
 
 from common.jobs.message import TASK_NAME
 from common.settings import Settings
 from worker.celery_integration.inspection import CeleryState
+from worker.celery_integration.remote_control import RemoteControl
+from worker.celery_integration.revoked_stamps import RevokedStamps
 from worker.celery_integration.task_events import TaskEvents
 from worker.engine import Engine
 from worker.observability.view import EventCounts
 from worker.pipeline.finisher import Listener
 
 log = structlog.get_logger(__name__)
-
-_LOOKS_AT_STATE = (
-    "active",
-    "dump_active",
-    "reserved",
-    "dump_reserved",
-    "query_task",
-    "stats",
-    "heartbeat",
-)
-
 
 EngineFactory = Callable[[str, Listener, EventCounts], Engine]
 """Creates the engine of a node, by the node's name."""
@@ -58,6 +47,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         self.engine = factory(worker.hostname, self.events.offer, counts)
         self.state = CeleryState(
             self.engine.state,
+            self.engine.parked,
             lambda: self.engine.finisher.finished,
             worker.hostname,
             worker.app.tasks[TASK_NAME],
@@ -65,8 +55,9 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         worker.lanes = self
 
     def start(self, _worker: Any) -> None:
-        """Start the lanes, and take over the commands that read worker state."""
-        _wrap_panel(self)
+        """Start the lanes and take over what looks at worker state."""
+        stamps: RevokedStamps = self._worker.app.lanefleet_revoked_stamps
+        RemoteControl(self.engine, self.state, stamps).install()
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         _release_before_soft_shutdown(self._worker, self.engine)
         self.engine.start()
@@ -80,9 +71,14 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
     def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
         """After every (re)connect: keep heartbeats correct and send events."""
         self.events.hub = hub
-        hub.call_repeatedly(1.0, self.state.refresh)
+        hub.call_repeatedly(1.0, self._tick)
         self.state.refresh()
         self.engine.on_the_bus = True
+
+    def _tick(self) -> None:
+        self.state.refresh()
+        if self.events.watched:
+            self.events.announce(self.state.running())
 
     def info(self, _worker: Any) -> dict[str, Any]:
         """Shown in `celery inspect stats`, under `lanefleet`."""
@@ -100,32 +96,6 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         self.engine.request_stop()
 
 
-def _wrap_panel(step: LanesStep) -> None:
-    """Refresh Celery's state before every command that reads it; cancel on revoke."""
-
-    def refreshed(command: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(command)
-        def look(*args: Any, **kwargs: Any) -> Any:
-            step.state.refresh()
-            return command(*args, **kwargs)
-
-        return look
-
-    for name in _LOOKS_AT_STATE:
-        Panel.data[name] = refreshed(Panel.data[name])
-    original = Panel.data["revoke"]
-
-    @wraps(original)
-    def revoke(panel_state: Any, task_id: str | Iterable[str], **kwargs: Any) -> Any:
-        kwargs.pop("terminate", None)  # a batch cannot be interrupted; a cancel suffices
-        ids = [task_id] if isinstance(task_id, str) else list(task_id or ())
-        for job_id in ids:
-            step.engine.cancel(job_id)
-        return original(panel_state, ids, **kwargs)
-
-    Panel.data["revoke"] = revoke
-
-
 def _release_before_soft_shutdown(worker: Any, engine: Engine) -> None:
     """Release unstarted jobs now, as Celery's soft shutdown sleeps in the signal handler."""
     wait = worker.wait_for_soft_shutdown
@@ -137,8 +107,11 @@ def _release_before_soft_shutdown(worker: Any, engine: Engine) -> None:
     worker.wait_for_soft_shutdown = release_then_wait
 
 
-def install(app: Celery, settings: Settings, engine_factory: EngineFactory) -> None:
-    """Make workers of this app serve lanes."""
+def install(
+    app: Celery, settings: Settings, engine_factory: EngineFactory, stamps: RevokedStamps
+) -> None:
+    """Make workers of this app serve lanes; stamps is what the engine asks too."""
+    app.lanefleet_revoked_stamps = stamps
     app.lanefleet_settings = settings
     app.lanefleet_engine_factory = engine_factory
     app.steps["worker"].add(LanesStep)

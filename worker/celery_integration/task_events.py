@@ -51,6 +51,11 @@ class TaskEvents:
         self.consumer: Callable[[], Any] = lambda: None
         """Both set by Celery's step, before anything can be sent."""
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody wants events."""
+        return self._dispatcher() is not None
+
     def info(self) -> dict[str, Any]:
         """The numbers of jobs whose events were sent and whose were left out by sampling."""
         return {
@@ -73,10 +78,35 @@ class TaskEvents:
         self._counts.sent += len(taken)
         if not taken:
             return
-        count = _EVENTS_A_JOB * len(taken)
-        clock = dispatcher.clock.forward()
-        dispatcher.clock.adjust(clock + count - 2)  # which adds one: the clock of the last event
-        text = self._events_of(published.lane.name, taken, clock)
+        clock = self._take_clock(dispatcher, _EVENTS_A_JOB * len(taken))
+        self._queue(self._events_of(published.lane.name, taken, clock))
+
+    def announce(self, running: Sequence[tuple[str, Execution]]) -> None:
+        """Send the beginning of these, by lane, which have run for a while: so that who watches
+        knows of them before their end. Call it on the loop's thread.
+        """
+        dispatcher = self._dispatcher()
+        new = [(lane, one) for lane, one in running if not one.announced]
+        if self.hub is None or dispatcher is None or not new:
+            return
+        taken = new[: self._allowance(len(new))]
+        clock = self._take_clock(dispatcher, _EVENTS_A_JOB * len(taken))
+        texts, offset = [], time.time() - time.monotonic()
+        for lane, one in taken:
+            one.announced = True
+            texts.append(_begin(self._template(lane), one, offset, clock))
+            clock += _EVENTS_A_JOB
+        if texts:
+            self._queue(",".join(texts))
+
+    @staticmethod
+    def _take_clock(dispatcher: Any, count: int) -> int:
+        """The first of so many ticks."""
+        clock: int = dispatcher.clock.forward()
+        dispatcher.clock.adjust(clock + count - 2)  # which adds one: the last of ours
+        return clock
+
+    def _queue(self, text: str) -> None:
         with self._lock:
             self._waiting.append(text)
         self.hub.call_soon(self._send)
@@ -100,28 +130,20 @@ class TaskEvents:
         return dispatcher if watched else None
 
     def _events_of(self, lane: str, executions: Sequence[Execution], clock: int) -> str:
-        """The events as comma-separated JSON; formatted by hand, as objects would cost 10 us."""
-        common = orjson.dumps(
-            {
-                "hostname": self._worker,
-                "pid": os.getpid(),
-                "utcoffset": time.timezone // 3600,
-            }
-        ).decode()[1:-1]
-        beginning = _BEGINNING % {"lane": lane, "common": common.replace("%", "%%")}
+        """The events as JSON, comma-separated; formatted, as their objects would cost 10 us."""
+        common, beginning = self._common(), self._template(lane)
         now, steady = time.time(), time.monotonic()
         offset = now - steady
         parts = []
         for one in executions:
             uuid = orjson.dumps(one.job_id).decode()
-            arrived, started = one.arrived + offset, (one.started or one.arrived) + offset
+            started = (one.started or one.arrived) + offset
             if one.disposition == "succeeded":
                 ending = _SUCCEEDED % (now - started, len(one.meta))
             else:
                 ending = orjson.dumps(self._ending(one)).decode()[1:]
-            parts.append(
-                beginning % (uuid, uuid, arrived, clock, one.attempt - 1, uuid, started, clock + 1)
-            )
+            if not one.announced:
+                parts.append(_begin(beginning, one, offset, clock))
             trace = orjson.dumps(one.traceparent).decode() if one.traceparent else ""
             traced = f'"traceparent":{trace},' if trace else ""
             parts.append(
@@ -130,6 +152,18 @@ class TaskEvents:
             )
             clock += _EVENTS_A_JOB
         return ",".join(parts)
+
+    def _common(self) -> str:
+        about = {
+            "hostname": self._worker,
+            "pid": os.getpid(),
+            "utcoffset": time.timezone // 3600,
+        }
+        return orjson.dumps(about).decode()[1:-1]
+
+    def _template(self, lane: str) -> str:
+        """How a job of this lane begins, to be filled in by `_begin`."""
+        return _BEGINNING % {"lane": lane, "common": self._common().replace("%", "%%")}
 
     @staticmethod
     def _ending(execution: Execution) -> dict[str, Any]:
@@ -170,3 +204,9 @@ class TaskEvents:
                     headers=dispatcher.headers,
                     delivery_mode=dispatcher.delivery_mode,
                 )
+
+
+def _begin(template: str, one: Execution, offset: float, clock: int) -> str:
+    uuid = orjson.dumps(one.job_id).decode()
+    arrived, started = one.arrived + offset, (one.started or one.arrived) + offset
+    return template % (uuid, uuid, arrived, clock, one.attempt - 1, uuid, started, clock + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.errors import FleetError
 from common.jobs.result_document import Stamp, dump_result, with_lineage
 from worker.jobs.execution import Execution, describe, reason_of
 
@@ -25,6 +26,7 @@ def encode(execution: Execution, stamp: Stamp) -> None:
                 execution.created_ms,
                 execution.reserved_ms,
                 execution.tenant,
+                execution.call,
             )
         execution.output = None
     if execution.disposition == "failed" and execution.error is not None:
@@ -42,7 +44,9 @@ def failure_of(execution: Execution, stamp: Stamp) -> bytes:
         execution.reserved_ms,
         execution.tenant,
         exc_type=type(execution.error).__name__,
+        exc_module=getattr(execution.error, "celery_module", FleetError.celery_module),
         step=execution.step,
         reason=reason_of(execution),
         error=describe(execution),
+        call=execution.call,
     )

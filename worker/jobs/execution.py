@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from common.errors import FleetError, InvalidInput, text_of
+from common.errors import (
+    FleetError,
+    InvalidInput,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
+    text_of,
+)
 from worker.jobs.next_steps import NextSteps
 from worker.jobs.passage import Passage
 from worker.models.base import Model
@@ -66,7 +72,9 @@ class Execution:
     weights: str = field(default="", init=False)
     """The weights digest that the model must have for the result to be cached."""
     result: bytes = field(default=b"", init=False)
-    """The result as JSON, when it may be cached."""
+    """JSON, when it may be kept."""
+    call: str = field(default="", init=False)
+    """A digest of what was sent, where a Celery client chose the id; a copy has the same."""
     key: str | None = field(default=None, init=False)
     """Equal for equal inputs, which run once; None where each must run."""
     handler: Model | None = field(default=None, init=False)
@@ -85,6 +93,12 @@ class Execution:
     """Unix seconds after which no result may be published."""
     eta: float | None = field(default=None, init=False)
     """Unix seconds before which the job must not run."""
+    time_limits: tuple[float | None, float | None] | None = field(default=None, init=False)
+    """Seconds that its run may take, hard and soft; None for most."""
+    stamps: Mapping[str, Any] | None = field(default=None, init=False)
+    """What its Celery client stamped it with, to revoke it by; None for most."""
+    ignore_result: bool = field(default=False, init=False)
+    """Whether its client wants no result kept."""
     passage: Passage | None = field(default=None, init=False)
     """The times of the chunk in which it was decoded."""
     started: float = field(default=0.0, init=False)
@@ -93,7 +107,9 @@ class Execution:
     lineage: bytes = field(default=b"", init=False)
     """What its result says of that (next_steps.py); empty for most."""
     traceparent: str = field(default="", init=False)
-    """Its W3C trace context; empty for most jobs."""
+    """The W3C trace that it belongs to; empty for most."""
+    announced: bool = field(default=False, init=False)
+    """Whether Celery's events told of its beginning. Written on the loop's thread."""
     item: Any = field(default=None, init=False)
     cost: float = field(default=1.0, init=False)
     output: Any = field(default=None, init=False)
@@ -131,5 +147,23 @@ def reason_of(execution: Execution) -> str:
 
 
 def model_is_to_blame(execution: Execution) -> bool:
-    """Whether it failed in inference or encoding, by an error that is not the input's."""
-    return execution.step in ("infer", "encode") and not isinstance(execution.error, InvalidInput)
+    """Whether a job that failed for good did so after the model took its input."""
+    theirs = isinstance(execution.error, InvalidInput | TimeLimitExceeded)
+    return execution.step in ("infer", "encode") and not theirs
+
+
+def judge_time(execution: Execution, seconds: float) -> None:
+    """End it as failed where its run took longer than its client allows.
+
+    A batch cannot be interrupted, so it is known only now.
+    """
+    hard, soft = execution.time_limits or (None, None)
+    if hard and seconds > hard:
+        limit, name = hard, "time_limit"
+        error: type[TimeLimitExceeded] = TimeLimitExceeded
+    elif soft and seconds > soft:
+        limit, name = soft, "soft_time_limit"
+        error = SoftTimeLimitExceeded
+    else:
+        return
+    execution.fail("infer", error(f"it ran for {seconds:.3g} s; its {name} is {limit:g} s"))

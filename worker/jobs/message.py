@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import json
+import math
 from datetime import UTC, datetime
+from hashlib import sha1
 from typing import Any
-
-import orjson
 
 from common.errors import InvalidInput, UnreadableMessage
 from common.inputs.checks import BLOB_REFERENCE
 from common.jobs.message import TASK_NAME
 from common.trace import read_traceparent
+from worker.jobs.body import MAX_UNPACKED_BYTES, loads, read_body
 from worker.jobs.execution import Execution
 from worker.jobs.json_pointer import resolve
 from worker.jobs.leases import Lease
@@ -22,15 +21,18 @@ _POSITIONS = ("model", "input", "params")
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _NO_TIME = 1e15
 """From here on milliseconds of it would not fit the integers of Redis."""
+_KNOWN = frozenset((*_POSITIONS, "input_url", "pick"))
 
 
-def parse(lease: Lease, lane: str, now: float) -> Execution:
-    """Parse a lease's message. Never raises: one that cannot be read ends as unreadable."""
+def parse(
+    lease: Lease, lane: str, now: float, max_unpacked_bytes: int = MAX_UNPACKED_BYTES
+) -> Execution:
+    """Read a lease's message. Never raises: what cannot be read ends as unreadable."""
     tag, attempt, origin, raw = lease
     created, _, owner = origin.partition(b":")
     created_ms, tenant = int(created), owner.decode()
     try:
-        message = _loads(raw)
+        message = loads(raw)
         headers = message["headers"]
         job_id = str(headers["id"])
         job_id.encode()  # a lone surrogate cannot be encoded in a key
@@ -43,7 +45,9 @@ def parse(lease: Lease, lane: str, now: float) -> Execution:
         )
         return lost
     try:
-        _read_call(execution, message, headers, lane)
+        if not created_ms:
+            _note_call(execution, message)
+        _read_call(execution, message, lane, max_unpacked_bytes)
     except UnreadableMessage as exc:
         execution.disposition, execution.error = "unreadable", exc
     except InvalidInput as exc:
@@ -55,8 +59,9 @@ def parse(lease: Lease, lane: str, now: float) -> Execution:
 
 
 def _read_call(
-    execution: Execution, message: dict[str, Any], headers: dict[str, Any], lane: str
+    execution: Execution, message: dict[str, Any], lane: str, max_unpacked_bytes: int
 ) -> None:
+    headers = message["headers"]
     task = headers.get("task")
     if task != TASK_NAME:
         raise UnreadableMessage(f"unknown task {str(task)[:80]!r}; lanes run only {TASK_NAME!r}")
@@ -64,13 +69,15 @@ def _read_call(
     if content_type != "application/json":
         raise UnreadableMessage(f"content type {content_type!r} is refused; send JSON")
     try:
-        args, kwargs, embed = _call(message)
+        args, kwargs, embed = read_body(message, max_unpacked_bytes)
         _read_limits(execution, headers)
     except _UNREADABLE as exc:
         raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
     execution.next_steps = read_next_steps(embed, headers)
     execution.lineage = lineage_of(headers, [])
     kwargs = _with_positional(args, kwargs, lane)
+    if not _KNOWN.issuperset(kwargs):  # half of what comparing keys takes
+        raise InvalidInput(_unknown(kwargs))
     model = kwargs.get("model", lane)
     if model != lane:
         raise InvalidInput(f"the job names model {str(model)[:80]!r} but was sent to lane {lane!r}")
@@ -81,11 +88,20 @@ def _read_call(
     if "input" not in kwargs:
         execution.input_url = _read_url(kwargs)
         return
+    if kwargs.get("input_url") is not None:
+        raise InvalidInput("the call has both `input` and `input_url`; send one of them")
     execution.value = _picked(kwargs["input"], kwargs.get("pick"))
     if execution.value == BLOB_REFERENCE:
         execution.has_blob = True
     else:
         execution.key = message["body"]
+
+
+def _note_call(execution: Execution, message: dict[str, Any]) -> None:
+    """For who chose the id without our front: it may be met again."""
+    if isinstance(body := message.get("body"), str):
+        digest = sha1(body.encode("utf-8", "replace"), usedforsecurity=False)
+        execution.call = digest.hexdigest()
 
 
 def _read_url(kwargs: dict[str, Any]) -> str:
@@ -107,19 +123,10 @@ def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
     ticket = headers.get("cache")
     if isinstance(ticket, str):
         execution.digest, _, execution.weights = ticket.partition(" ")
+    if "timelimit" in headers:
+        _read_options(execution, headers)
     if (deadline_ms := headers.get("deadline_ms")) is not None:
         execution.deadline = _timestamp(float(deadline_ms)) / 1000
-
-
-def _call(message: dict[str, Any]) -> tuple[list[Any], dict[str, Any], Any]:
-    """args, kwargs and embed."""
-    body = message["body"]
-    if message.get("properties", {}).get("body_encoding") == "base64":
-        body = base64.b64decode(body)
-    args, kwargs, embed = _loads(body)
-    if not isinstance(kwargs, dict) or not isinstance(args, list):
-        raise TypeError("args and kwargs must be a list and an object")
-    return args, kwargs, embed
 
 
 def _with_positional(args: list[Any], kwargs: dict[str, Any], lane: str) -> dict[str, Any]:
@@ -158,11 +165,32 @@ def _picked(value: Any, pointer: Any) -> Any:
         raise InvalidInput(f"`pick`: {exc.args[0]}") from None
 
 
-def _loads(raw: bytes | str) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return json.loads(raw)  # accepts NaN and deep nesting, which other clients may send
+def _read_options(execution: Execution, headers: dict[str, Any]) -> None:
+    """What every message of Celery's own clients has beside; ours have none of it."""
+    hard, soft = headers["timelimit"] or (None, None)
+    if hard or soft:
+        execution.time_limits = (_seconds(hard), _seconds(soft))
+    execution.ignore_result = headers.get("ignore_result") is True
+    if names := headers.get("stamped_headers"):
+        stamps = headers.get("stamps") or {}
+        execution.stamps = {name: stamps[name] for name in names if name in stamps}
+
+
+def _seconds(limit: Any) -> float | None:
+    if not limit:
+        return None
+    seconds = float(limit)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{limit} is no time limit")
+    return seconds
+
+
+def _unknown(kwargs: dict[str, Any]) -> str:
+    names = ", ".join(f"`{str(name)[:80]}`" for name in sorted(kwargs.keys() - _KNOWN)[:10])
+    return (
+        f"`infer` does not take {names}; it takes `model`, `input` or `input_url`, and `params`. "
+        "What a model takes goes into `params`"
+    )
 
 
 def _timestamp(value: str | float) -> float:

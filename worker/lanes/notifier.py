@@ -19,7 +19,13 @@ from redis import Redis
 from redis.connection import Connection
 from redis.exceptions import RedisError, ResponseError
 
-from common.redis.keys import CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL, meta_key
+from common.redis.keys import (
+    CANCELED_CHANNEL,
+    CONTROL_CHANNEL,
+    STARVED_CHANNEL,
+    meta_key,
+    scoped_channel,
+)
 from common.redis.refusals import tell_refusal
 from common.redis.trouble import TROUBLE
 
@@ -52,9 +58,12 @@ class Notifier:
         on_canceled: Callable[[str, bytes], None],
         on_command: Callable[[bytes], None],
         on_starved: Callable[[str], None],
+        database: int = 0,
         keepalive_seconds: float = _PING_SECONDS,
     ) -> None:
-        """keepalive_seconds is how long listening may be silent, if less than its own time."""
+        """database is the number of the one that `connect` leads to; keepalive_seconds is how
+        long listening may be silent, if less than its own time.
+        """
         self._ping_seconds = min(_PING_SECONDS, keepalive_seconds)
         self._connect = connect
         self._bands = bands
@@ -63,6 +72,9 @@ class Notifier:
         self._on_canceled = on_canceled
         self._on_command = on_command
         self._on_starved = on_starved
+        self._canceled = scoped_channel(CANCELED_CHANNEL, database).encode()
+        self._control = scoped_channel(CONTROL_CHANNEL, database).encode()
+        self._starved = scoped_channel(STARVED_CHANNEL, database).encode()
         self._reader = self._new_connection()
         self._redirect_to: int | None = None
         self._asked_for: int | None = None
@@ -197,14 +209,14 @@ class Notifier:
     def _hear(self, message: object) -> None:
         if not isinstance(message, list) or message[0] != b"message":
             return
-        if message[1] == CANCELED_CHANNEL.encode():
+        if message[1] == self._canceled:
             lane, _, tag = message[2].partition(b" ")
             self._on_canceled(lane.decode(errors="replace"), tag)
             return
-        if message[1] == CONTROL_CHANNEL.encode():
+        if message[1] == self._control:
             self._on_command(message[2])
             return
-        if message[1] == STARVED_CHANNEL.encode():
+        if message[1] == self._starved:
             self._on_starved(message[2].decode(errors="replace"))
             return
         keys = message[2]

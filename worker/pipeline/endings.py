@@ -20,6 +20,7 @@ class Ending(Enum):
     """Which transition ends the lease."""
 
     FINISH = "publish the result and acknowledge"
+    TELL = "the same, and keep the result for a moment only: its client wants none"
     BURY = "publish the failure and keep the message on the dead list"
     RETRY = "delay the message"
     CANCEL = "settle as canceled or expired"
@@ -32,7 +33,7 @@ def ending_of(execution: Execution) -> Ending:
         case "failed" if isinstance(execution.error, AttemptsExhausted):
             return Ending.BURY
         case "succeeded" | "failed":
-            return Ending.FINISH
+            return Ending.TELL if execution.ignore_result else Ending.FINISH
         case "unreadable":
             return Ending.BURY
         case Retry() | Hold():

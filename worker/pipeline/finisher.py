@@ -20,7 +20,7 @@ from common.jobs.result_document import Stamp
 from common.redis.trouble import TROUBLE
 from common.trace import trace_id
 from worker.jobs.encoding import encode
-from worker.jobs.execution import Disposition, Execution, Hold, Retry
+from worker.jobs.execution import Disposition, Execution, Hold, Retry, judge_time
 from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 0.2
+_IGNORED_RESULT_SECONDS = 60
+"""How long a result stays that its client ignores: for who looks over HTTP, and so that a copy of
+its message does not run."""
 
 
 class _Group(NamedTuple):
@@ -123,7 +126,10 @@ class Finisher:
         self._encode(group)
         lane, leases = group.lane, self._leases[group.lane.name]
         ending = by_ending(group.executions)
-        finished = self._finish(lane, leases, ending.get(Ending.FINISH, ()))
+        finished = self._finish(lane, leases, ending.get(Ending.FINISH, ()), lane.result_ttl)
+        if told := ending.get(Ending.TELL):
+            ttl = min(_IGNORED_RESULT_SECONDS, lane.result_ttl)
+            finished = [*finished, *self._finish(lane, leases, told, ttl)]
         if dead := ending.get(Ending.BURY):
             self._until_done(lane, lambda: leases.bury(list(map(letter, dead)), lane.result_ttl))
         if delayed := ending.get(Ending.RETRY):
@@ -143,7 +149,7 @@ class Finisher:
     def _encode(self, group: _Group) -> None:
         lane, executions = group.lane, group.executions
         began = time.monotonic()
-        server_time = began + lane.clock_ahead
+        server_time, run_seconds = began + lane.clock_ahead, group.infer_ms / 1000
         stamp = Stamp(
             lane.name,
             executions[0].version or lane.spec.version,
@@ -155,6 +161,8 @@ class Finisher:
         for execution in executions:
             if execution.deadline is not None and execution.deadline <= server_time:
                 execution.disposition = execution.disposition or "expired"
+            if execution.time_limits is not None:
+                judge_time(execution, run_seconds)
             try:
                 encode(execution, stamp)
                 f"{execution.job_id}{execution.digest}".encode()  # both are sent to Redis unescaped
@@ -172,14 +180,14 @@ class Finisher:
             stages["encode"].observe(time.monotonic() - began)
 
     def _finish(
-        self, lane: Lane, leases: LaneLeases, results: Sequence[Execution]
+        self, lane: Lane, leases: LaneLeases, results: Sequence[Execution], result_ttl: int
     ) -> Sequence[Execution]:
         """Publish these results; returns those that were not fenced."""
         if not results:
             return ()
         outcomes = [outcome(execution, lane) for execution in results]
         began = time.monotonic()
-        fenced = self._until_done(lane, lambda: leases.finish(outcomes, lane.result_ttl))
+        fenced = self._until_done(lane, lambda: leases.finish(outcomes, result_ttl))
         if fenced is None:
             return ()
         lane.stats.stages.stages["finish"].observe(time.monotonic() - began)

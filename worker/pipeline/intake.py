@@ -54,9 +54,10 @@ class Intake:
         device_time: DeviceTime,
         leases: Mapping[str, LaneLeases],
         name_children: Callable[[NextSteps], list[Any]],
+        max_unpacked_bytes: int,
     ) -> None:
         """name_children gives what next steps would start ids, and returns these as Celery stores
-        them in a result.
+        them in a result; max_unpacked_bytes bounds a compressed message.
         """
         self._state = state
         self._client = client
@@ -66,6 +67,7 @@ class Intake:
         self._device_time = device_time
         self._leases = leases
         self._name_children = name_children
+        self._max_unpacked_bytes = max_unpacked_bytes
         self._fetched: list[tuple[Lane, Execution]] = []
         """Guarded by the state's lock."""
 
@@ -148,11 +150,11 @@ class Intake:
         if ended:
             self._finisher.submit_ended(lane, ended)
 
-    @staticmethod
-    def read(lane: Lane, reservation: Reservation) -> list[Execution]:
-        """Parse the messages of a reservation; inputs stored outside of them are read later."""
+    def read(self, lane: Lane, reservation: Reservation) -> list[Execution]:
+        """The messages of a reservation; inputs that lie beside them are still missing."""
         now = time.monotonic()
-        executions = [parse(lease, lane.name, now) for lease in reservation.leases]
+        name, limit = lane.name, self._max_unpacked_bytes
+        executions = [parse(lease, name, now, limit) for lease in reservation.leases]
         for execution in executions:
             execution.reserved_ms = reservation.server_ms
             if not lane.spec.run_identical_once:

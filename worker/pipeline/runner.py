@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -71,6 +72,7 @@ class Runner:
         device_time: DeviceTime,
         *,
         is_revoked: Callable[[str], bool],
+        has_revoked_stamp: Callable[[Mapping[str, Any]], bool] = lambda _stamps: False,
         on_device_lost: Callable[[], None],
         max_attempts: int,
         run_step: Callable[[RunStep], None] | None = None,
@@ -85,6 +87,7 @@ class Runner:
         self._decode_pool = decode_pool
         self._device_time = device_time
         self._is_revoked = is_revoked
+        self._has_revoked_stamp = has_revoked_stamp
         self._on_device_lost = on_device_lost
         self._max_attempts = max_attempts
         self._run_step = run_step
@@ -206,7 +209,8 @@ class Runner:
         for execution in batch:
             if execution.disposition is not None:
                 continue
-            if self._is_revoked(execution.job_id):
+            stamps = execution.stamps
+            if self._is_revoked(execution.job_id) or (stamps and self._has_revoked_stamp(stamps)):
                 execution.disposition = "canceled"
             elif execution.expires_at is not None and execution.expires_at <= now:
                 execution.disposition = "expired"

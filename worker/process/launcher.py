@@ -21,6 +21,7 @@ from common.settings import Settings
 from worker.celery_integration.bootstep import install
 from worker.celery_integration.canvas import Canvas
 from worker.celery_integration.continuations import Continuations
+from worker.celery_integration.revoked_stamps import RevokedStamps
 from worker.devices.placement import name_inside
 from worker.engine import Engine
 from worker.observability.view import EventCounts
@@ -66,6 +67,8 @@ def _run_celery(
     # The lanes take the messages; Celery's own consumer must not pop any.
     app.amqp.queues._consume_from = {}
 
+    stamps = RevokedStamps()
+
     def engine(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
 
@@ -80,6 +83,7 @@ def _run_celery(
             hostname,
             device,
             is_revoked=state.revoked.__contains__,
+            has_revoked_stamp=stamps.match,
             blobs=blobs,
             listener=listener,
             event_counts=event_counts,
@@ -87,7 +91,7 @@ def _run_celery(
             caretakers=(continuations,),
         )
 
-    install(app, settings, engine)
+    install(app, settings, engine, stamps)
     quieten()
     warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
     worker: Any = Worker(

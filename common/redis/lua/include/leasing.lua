@@ -3,7 +3,7 @@
 -- same score, so in this order each insert is at the front (15 us a lease otherwise).
 -- @include keys, chunks, lease
 
-local lease_serial, leased_now = 0, {} -- leased_now: ids
+local lease_serial, leased_now = 0, {} -- leased_now: id -> message
 local lease_records, lease_bodies, lease_tags = {}, {}, {}
 
 local function next_tag(prefix, band)
@@ -13,7 +13,7 @@ end
 
 -- Append to the reply: tag, attempt, when the job was accepted and its tenant, message.
 local function lease(out, id, message, tag, attempt, born, record, lane)
-  leased_now[id] = true
+  leased_now[id] = message
   lease_records[#lease_records + 1] = JOB .. id
   lease_records[#lease_records + 1] = record
   lease_bodies[#lease_bodies + 1] = tag

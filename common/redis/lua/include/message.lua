@@ -16,3 +16,26 @@ local function tenant_of(message)
   return string.match(message, '^{"headers":{"lang":"py","task":"infer","id":"[^"]+",'
     .. '"parent_id":null,"group":null,"root_id":"[^"]+","tenant":"([^"]+)"')
 end
+
+-- The call that it carries, as it came; nil where there is none.
+local function body_of(message)
+  local readable, call = pcall(cjson.decode, message)
+  return readable and type(call) == 'table' and call.body or nil
+end
+
+-- Of one without an id that could be a job's: under which id its sender waits, nil where it does
+-- not say, and why it is refused.
+local function refusal_of(message)
+  local readable, call = pcall(cjson.decode, message)
+  call = readable and type(call) == 'table' and call or {}
+  local headers, properties = call.headers, call.properties
+  local id = type(headers) == 'table' and headers.id
+  if type(id) == 'string' and id ~= '' then
+    return id, 'a task id with quotation marks, backslashes or control characters is refused'
+  end
+  id = type(properties) == 'table' and properties.correlation_id
+  if type(id) == 'string' and id ~= '' then
+    return id, 'its headers have no id: task protocol 1 is refused; set task_protocol = 2'
+  end
+  return nil, 'not a Celery message'
+end

@@ -1,5 +1,5 @@
--- Handles reserved messages whose job is not in its initial state.
--- @include keys, record, dead_letter, result_document, flight_keep, settle
+-- A message whose job is not in its first and simplest state.
+-- @include keys, record, dead_letter, result_document, flight_keep, settle, same_call
 
 -- Settle a job that is past its deadline as expired.
 local function expire(call, id, rec)
@@ -24,12 +24,26 @@ local function give_up(call, id, rec, message, band)
   } }, call.ttl)
 end
 
--- The job's record where it may run; nil where it is settled, leased, or follows another job.
-local function known_to_run(call, id, message, rec)
-  if not rec then
-    -- No record: sent by another Celery client, or a duplicate of a job that ended long ago.
-    return redis.call('EXISTS', META .. id) == 0 and blank_record(call.lane) or nil
+-- It has no record: sent by another Celery client, or long done and met a second time. Clients
+-- write ABORTED as their wish; of what else is no end, such as STARTED, nobody is known to see to.
+local function unknown_to_run(call, id, message)
+  local head, rec = redis.call('GETRANGE', META .. id, 0, 63), blank_record(call.lane)
+  if string.find(head, '"ABORTED"', 1, true) then
+    local meta = ending(id, rec, 'canceled', 'canceled', 'aborted by request', call.now)
+    settle({ { id = id, meta = meta, lane = call.lane } }, call.ttl)
+    redis.call('HINCRBY', call.parked.stats, 'canceled', 1)
+    return nil
   end
+  if state_of_result(head) then
+    if not result_is_of_other_call(id, message) then return nil end
+    redis.call('DEL', META .. id)
+  end
+  return rec
+end
+
+-- What is known of the job, as far as it may run; nil where it is settled, leased, or kept aside.
+local function known_to_run(call, id, message, rec, band)
+  if not rec then return unknown_to_run(call, id, message) end
   if rec.state == 'x' then
     redis.call('EXPIRE', JOB .. id, call.ttl)
     return nil
@@ -38,7 +52,12 @@ local function known_to_run(call, id, message, rec)
     return not keep_message(id, rec, message) and blank_record(call.lane) or nil
   end
   if rec.state == 'r' then
-    if redis.call('HEXISTS', LANE .. rec.lane .. ':unacked', rec.tag) == 1 then return nil end
+    local stored = redis.call('HGET', LANE .. rec.lane .. ':unacked', rec.tag)
+    if stored then
+      local other = string.sub(stored, 2, -(#rec.lane + 8))
+      if is_other_call(message, other) then let_wait(call.delayed, band, message, call.now) end
+      return nil
+    end
     rec.attempts = math.max(rec.attempts, 1)
   end
   return rec
@@ -47,7 +66,7 @@ end
 -- The job's record where it is to be leased; otherwise its message was dropped or moved, or the
 -- job was settled here.
 local function meet_again(call, id, message, text, band)
-  local rec = known_to_run(call, id, message, parse_record(text))
+  local rec = known_to_run(call, id, message, parse_record(text), band)
   if not rec then return nil end
   if rec.deadline > 0 and rec.deadline <= call.now then return expire(call, id, rec) end
   if rec.attempts > 0 then

@@ -34,7 +34,7 @@ local function push_all(window)
       one.band_key, one.lane, step / 3 + 1, one.tenant, one.messages, window)
     -- Workers that are full of other tenants' jobs would not reserve before their next batch.
     if new and redis.call('HLEN', LANE .. one.lane .. ':tenants') > 1 then
-      redis.pcall('PUBLISH', STARVED, one.lane)
+      redis.pcall('PUBLISH', STARVED .. SCOPE, one.lane)
     end
   end
 end

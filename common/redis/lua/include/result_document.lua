@@ -1,9 +1,14 @@
--- The result as Celery stores it, with the job's fields under "lanefleet": the only place in Lua
--- that writes or reads it. common/jobs/result_document.py is the writer in Python.
--- @include keys
+-- The result as Celery stores it, with what is known of the job under "lanefleet": the one
+-- place in Lua that writes or reads it. common/jobs/result_document.py is its other side.
+-- @include keys, iso_date
 
 local SHARED = ',"shared":true'
 local TAIL = 2048 -- bytes at a result's end that contain "lanefleet"
+
+-- An id as JSON. Those of jobs need no escapes; cjson would write some for a slash.
+local function quoted(id)
+  return string.find(id, '["\\%c]') and cjson.encode(id) or '"' .. id .. '"'
+end
 
 -- The result of a job that a script ends.
 local function ending(id, rec, state, reason, text, now)
@@ -13,6 +18,8 @@ local function ending(id, rec, state, reason, text, now)
     message = state == 'expired' and 'expired' or 'revoked'
   elseif reason == 'unreadable' then
     exc_type = 'UnreadableMessage'
+  elseif reason == 'message_lost' then
+    exc_type = 'MessageLost'
   end
   local about = {
     state = state, lane = rec.lane, finished_ms = now, reason = reason, error = text,
@@ -23,8 +30,8 @@ local function ending(id, rec, state, reason, text, now)
   if rec.started > 0 then about.started_ms, about.worker = rec.started, rec.worker end
   return '{"status":"' .. status .. '","result":{"exc_type":"' .. exc_type
     .. '","exc_message":[' .. cjson.encode(message) .. '],"exc_module":"' .. module
-    .. '"},"traceback":null,"children":[],"date_done":null,"task_id":"' .. id
-    .. '","lanefleet":' .. cjson.encode(about) .. '}'
+    .. '"},"traceback":null,"children":[],"date_done":"' .. iso_date(now)
+    .. '","task_id":' .. quoted(id) .. ',"lanefleet":' .. cjson.encode(about) .. '}'
 end
 
 -- A job's result in three parts, between which another job's id and time of acceptance are

@@ -20,7 +20,7 @@ if rec.state == 'r' then
   redis.call('HDEL', LANE .. rec.lane .. ':unacked', rec.tag)
   redis.call('ZREM', LANE .. rec.lane .. ':index', rec.tag)
   -- A hint, which not every user may give: what it is about must be written all the same.
-  redis.pcall('PUBLISH', CANCELED, rec.lane .. ' ' .. rec.tag)
+  redis.pcall('PUBLISH', CANCELED .. SCOPE, rec.lane .. ' ' .. rec.tag)
 end
 local waits = rec.state == 'q'
 if rec.state == 'w' then waits = leave(id, rec) end

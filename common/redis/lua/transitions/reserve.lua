@@ -14,12 +14,12 @@
 --   11 window: how many messages a tenant has in a band's list
 -- Returns: {left waiting, server time in ms, then per job: tag, attempt, created_ms[:tenant],
 --   message}
--- Moves: q->r, none->r, r->r, w->r, q->settled, x->settled, w->q, w->w
+-- Moves: q->r, none->r, r->r, w->r, q->settled, x->settled, w->q, w->w, none->settled, settled->r
 -- Tests: tests/lua/test_reserve.py
--- Not leased: settled jobs, duplicates of a live lease, jobs past their deadline, and bytes that
--- are not a message (moved to the dead list unchanged).
--- @include keys, clock, chunks, message, record, lane_depth, band_shares, delayed, dead_letter
--- @include leasing, met_again
+-- Set aside on the way: settled jobs, duplicates of a live lease, jobs past their
+-- deadline, and what is no job (parked as it is). One whose id another has now waits for it.
+-- @include keys, clock, chunks, message, record, lane_depth, band_shares, delayed
+-- @include leasing, met_again, same_call, unreadable
 
 local bands, unacked, index, delayed = KEYS, KEYS[5], KEYS[6], KEYS[7]
 local parked = { dead = KEYS[8], letters = KEYS[9], stats = KEYS[10] }
@@ -36,16 +36,13 @@ local fresh = '^q ' .. string.gsub(lane, '%W', '%%%0') .. ' (%d+):?(%S*)$'
 local leased, leased_by = 'r ' .. lane .. ' ', ' ' .. stamp .. ' ' .. worker .. ' '
 local call = {
   lane = lane, worker = worker, now = now, ttl = ARGV[6], keep = keep, parked = parked,
-  max_deliveries = tonumber(ARGV[8]),
+  max_deliveries = tonumber(ARGV[8]), delayed = delayed,
 }
 local out = { 0, now }
 
 local function take_one(band, message, id, text, created, tenant)
   if not id then
-    bury(parked, {
-      id = 'unreadable-' .. next_tag(prefix, band), lane = lane, band = band, attempts = 0,
-      reason = 'unreadable', error = 'not a Celery message', worker = worker, died_ms = now,
-    }, message, keep)
+    refuse(call, message, band, next_tag(prefix, band))
   elseif created then
     local tag, born = next_tag(prefix, band), origin(created, tenant)
     lease(out, id, message, tag, 1, born, leased .. born .. ' 0 0 0 ' .. tag .. leased_by, lane)
@@ -76,8 +73,12 @@ local function take(band, messages)
     if text then created, tenant = string.match(text, fresh) end
     if text and not created then tenant = string.match(text, '^%l %S+ %d+:(%S+)') end
     if tenant and tenant ~= '' then tenants[tenant] = (tenants[tenant] or 0) + 1 end
-    -- Otherwise it was sent twice, and both messages are in this call.
-    if not (id and leased_now[id]) then take_one(band, message, id, text, created, tenant) end
+    local leased_message = id and leased_now[id]
+    if not leased_message then
+      take_one(band, message, id, text, created, tenant)
+    elseif is_other_call(message, leased_message) then -- else it was sent twice, and both are here
+      let_wait(delayed, band, message, now)
+    end
   end
   return tenants
 end

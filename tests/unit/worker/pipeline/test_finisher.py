@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError
 
 from common.catalog import ModelSpec
 from tests.support.stack import wait_until
-from worker.jobs.execution import Disposition, Execution, Hold, Retry
+from worker.jobs.execution import Disposition, Execution, Hold, Retry, model_is_to_blame
 from worker.jobs.leases import FinishedJob
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
@@ -27,6 +27,7 @@ class Bench:
     def __init__(self, *listeners: Listener) -> None:
         self.published: dict[str, dict[str, Any]] = {}
         self.told: list[int] = []
+        self.ttls: dict[str, int] = {}
         spec = ModelSpec(name="m", handler="echo", version="1")
         self.lane = Lane("m", spec, result_ttl_seconds=60, look_ahead_jobs=256, max_fetching=8)
         self.state = WorkerState({"m": self.lane})
@@ -47,8 +48,9 @@ class Bench:
         self.finisher.stop(5)
         return self.finisher
 
-    def _finish(self, outcomes: Sequence[FinishedJob], _ttl: int) -> list[int]:
+    def _finish(self, outcomes: Sequence[FinishedJob], ttl: int) -> list[int]:
         for outcome in outcomes:
+            self.ttls[outcome.job_id] = ttl
             outcome.job_id.encode()  # as the client of Redis does
             self.published[outcome.job_id] = json.loads(outcome.meta)
         return []
@@ -95,6 +97,45 @@ def test_a_result_that_cannot_be_written_is_lost_alone(error: Exception | None) 
     assert list(bench.published) == ["good"]
     assert finisher.finished == 1
     assert bench.lane.in_hand == {}, "its lease lapses"
+
+
+def test_an_ignored_result_goes_before_the_others() -> None:
+    bench = Bench()
+    bench.lane = Lane(
+        "m", bench.lane.spec, result_ttl_seconds=900, look_ahead_jobs=1, max_fetching=1
+    )
+    ignored, kept = execution("ignored"), execution("kept")
+    ignored.ignore_result = True
+    bench.finish([ignored, kept])
+    assert bench.ttls == {"ignored": 60, "kept": 900}
+    assert bench.published.keys() == {"ignored", "kept"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "exception"),
+    [
+        ((1.0, None), "TimeLimitExceeded"),
+        ((None, 1.0), "SoftTimeLimitExceeded"),
+        ((1.0, 0.5), "TimeLimitExceeded"),
+        ((3.0, None), None),
+    ],
+)
+def test_a_run_that_took_too_long_is_a_failure_for_who_says_so(
+    limits: tuple[float | None, float | None], exception: str | None
+) -> None:
+    bench = Bench()
+    limited, other = execution("limited"), execution("other")
+    limited.time_limits = limits
+    bench.finisher.start()
+    bench.finisher.submit_batch(bench.lane, [limited, other], 2000)
+    bench.finisher.stop(5)
+    assert bench.published["other"]["status"] == "SUCCESS"
+    result = bench.published["limited"]["result"]
+    assert (result["exc_type"] if exception else None) == exception
+    if exception:
+        assert result["exc_module"] == "celery.exceptions"
+        assert bench.published["limited"]["lanefleet"]["reason"] == "time_limit"
+        assert not model_is_to_blame(limited)
 
 
 def test_a_listener_that_raises_ends_neither_the_thread_nor_the_others() -> None:

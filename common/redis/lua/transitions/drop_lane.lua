@@ -1,0 +1,64 @@
+-- Purpose: Settle up to N jobs of a lane that nobody serves any more as canceled.
+-- KEYS: the lane's
+-- ARGV:
+--   1 lane
+--   2 limit
+--   3 result_ttl
+-- Returns: how many messages were taken; fewer than the limit where none are left
+-- Moves: q->settled, r->settled, x->settled, none->settled, w->q, w->w
+-- Tests: tests/lua/test_drop_lane.py
+-- Leases go as well: whoever calls knows that no worker holds any. Followers come into the lane
+-- as their leaders go, and are taken in their turn.
+-- @include keys, clock, message, lease, record, result_document, tenant_refill, tenant_window
+-- @include settle
+
+local bands, unacked, index, delayed, stats = KEYS, KEYS[5], KEYS[6], KEYS[7], KEYS[10]
+local lane, limit, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local now, taken, jobs = now_ms(), {}, {}
+
+local function take(messages, skip)
+  for _, message in ipairs(messages) do taken[#taken + 1] = string.sub(message, skip + 1) end
+end
+
+local function take_band(band)
+  take(redis.call('RPOP', bands[band], math.max(limit - #taken, 0)) or {}, 0)
+  if redis.call('LLEN', bands[band]) == 0 then redis.call('DEL', placed_key(lane, band)) end
+  for _, tenant in ipairs(waiting_beside(lane, band)) do
+    take(take_over(lane, band, tenant, limit - #taken), 0)
+  end
+end
+
+local function take_delayed()
+  local found = redis.call('ZRANGE', delayed, 0, limit - #taken - 1)
+  for _, member in ipairs(found) do redis.call('ZREM', delayed, member) end
+  take(found, 2)
+end
+
+local function take_leased()
+  if #taken >= limit then return end
+  for _, tag in ipairs(redis.call('ZRANGE', index, 0, limit - #taken - 1)) do
+    take({ end_lease(unacked, index, tag, lane) }, 0)
+  end
+end
+
+local function drop(message)
+  local id = id_of(message) or refusal_of(message)
+  local rec = id and read_record(id)
+  if not id or (not rec and redis.call('EXISTS', META .. id) == 1) then return end
+  if rec and rec.state == 'x' then
+    redis.call('DEL', JOB .. id)
+    return
+  end
+  rec = rec or blank_record(lane)
+  local text = 'its lane was dropped: the model is no longer served'
+  local meta = ending(id, rec, 'canceled', 'lane_dropped', text, now)
+  jobs[#jobs + 1] = { id = id, meta = meta, lane = lane, tenant = rec.tenant }
+end
+
+for band = 1, 4 do take_band(band) end
+if #taken < limit then take_delayed() end
+take_leased()
+for _, message in ipairs(taken) do drop(message) end
+settle(jobs, ttl)
+if #jobs > 0 then redis.call('HINCRBY', stats, 'canceled', #jobs) end
+return #taken

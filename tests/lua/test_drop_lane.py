@@ -1,0 +1,137 @@
+"""drop_lane.lua: what a lane holds that nobody serves is canceled."""
+
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+
+from tests.lua.cases import (
+    COUNTS,
+    FLIGHT,
+    FOLLOWERS,
+    IN_FLIGHT,
+    KEYS,
+    LANE,
+    PLACED,
+    TTL,
+    Case,
+    Like,
+    Says,
+    Z,
+    check,
+    follower_record,
+    leased,
+    led,
+    message,
+    promoted_record,
+    result,
+    says,
+)
+
+DROPPED = Says("REVOKED", state="canceled", reason="lane_dropped")
+OVER = f"lf:lane:{LANE}:over"
+ONE = {KEYS.stats: {"canceled": "1"}}
+
+
+def meta(job_id: str) -> str:
+    return f"celery-task-meta-{job_id}"
+
+
+def call(limit: int = 10) -> list[object]:
+    """The words of one call."""
+    return [LANE, limit, TTL]
+
+
+CASES = [
+    Case("an empty lane has nothing", call(), 0),
+    Case(
+        "what waits, is delayed or was leased is canceled",
+        call(),
+        4,
+        given={
+            KEYS.bands[1]: [message("a")],
+            KEYS.delayed: Z({f"1:{message('b')}": 5}),
+            **leased("c", "t1:1"),
+            OVER: {"1:acme": "1", "1:": "1"},
+            f"{OVER}:1:acme": [message("d", "acme")],
+            PLACED: {"acme": "1"},
+            "lf:job:a": f"q {LANE} 1",
+            "lf:job:b": f"q {LANE} 1",
+            "lf:job:d": f"q {LANE} 1:acme",
+            COUNTS: {"acme": "1"},
+            IN_FLIGHT: {"acme": "1"},
+        },
+        then={
+            **{f"lf:job:{one}": None for one in "abcd"},
+            **{meta(one): DROPPED for one in "abcd"},
+            KEYS.bands[1]: None,
+            KEYS.delayed: None,
+            KEYS.unacked: None,
+            KEYS.index: None,
+            OVER: None,
+            f"{OVER}:1:acme": None,
+            PLACED: None,
+            COUNTS: None,
+            IN_FLIGHT: None,
+            KEYS.stats: {"canceled": "4"},
+        },
+        moves="q->settled, r->settled",
+        published=[meta(one) for one in "abcd"],
+    ),
+    Case(
+        "no more than asked for",
+        call(1),
+        1,
+        given={LANE: [message("b"), message("a")], "lf:job:a": f"q {LANE} 1"},
+        then={LANE: [message("b")], "lf:job:a": None, meta("a"): DROPPED, **ONE},
+        moves="q->settled",
+        published=[meta("a")],
+    ),
+    Case(
+        "what another Celery client sent is canceled too",
+        call(),
+        1,
+        given={LANE: [message("a")]},
+        then={LANE: None, meta("a"): DROPPED, **ONE},
+        moves="none->settled",
+        published=[meta("a")],
+    ),
+    Case(
+        "one that has ended keeps its result",
+        call(),
+        3,
+        given={
+            LANE: [message("a"), message("b"), "{}"],
+            "lf:job:a": f"x {LANE} 1",
+            meta("a"): result("a"),
+            meta("b"): result("b"),
+        },
+        then={LANE: None, "lf:job:a": None},
+        moves="x->settled",
+    ),
+    Case(
+        "a follower comes into the lane, for the next call",
+        call(1),
+        1,
+        given={LANE: [message("a")], **led("a", "b", "c"), "lf:job:a": f"q {LANE} 1"},
+        then={
+            "lf:job:a": None,
+            meta("a"): DROPPED,
+            LANE: [message("b")],
+            "lf:job:b": promoted_record(),
+            "lf:job:c": follower_record("b"),
+            KEYS.followers: Z({"c": float("inf")}),
+            f"{FOLLOWERS}a": None,
+            f"{FOLLOWERS}b": {"": Like(".*"), "c": f"1 0 {message('c')}"},
+            FLIGHT: "1 0 b",
+            **ONE,
+        },
+        moves="q->settled, w->q, w->w",
+        published=[meta("a")],
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=says)
+def test_drop_lane(redis_client: Redis, case: Case) -> None:
+    check(redis_client, "drop_lane", case)
