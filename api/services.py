@@ -127,17 +127,10 @@ def _build(
     guard = QueueGuard()
     admission = Admission(AdmissionPolicy.of(settings), sampler, breakers, guard)
     publisher = _publisher(settings, client, blobs, guard)
+    claims = Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
     submission = Submission(
-        SubmissionLimits.of(settings),
-        catalog,
-        publisher,
-        served_models,
-        cache,
-        admission,
-        Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds),
-        store,
-        waiter,
-        sampler.clock,
+        *(SubmissionLimits.of(settings), catalog, publisher, served_models, cache),
+        *(admission, claims, store, waiter, sampler.clock),
     )
     return Services(
         settings=settings,
@@ -145,12 +138,7 @@ def _build(
         store=store,
         waiter=waiter,
         submission=submission,
-        authenticator=Authenticator(
-            client,
-            KeyPolicy.of(settings),
-            lambda: sampler.readable,
-            lambda: sampler.trouble,
-        ),
+        authenticator=_authenticator(settings, client, sampler),
         sampler=sampler,
         server_watch=ServerWatch(client),
         abandoned=AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
@@ -164,6 +152,13 @@ def _build(
         served_models=served_models,
         cache=cache,
     )
+
+
+def _authenticator(
+    settings: Settings, client: redis.asyncio.Redis, sampler: LaneSampler
+) -> Authenticator:
+    policy = KeyPolicy.of(settings)
+    return Authenticator(client, policy, lambda: sampler.readable, lambda: sampler.trouble)
 
 
 def _publisher(

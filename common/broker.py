@@ -26,15 +26,7 @@ def create_app(redis_url: str, settings: Settings) -> Celery:
     address = RedisAddress.parse(redis_url)
     url, has_keepalive = address.celery_url, address.kind != "unix"
     app = Celery("lanefleet", broker=url, backend=url, set_as_current=False)
-    sentinel: dict[str, Any] = {}
-    if address.kind == "sentinel":
-        sentinel = {
-            "master_name": settings.sentinel_master,
-            "sentinel_kwargs": sentinel_options(address, settings),
-        }
-        if tls := master_tls(address):
-            del tls["ssl"]  # that these are there says as much
-            app.conf.update(broker_use_ssl=tls, redis_backend_use_ssl=tls)
+    sentinel = _by_sentinel(app, address, settings) if address.kind == "sentinel" else {}
     app.conf.update(
         task_serializer="json",
         result_serializer="json",
@@ -67,6 +59,17 @@ def create_app(redis_url: str, settings: Settings) -> Celery:
     app.task(name=TASK_NAME, shared=False, acks_late=True)(_infer)
     app.steps["worker"].add(LanesOnly)
     return app
+
+
+def _by_sentinel(app: Celery, address: RedisAddress, settings: Settings) -> dict[str, Any]:
+    """The transport's options that find the master; TLS to it is set in the application."""
+    if tls := master_tls(address):
+        del tls["ssl"]  # that these are there says as much
+        app.conf.update(broker_use_ssl=tls, redis_backend_use_ssl=tls)
+    return {
+        "master_name": settings.sentinel_master,
+        "sentinel_kwargs": sentinel_options(address, settings),
+    }
 
 
 def route_to_lane(

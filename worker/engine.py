@@ -42,7 +42,7 @@ from worker.inputs.fetcher import InputFetcher
 from worker.jobs.leases import LaneLeases, LeasePolicy
 from worker.jobs.next_steps import NextSteps
 from worker.lanes.device_time import DeviceTime
-from worker.lanes.lane import Lane
+from worker.lanes.lane import Lane, lanes_of
 from worker.lanes.notifier import Notifier
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
@@ -53,7 +53,7 @@ from worker.maintenance.reconciler import Reconciler
 from worker.maintenance.renewer import LeaseRenewer
 from worker.maintenance.reporter import Reporter
 from worker.maintenance.sweeper import InputSweeper
-from worker.observability.health_server import HealthServer
+from worker.observability.health_server import health_server_of
 from worker.observability.parked import ParkedJobs
 from worker.observability.report import report_of, weights_digests
 from worker.observability.view import Counters, EventCounts
@@ -117,11 +117,7 @@ class Engine:
         self.parked = ParkedJobs(client, self.state.lanes)
         self._alias_watch = AliasWatch(connect(redis_url, settings), self.models, catalog.aliases)
         self._caretakers = [*self._build_caretakers(redis_url, blobs), *caretakers]
-        self._health = (
-            HealthServer(self, settings.host, settings.worker_health_port, settings.lease_seconds)
-            if settings.worker_health_port
-            else None
-        )
+        self._health = health_server_of(self, settings)
 
     # Bottom up.
 
@@ -129,17 +125,7 @@ class Engine:
         now = time.monotonic()
         self.redis_health = RedisHealth(now)
         self.device_time = DeviceTime(now)
-        lanes = {
-            name: Lane(
-                name,
-                spec,
-                result_ttl_seconds=settings.result_ttl_seconds,
-                look_ahead_jobs=settings.look_ahead_jobs,
-                max_fetching=settings.fetch_concurrency,
-            )
-            for name, spec in catalog.items()
-        }
-        self.state = WorkerState(lanes)
+        self.state = WorkerState(lanes_of(catalog, settings))
 
     def _build_models(self, catalog: Catalog, settings: Settings) -> None:
         residency = Residency(

@@ -34,15 +34,8 @@ from common.redis.keys import BANDS, META_PREFIX, LaneKeys, blob_key, job_key, m
 from common.redis.scripts import Scripts
 from common.settings import Settings
 from tests.support.moves import Move, is_of_a_flight, moves_in_diagram, recorded_moves
-from worker.jobs.leases import (
-    DeadLetter,
-    FinishedJob,
-    LaneLeases,
-    Lease,
-    LeasePolicy,
-    ReleasedJob,
-    RetryJob,
-)
+from worker.jobs.lease_calls import DeadLetter, FinishedJob, ReleasedJob, RetryJob
+from worker.jobs.leases import LaneLeases, Lease, LeasePolicy
 from worker.jobs.message import parse
 
 LANE = "shared"

@@ -43,15 +43,8 @@ from common.settings import Settings
 from tests.support.moves import Move, is_of_one_job, moves_in_diagram, recorded_moves
 from tests.support.stack import wait_until
 from worker.jobs import leases as lease_module
-from worker.jobs.leases import (
-    DeadLetter,
-    FinishedJob,
-    LaneLeases,
-    Lease,
-    LeasePolicy,
-    ReleasedJob,
-    RetryJob,
-)
+from worker.jobs.lease_calls import DeadLetter, FinishedJob, ReleasedJob, RetryJob
+from worker.jobs.leases import LaneLeases, Lease, LeasePolicy
 from worker.jobs.message import parse
 
 LANE = "modelled"

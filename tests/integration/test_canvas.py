@@ -301,8 +301,17 @@ def test_a_revoked_part_fails_its_chord(client: Client) -> None:
     client.await_quiet()
 
 
-def test_a_signature_that_is_none_is_set_aside_and_its_result_is_there(client: Client) -> None:
+def test_a_step_that_cannot_be_sent_fails_and_what_waits_for_it_too(client: Client) -> None:
+    nowhere = client.app.signature("infer")  # neither a queue nor a model
+    result = (client.infer(1) | nowhere | client.infer()).apply_async()
+    with pytest.raises(Exception, match="needs kwargs"):
+        result.get(timeout=SECONDS)
+    client.await_quiet()
+
+
+def test_a_signature_that_is_none_harms_nothing_else(client: Client) -> None:
     result = signature("infer", kwargs={"model": LANE, "input": 1}, app=client.app).apply_async(
         queue=LANE, link={"task": None, "no": "signature"}
     )
     assert result.get(timeout=SECONDS) == 1
+    client.await_quiet()

@@ -20,15 +20,8 @@ from common.redis.embedded_server import RedisServer
 from common.redis.keys import BANDS, OVER_TOTALS, LaneKeys, job_key, meta_key
 from common.redis.scripts import Scripts
 from common.settings import Settings
-from worker.jobs.leases import (
-    DeadLetter,
-    FinishedJob,
-    LaneLeases,
-    Lease,
-    LeasePolicy,
-    ReleasedJob,
-    RetryJob,
-)
+from worker.jobs.lease_calls import DeadLetter, FinishedJob, ReleasedJob, RetryJob
+from worker.jobs.leases import LaneLeases, Lease, LeasePolicy
 
 LANE = "shared"
 KEYS = LaneKeys.of(LANE)

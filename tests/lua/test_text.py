@@ -23,7 +23,7 @@ from common.settings import Settings
 from tests.lua.cases import job, parse_moves, ticket
 from tests.support.moves import moves_in_header
 from tests.support.stack import REDIS_KINDS, ROOT, running_redis
-from worker.jobs import leases
+from worker.jobs import lease_calls
 from worker.maintenance.reconciler import ReconcileCall
 from worker.maintenance.reporter import LaneFingerprint, ReportCall
 
@@ -161,17 +161,17 @@ CALLS = {
     ("enqueue", ""): EnqueueCall,
     ("enqueue", "tenant"): EnqueueTenant,
     ("enqueue", "job"): EnqueuedJob,
-    ("reserve", ""): leases.ReserveCall,
-    ("start", ""): leases.StartCall,
-    ("finish", ""): leases.FinishCall,
-    ("finish", "job"): leases.FinishedJob,
-    ("lead", "job"): leases.LeadingJob,
-    ("release", "job"): leases.ReleasedJob,
-    ("retry", "job"): leases.RetryJob,
-    ("bury", ""): leases.BuryCall,
-    ("bury", "job"): leases.DeadLetter,
-    ("reclaim", ""): leases.ReclaimCall,
-    ("reap", ""): leases.ReapCall,
+    ("reserve", ""): lease_calls.ReserveCall,
+    ("start", ""): lease_calls.StartCall,
+    ("finish", ""): lease_calls.FinishCall,
+    ("finish", "job"): lease_calls.FinishedJob,
+    ("lead", "job"): lease_calls.LeadingJob,
+    ("release", "job"): lease_calls.ReleasedJob,
+    ("retry", "job"): lease_calls.RetryJob,
+    ("bury", ""): lease_calls.BuryCall,
+    ("bury", "job"): lease_calls.DeadLetter,
+    ("reclaim", ""): lease_calls.ReclaimCall,
+    ("reap", ""): lease_calls.ReapCall,
     ("report_worker", ""): ReportCall,
     ("report_worker", "lane"): LaneFingerprint,
     ("cancel", ""): CancelCall,

@@ -11,15 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from celery import signature, states
 from celery.app.task import Context
 from redis import Redis
 
 from common.broker import create_app
+from common.errors import FleetError
 from common.jobs.message import TASK_NAME
 from common.settings import Settings
 from worker.celery_integration.recorder import Recorded, RecordingTransport, recording
 from worker.jobs.next_steps import NextSteps
+
+log = structlog.get_logger(__name__)
 
 _DEFAULT_QUEUE = "celery"
 """Of a successor that names none, as for a stock Celery application."""
@@ -94,14 +98,23 @@ class Canvas:
             self._failed(request, status, self._backend.exception_to_python(result))
 
     def _succeeded(self, request: Context, result: Any) -> None:
-        options = {"parent_id": request.id, "root_id": request.root_id}
         for callback in request.callbacks or ():
-            signature(callback, app=self._app).apply_async((result,), **options)
+            self._start(callback, result, request)
         if chain := request.chain:
-            step = signature(chain[-1], app=self._app)
-            step.apply_async((result,), chain=chain[:-1], **options)
+            self._start(chain[-1], result, request, chain=chain[:-1])
         if request.chord:
             self._backend.on_chord_part_return(request, states.SUCCESS, result)
+
+    def _start(self, step: Any, result: Any, request: Context, **chain: Any) -> None:
+        """Send a successor; one that cannot be sent fails, and with it all that waits for it."""
+        try:
+            successor = signature(step, app=self._app)
+            successor.apply_async((result,), parent_id=request.id, root_id=request.root_id, **chain)
+        except (FleetError, LookupError, TypeError, ValueError, AttributeError) as exc:
+            log.warning("successor_refused", job_id=request.id, error=str(exc))
+            steps = [*chain.get("chain", ()), step]
+            known = [one for one in reversed(steps) if isinstance(one, dict) and "options" in one]
+            self._backend._fail_chain(known, exc)
 
     def _failed(self, request: Context, status: str, error: BaseException) -> None:
         """As Celery does: a chain's later steps fail with it, unless it was revoked."""

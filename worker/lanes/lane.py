@@ -13,7 +13,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from common.catalog import ModelSpec
+from common.catalog import Catalog, ModelSpec
+from common.settings import Settings
 from worker.batching.batch_time import BatchTime
 from worker.batching.batcher import Batch, Batcher, BatchLimits
 from worker.jobs.execution import Execution
@@ -185,3 +186,17 @@ class Lane:
 
 def _limits(spec: ModelSpec) -> BatchLimits:
     return BatchLimits(spec.max_batch, spec.max_wait_ms, spec.max_cost, spec.target_latency_ms)
+
+
+def lanes_of(catalog: Catalog, settings: Settings) -> dict[str, Lane]:
+    """A lane for each name of the catalog."""
+    return {
+        name: Lane(
+            name,
+            spec,
+            result_ttl_seconds=settings.result_ttl_seconds,
+            look_ahead_jobs=settings.look_ahead_jobs,
+            max_fetching=settings.fetch_concurrency,
+        )
+        for name, spec in catalog.items()
+    }

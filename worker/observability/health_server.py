@@ -15,6 +15,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from common.settings import Settings
 from worker.observability.metrics import EngineCollector, StageCollector
 from worker.observability.view import EngineView
 
@@ -69,3 +70,9 @@ class HealthServer:
             "loading": self._view.loading,
         }
         return (200 if alive else 503), "application/json", json.dumps(report).encode()
+
+
+def health_server_of(view: EngineView, settings: Settings) -> HealthServer | None:
+    """The health server, where a port is set."""
+    port = settings.worker_health_port
+    return HealthServer(view, settings.host, port, settings.lease_seconds) if port else None

@@ -8,7 +8,7 @@ from enum import Enum
 from common.errors import AttemptsExhausted, InvalidInput
 from common.redis.keys import flight_name
 from worker.jobs.execution import Execution, Hold, Retry, describe, model_is_to_blame, reason_of
-from worker.jobs.leases import DeadLetter, Failure, FinishedJob, Flag, RetryJob
+from worker.jobs.lease_calls import DeadLetter, Failure, FinishedJob, Flag, RetryJob
 from worker.lanes.lane import Lane
 
 _JOIN_RESULT_SECONDS = 10

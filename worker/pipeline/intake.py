@@ -24,7 +24,8 @@ from common.redis.keys import blob_key
 from common.redis.trouble import TROUBLE
 from worker.inputs.fetcher import InputFetcher
 from worker.jobs.execution import Execution, Retry
-from worker.jobs.leases import LaneLeases, LeadingJob, Reservation
+from worker.jobs.lease_calls import LeadingJob
+from worker.jobs.leases import LaneLeases, Reservation
 from worker.jobs.message import parse
 from worker.jobs.next_steps import NextSteps, lineage_of
 from worker.jobs.passage import Passage

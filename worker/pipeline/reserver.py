@@ -14,7 +14,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from common.redis.trouble import TROUBLE
-from worker.jobs.leases import LaneLeases, ReleasedJob, Reservation
+from worker.jobs.lease_calls import ReleasedJob
+from worker.jobs.leases import LaneLeases, Reservation
 from worker.lanes.lane import Lane
 from worker.lanes.notifier import Notifier
 from worker.lanes.redis_health import RedisHealth

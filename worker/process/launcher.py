@@ -18,7 +18,7 @@ from common.redis.connect import connect
 from common.redis.embedded_server import obtain_redis
 from common.redis.format_version import check_format
 from common.settings import Settings
-from worker.celery_integration.bootstep import install
+from worker.celery_integration.bootstep import EngineFactory, install
 from worker.celery_integration.canvas import Canvas
 from worker.celery_integration.continuations import Continuations
 from worker.celery_integration.revoked_stamps import RevokedStamps
@@ -68,7 +68,35 @@ def _run_celery(
     app.amqp.queues._consume_from = {}
 
     stamps = RevokedStamps()
+    install(
+        app, settings, _engine_factory(settings, catalog, redis_url, device, blobs, stamps), stamps
+    )
+    quieten()
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
+    worker: Any = Worker(
+        app=app,
+        hostname=name,
+        pool="solo",
+        concurrency=1,
+        loglevel=settings.log_level.upper(),
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,  # it costs a second, for a revoke list that is stored in Redis
+        task_events=settings.events == "on",
+        optimization="default",
+    )
+    worker.start()
+    return int(worker.exitcode or worker.lanes.engine.broken)
 
+
+def _engine_factory(
+    settings: Settings,
+    catalog: Catalog,
+    redis_url: str,
+    device: str,
+    blobs: Blobs | None,
+    stamps: RevokedStamps,
+) -> EngineFactory:
     def engine(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
 
@@ -91,20 +119,4 @@ def _run_celery(
             caretakers=(continuations,),
         )
 
-    install(app, settings, engine, stamps)
-    quieten()
-    warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
-    worker: Any = Worker(
-        app=app,
-        hostname=name,
-        pool="solo",
-        concurrency=1,
-        loglevel=settings.log_level.upper(),
-        quiet=True,
-        without_gossip=True,
-        without_mingle=True,  # it costs a second, for a revoke list that is stored in Redis
-        task_events=settings.events == "on",
-        optimization="default",
-    )
-    worker.start()
-    return int(worker.exitcode or worker.lanes.engine.broken)
+    return engine

@@ -22,7 +22,7 @@ def test_infer_without_a_model_is_refused_where_it_is_sent(kwargs: dict[str, obj
 
 
 def test_a_queue_that_is_named_wins() -> None:
-    app = create_app("memory://", Settings())
+    app = create_app("redis://localhost", Settings())
     for queue, wanted in ((None, "echo"), ("elsewhere", "elsewhere")):
         options = {"queue": queue} if queue else {}
         route = app.amqp.router.route(options, "infer", (), {"model": "echo"})

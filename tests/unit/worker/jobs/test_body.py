@@ -109,4 +109,4 @@ def test_more_positional_arguments_than_infer_has_are_refused() -> None:
     assert call("a", 1, {"top_k": 1}).disposition is None
     refused = call("a", 1, {}, "more")
     assert refused.disposition == "failed"
-    assert "(model, input, params)" in str(refused.error)
+    assert "4 positional" in str(refused.error)

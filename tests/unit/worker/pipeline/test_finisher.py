@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError
 from common.catalog import ModelSpec
 from tests.support.stack import wait_until
 from worker.jobs.execution import Disposition, Execution, Hold, Retry, model_is_to_blame
-from worker.jobs.leases import FinishedJob
+from worker.jobs.lease_calls import FinishedJob
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
