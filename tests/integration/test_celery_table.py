@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +79,7 @@ def bench(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     lane = RecordedLane.on(stack, max_batch=1)
     stack.worker(LANE, LANEFLEET_UNPACKED_MESSAGE_BYTES="100000")
     yield Bench(stack, lane)
+    gc.collect()  # results that nobody took say goodbye to Redis, which must still be there
     stack.close()
 
 
@@ -196,11 +199,14 @@ def aborted(bench: Bench) -> None:
     first = bench.send(running, params={"until": str(gate)})
     wait_until(lambda: bench.lane.executions()[running], 20, "it to run")
     sent = [bench.send(f"waits-{n}") for n in range(10)]
-    AbortableAsyncResult(sent[-1].id, app=app).abort()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how Celery stores it
+        AbortableAsyncResult(sent[-1].id, app=app).abort()
     gate.touch()
     with pytest.raises(TaskRevokedError):
         sent[-1].get(timeout=20)
-    assert [one.get(timeout=20) for one in (first, sent[0])] == [running, "waits-0"]
+    assert first.get(timeout=20) == running
+    assert [one.get(timeout=20) for one in sent[:-1]] == [f"waits-{n}" for n in range(9)]
     assert "waits-9" not in bench.lane.executions()
 
 
