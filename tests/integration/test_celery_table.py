@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from celery import Celery
+from celery import Celery, Signature, chain, chord, group
 from celery.contrib.abortable import AbortableAsyncResult
 from celery.exceptions import (
     SoftTimeLimitExceeded,
@@ -52,8 +52,9 @@ class Bench:
         sent = {"kwargs": kwargs, "queue": LANE, **options}
         return (app or self.app()).send_task(sent.pop("name", "infer"), **sent)
 
-    def runs(self, value: str, app: Celery | None = None, **options: Any) -> None:
-        assert self.send(value, app, **options).get(timeout=20) == value
+    def runs(self, result: str, app: Celery | None = None, **options: Any) -> None:
+        value = options.pop("value", result)
+        assert self.send(value, app, **options).get(timeout=20) == result
 
     def refuses(self, match: str, app: Celery | None = None, **options: Any) -> None:
         value = uuid4().hex
@@ -81,6 +82,34 @@ def bench(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     yield Bench(stack, lane)
     gc.collect()  # results that nobody took say goodbye to Redis, which must still be there
     stack.close()
+
+
+def by_position(bench: Bench) -> None:
+    for args in (("by position",), (LANE, "by position"), (LANE, "by position", {})):
+        sent = bench.app().send_task("infer", args, queue=LANE)
+        assert sent.get(timeout=20) == "by position"
+
+
+def step(bench: Bench, app: Celery, **kwargs: Any) -> Signature:
+    return app.signature("infer", kwargs={"model": LANE, **kwargs}, queue=LANE)
+
+
+def callbacks(bench: Bench) -> None:
+    app = bench.app()
+    last = step(bench, app).set(task_id=uuid4().hex)
+    bench.runs("linked", app, link=last)
+    assert app.AsyncResult(last.id).get(timeout=20) == "linked"
+    errback = step(bench, app).set(task_id=uuid4().hex)
+    failed = bench.send("bad", app, params={"fail": "why"}, link_error=errback)
+    assert app.AsyncResult(errback.id).get(timeout=20) == failed.id
+
+
+def canvas(bench: Bench) -> None:
+    app = bench.app()
+    parts = [step(bench, app, input=n) for n in range(3)]
+    assert chord(parts, step(bench, app), app=app).apply_async().get(timeout=20) == [0, 1, 2]
+    assert chain(*parts[:1], step(bench, app), app=app).apply_async().get(timeout=20) == 0
+    assert group(parts, app=app).apply_async().get(timeout=20) == [0, 1, 2]
 
 
 def other_arguments(bench: Bench) -> None:
@@ -243,7 +272,11 @@ def by_rpc(bench: Bench) -> None:
 
 CASES: dict[str, Callable[[Bench], None]] = {
     "`kwargs`": lambda bench: bench.runs("by kwargs"),
-    "`args`": lambda bench: bench.runs("by args", args=(LANE, "by args", {}), kwargs={}),
+    "`args`": by_position,
+    "`link`, `link_error`": callbacks,
+    "`chain`, `group`, `chord`": canvas,
+    "`pick`": lambda bench: bench.runs("part", value={"x": "part"}, kwargs={"pick": "/x"}),
+    "two inputs": lambda bench: bench.refuses("immutable", args=("other",)),
     "other arguments": other_arguments,
     "another model's queue": lambda bench: bench.refuses("'other'", kwargs={"model": "other"}),
     "another task": lambda bench: bench.refuses("unknown task 'tasks.add'", name="tasks.add"),
