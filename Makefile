@@ -4,9 +4,9 @@
 PYTHON    ?= python3
 BOOTSTRAP  = @$(PYTHON) deploy/bootstrap.py --with
 PYTEST     = .venv/bin/python -m pytest
-# Two files at a time, as most tests wait for processes to start; `make test PYTEST_ARGS=`
+# Three files at a time, as most tests wait for processes and leases; `make test PYTEST_ARGS=`
 # runs one after the other.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test-fast test check nightly bench faults coverage mutants fmt clean

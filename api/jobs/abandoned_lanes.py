@@ -18,6 +18,7 @@ from api.background import tasks
 from api.jobs.neighbors import disputed_lanes, foreign_lanes, unread_lists
 from api.jobs.store import JobStore
 from common.redis.keys import LANES
+from common.redis.trouble import TROUBLE
 from common.worker_report import WorkerReport
 
 log = structlog.get_logger(__name__)
@@ -91,7 +92,7 @@ class AbandonedLanes:
             try:
                 await self.look()
             except RedisError as exc:
-                log.warning("abandoned_lanes_unread", error=str(exc))
+                TROUBLE.note("looking for lanes that nobody serves", exc)
             except Exception:
                 log.exception("abandoned_lanes_failed")
             await asyncio.sleep(_INTERVAL_SECONDS)

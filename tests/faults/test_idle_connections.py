@@ -28,6 +28,7 @@ def behind(stack: Stack, proxy: FaultyProxy) -> Iterator[Stack]:
     made.close()
 
 
+@pytest.mark.slow
 def test_the_first_job_after_a_silent_hour_is_as_quick_as_any(
     proxy: FaultyProxy, behind: Stack
 ) -> None:

@@ -46,6 +46,7 @@ def test_purged_jobs_fail_and_what_runs_goes_on(stack: Stack) -> None:
     assert stack.stats(LANE)["lost"] == len(lost)
 
 
+@pytest.mark.slow
 def test_a_purge_before_any_worker_came_is_found_too(stack: Stack) -> None:
     RecordedLane.on(stack)
     ids = stack.publish([Job(LANE, f"n{n}") for n in range(50)])

@@ -25,7 +25,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.mark.parametrize(
     ("wrong", "cause"),
-    [("password", "authentication"), ("port", "unreachable"), ("user", "permission")],
+    [
+        ("password", "authentication"),
+        pytest.param("port", "unreachable", marks=pytest.mark.slow),
+        pytest.param("user", "permission", marks=pytest.mark.slow),
+    ],
 )
 def test_it_says_why_once_and_serves_when_redis_does(
     wrong: str, cause: str, server: Server, tmp_path: Path

@@ -69,7 +69,9 @@ def test_a_revoked_stamp_ends_what_is_held_and_what_comes(stack: Stack) -> None:
     held = send(app, "held", stamped)
     other = send(app, "other", {"stamped_headers": ["batch"], "batch": ["b2"]})
     wait_until(lambda: stack.waiting(LANE) == 0, 20, "both to be reserved")
-    (answer,) = app.control.revoke_by_stamped_headers({"batch": ["b1"]}, reply=True, timeout=5)
+    (answer,) = app.control.revoke_by_stamped_headers(
+        {"batch": ["b1"]}, reply=True, timeout=20, limit=1
+    )
     assert "are revoked" in next(iter(answer.values()))["ok"]
     with pytest.raises(TaskRevokedError):
         held.get(timeout=20)

@@ -68,7 +68,7 @@ class Bench:
 
     def answers(self, command: str, **arguments: Any) -> str:
         control = self.app().control
-        (answer,) = control.broadcast(command, arguments=arguments, reply=True, timeout=5)
+        (answer,) = control.broadcast(command, arguments=arguments, reply=True, timeout=20, limit=1)
         return str(next(iter(answer.values()))["error"])
 
 
@@ -185,7 +185,7 @@ def ignored(bench: Bench) -> None:
 
 def by_stamp(bench: Bench) -> None:
     stamp = uuid4().hex
-    bench.app().control.revoke_by_stamped_headers({"batch": stamp}, reply=True, timeout=5)
+    bench.app().control.revoke_by_stamped_headers({"batch": stamp}, reply=True, timeout=20, limit=1)
     with pytest.raises(TaskRevokedError):
         bench.send("stamped", stamped_headers=["batch"], batch=stamp).get(timeout=20)
     bench.runs("other stamp", stamped_headers=["batch"], batch="kept")

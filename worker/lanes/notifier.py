@@ -32,12 +32,11 @@ from common.redis.trouble import TROUBLE
 _INVALIDATED = "__redis__:invalidate"
 _POLLED = "the lanes are looked at fifty times a second instead"
 _CHANNELS = {
-    _INVALIDATED: _POLLED,
     CANCELED_CHANNEL: "a canceled job that runs already runs to its end, for nothing",
     CONTROL_CHANNEL: "this worker cannot be told to load or unload a model",
     STARVED_CHANNEL: "a tenant without a turn is noticed a moment later",
 }
-"""What we listen to, and what follows where the server does not let us."""
+"""Our channels, and what follows where the server does not let us listen."""
 _RECONNECT_SECONDS = 0.5
 _HEAR_SECONDS = 1.0
 _PING_SECONDS = 5.0
@@ -72,6 +71,9 @@ class Notifier:
         self._on_canceled = on_canceled
         self._on_command = on_command
         self._on_starved = on_starved
+        self._channels = {_INVALIDATED: _POLLED} | {
+            scoped_channel(name, database): consequence for name, consequence in _CHANNELS.items()
+        }
         self._canceled = scoped_channel(CANCELED_CHANNEL, database).encode()
         self._control = scoped_channel(CONTROL_CHANNEL, database).encode()
         self._starved = scoped_channel(STARVED_CHANNEL, database).encode()
@@ -170,8 +172,7 @@ class Notifier:
         connection: Connection = self._connect().connection_pool.make_connection()  # type: ignore[assignment]  # redis-py types the interface
         return connection
 
-    @staticmethod
-    def _subscribe(connection: Connection) -> int | None:
+    def _subscribe(self, connection: Connection) -> int | None:
         """Listen to all that we may; returns whom tracking may tell, or None."""
         connection.connect()
         connection.send_command("CLIENT", "ID")
@@ -186,18 +187,17 @@ class Notifier:
         except ResponseError as exc:
             tell_refusal("PUBLISH", "nobody is told of results; Celery clients wait in vain", exc)
         try:
-            connection.send_command("SUBSCRIBE", *_CHANNELS)
-            for _ in _CHANNELS:
+            connection.send_command("SUBSCRIBE", *self._channels)
+            for _ in self._channels:
                 connection.read_response()
         except ResponseError:  # of one forbidden channel, for the whole command
-            allowed = Notifier._subscribe_one_by_one(connection)
+            allowed = self._subscribe_one_by_one(connection)
             return client_id if _INVALIDATED in allowed else None
         return client_id
 
-    @staticmethod
-    def _subscribe_one_by_one(connection: Connection) -> set[str]:
+    def _subscribe_one_by_one(self, connection: Connection) -> set[str]:
         allowed = set()
-        for channel, consequence in _CHANNELS.items():
+        for channel, consequence in self._channels.items():
             connection.send_command("SUBSCRIBE", channel)
             try:
                 connection.read_response()

@@ -213,7 +213,7 @@ class Intake:
             try:
                 self._leases[lane.name].lead(jobs)
             except RedisError as exc:
-                log.warning("next_steps_unkept", error=str(exc), exc_type=type(exc).__name__)
+                TROUBLE.note("keeping what jobs lead to", exc)
                 self._state.stopping.wait(_REDIS_PAUSE_SECONDS)
             else:
                 return True
