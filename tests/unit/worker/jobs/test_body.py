@@ -80,7 +80,7 @@ def test_a_body_that_unpacks_to_too_much_is_refused(name: str, pack: Any) -> Non
     [
         (b"not compressed", "damaged"),
         (zlib.compress(json.dumps(CALL).encode())[:-5], "cut off"),
-        (gzip.compress(b"[]"), "damaged"),
+        (gzip.compress(b"[]", mtime=0), "damaged"),
     ],
 )
 def test_a_damaged_body_is_unreadable(body: bytes, says: str) -> None:
