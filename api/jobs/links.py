@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 from common.jobs.record import JobState
 
+_PLAIN = re.compile(r"[A-Za-z0-9-]+").fullmatch
 _JOBS = "/v1/jobs/"
 _RETRYABLE = frozenset({"attempts_exhausted"})
 """Reasons of failures whose message is kept on the dead list."""
@@ -18,8 +20,7 @@ def job_path(job_id: str) -> str:
 
 def _segment(job_id: str) -> str:
     """One part of a path; ids of ours need no encoding, those of Celery clients may."""
-    plain = job_id.isascii() and job_id.replace("-", "").isalnum()
-    return job_id if plain else quote(job_id, safe="")
+    return job_id if _PLAIN(job_id) else quote(job_id, safe="")
 
 
 def open_links(job_id: str) -> dict[str, str]:
