@@ -115,6 +115,8 @@ class Breaker:
         self._lately: deque[tuple[int, int, int]] = deque()
         """Time, successes and failures of the readings within the window."""
         self._in_row = 0
+        self._failed_now = False
+        """Whether the last reading had a new failure."""
 
     def observe(self, record: Record, reading: Reading) -> Record | None:
         """The record's next value; None where it need not change."""
@@ -134,10 +136,12 @@ class Breaker:
 
     def _look_back(self, reading: Reading) -> None:
         last, self._last = self._last, reading
+        self._failed_now = False
         if last is None:
             return
         succeeded = max(0, reading.succeeded - last.succeeded)
         failed = max(0, reading.failed - last.failed)
+        self._failed_now = failed > 0
         self._in_row = 0 if succeeded else self._in_row + failed
         if succeeded or failed:
             self._lately.append((reading.now_ms, succeeded, failed))
@@ -154,7 +158,8 @@ class Breaker:
         )
 
     def _when_closed(self, record: Record, reading: Reading) -> Record | None:
-        if not (self._too_many() or reading.unloadable):
+        # Successes that leave the window make no failure of it new.
+        if not (reading.unloadable or (self._failed_now and self._too_many())):
             return None
         lasted_ms = reading.now_ms - record.since_ms
         openings = record.openings if lasted_ms < self._policy.open_max_ms else 0

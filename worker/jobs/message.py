@@ -74,12 +74,15 @@ def _read_call(
     except _UNREADABLE as exc:
         raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
     # Asked first, as most messages have none of it, and a call costs 0.1 us a job.
-    if embed:
+    if embed or headers.get("parent_id") or headers.get("group"):
         execution.next_steps = read_next_steps(embed, headers)
-    if headers.get("parent_id") or headers.get("group"):
         execution.lineage = lineage_of(headers, [])
     if args:
         kwargs = _with_positional(args, kwargs, lane)
+    _take_call(execution, kwargs, lane, message["body"])
+
+
+def _take_call(execution: Execution, kwargs: dict[str, Any], lane: str, body: str | None) -> None:
     if not _KNOWN.issuperset(kwargs):  # half of what comparing keys takes
         raise InvalidInput(_unknown(kwargs))
     model = kwargs.get("model", lane)
@@ -100,7 +103,7 @@ def _read_call(
     if execution.value == BLOB_REFERENCE:
         execution.has_blob = True
     else:
-        execution.key = message["body"]
+        execution.key = body
 
 
 def _note_call(execution: Execution, message: dict[str, Any]) -> None:

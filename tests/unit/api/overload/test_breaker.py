@@ -79,6 +79,14 @@ def test_failures_before_the_window_are_forgotten() -> None:
     assert replica.see(succeeded=6, failed=4) is State.CLOSED
 
 
+def test_failures_count_for_more_only_with_a_new_one() -> None:
+    replica = Replica()
+    replica.see(succeeded=60)
+    assert replica.see(succeeded=12, failed=12, after_ms=15_000) is State.CLOSED
+    assert replica.see(after_ms=16_000) is State.CLOSED, "only successes left the window"
+    assert replica.see(failed=1) is State.OPEN
+
+
 def test_what_happened_before_we_looked_does_not_count() -> None:
     assert Replica(failed=1_000_000).record.state is State.CLOSED
 
