@@ -9,6 +9,7 @@ from common.jobs.job import Job
 from common.redis.keys import LaneKeys, job_key
 from tests.support.lanes import LANE, RecordedLane, await_settled
 from tests.support.stack import Stack, wait_until
+from worker.maintenance.reconciler import Reconciler
 
 
 def purge(app: Celery) -> None:
@@ -67,3 +68,18 @@ def test_jobs_in_a_deep_lane_are_left_alone(stack: Stack) -> None:
     gate.touch()
     await_settled(stack, ids, 90)
     assert stack.states(ids) == {"succeeded": 1500}
+
+
+@pytest.mark.parametrize("purged", [False, True])
+def test_only_a_lane_that_is_gone_with_its_jobs_is_looked_for_in_haste(
+    stack: Stack, purged: bool
+) -> None:
+    """One that was drained must not have the whole of Redis read."""
+    reconciler = Reconciler(stack.redis, [LANE], "worker", 60)
+    (job_id,) = stack.publish([Job(LANE, 1)])
+    assert not reconciler._lost_a_watched_one()
+    stack.redis.delete(LANE)
+    if not purged:
+        stack.redis.delete(job_key(job_id))
+    assert reconciler._lost_a_watched_one() == purged
+    assert not reconciler._lost_a_watched_one()

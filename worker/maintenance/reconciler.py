@@ -8,6 +8,7 @@ Celery worker that took its message may just be running it.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
@@ -21,6 +22,8 @@ from worker.maintenance.caretaker import Caretaker
 
 log = structlog.get_logger(__name__)
 
+_ID = re.compile(rb'"id": ?"([^"\\]+)"')
+"""Of a message; its headers come first in ours, and in Kombu's after a body in base64."""
 _STEP_SECONDS = 1.0
 _STEP_KEYS = 1_000
 _FAST_STEP_KEYS = 20_000
@@ -95,14 +98,20 @@ class Reconciler(Caretaker):
         return True
 
     def _lost_a_watched_one(self) -> bool:
-        """Whether a message that was seen waiting is gone with its whole list."""
+        """Whether a message that was seen waiting is gone with its whole list, and its job has
+        not moved: a lane that is merely drained leaves no record that waits.
+        """
         pipe = self._client.pipeline(transaction=False)
         for keys in self._lanes.values():
             pipe.lindex(keys.bands[0], 0)
-        newest = dict(zip(self._lanes, pipe.execute(), strict=True))
-        gone = any(newest[lane] is None for lane in self._watched)
+        seen = cast("list[bytes | None]", pipe.execute())
+        newest = dict(zip(self._lanes, seen, strict=True))
+        gone = [one for lane, one in self._watched.items() if newest[lane] is None]
         self._watched = {lane: one for lane, one in newest.items() if one is not None}
-        return gone
+        found = [_ID.search(one) for one in gone]
+        jobs = [JOB_PREFIX.encode() + one[1] for one in found if one]
+        records = cast("list[bytes | None]", self._client.mget(jobs)) if jobs else []
+        return any(record and record[:1] == b"q" for record in records)
 
     def _step(self, now: float) -> None:
         budget = _FAST_STEP_KEYS if self._fast else _STEP_KEYS
