@@ -77,7 +77,7 @@ def holds_an_entry(redis: Redis) -> bool:
 def test_a_worker_killed_with_a_continuation_sends_it_neither_twice_nor_never(
     stack: Stack, kind: str
 ) -> None:
-    """Redis is stopped for writes in the very moment, so that the entry stays in hand."""
+    """Where a look meets an entry in hand, the workers stop at once and are killed with it."""
     fleet = Fleet(stack)
     count = 30
     if kind == "chain":
