@@ -8,6 +8,7 @@ requests.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
             worker.app.tasks[TASK_NAME],
         )
         worker.lanes = self
+        self._wakes, self._wake = os.pipe()
 
     def start(self, _worker: Any) -> None:
         """Start the lanes and take over what looks at worker state."""
@@ -71,6 +73,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
     def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
         """After every (re)connect: keep heartbeats correct and send events."""
         self.events.hub = hub
+        hub.add_reader(self._wakes, os.read, self._wakes, 1)
         hub.call_repeatedly(1.0, self._tick)
         self.state.refresh()
         self.engine.on_the_bus = True
@@ -93,6 +96,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         return {"lanefleet": about}
 
     def _on_shutting_down(self, **_: Any) -> None:
+        os.write(self._wake, b"\0")  # the loop sleeps through a signal, until its next timer
         self.engine.request_stop()
 
 

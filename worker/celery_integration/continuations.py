@@ -49,6 +49,13 @@ class Continuations(Caretaker):
         self._make = make
         self._lease_seconds = lease_seconds
         self._claim_at = 0.0
+        self._waiting = False
+
+    def stop(self) -> None:
+        """End the thread after the entry it continues; one that waits ends with the process."""
+        self._stopping.set()
+        if not self._waiting:
+            super().stop()
 
     def interval(self) -> float:
         """None: reading waits for entries."""
@@ -80,9 +87,13 @@ class Continuations(Caretaker):
                 raise
 
     def _new(self) -> list[Entry]:
-        reply: Any = self._client.xreadgroup(
-            GROUP, self._worker, {OUTBOX: ">"}, count=_READ_COUNT, block=_BLOCK_MS
-        )
+        self._waiting = True
+        try:
+            reply: Any = self._client.xreadgroup(
+                GROUP, self._worker, {OUTBOX: ">"}, count=_READ_COUNT, block=_BLOCK_MS
+            )
+        finally:
+            self._waiting = False
         return list(reply[0][1]) if reply else []
 
     def _lapsed(self) -> list[Entry]:
