@@ -4,9 +4,9 @@
 PYTHON    ?= python3
 BOOTSTRAP  = @$(PYTHON) deploy/bootstrap.py --with
 PYTEST     = .venv/bin/python -m pytest
-# Three files at a time, as most tests wait for processes and leases; `make test PYTEST_ARGS=`
+# Four files at a time, as most tests wait for processes and leases; `make test PYTEST_ARGS=`
 # runs one after the other.
-PYTEST_ARGS ?= -n 3 --dist loadfile
+PYTEST_ARGS ?= -n 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test-fast test check nightly bench faults coverage mutants fmt clean

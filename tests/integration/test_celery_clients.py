@@ -131,7 +131,7 @@ def test_commands_without_effect_are_refused(
     RecordedLane.on(stack)
     stack.worker(LANE)
     app = client(stack)
-    (answer,) = app.control.broadcast(command, arguments=arguments, reply=True, timeout=5)
+    (answer,) = app.control.broadcast(command, arguments=arguments, reply=True, timeout=20, limit=1)
     assert instead in next(iter(answer.values()))["error"]
     assert send(app, "still served").get(timeout=20) == "still served"
 
