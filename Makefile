@@ -27,7 +27,7 @@ up: ## Start the whole fleet on this machine and leave it running
 
 test-fast: ## Run the tests that start no process and load no model
 	$(BOOTSTRAP) test
-	$(PYTEST) $(PYTEST_ARGS) tests/unit tests/lua
+	$(PYTEST) -n 2 tests/unit tests/lua
 
 test: ## Run the tests, less the slow ones
 	$(BOOTSTRAP) test
