@@ -83,3 +83,13 @@ def test_only_a_lane_that_is_gone_with_its_jobs_is_looked_for_in_haste(
         stack.redis.delete(job_key(job_id))
     assert reconciler._lost_a_watched_one() == purged
     assert not reconciler._lost_a_watched_one()
+
+
+def test_a_waiting_message_is_read_once(stack: Stack) -> None:
+    """It may be large, and is looked at each second."""
+    reconciler = Reconciler(stack.redis, [LANE], "worker", 60)
+    stack.publish([Job(LANE, "x" * 100_000)])
+    stack.redis.config_resetstat()
+    for _ in range(5):
+        assert not reconciler._lost_a_watched_one()
+    assert stack.redis.info("commandstats")["cmdstat_lindex"]["calls"] == 1

@@ -192,6 +192,19 @@ FAILURES: dict[str, Made] = {
     "ours fails first in a chain": lambda c: (
         c.infer("x", params={"fail": "why"}) | c.task("add", 1)
     ),
+    "ours fails before a group": lambda c: (
+        c.infer("x", params={"fail": "why"}) | group(c.infer(), c.task("add", 1) | c.infer())
+    ),
+    "ours fails long before a group": lambda c: (
+        c.infer("x", params={"fail": "why"}) | c.infer() | group(c.infer(), c.infer())
+    ),
+    "a group is the body of a chord after what fails": lambda c: (
+        c.infer("x", params={"fail": "why"})
+        | chord([c.infer(), c.infer()], group(c.infer(), c.infer()))
+    ),
+    "ours fails in a chord before a group": lambda c: chord(
+        [c.infer(1, params={"fail": "why"}), c.infer(2)], group(c.infer(), c.infer())
+    ),
     "ours fails last in a chain": lambda c: c.task("add", 1) | c.infer(params={"fail": "why"}),
     "stock fails before ours": lambda c: c.task("fail") | c.infer(),
     "stock fails after ours": lambda c: c.infer(1) | c.task("fail"),
@@ -243,6 +256,20 @@ def test_errbacks_of_either_style_are_called_once(client: Client) -> None:
     assert client.infer("good").apply_async(link_error=client.task("refused")).get(timeout=SECONDS)
     client.await_quiet()
     assert client.noted("refused") == [result.id]
+
+
+def test_an_errback_may_be_a_canvas(client: Client) -> None:
+    bad = client.infer(1, params={"fail": "why"})
+    steps = client.task("note", key="err-chain") | client.task("note", key="err-chain")
+    counted = chord([client.task("note", key="err-chord")], client.task("note", key="err-body"))
+    failed = bad.apply_async(link_error=[steps, counted])
+    assert client.await_noted("err-chain", 2) == [failed.id] * 2
+    assert client.await_noted("err-body", 1) == [str([failed.id])]
+    body = client.task("total")
+    body.link_error(client.task("note", key="err-of-body") | client.task("note", key="err-of-body"))
+    failed = chord([bad.clone(), client.infer(2)], body).apply_async()
+    assert client.await_noted("err-of-body", 2) == [failed.id] * 2
+    client.await_quiet()
 
 
 def test_an_errback_may_be_a_job(client: Client) -> None:

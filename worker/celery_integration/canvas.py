@@ -7,12 +7,13 @@ here: the messages are recorded, and pushed by the script that removes the outbo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from celery import signature, states
+from celery import group, signature, states
 from celery.app.task import Context
 from redis import Redis
 
@@ -61,18 +62,22 @@ class Canvas:
         app.tasks.pop(TASK_NAME)  # or it would be called here as an errback
         self._app = app
         self._backend = app.backend
+        self._backend._call_task_errbacks = self._call_errbacks  # also those of a chord
         self._chords = _ChordScripts(self._backend)
 
     def name_children(self, steps: NextSteps) -> list[Any]:
         """Give ids to what follows a success; returns them as Celery stores `children`."""
-        children = []
-        for name in ("callbacks", "chain"):
-            sent = steps.get(name) or []
-            for index in range(len(sent)) if name == "callbacks" else [-1] if sent else []:
-                successor = signature(sent[index], app=self._app)
-                children.append(successor.freeze().as_tuple())
-                sent[index] = dict(successor)
+        callbacks, chain = steps.get("callbacks") or [], steps.get("chain") or []
+        children = [self._name(callbacks, index) for index in range(len(callbacks))]
+        if chain:
+            children.append(self._name(chain, -1))  # the next one; the list is reversed
         return children
+
+    def _name(self, sent: list[Any], index: int) -> Any:
+        successor = signature(sent[index], app=self._app)
+        child = successor.freeze().as_tuple()
+        sent[index] = dict(successor)
+        return child
 
     def successors(self, job_id: str, result: dict[str, Any], steps: NextSteps) -> Successors:
         """What this job, which ended with this result as Celery stores it, leads to.
@@ -114,16 +119,42 @@ class Canvas:
             log.warning("successor_refused", job_id=request.id, error=str(exc))
             steps = [*chain.get("chain", ()), step]
             known = [one for one in reversed(steps) if isinstance(one, dict) and "options" in one]
-            self._backend._fail_chain(known, exc)
+            self._backend._fail_chain(_with_parts(known), exc)
 
     def _failed(self, request: Context, status: str, error: BaseException) -> None:
         """As Celery does: a chain's later steps fail with it, unless it was revoked."""
         if request.chord:
             self._backend.on_chord_part_return(request, status, error)
         if status == states.FAILURE:
-            self._backend._fail_chain(request.chain, error, state=status)
+            self._backend._fail_chain(_with_parts(request.chain or ()), error, state=status)
             if request.errbacks:
-                self._backend._call_task_errbacks(request, error, None)
+                self._call_errbacks(request, error, None)
+
+    def _call_errbacks(self, request: Context, _error: BaseException, _traceback: Any) -> None:
+        """Send them all. Celery calls here what it has registered, which for chains and chords
+        is a task that takes other arguments: they would be lost.
+        """
+        root_id = request.root_id or request.id
+        errbacks = [signature(one, app=self._app) for one in request.errbacks]
+        sent = group(errbacks, app=self._app)
+        sent.apply_async((request.id,), parent_id=request.id, root_id=root_id)
+
+
+def _with_parts(steps: Iterable[Any]) -> list[Any]:
+    """These steps, and what groups and chains among them consist of: their parts are waited for,
+    and Celery fails only what has an id of its own.
+    """
+    found, left = [], deque(steps)
+    while left:
+        step = left.popleft()
+        found.append(step)
+        kwargs = step.get("kwargs") or {}
+        kind = step.get("subtask_type")
+        if kind in ("group", "chain"):
+            left.extend(kwargs.get("tasks") or ())
+        elif kind == "chord" and (body := kwargs.get("body")):
+            left.extend(_with_parts([body])[1:])  # Celery itself fails the body
+    return found
 
 
 class _ChordScripts:

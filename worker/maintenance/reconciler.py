@@ -63,8 +63,8 @@ class Reconciler(Caretaker):
         """Whether this round is to end soon; the first is, as nobody may have looked before."""
         self._missed: dict[str, float] = {}
         """Since when a job is known to be missing, by the steady clock."""
-        self._watched: dict[str, bytes] = {}
-        """Per lane, a message that waited when it was last looked at."""
+        self._watched: dict[str, str] = {}
+        """Per lane, a job that waited when it was last looked at."""
 
     def interval(self) -> float:
         """A second; longer where another does it. Jittered, so that not all ask at once."""
@@ -102,16 +102,30 @@ class Reconciler(Caretaker):
         not moved: a lane that is merely drained leaves no record that waits.
         """
         pipe = self._client.pipeline(transaction=False)
-        for keys in self._lanes.values():
-            pipe.lindex(keys.bands[0], 0)
-        seen = cast("list[bytes | None]", pipe.execute())
-        newest = dict(zip(self._lanes, seen, strict=True))
-        gone = [one for lane, one in self._watched.items() if newest[lane] is None]
-        self._watched = {lane: one for lane, one in newest.items() if one is not None}
-        found = [_ID.search(one) for one in gone]
-        jobs = [JOB_PREFIX.encode() + one[1] for one in found if one]
-        records = cast("list[bytes | None]", self._client.mget(jobs)) if jobs else []
-        return any(record and record[:1] == b"q" for record in records)
+        for lane, keys in self._lanes.items():
+            pipe.exists(keys.bands[0])
+            pipe.getrange(JOB_PREFIX + self._watched.get(lane, ""), 0, 0)
+        seen = pipe.execute()
+        lost, moved = False, []
+        for lane, exists, state in zip(self._lanes, seen[::2], seen[1::2], strict=True):
+            if not exists:
+                lost |= self._watched.pop(lane, None) is not None and state == b"q"
+            elif state != b"q":
+                moved.append(lane)
+        self._watch_newest(moved)
+        return lost
+
+    def _watch_newest(self, lanes: Sequence[str]) -> None:
+        """Read a message of each: of any size, so only where the one before is no longer good."""
+        pipe = self._client.pipeline(transaction=False)
+        for lane in lanes:
+            pipe.lindex(self._lanes[lane].bands[0], 0)
+        newest = cast("list[bytes | None]", pipe.execute()) if lanes else []
+        for lane, message in zip(lanes, newest, strict=True):
+            found = _ID.search(message) if message else None
+            self._watched.pop(lane, None)
+            if found:
+                self._watched[lane] = found[1].decode(errors="replace")
 
     def _step(self, now: float) -> None:
         budget = _FAST_STEP_KEYS if self._fast else _STEP_KEYS
