@@ -73,7 +73,8 @@ def holds_an_entry(redis: Redis) -> bool:
         return False
 
 
-@pytest.mark.parametrize("kind", [pytest.param("chain", marks=pytest.mark.slow), "chord"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["chain", "chord"])
 def test_a_worker_killed_with_a_continuation_sends_it_neither_twice_nor_never(
     stack: Stack, kind: str
 ) -> None:

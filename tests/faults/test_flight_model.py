@@ -225,6 +225,21 @@ class FlightMachine(RuleBasedStateMachine):
         self.finish(list(range(100)), "succeeds")
 
     @rule()
+    def who_was_overtaken_is_cancelled(self) -> None:
+        """A follower whose own message is still in its list."""
+        self.submit([0], 3, "none", blob=False)
+        self.submit([0], 0, "none", blob=False)
+        names = list(self.jobs)
+        for index, name in enumerate(names):
+            words = (self.client.get(job_key(name)) or b"").decode().split(" ")
+            if words[0] != "w":
+                continue
+            seat = self.client.hget(f"lf:followers:{words[6]}", name)
+            if seat and seat.endswith(b" "):
+                self.cancel(len(names) - 1 - index)
+                return
+
+    @rule()
     def all_that_is_held_is_tried_in_vain(self) -> None:
         """Suspects start until their attempts are spent."""
         self.let_leases_lapse(list(range(100)))

@@ -2,73 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from celery import Celery, Signature, chain, chord, group, signature
+from celery import chord, group, signature
 from celery.exceptions import ChordError, TaskRevokedError
 from celery.result import AsyncResult, GroupResult, result_from_tuple
 
 from common.redis.embedded_server import RedisServer
-from tests.support.lanes import RecordedLane
-from tests.support.stack import ROOT, Stack, wait_until
-
-LANE = "recorder"
-SECONDS = 30
-
-
-class Client:
-    """A stock client, a stock worker and a worker of ours over one Redis."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.lane = RecordedLane.on(stack)
-        self.worker = stack.worker(LANE)
-        self.app = Celery("client", broker=stack.redis_url, backend=stack.redis_url)
-        self.app.set_current()
-        with (stack.folder / "stock.log").open("w") as log:
-            self.stock = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "celery", "-A", "tests.support.stock_celery", "worker"),
-                    *("-P", "solo", "-l", "INFO", "--without-gossip", "--without-mingle"),
-                ],
-                env={**os.environ, "STOCK_REDIS_URL": stack.redis_url},
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-            )
-
-    def infer(self, value: Any = ..., *, queue: str | None = LANE, **kwargs: Any) -> Signature:
-        """A job of the lane; without a value its input comes from before it."""
-        if value is not ...:
-            kwargs["input"] = value
-        options = {"queue": queue} if queue else {}
-        return self.app.signature("infer", kwargs={"model": LANE, **kwargs}, options=options)
-
-    def task(self, name: str, *args: Any, **kwargs: Any) -> Signature:
-        """A task of the stock worker."""
-        return self.app.signature(f"stock.{name}", args=args, kwargs=kwargs)
-
-    def noted(self, key: str) -> list[str]:
-        """What the stock worker wrote down."""
-        return [one.decode() for one in self.stack.redis.lrange(f"stock:{key}", 0, -1)]  # type: ignore[union-attr]
-
-    def await_noted(self, key: str, count: int) -> list[str]:
-        """Wait until so much was written down, and look that it stays so much."""
-        wait_until(lambda: len(self.noted(key)) >= count, SECONDS, f"{count} of {key}")
-        return self.noted(key)
-
-    def await_quiet(self) -> None:
-        """Nothing is left in the outbox, and nothing leads anywhere."""
-        redis = self.stack.redis
-        wait_until(lambda: not redis.xlen("lf:outbox"), SECONDS, "an empty outbox")
-        assert list(redis.scan_iter("lf:next:*")) == []
-        assert not redis.exists("lf:outbox:failed")
+from tests.support.canvases import CASES, FAILURES, SECONDS, Client
+from tests.support.lanes import LANE
+from tests.support.stack import Stack, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +25,7 @@ def client(
     made = None
     try:
         made = Client(stack)
+        made.worker = stack.worker(LANE)
         yield made
     finally:
         if made is not None:
@@ -88,139 +34,12 @@ def client(
         stack.close()
 
 
-Made = Callable[[Client], Any]
-"""Makes a canvas."""
-
-CASES: dict[str, tuple[Made, Any]] = {
-    "one job": (lambda c: c.infer("a"), "a"),
-    "ours then ours": (lambda c: c.infer("a") | c.infer(), "a"),
-    "ours then stock": (lambda c: c.infer(2) | c.task("add", 3), 5),
-    "stock then ours": (lambda c: c.task("add", 2, 3) | c.infer(), 5),
-    "ours, stock, ours": (lambda c: c.infer(2) | c.task("add", 3) | c.infer(), 5),
-    "stock, ours, stock": (lambda c: c.task("add", 1) | c.infer() | c.task("add", 4), 5),
-    "ten of ours": (lambda c: chain(c.infer(7), *[c.infer() for _ in range(9)]), 7),
-    "an immutable step keeps its input": (
-        lambda c: c.infer("a") | c.infer("b").set(immutable=True),
-        "b",
-    ),
-    "a step picks a part": (lambda c: c.infer({"x": [1, {"y": 2}]}) | c.infer(pick="/x/1/y"), 2),
-    "a step of the queue's own model": (
-        lambda c: c.infer("a") | c.app.signature("infer", queue=LANE),
-        "a",
-    ),
-    "a group of ours": (lambda c: group(c.infer(n) for n in range(4)), [0, 1, 2, 3]),
-    "a group of both": (lambda c: group(c.infer(1), c.task("add", 2), c.infer(3)), [1, 2, 3]),
-    "a group of chains": (
-        lambda c: group(c.infer(1) | c.task("add", 1), c.task("add", 5) | c.infer()),
-        [2, 5],
-    ),
-    "ours then a group": (lambda c: c.infer(2) | group(c.task("add", 1), c.infer()), [3, 2]),
-    "stock then a group of ours": (
-        lambda c: c.task("add", 2) | group(c.infer(), c.infer()),
-        [2, 2],
-    ),
-    "a chord of ours with a stock body": (
-        lambda c: chord([c.infer(n) for n in range(5)], c.task("total")),
-        10,
-    ),
-    "a chord of ours with a body of ours": (
-        lambda c: chord([c.infer(n) for n in range(3)], c.infer()),
-        [0, 1, 2],
-    ),
-    "a chord of stock tasks with a body of ours": (
-        lambda c: chord([c.task("add", n) for n in range(3)], c.infer()),
-        [0, 1, 2],
-    ),
-    "a chord of both": (
-        lambda c: chord([c.infer(1), c.task("add", 2), c.infer(3)], c.task("total")),
-        6,
-    ),
-    "a chord of one": (lambda c: chord([c.infer(1)], c.task("total")), 1),
-    "a chord of chains": (
-        lambda c: chord(
-            [c.infer(1) | c.task("add", 1), c.task("add", 3) | c.infer()], c.task("total")
-        ),
-        5,
-    ),
-    "a chord of chains that end with ours": (
-        lambda c: chord([c.task("add", 1) | c.infer(), c.infer(2) | c.infer()], c.infer()),
-        [1, 2],
-    ),
-    "a group then ours, which is a chord": (
-        lambda c: group(c.infer(1), c.infer(2)) | c.infer(),
-        [1, 2],
-    ),
-    "a group then stock": (lambda c: group(c.infer(1), c.task("add", 2)) | c.task("total"), 3),
-    "a chord in a chain": (
-        lambda c: (
-            c.infer(1) | chord([c.task("add", 1), c.task("add", 2)], c.task("total")) | c.infer()
-        ),
-        5,
-    ),
-    "a chord whose body is a chain": (
-        lambda c: chord([c.infer(1), c.infer(2)], c.task("total") | c.infer() | c.task("add", 1)),
-        4,
-    ),
-    "a chord in a chord": (
-        lambda c: chord(
-            [chord([c.infer(1), c.infer(2)], c.task("total")), c.infer(4)], c.task("total")
-        ),
-        7,
-    ),
-    "a group of groups": (
-        lambda c: group(group(c.infer(1), c.infer(2)), c.infer(3)),
-        [1, 2, 3],
-    ),
-    "a chain of groups": (
-        lambda c: group(c.infer(1), c.infer(2)) | group(c.infer(), c.task("total")),
-        [[1, 2], 3],
-    ),
-    "map of a stock task after ours": (lambda c: c.infer([1, 2]) | c.task("total"), 3),
-}
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_canvas_brings_what_celery_brings(client: Client, name: str) -> None:
     make, expected = CASES[name]
     result = make(client).apply_async()
     assert result.get(timeout=SECONDS) == expected
     client.await_quiet()
-
-
-FAILURES: dict[str, Made] = {
-    "ours fails": lambda c: c.infer("x", params={"fail": "why"}),
-    "ours fails first in a chain": lambda c: (
-        c.infer("x", params={"fail": "why"}) | c.task("add", 1)
-    ),
-    "ours fails before a group": lambda c: (
-        c.infer("x", params={"fail": "why"}) | group(c.infer(), c.task("add", 1) | c.infer())
-    ),
-    "ours fails long before a group": lambda c: (
-        c.infer("x", params={"fail": "why"}) | c.infer() | group(c.infer(), c.infer())
-    ),
-    "a group is the body of a chord after what fails": lambda c: (
-        c.infer("x", params={"fail": "why"})
-        | chord([c.infer(), c.infer()], group(c.infer(), c.infer()))
-    ),
-    "ours fails in a chord before a group": lambda c: chord(
-        [c.infer(1, params={"fail": "why"}), c.infer(2)], group(c.infer(), c.infer())
-    ),
-    "ours fails last in a chain": lambda c: c.task("add", 1) | c.infer(params={"fail": "why"}),
-    "stock fails before ours": lambda c: c.task("fail") | c.infer(),
-    "stock fails after ours": lambda c: c.infer(1) | c.task("fail"),
-    "ours fails in a chord": lambda c: chord(
-        [c.infer(1), c.infer(2, params={"fail": "why"})], c.task("total")
-    ),
-    "stock fails in a chord of both": lambda c: chord([c.infer(1), c.task("fail")], c.infer()),
-    "the body of a chord fails": lambda c: chord([c.infer(1)], c.infer(params={"fail": "why"})),
-    "ours fails in a chain in a chord": lambda c: chord(
-        [c.infer(1, params={"fail": "why"}) | c.task("add", 1), c.infer(2)], c.task("total")
-    ),
-    "a step has two inputs": lambda c: c.infer(1) | c.infer("mine"),
-    "a part that is not there": lambda c: c.infer({"a": 1}) | c.infer(pick="/b"),
-    "a step for another model": lambda c: c.infer(1) | c.infer(model="another"),
-    "too many positions": lambda c: c.infer(1) | c.app.signature("infer", args=(2, 3), queue=LANE),
-}
 
 
 @pytest.mark.parametrize("name", FAILURES)
