@@ -63,6 +63,8 @@ def examine(settings: Settings) -> Report:
     images = _image_library()
     if images == "none":
         missing["Pillow"] = "pip install -e '.[image]'"
+    elif not images.endswith(", libtiff"):
+        missing["libtiff, for compressed TIFFs"] = "apt-get install libtiff-dev, then make setup"
     missing |= _missing_weights(settings)
     server = _redis(settings)
     if not server["reachable"] and not server["can_start"]:
@@ -98,7 +100,8 @@ def _image_library() -> str:
     simd = ".post" in PIL.__version__
     turbo = features.check_feature("libjpeg_turbo")
     jpeg = "libjpeg-turbo" if turbo else "libjpeg"
-    return f"{'pillow-simd' if simd else 'Pillow'} {PIL.__version__}, {jpeg}"
+    tiff = ", libtiff" if features.check("libtiff") else ""
+    return f"{'pillow-simd' if simd else 'Pillow'} {PIL.__version__}, {jpeg}{tiff}"
 
 
 def _missing_weights(settings: Settings) -> dict[str, str]:

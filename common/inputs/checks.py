@@ -37,6 +37,8 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"BM", "image/bmp"),
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
+    (b"II+\x00", "image/tiff"),  # BigTIFF
+    (b"MM\x00+", "image/tiff"),
 )
 
 IMAGE_TYPES = frozenset(kind for _, kind in _MAGIC) | {"image/webp"}
