@@ -477,10 +477,10 @@ def test_blocks_give_the_tokens_of_the_whole_text(monkeypatch: pytest.MonkeyPatc
         *("word", "unbelievably", "naïve", "x" * 99, "y" * 101, "語", "。", "--", "e\u0301" * 30),
         *("\x00" * 20, "\u200d", " ", " ", "  \n", " [SEP] ", "don't", "3.14", "🙂", "q" * 2_500),
     )
-    for block in (7, 64, 300, 5_000):
+    for block in (64, 300, 5_000):
         monkeypatch.setattr(token_window, "BLOCK_CHARACTERS", block)
-        for _ in range(30):
-            text = "".join(chance.choices(parts, k=chance.randrange(1, 400)))
+        for _ in range(10):
+            text = "".join(chance.choices(parts, k=chance.randrange(1, 200)))
             found = window.tokens(text)
             assert (found.ids, found.truncated) == whole(plain, text), (block, text)
 
@@ -619,12 +619,114 @@ def test_thresholds_are_the_jobs_to_choose(detector: Model) -> None:
 
 def test_a_canvas_depends_on_the_pictures_shape_alone() -> None:
     need("cv2", "PIL")
-    from worker.models.text_detect import canvas_for
+    from worker.models.text_canvas import canvas_for
 
     assert canvas_for(640, 360, 960) == canvas_for(6400, 3600, 960) == (960, 544)
     assert canvas_for(360, 640, 960) == (544, 960)
     assert canvas_for(500, 500, 960) == (960, 960)
     assert canvas_for(100_000, 1, 960) == (960, 256)
+
+
+def lines_of_text(width: int, height: int, count: int) -> bytes:
+    """A tall picture with this many lines of text at equal distances, centred in their share."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    page = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(48)
+    for number in range(count):
+        middle = (number + 0.5) * height / count
+        draw.text((80, middle), f"Line {number} of a receipt", "black", font, anchor="lm")
+    return encoded(page)
+
+
+@pytest.mark.parametrize("count", [(8000, 60), (6000, 45)], ids=["8000", "6000"])
+def test_every_line_of_a_long_picture_is_found_where_it_is(
+    detector: Model, count: tuple[int, int]
+) -> None:
+    height, lines = count
+    (found,) = results(detector, [lines_of_text(1080, height, lines)])
+    assert len(found["boxes"]) == lines
+    assert (found["width"], found["height"], found["scale"]) == (1080, height, 0.5)
+    assert found["tiles"] == {8000: 5, 6000: 4}[height]
+    for number, box in enumerate(found["boxes"]):
+        across, down = zip(*box["polygon"], strict=True)
+        assert sum(down) / 4 == pytest.approx((number + 0.5) * height / lines, abs=8)
+        assert min(across) == pytest.approx(80, abs=20)
+
+
+def test_a_line_across_all_seams_is_one_line(detector: Model) -> None:
+    from PIL import Image, ImageDraw, ImageFont
+
+    ribbon = Image.new("RGB", (2600, 100), "white")
+    font = ImageFont.load_default(40)
+    ImageDraw.Draw(ribbon).text((50, 50), "ribbon of words " * 20, "black", font, anchor="lm")
+    wide, upright = results(detector, [encoded(ribbon), lines_of_text(640, 360, 3)])
+    assert wide["tiles"] == 3
+    (line,) = wide["boxes"]
+    assert min(x for x, _ in line["polygon"]) < 60
+    assert max(x for x, _ in line["polygon"]) > 2_500
+    assert (upright["tiles"], len(upright["boxes"])) == (1, 3)
+
+
+def test_a_long_picture_gets_the_same_boxes_beside_others(detector: Model) -> None:
+    values = [lines_of_text(500, 1400, 7), picture("sign.png"), lines_of_text(500, 1300, 6)]
+    for batched, single in zip(results(detector, values), alone(detector, values), strict=True):
+        assert len(batched["boxes"]) == len(single["boxes"])
+        for left, right in zip(batched["boxes"], single["boxes"], strict=True):
+            for corner, other in zip(left["polygon"], right["polygon"], strict=True):
+                assert corner == pytest.approx(other, abs=2)
+
+
+def test_the_length_of_a_canvas_is_the_jobs_to_choose(detector: Model) -> None:
+    small = lines_of_text(1280, 720, 4)
+    usual, half = (results(detector, [small], params)[0] for params in ({}, {"long_side": 480}))
+    assert (usual["scale"], half["scale"]) == (0.75, 0.375)
+    assert detector.cost(detector.decode(small, {"long_side": 1280})) == 1280 * 736
+    for wrong, says in (
+        (1000, "a multiple of 32, not 1000"),
+        (0, "between 32 and 1920"),
+        (4096, "between 32 and 1920"),
+        ("960", "a number"),
+    ):
+        with pytest.raises(InvalidInput, match=rf"params\.long_side .*{says}"):
+            detector.decode(small, {"long_side": wrong})
+
+
+def test_the_tiles_of_a_picture_cover_it_and_keep_to_the_bound() -> None:
+    need("PIL", "numpy")
+    import numpy as np
+    from PIL import Image
+
+    from worker.models.text_canvas import boards, joined, layout_for
+
+    bound = 4_000_000
+    sizes = ((1080, 8000), (8000, 1080), (50, 40_000), (900, 55_000), (1, 60_000), (640, 360))
+    for width, height in (*sizes, (3000, 1300), (2561, 1440), (961, 12), (40, 961)):
+        for long_side in (320, 960, 1920):
+            layout = layout_for(width, height, long_side, bound)
+            case = (width, height, long_side, layout)
+            last = layout.starts[-1] + max(layout.canvas)
+            assert layout.starts[0] == 0, case
+            assert last >= max(layout.size), case
+            assert len(layout.starts) == 1 or last == max(layout.size), case
+            assert min(layout.size) <= min(layout.canvas), case
+            overlaps = np.diff(layout.starts)
+            assert (overlaps <= long_side * 7 / 8 + 1).all(), case
+            pixels = len(layout.starts) * layout.canvas[0] * layout.canvas[1]
+            assert pixels <= max(bound, long_side * long_side), case
+    # Each pixel of the map comes from the tile that has it, at the place where it is.
+    ramp = np.arange(3000, dtype=np.float32)
+    for width, height in ((3000, 200), (200, 3000)):
+        layout = layout_for(width, height, 960, 10**7)
+        lines = [np.resize(ramp[start : start + 960], 960) for start in layout.starts]
+        maps = [np.tile(line, (256, 1)) for line in lines]
+        whole = joined(maps if width > height else [one.T for one in maps], layout)
+        assert np.array_equal(whole[5] if width > height else whole[:, 5], ramp)
+        image = Image.fromarray(np.tile((ramp // 12).astype(np.uint8), (200, 1))).convert("RGB")
+        image = image if width > height else image.transpose(Image.Transpose.TRANSPOSE)
+        for start, board in zip(layout.starts, boards(image, layout, (0, 0, 0)), strict=True):
+            at = (40, 9) if width > height else (9, 40)
+            assert board.getpixel(at)[0] == pytest.approx((start + 40) // 12, abs=1)
 
 
 def test_a_rotated_block_becomes_a_rotated_box_grown_by_the_unclip_distance() -> None:

@@ -28,7 +28,6 @@ __all__ = (
     "centre_crop",
     "decode_rgb",
     "example_jpeg",
-    "letterbox",
     "load_rgb",
     "normalise",
     "open_image",
@@ -192,19 +191,6 @@ def centre_crop(image: Image.Image, *, shorter_side: int, crop: int) -> Pixels:
         (crop, crop), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
     )
     return np.asarray(square)
-
-
-def letterbox(image: Image.Image, canvas: Size, fill: tuple[int, int, int]) -> Pixels:
-    """Scale to fit the top left of a canvas of width x height, the rest filled."""
-    scale = min(canvas[0] / image.width, canvas[1] / image.height)
-    fitted = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
-        Image.Resampling.BICUBIC,
-        reducing_gap=2.0,
-    )
-    board = Image.new("RGB", canvas, fill)
-    board.paste(fitted)
-    return np.asarray(board)
 
 
 def normalise(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
