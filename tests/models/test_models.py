@@ -213,6 +213,30 @@ def test_weights_that_cannot_be_found_say_what_to_do(weights: str, sentence: str
         find_weights(weights)
 
 
+def test_a_relative_path_begins_at_the_catalogs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker.models import weights
+
+    beside, here = tmp_path / "catalog", tmp_path / "here"
+    for folder, names in ((beside, ("both.bin", "mine/a.bin")), (here, ("both.bin", "old.bin"))):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+    monkeypatch.setattr(weights, "_base", weights._base)
+    monkeypatch.setattr(weights, "_found", {})
+    monkeypatch.chdir(here)
+    weights.set_base(beside)
+    assert find_weights("both.bin") == weights.located("both.bin") == beside / "both.bin"
+    assert find_weights("mine/a.bin") == beside / "mine/a.bin"
+    assert find_weights("./mine/a.bin") == beside / "mine/a.bin"
+    assert find_weights("old.bin") == Path("old.bin")
+    assert find_weights(str(here / "old.bin")) == here / "old.bin"
+    with pytest.raises(ConfigurationError) as caught:
+        find_weights("./none.bin")
+    assert f"./none.bin in {beside}, the catalog's folder, nor in {here}" in str(caught.value)
+
+
 def test_params_are_read_strictly() -> None:
     assert read_integer({"top_k": 3}, "top_k", 5, 1, 100) == 3
     assert read_integer({}, "top_k", 5, 1, 100) == 5
