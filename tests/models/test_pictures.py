@@ -29,6 +29,7 @@ images = importlib.import_module("worker.models.images")
 RGB = np.zeros((16, 32, 3), np.uint8)
 RGB[:, :16], RGB[:, 16:], RGB[8:, :16] = (200, 30, 40), (20, 180, 60), (255, 255, 255)
 GREY = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (16, 1))
+RGB_TAGS = {"t258": (8, 8, 8), "t262": (2,), "t277": (3,)}
 COMPRESSED: dict[str, bytes] = {
     name: base64.b64decode(text)
     for name, text in json.loads((DATA / "compressed_tiffs.json").read_text()).items()
@@ -169,6 +170,20 @@ def test_a_lab_tiff_is_read_or_refused_without_naming_folders() -> None:
         with pytest.raises(UnsupportedMedia, match="send RGB or grey") as caught:
             images.decode_rgb(content)
         assert "/" not in str(caught.value)
+
+
+def test_a_tiff_is_read_whatever_its_metadata() -> None:
+    for tag, value in ((34665, 7), (34853, 1999), (40965, 3), (282, 0), (305, 0)):
+        content = tiff(RGB.tobytes(), 32, 16, **RGB_TAGS, **{f"t{tag}": (value,)})
+        assert np.array_equal(images.decode_rgb(content), RGB), tag
+
+
+def test_a_tiff_lies_as_its_tag_says_whatever_its_xmp() -> None:
+    words = struct.unpack("<13H", b'<x tiff:Orientation="6"/>\n')
+    content = tiff(RGB.tobytes(), 32, 16, **RGB_TAGS, t700=words)
+    content = content.replace(struct.pack("<HHI", 700, 3, 13), struct.pack("<HHI", 700, 1, 26))
+    opened = images.open_image(content)
+    assert images.upright_size(opened) == images.load_rgb(opened).size == (32, 16)
 
 
 def test_a_big_tiff_is_one() -> None:

@@ -42,6 +42,8 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF") + (("WEBP",) if features.check("
 """A pillow-simd built where libwebp's headers were missing reads no WebP."""
 EXIF_ORIENTATION = 0x0112
 TILE_WIDTH, TILE_LENGTH = 322, 323
+TIFF_GROUPS = (34665, 34853, 40965)
+"""Tags that lead to more of them: EXIF, GPS, interoperability."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -104,6 +106,12 @@ def _check_tiff(image: Image.Image, max_pixels: int) -> None:
         )
     with _refusals():
         read_ycbcr_as_such(image)
+        # Pillow reads these as it decodes, and refuses the picture where they are broken; and it
+        # would turn it by what XMP says, which it did not count in for the size.
+        image.info.pop("xmp", None)
+        exif = image.getexif()
+        for group in TIFF_GROUPS:
+            exif.pop(group, None)
         tags = getattr(image, "tag_v2", {})
         width, height = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
     if width * height > max_pixels:
@@ -152,14 +160,7 @@ def _refusals(content: bytes = b"") -> Iterator[None]:
     except (FleetError, MemoryError):
         raise
     except (UnidentifiedImageError, KeyError) as exc:
-        if sniff_image(content) == "image/tiff":
-            raise UnsupportedMedia(
-                "TIFFs of this kind of pixels or compression are not read here; send 8 bits a "
-                "sample, as RGB or grey, or a PNG"
-            ) from exc
-        raise UnsupportedMedia(
-            f"the input is not an image that can be read here; send one of {', '.join(FORMATS)}"
-        ) from exc
+        raise _unsupported(content, exc) from exc
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise InputTooLarge(f"the image has too many pixels; send a smaller one: {exc}") from exc
     except ImportError as exc:
@@ -170,6 +171,20 @@ def _refusals(content: bytes = b"") -> Iterator[None]:
         ) from exc
     except Exception as exc:
         raise InvalidInput(f"the image is truncated or corrupt: {_without_paths(exc)}") from exc
+
+
+def _unsupported(content: bytes, exc: Exception) -> InvalidInput:
+    """For what Pillow does not know; a KeyError at opening is a TIFF's unknown compression."""
+    if sniff_image(content) == "image/tiff":
+        return UnsupportedMedia(
+            "TIFFs of this kind of pixels or compression are not read here; send 8 bits a "
+            "sample, as RGB or grey, or a PNG"
+        )
+    if isinstance(exc, KeyError):
+        return InvalidInput(f"the image is truncated or corrupt: {_without_paths(exc)}")
+    return UnsupportedMedia(
+        f"the input is not an image that can be read here; send one of {', '.join(FORMATS)}"
+    )
 
 
 def _without_paths(exc: Exception) -> str:
