@@ -40,7 +40,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"MM\x00+", "image/tiff"),
 )
 
-_URL_SAFE = str.maketrans("-_", "+/")
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 IMAGE_TYPES = frozenset(kind for _, kind in _MAGIC) | {"image/webp"}
 
@@ -159,10 +159,11 @@ def _image_bytes(value: Any) -> bytes:
         return b64decode(encoded, validate=True)
     except ValueError:
         pass
-    # What mailers, browsers and URLs make of it: lines, the other two letters, no padding.
-    plain = "".join(encoded.split()).translate(_URL_SAFE).rstrip("=")
     try:
-        return b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        # What mailers, browsers and URLs make of it: lines, the other two letters, no padding.
+        # As bytes: splitting a text of blanks would make an object for each.
+        plain = encoded.encode("ascii").translate(_URL_SAFE, b" \t\r\n\v\f").rstrip(b"=")
+        return b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except ValueError as exc:
         raise InvalidInput(f'"input.image" is not valid base64: {exc}') from exc
 
