@@ -663,7 +663,11 @@ def lines_of_text(width: int, height: int, count: int) -> bytes:
     return encoded(page)
 
 
-@pytest.mark.parametrize("count", [(8000, 60), (6000, 45)], ids=["8000", "6000"])
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param((8000, 60), marks=pytest.mark.slow), (6000, 45)],
+    ids=["8000", "6000"],
+)
 def test_every_line_of_a_long_picture_is_found_where_it_is(
     detector: Model, count: tuple[int, int]
 ) -> None:

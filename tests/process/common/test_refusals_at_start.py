@@ -14,7 +14,6 @@ import pytest
     ("role", "name", "value", "says"),
     [
         ("worker", "LANEFLEET_CATALOG", "{twice}", "line 3: the key 'm' is given twice"),
-        ("worker", "LANEFLEET_REDIS_ULR", "redis://x", "did you mean LANEFLEET_REDIS_URL?"),
         ("api", "LANEFLEET_REDIS_ULR", "redis://x", "did you mean LANEFLEET_REDIS_URL?"),
         ("api.cli", "LANEFLEET_PROT", "80", "did you mean LANEFLEET_PORT?"),
     ],
