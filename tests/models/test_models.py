@@ -481,10 +481,17 @@ def test_what_fills_no_window_does_not_push_the_text_out_of_it(minilm: Model) ->
     assert bare["truncated"] is False
     for padding in (" " * 70_000, "\n \t" * 100_000, "\u200b" * 70_000, "\u3000" * 70_000):
         for text in (padding + fox, fox + padding, padding + fox + padding):
-            assert results(minilm, [text]) == [bare]
-    (unknown,) = results(minilm, ["z" * 150 + " " + fox])
+            assert minilm.decode(text, {}) == minilm.decode(fox, {})
+    assert results(minilm, [" " * 70_000 + fox]) == [bare]
+    unknown = minilm.decode("z" * 150 + " " + fox, {})
     for size in (16_384, 65_536, 300_000):
-        assert results(minilm, ["z" * size + " " + fox]) == [unknown]
+        assert minilm.decode("z" * size + " " + fox, {}) == unknown
+
+
+def test_a_text_without_tokens_is_given_up_at_the_bound(minilm: Model) -> None:
+    item = minilm.decode("\u200b" * 2_500_000 + "word", {})
+    assert (len(item.ids), item.truncated) == (2, True)
+    assert not minilm.decode(" " * 2_500_000 + "word", {}).truncated
 
 
 def whole(tokenizer: Any, text: str) -> tuple[list[int], bool]:

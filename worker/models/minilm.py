@@ -20,7 +20,7 @@ from common.errors import ConfigurationError, InvalidInput
 from worker.models.base import Json
 from worker.models.params import refuse_unknown
 from worker.models.requirements import missing_package
-from worker.models.token_window import Tokens, TokenWindow
+from worker.models.token_window import MAX_CHARACTERS, Tokens, TokenWindow
 from worker.models.weights import find_weights
 from worker.transfer import Later, Transfer, open_transfer
 
@@ -58,7 +58,10 @@ class MiniLM:
         self._transfer = Transfer("cpu")
 
     def load(self, spec: ModelSpec, device: str) -> None:
-        """Read tokenizer.json, config.json and model.safetensors from the weights' folder."""
+        """Read tokenizer.json, config.json and model.safetensors from the weights' folder.
+
+        options: max_characters.
+        """
         try:
             from safetensors.torch import load_file
             from tokenizers import Tokenizer
@@ -70,7 +73,8 @@ class MiniLM:
         config = _read_config(folder, spec.name)
         max_tokens = min(_sentence_length(folder), int(config["max_position_embeddings"]))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._window = TokenWindow(tokenizer, max_tokens)
+        max_characters = int(spec.options.get("max_characters", MAX_CHARACTERS))
+        self._window = TokenWindow(tokenizer, max_tokens, max_characters)
         dtype = _dtype(spec.precision)
         tensors = {
             name: tensor.to(device=device, dtype=dtype)

@@ -15,6 +15,8 @@ __all__ = ("TokenWindow", "Tokens")
 
 BLOCK_CHARACTERS = 16_384
 """Tokenised at once: a few milliseconds, and enough to fill most windows."""
+MAX_CHARACTERS = 2_000_000
+"""Most characters tokenised of one text, less blank blocks: under a second of a thread."""
 _LONGEST_WORD = 1_000
 """A word beyond this is unknown to every vocabulary, whatever follows in it."""
 _OVERLONG = "x" * 200
@@ -32,11 +34,14 @@ class Tokens:
 class TokenWindow:
     """A `tokenizers.Tokenizer` and the most tokens its model takes, special ones included."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Any, max_tokens: int, max_characters: int = MAX_CHARACTERS
+    ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
+        self._max_characters = max_characters
         self._begin, self._end = tokenizer.encode("").ids
 
     def tokens(self, text: str) -> Tokens:
@@ -48,23 +53,25 @@ class TokenWindow:
                 return Tokens(ids, truncated=False)
             return Tokens([*ids[: self._max_tokens - 1], self._end], truncated=True)
         room = self._max_tokens - 2
-        found = self._first_tokens(text, room + 1)
-        return Tokens([self._begin, *found[:room], self._end], truncated=len(found) > room)
+        found, at_end = self._first_tokens(text, room + 1)
+        truncated = len(found) > room or not at_end
+        return Tokens([self._begin, *found[:room], self._end], truncated)
 
-    def _first_tokens(self, text: str, enough: int) -> list[int]:
-        """At least this many of its tokens, where it has them; no special ones."""
+    def _first_tokens(self, text: str, enough: int) -> tuple[list[int], bool]:
+        """At least this many of its tokens, where it has them, and whether its end was reached."""
         ids: list[int] = []
-        rest, at = "", 0
-        while at < len(text) and len(ids) < enough:
+        rest, at, read = "", 0, 0
+        while at < len(text) and len(ids) < enough and read < self._max_characters:
             end = _end_of_block(text, at)
             block, at = text[at:end], end
             if block.isspace():
                 block = " "
+            read += len(block)
             whole, rest = self._words(rest + block)
             ids += whole
         if len(ids) < enough and rest:
             ids += self._tokenizer.encode(rest, add_special_tokens=False).ids
-        return ids
+        return ids, at >= len(text)
 
     def _words(self, block: str) -> tuple[list[int], str]:
         """The ids of all its words but the last, and that one, which may go on."""
