@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import InvalidInput, UnsupportedMedia
+from common.errors import InputTooLarge, InvalidInput, UnsupportedMedia
 from common.inputs.checks import check_image, sniff_image
 from tests.models.test_models import DATA, encoded, need
 
@@ -220,6 +220,13 @@ def test_without_libtiff_the_sentence_names_the_compression_and_the_remedy(
     with pytest.raises(UnsupportedMedia, match=r"compressed \(tiff_lzw\).*lanefleet doctor"):
         images.open_image(COMPRESSED["tiff_lzw"])
     assert images.open_image(encoded(Image.fromarray(RGB), "TIFF")).size == (32, 16)
+
+
+def test_huge_tiles_are_too_large_whatever_their_compression() -> None:
+    for compression in (1, 5):
+        content = tiff(b"\0" * 99, 8, 8, t259=(compression,), t322=(60_000,), t323=(60_000,))
+        with pytest.raises(InputTooLarge, match="tiles have more than"):
+            images.open_image(content)
 
 
 def test_a_compression_that_nobody_knows_is_refused_as_such() -> None:

@@ -94,9 +94,14 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _check_tiff(image: Image.Image, max_pixels: int) -> None:
-    """Check its compression and tile sizes: a TIFF of few pixels may declare huge tiles, and memory
+    """Check its tile sizes and compression: a TIFF of few pixels may declare huge tiles, and memory
     is allocated for a whole tile.
     """
+    with _refusals():
+        tags = getattr(image, "tag_v2", {})
+        width, height = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
+    if width * height > max_pixels:
+        raise InputTooLarge(f"the TIFF's tiles have more than the {max_pixels:,} pixels allowed")
     compression = image.info.get("compression", "raw")
     if compression != "raw" and not features.check("libtiff"):
         raise UnsupportedMedia(
@@ -112,10 +117,6 @@ def _check_tiff(image: Image.Image, max_pixels: int) -> None:
         exif = image.getexif()
         for group in TIFF_GROUPS:
             exif.pop(group, None)
-        tags = getattr(image, "tag_v2", {})
-        width, height = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
-    if width * height > max_pixels:
-        raise InputTooLarge(f"the TIFF's tiles have more than the {max_pixels:,} pixels allowed")
 
 
 def upright_size(image: Image.Image) -> Size:

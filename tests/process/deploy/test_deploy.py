@@ -225,6 +225,7 @@ def test_the_fingerprint_changes_with_any_input(tmp_path: Path) -> None:
     second.write_text("two")
     before = bootstrap.fingerprint_of([first, second])
     assert bootstrap.fingerprint_of([first, second]) == before
+    assert bootstrap.fingerprint_of([first, second], True) != before
     second.write_text("three")
     assert bootstrap.fingerprint_of([first, second]) != before
 
