@@ -7,11 +7,11 @@ without importing a model.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from common.errors import ConfigurationError, UnknownModel
+from common.strict_yaml import read_yaml
 
 InputKind = Literal["text", "image", "json"]
 Task = Literal["embed", "classify", "detect"]
@@ -38,6 +39,24 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "text-detect": "worker.models.text_detect:TextDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
 }
+
+
+_TOP_LEVEL = ("models", "aliases")
+
+
+def _naming(name: str) -> str:
+    """What a name must be, with the nearest one that is."""
+    nearest = re.sub(r"[^a-z0-9._@-]+", "-", name.rpartition("/")[2].lower()).strip("-._")
+    hint = f", such as {nearest!r}" if NAME_PATTERN.match(nearest) else ""
+    return (
+        f"a name is 1-64 of a-z 0-9 . _ - and starts with a letter or digit{hint}; "
+        "`@version` may follow"
+    )
+
+
+def _meant(name: object, known: Iterable[str]) -> str:
+    close = get_close_matches(str(name), list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class ModelSpec(BaseModel):
@@ -110,11 +129,18 @@ class ModelSpec(BaseModel):
     @classmethod
     def _name_is_a_queue_name(cls, name: str) -> str:
         if not NAME_PATTERN.match(name):
-            raise ValueError(
-                "a model's name is 1-64 of a-z 0-9 . _ - and starts with a letter or digit; "
-                "`@version` may follow"
-            )
+            raise ValueError(_naming(name))
         return name
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _version_is_text(cls, version: object) -> object:
+        """YAML reads 2 as a number, which is clear, and 1.10 as 1.1, which is not."""
+        if isinstance(version, int) and not isinstance(version, bool):
+            return str(version)
+        if not isinstance(version, str):
+            raise ValueError(f"put it in quotes: YAML reads {version!r} there, which is no text")
+        return version
 
     @field_validator("handler")
     @classmethod
@@ -209,13 +235,17 @@ def load_catalog(path: Path) -> Catalog:
     Raises ConfigurationError with the file, the model and the field.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path)
     except OSError as exc:
         raise ConfigurationError(
             f"cannot read the catalog {path}: {exc.strerror}; set LANEFLEET_CATALOG"
         ) from exc
-    except yaml.YAMLError as exc:
-        raise ConfigurationError(f"{path} is not valid YAML: {exc}") from exc
+    for key in document if isinstance(document, dict) else ():
+        if key not in _TOP_LEVEL:
+            raise ConfigurationError(
+                f"{path}: there is no key {key!r} at the top{_meant(key, _TOP_LEVEL)}; a catalog "
+                "has `models:` and, if wanted, `aliases:`"
+            )
     models = document.get("models") if isinstance(document, dict) else None
     if not isinstance(models, dict) or not models:
         raise ConfigurationError(f"{path}: expected a top-level `models:` with a name each")
@@ -243,12 +273,14 @@ def _parse_aliases(path: Path, aliases: object, specs: Mapping[str, ModelSpec]) 
     if not isinstance(aliases, dict):
         raise ConfigurationError(f"{path}: `aliases:` must map a name to a model's name")
     for alias, target in aliases.items():
-        if not NAME_PATTERN.match(str(alias)) or alias in specs:
+        if not NAME_PATTERN.match(str(alias)):
+            raise ConfigurationError(f"{path}: aliases.{alias}: {_naming(str(alias))}")
+        if str(alias) in specs:
             raise ConfigurationError(
                 f"{path}: aliases.{alias}: choose a name that no model has, such as one without "
                 "its @version"
             )
-        if target not in specs:
+        if str(target) not in specs:
             raise ConfigurationError(
                 f"{path}: aliases.{alias}: there is no model {target!r}; "
                 f"choose from {', '.join(sorted(specs))}"
@@ -259,12 +291,18 @@ def _parse_aliases(path: Path, aliases: object, specs: Mapping[str, ModelSpec]) 
 def _parse_spec(path: Path, name: str, body: object) -> ModelSpec:
     if not isinstance(body, dict):
         raise ConfigurationError(f"{path}: models.{name} must be a mapping of settings")
+    if "name" in body:
+        raise ConfigurationError(f"{path}: models.{name}.name: the key is its name; remove this")
+    fields = {**{str(key): value for key, value in body.items()}, "name": name}
     try:
-        return ModelSpec(name=name, **body)
-    except (ValidationError, TypeError) as exc:
-        detail = exc
-        if isinstance(exc, ValidationError):
-            first = exc.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise ConfigurationError(f"{path}: models.{name}.{field}: {first['msg']}") from exc
-        raise ConfigurationError(f"{path}: models.{name}: {detail}") from exc
+        return ModelSpec.model_validate(fields)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            said = (
+                f"there is no such key{_meant(field, ModelSpec.model_fields)}; see docs/models.md"
+            )
+        where = f"models.{name}.{field}" if field not in ("", "name") else f"models.{name}"
+        raise ConfigurationError(f"{path}: {where}: {said}") from exc

@@ -79,7 +79,10 @@ HEADERS = {
     "jpeglib.h": "libjpeg-dev",
     "zlib.h": "zlib1g-dev",
     "webp/decode.h": "libwebp-dev",
+    "tiffio.h": "libtiff-dev",
 }
+LIBTIFF = "tiffio.h"
+"""The one that it can be built without; then workers refuse compressed TIFFs."""
 INCLUDE_FOLDERS = (Path("/usr/include"), Path("/usr/local/include"))
 
 # Round trips and a resize: a build for another CPU dies here rather than in a worker.
@@ -91,6 +94,14 @@ for kind in ("JPEG", "PNG", "WEBP"):
     Image.new("RGB", (64, 48), "red").resize((32, 24), Image.Resampling.BICUBIC).save(packed, kind)
     Image.open(packed).load()
 print(PIL.__version__)
+"""
+LIBTIFF_CHECK = """
+import io
+from PIL import Image
+for coding in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"):
+    packed = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(packed, "TIFF", compression=coding)
+    Image.open(packed).load()
 """
 
 
@@ -136,9 +147,9 @@ def project_requirement(parts: frozenset[str]) -> str:
     return f".[{extras}]" if extras else "."
 
 
-def fingerprint_of(files: Iterable[Path]) -> str:
-    """Return a digest that changes when any of the files does."""
-    digest = hashlib.sha256()
+def fingerprint_of(files: Iterable[Path], *facts: object) -> str:
+    """Return a digest that changes when any of the files or facts does."""
+    digest = hashlib.sha256(repr(facts).encode())
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
@@ -322,21 +333,41 @@ class Installer(NamedTuple):
 
     def install_pillow_simd(self) -> None:
         """Build pillow-simd for this CPU; raise SetupError where that cannot be done."""
-        version = sysconfig.get_python_version()
-        missing = missing_for_build(Path(sysconfig.get_path("include")), version)
-        if missing:
-            with step(f"build needs: {', '.join(missing)}"):
-                apt_install(missing.values())
+        tiff = self.install_headers()
         avx2 = has_avx2(Path("/proc/cpuinfo").read_text())
         compiler = os.environ.get("CC", "cc") + (" -mavx2" if avx2 else "")
         with step("pillow-simd, AVX2" if avx2 else "pillow-simd"):
             self.keep_only("pillow-simd")
-            env = {"CC": compiler, **self.wheel_cache("avx2" if avx2 else "sse4")}
-            self.pip("install", "--no-binary=pillow-simd", *self.extras["image-simd"], env=env)
+            flavour = ("avx2" if avx2 else "sse4") + ("-tiff" if tiff else "")
+            env = {"CC": compiler, **self.wheel_cache(flavour)}
+            command = ("--no-binary=pillow-simd", *self.extras["image-simd"])
+            self.pip("install", *command, env=env)
+            if tiff and not self.passes(LIBTIFF_CHECK):
+                # Built before libtiff was there; pip sees no reason to build it again.
+                self.pip("install", "--force-reinstall", "--no-deps", *command[:2], env=env)
             self.check_image()
 
+    def install_headers(self) -> bool:
+        """Install what the build of pillow-simd lacks; return whether libtiff is there.
+
+        Raises SetupError where more than that is missing and cannot be installed.
+        """
+        version = sysconfig.get_python_version()
+        missing = missing_for_build(Path(sysconfig.get_path("include")), version)
+        if not missing:
+            return True
+        try:
+            with step(f"build needs: {', '.join(missing)}"):
+                apt_install(missing.values())
+        except SetupError as exc:
+            if set(missing) != {LIBTIFF}:
+                raise
+            print(f"  Without libtiff, so workers refuse compressed TIFFs: {cause_in(str(exc))}")
+            return False
+        return True
+
     def wheel_cache(self, flavour: str) -> dict[str, str]:
-        """Point pip's cache at one folder per CPU flavour.
+        """Point pip's cache at one folder per CPU flavour, with and without libtiff.
 
         pip's own cache knows nothing of compiler flags, and would hand a
         wheel built for AVX2 to a machine without it where homes are shared.
@@ -356,6 +387,13 @@ class Installer(NamedTuple):
     def check_image(self) -> None:
         """Read and write every image format the front accepts."""
         run([str(self.venv / "bin" / "python"), "-c", IMAGE_CHECK])
+
+    def passes(self, check: str) -> bool:
+        """Whether the environment's Python runs this source without an error."""
+        with contextlib.suppress(SetupError):
+            run([str(self.venv / "bin" / "python"), "-c", check])
+            return True
+        return False
 
     def install(self, parts: frozenset[str]) -> None:
         """Install the parts; images come last, so that nothing puts Pillow over pillow-simd."""
@@ -389,11 +427,18 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def current_fingerprint(pyproject: Path) -> str:
+    """Return the digest of what .venv is made from; libtiff coming makes it anew."""
+    include = Path(sysconfig.get_path("include"))
+    lacks_tiff = LIBTIFF in missing_for_build(include, sysconfig.get_python_version())
+    return fingerprint_of([pyproject, Path(__file__)], lacks_tiff)
+
+
 def set_up(venv: Path, options: argparse.Namespace, torch_index: str) -> None:
     """Bring .venv up to date with the options, doing nothing when it is."""
     stamp_file = venv / "lanefleet-stamp.json"
     pyproject = ROOT / "pyproject.toml"
-    fingerprint = fingerprint_of([pyproject, Path(__file__)])
+    fingerprint = current_fingerprint(pyproject)
     parts = parts_of(options.profiles, options.extras)
     stamp = Stamp.read(stamp_file)
     usable = reason_to_remake(venv, sysconfig.get_python_version()) is None
@@ -413,7 +458,7 @@ def set_up(venv: Path, options: argparse.Namespace, torch_index: str) -> None:
     parts |= stamp.parts
     Stamp("", parts).write(stamp_file)
     installer.install(parts)
-    Stamp(fingerprint, parts).write(stamp_file)
+    Stamp(current_fingerprint(pyproject), parts).write(stamp_file)
     print(f"{venv.name} is ready after {time.monotonic() - started:.0f} s")
 
 

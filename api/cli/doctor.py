@@ -60,9 +60,7 @@ def examine(settings: Settings) -> Report:
         for name, found in packages.items()
         if found is None
     }
-    images = _image_library()
-    if images == "none":
-        missing["Pillow"] = "pip install -e '.[image]'"
+    missing |= _missing_images()
     missing |= _missing_weights(settings)
     server = _redis(settings)
     if not server["reachable"] and not server["can_start"]:
@@ -74,7 +72,7 @@ def examine(settings: Settings) -> Report:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
         packages=packages,
-        images=images,
+        images=_image_library(),
         devices=_devices(),
         redis=server,
         settings=_settings_table(settings),
@@ -98,7 +96,17 @@ def _image_library() -> str:
     simd = ".post" in PIL.__version__
     turbo = features.check_feature("libjpeg_turbo")
     jpeg = "libjpeg-turbo" if turbo else "libjpeg"
-    return f"{'pillow-simd' if simd else 'Pillow'} {PIL.__version__}, {jpeg}"
+    tiff = ", libtiff" if features.check("libtiff") else ""
+    return f"{'pillow-simd' if simd else 'Pillow'} {PIL.__version__}, {jpeg}{tiff}"
+
+
+def _missing_images() -> dict[str, str]:
+    images = _image_library()
+    if images == "none":
+        return {"Pillow": "pip install -e '.[image]'"}
+    if not images.endswith(", libtiff"):
+        return {"libtiff, for compressed TIFFs": "apt-get install libtiff-dev, then make setup"}
+    return {}
 
 
 def _missing_weights(settings: Settings) -> dict[str, str]:

@@ -21,7 +21,6 @@ from starlette.types import Scope
 from api.http.problems import Problem
 from api.http.request_context import CURRENT
 from api.http.strict_json import loads_strict
-from common.inputs.checks import IMAGE_TYPES, sniff_image
 
 FORM = "multipart/form-data"
 
@@ -233,27 +232,6 @@ def parse_json(body: bytes) -> Any:
             f"the body is not valid JSON ({exc}); NaN and Infinity are not JSON either",
         ) from exc
 
-
-def check_label(label: str | None, payload: bytes) -> None:
-    """Raise a 415 problem for an image labelled as another format than that of its bytes.
-
-    A proxy or a scanner that checked it by its label has checked for the wrong format.
-    """
-    said = (label or "").partition(";")[0].strip().lower()
-    said = _OTHER_NAMES.get(said, said)
-    found = sniff_image(payload)
-    if found is not None and found != said and said in IMAGE_TYPES:
-        detail = f"the file is labelled {said} and is {found}; label it as what it is"
-        raise Problem(415, "mislabelled_image", detail)
-
-
-_OTHER_NAMES = {
-    "image/jpg": "image/jpeg",
-    "image/pjpeg": "image/jpeg",
-    "image/x-png": "image/png",
-    "image/x-ms-bmp": "image/bmp",
-    "image/x-bmp": "image/bmp",
-}
 
 RAW_TYPES = ("application/octet-stream", "text/plain")
 RAW_BODIES: dict[str, Any] = {

@@ -18,8 +18,12 @@ import orjson
 MAX_DEPTH = 100
 """orjson writes no more than 254 levels, and a message wraps the input in a few."""
 MAX_VALUES = 500_000
-"""Commas, braces and brackets. Each may mean a value of 70 bytes in memory, so a body
-of 32 MB could otherwise become gigabytes."""
+"""Commas, braces and brackets outside of strings. Each may mean a value of 70 bytes in memory, so
+a body of 32 MB could otherwise become gigabytes."""
+_MAX_QUOTES = 4 * (MAX_VALUES + 1)
+"""Those of a key and a string for each."""
+_OTHERS = bytes(set(range(256)) - set(b'",[{'))
+_SLICE_BYTES = 1 << 20
 
 _CONTAINERS = frozenset((dict, list))
 
@@ -33,7 +37,7 @@ def loads_strict(body: bytes) -> Any:
 
     Most jobs take 0.5 us more than
     by orjson alone."""
-    if len(body) > MAX_VALUES and sum(map(body.count, b",[{")) > MAX_VALUES:
+    if len(body) > MAX_VALUES and _has_too_many_values(body):
         raise NotStrictJson(
             f"more than {MAX_VALUES} commas, braces and brackets; send large inputs as a file"
         )
@@ -44,6 +48,26 @@ def loads_strict(body: bytes) -> Any:
     if colons != _keys_in(document):
         _PAIRS.decode(body.decode())
     return document
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Count outside of strings, in few passes of C: at most 0.2 s for 32 MB (Zen 3)."""
+    if len(body.translate(None, _OTHERS)) - body.count(b'"') <= MAX_VALUES:
+        return False
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if body.count(b'"') > _MAX_QUOTES:
+        return True
+    # Two quotes side by side change nothing about what lies inside and outside.
+    marks = body.translate(None, _OTHERS).replace(b'""', b"")
+    values, inside = 0, 0
+    for at in range(0, len(marks), _SLICE_BYTES):
+        pieces = marks[at : at + _SLICE_BYTES].split(b'"')
+        values += sum(map(len, pieces[inside::2]))
+        inside ^= (len(pieces) - 1) & 1
+        if values > MAX_VALUES:
+            return True
+    return False
 
 
 def _keys_in(document: Any) -> int:

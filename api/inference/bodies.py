@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from starlette.datastructures import FormData, UploadFile
 
-from api.http.bodies import FORM, Body, check_label, is_json, parse_json
+from api.http.bodies import FORM, Body, is_json, parse_json
 from api.http.request_errors import InvalidRequest
 from api.inference.task_run import FetchedFrom
 
@@ -28,15 +28,13 @@ class TaskBody(NamedTuple):
 
 
 async def task_of(body: Body) -> TaskBody:
-    """The body's fields and inputs. Raises 400 and 415 problems, and InvalidRequest."""
+    """The body's fields and inputs. Raises 400 problems, and InvalidRequest."""
     media_type = body.media_type
     if is_json(media_type):
         return _from_json(body.json(), len(body.data))
     if media_type == FORM:
         return await _from_form(await body.form(MAX_FILES, MAX_FIELDS), body.query())
-    fields = _fields(body.query())
-    check_label(media_type, body.data)
-    return TaskBody(fields, [body.data])
+    return TaskBody(_fields(body.query()), [body.data])
 
 
 def _from_json(document: Any, sent_bytes: int) -> TaskBody:
@@ -58,8 +56,6 @@ async def _from_form(form: FormData, query: Mapping[str, str]) -> TaskBody:
         raise InvalidRequest("send each file in a part named `file`")
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
     payloads = [await one.read() for one in uploads]
-    for upload, payload in zip(uploads, payloads, strict=True):
-        check_label(upload.content_type, payload)
     return TaskBody(_fields({**query, **texts}), payloads)
 
 

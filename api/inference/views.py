@@ -42,6 +42,7 @@ class EmbedItem(TaskItem):
     embedding: list[float] | None = None
     dimensions: int | None = None
     tokens: int | None = Field(None, description="Tokens the model read of it.")
+    truncated: bool | None = Field(None, description="Whether there were more than it reads.")
 
 
 class EmbedAnswer(BaseModel):
@@ -84,6 +85,8 @@ class DetectItem(TaskItem):
     boxes: list[Box] | None = None
     width: int | None = None
     height: int | None = None
+    scale: float | None = Field(None, description="Pixels looked at per pixel of the picture.")
+    tiles: int | None = Field(None, description="Parts in which a long picture was looked at.")
 
 
 class DetectAnswer(BaseModel):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from starlette.datastructures import UploadFile
 
-from api.http.bodies import FORM, Body, check_label, is_json, parse_json
+from api.http.bodies import FORM, Body, is_json, parse_json
 from api.http.request_errors import InvalidRequest
 from api.jobs.request import JobRequest, job_request
 
@@ -35,7 +35,7 @@ class SentJob(NamedTuple):
 
 
 async def job_of(body: Body) -> SentJob:
-    """Parse the body as a job; raises 400 and 415 problems, and InvalidRequest."""
+    """Parse the body as a job; raises 400 problems, and InvalidRequest."""
     media_type = body.media_type
     if is_json(media_type):
         return SentJob(job_request(body.json()), None, len(body.data))
@@ -49,16 +49,12 @@ async def _from_form(body: Body) -> SentJob:
         raise InvalidRequest("send the file in a part named `file`")
     fields = {name: value for name, value in form.items() if isinstance(value, str)}
     payload = await upload.read()
-    request = _with_params(fields)
-    check_label(upload.content_type, payload)
-    return SentJob(request, payload)
+    return SentJob(_with_params(fields), payload)
 
 
 async def _from_bytes(body: Body) -> SentJob:
     """Take the job's fields from the query and its input from the body."""
-    request = _with_params(body.query())
-    check_label(body.content_type, body.data)
-    return SentJob(request, body.data)
+    return SentJob(_with_params(body.query()), body.data)
 
 
 def _with_params(fields: dict[str, Any]) -> JobRequest:

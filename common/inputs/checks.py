@@ -8,7 +8,6 @@ An input that a worker fetched from a URL is treated as such bytes.
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode, b64encode
 from typing import Any
 
@@ -37,7 +36,11 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"BM", "image/bmp"),
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
+    (b"II+\x00", "image/tiff"),  # BigTIFF
+    (b"MM\x00+", "image/tiff"),
 )
+
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 IMAGE_TYPES = frozenset(kind for _, kind in _MAGIC) | {"image/webp"}
 
@@ -109,8 +112,8 @@ def _check_pixels(payload: bytes, media_type: str) -> None:
         )
     if media_type == "image/gif" and frames_beyond(payload):
         raise InputTooLarge(
-            f"the GIF has more than {MAX_FRAMES:,} frames, of which only the first would be "
-            "looked at; send that one"
+            f"the GIF has more than {MAX_FRAMES:,} frames, or its data in many more blocks than it "
+            "needs; only the first would be looked at, so send that one"
         )
 
 
@@ -150,11 +153,18 @@ def _image_bytes(value: Any) -> bytes:
             'this model takes an image: "input" must be {"image": "<base64>"}, '
             "or send the file as multipart/form-data"
         )
-    if encoded.startswith("data:"):
+    if encoded[:64].lstrip()[:5].lower() == "data:":
         encoded = encoded.partition(",")[2]
     try:
         return b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as exc:
+    except ValueError:
+        pass
+    try:
+        # What mailers, browsers and URLs make of it: lines, the other two letters, no padding.
+        # As bytes: splitting a text of blanks would make an object for each.
+        plain = encoded.encode("ascii").translate(_URL_SAFE, b" \t\r\n\v\f").rstrip(b"=")
+        return b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except ValueError as exc:
         raise InvalidInput(f'"input.image" is not valid base64: {exc}') from exc
 
 

@@ -19,6 +19,8 @@ MAX_FRAMES = 1_000
 
 _MAX_STEPS = 100_000
 """Most blocks or segments read in one file, which bounds the reader's time."""
+_MAX_SUB_BLOCKS = 250_000
+"""Most sub-blocks of a GIF, of 255 bytes in all sane ones: 20 ms; one-byte blocks took 1 s."""
 _PLAIN_MARKERS = frozenset((0x01, *range(0xD0, 0xDA)))
 """JPEG markers without a length."""
 _NOT_FRAMES = frozenset((0xC4, 0xC8, 0xCC))
@@ -36,7 +38,7 @@ def size_of(payload: bytes, media_type: str) -> tuple[int, int] | None:
 
 def frames_beyond(payload: bytes, limit: int = MAX_FRAMES) -> bool:
     """Whether a GIF has more frames than this, or too many blocks to count them."""
-    frames, at = 0, 13
+    frames, at, left = 0, 13, _MAX_SUB_BLOCKS
     try:
         at += _colour_table(payload[10])
         for _ in range(_MAX_STEPS):
@@ -50,8 +52,11 @@ def frames_beyond(payload: bytes, limit: int = MAX_FRAMES) -> bool:
                 at += 2
             else:
                 return False  # the trailer, or not a valid block
-            while length := payload[at]:
+            while (length := payload[at]) and left:
                 at += 1 + length
+                left -= 1
+            if not left:
+                return True
             at += 1
     except IndexError:
         return False

@@ -7,7 +7,9 @@ refused by the section that contains both.
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+import os
+
+from pydantic import AliasChoices, ValidationError
 
 from common.errors import ConfigurationError
 from common.settings.base import (
@@ -17,6 +19,7 @@ from common.settings.base import (
     Ports,
     Section,
 )
+from common.settings.environment import refuse_unknown_names
 from common.settings.http import DEFAULT_LIST_MAX, FrontSettings, HttpSettings
 from common.settings.infrastructure import (
     CacheSettings,
@@ -77,6 +80,7 @@ class Settings(
 
 def load_settings(**overrides: object) -> Settings:
     """Read the environment; raise ConfigurationError with one line that names the field."""
+    refuse_unknown_names(os.environ, _names())
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as exc:
@@ -85,3 +89,13 @@ def load_settings(**overrides: object) -> Settings:
         where = f"{ENV_PREFIX}{field.upper().removeprefix(ENV_PREFIX)}" if field else "settings"
         said = first["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"{where}: {said}") from exc
+
+
+def _names() -> frozenset[str]:
+    """Every environment name that is read."""
+    names = set()
+    for field, about in Settings.model_fields.items():
+        names.add(f"{ENV_PREFIX}{field.upper()}")
+        if isinstance(about.validation_alias, AliasChoices):
+            names.update(map(str, about.validation_alias.choices))
+    return frozenset(names)

@@ -47,16 +47,6 @@ SMALL: dict[str, bytes] = {
     "a million objects": post("/v1/jobs", JSON, job(b"[" + b"{}," * 1_000_000 + b"0]")),
     "half a surrogate": post("/v1/jobs", JSON, job(b'"\\ud800"')),
     "no UTF-8": post("/v1/jobs", JSON, job(b'"\xff\xfe"')),
-    "PNG labelled JPEG": post(
-        "/v1/jobs?model=text-detect", "image/jpeg", (DATA / "sign.png").read_bytes()
-    ),
-    "PNG labelled JPEG in a form": post(
-        "/v1/jobs",
-        "multipart/form-data; boundary=x",
-        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\ntext-detect\r\n'
-        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n'
-        b"Content-Type: image/jpeg\r\n\r\n" + (DATA / "sign.png").read_bytes() + b"\r\n--x--\r\n",
-    ),
     "pickle": post("/v1/jobs", "application/x-python-serialize", b"\x80\x04K\x01."),
     "a charset that is a codec": post(
         "/v1/jobs",

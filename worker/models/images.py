@@ -3,8 +3,8 @@
 The size is read from the header and checked before anything is decoded, so that a small file
 cannot exhaust the memory. JPEGs are decoded at a reduced scale where the model needs less: 4-5
 times faster on large photos. Of an animation only the first frame is read. A file's name and
-declared type are ignored: its format is detected from its first bytes. Uses only Pillow calls
-that pillow-simd has too.
+declared type are ignored: its format is detected from its first bytes. Metadata that cannot be
+read costs nothing but its orientation. Uses only Pillow calls that pillow-simd has too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from common.errors import FleetError, InputTooLarge, InvalidInput, UnsupportedMedia
+from common.inputs.checks import sniff_image
 from common.inputs.image_headers import MAX_PIXELS
+from worker.models.colours import as_rgb, read_ycbcr_as_such
+from worker.models.metadata import bare_jpeg, bare_png
 
 __all__ = (
     "MAX_PIXELS",
     "centre_crop",
     "decode_rgb",
     "example_jpeg",
-    "letterbox",
     "load_rgb",
     "normalise",
     "open_image",
@@ -40,6 +42,8 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF") + (("WEBP",) if features.check("
 """A pillow-simd built where libwebp's headers were missing reads no WebP."""
 EXIF_ORIENTATION = 0x0112
 TILE_WIDTH, TILE_LENGTH = 322, 323
+TIFF_GROUPS = (34665, 34853, 40965)
+"""Tags that lead to more of them: EXIF, GPS, interoperability."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,29 +71,52 @@ def open_image(content: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header and refuse what is not an image or is too large; decodes nothing."""
     if not isinstance(content, bytes) or not content:
         raise InvalidInput("expected the bytes of an encoded image, and there are none")
-    with _refusals():
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    with _refusals(content):
+        image = _opened(content)
     width, height = image.size
     if width * height > max_pixels:
         raise InputTooLarge(
             f"the image is {width} x {height}, more than the {max_pixels:,} pixels "
             "allowed here; send a smaller one"
         )
-    _check_tiles(image, max_pixels)
+    if image.format == "TIFF":
+        _check_tiff(image, max_pixels)
     return image
 
 
-def _check_tiles(image: Image.Image, max_pixels: int) -> None:
-    """Check tile sizes: a TIFF of few pixels may declare huge tiles, and memory is allocated for a
-    whole tile.
+def _opened(content: bytes) -> Image.Image:
+    if sniff_image(content) != "image/jpeg":
+        return Image.open(io.BytesIO(bare_png(content)), formats=FORMATS)
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
+    except Exception:  # noqa: BLE001 - its metadata may be all that is wrong; if not, this raises again
+        return Image.open(io.BytesIO(bare_jpeg(content)), formats=FORMATS)
+
+
+def _check_tiff(image: Image.Image, max_pixels: int) -> None:
+    """Check its tile sizes and compression: a TIFF of few pixels may declare huge tiles, and memory
+    is allocated for a whole tile.
     """
-    if image.format != "TIFF":
-        return
     with _refusals():
         tags = getattr(image, "tag_v2", {})
         width, height = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
     if width * height > max_pixels:
         raise InputTooLarge(f"the TIFF's tiles have more than the {max_pixels:,} pixels allowed")
+    compression = image.info.get("compression", "raw")
+    if compression != "raw" and not features.check("libtiff"):
+        raise UnsupportedMedia(
+            f"the TIFF is compressed ({compression}), and this worker's imaging library was built "
+            "without libtiff; send it uncompressed or as PNG, or have the worker's operator "
+            "install libtiff (lanefleet doctor says how)"
+        )
+    with _refusals():
+        read_ycbcr_as_such(image)
+        # Pillow reads these as it decodes, and refuses the picture where they are broken; and it
+        # would turn it by what XMP says, which it did not count in for the size.
+        image.info.pop("xmp", None)
+        exif = image.getexif()
+        for group in TIFF_GROUPS:
+            exif.pop(group, None)
 
 
 def upright_size(image: Image.Image) -> Size:
@@ -105,34 +132,25 @@ def load_rgb(image: Image.Image, target: Size | None = None) -> Image.Image:
         if target is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, target[::-1] if orientation >= 5 else target)
         image.load()
-        rgb = _as_rgb(image)
+        rgb = as_rgb(image)
         return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
 
 
 def _orientation(image: Image.Image) -> int:
-    with _refusals():
+    """How the picture lies; 1, upright, where its metadata cannot be read."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns it as it decodes, and tells the turned size before
+    try:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    return orientation if orientation in UPRIGHT else 1
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey to white instead of scaling it.
-        grey = np.clip(np.asarray(image), 0, 65_535) // 256
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise UnsupportedMedia("floating-point images have no agreed range; send 8 or 16 bits")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        # White, for dark writing on a transparent ground is the common case.
-        flat = Image.new("RGB", rgba.size, "white")
-        flat.paste(rgba, mask=rgba.getchannel("A"))
-        return flat
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return orientation if orientation in UPRIGHT else 1
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - the pixels are good, whatever was wrong beside them
+        return 1
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _refusals(content: bytes = b"") -> Iterator[None]:
     """Turn what Pillow raises over bad bytes into a sentence for the client.
 
     Its decoders raise a dozen unrelated types (OSError, SyntaxError,
@@ -142,14 +160,38 @@ def _refusals() -> Iterator[None]:
         yield
     except (FleetError, MemoryError):
         raise
-    except UnidentifiedImageError as exc:
-        raise UnsupportedMedia(
-            f"the input is not an image that can be read here; send one of {', '.join(FORMATS)}"
-        ) from exc
+    except (UnidentifiedImageError, KeyError) as exc:
+        raise _unsupported(content, exc) from exc
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise InputTooLarge(f"the image has too many pixels; send a smaller one: {exc}") from exc
+    except ImportError as exc:
+        # Its text names folders of this machine.
+        raise UnsupportedMedia(
+            "this worker's imaging library was built without what this picture's colours need; "
+            "send RGB or grey"
+        ) from exc
     except Exception as exc:
-        raise InvalidInput(f"the image is truncated or corrupt: {exc}") from exc
+        raise InvalidInput(f"the image is truncated or corrupt: {_without_paths(exc)}") from exc
+
+
+def _unsupported(content: bytes, exc: Exception) -> InvalidInput:
+    """For what Pillow does not know; a KeyError at opening is a TIFF's unknown compression."""
+    if sniff_image(content) == "image/tiff":
+        return UnsupportedMedia(
+            "TIFFs of this kind of pixels or compression are not read here; send 8 bits a "
+            "sample, as RGB or grey, or a PNG"
+        )
+    if isinstance(exc, KeyError):
+        return InvalidInput(f"the image is truncated or corrupt: {_without_paths(exc)}")
+    return UnsupportedMedia(
+        f"the input is not an image that can be read here; send one of {', '.join(FORMATS)}"
+    )
+
+
+def _without_paths(exc: Exception) -> str:
+    """What it says, less what might name folders of this machine."""
+    said = str(exc)[:200]
+    return type(exc).__name__ if "/" in said or "\\" in said else said
 
 
 def centre_crop(image: Image.Image, *, shorter_side: int, crop: int) -> Pixels:
@@ -165,19 +207,6 @@ def centre_crop(image: Image.Image, *, shorter_side: int, crop: int) -> Pixels:
         (crop, crop), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
     )
     return np.asarray(square)
-
-
-def letterbox(image: Image.Image, canvas: Size, fill: tuple[int, int, int]) -> Pixels:
-    """Scale to fit the top left of a canvas of width x height, the rest filled."""
-    scale = min(canvas[0] / image.width, canvas[1] / image.height)
-    fitted = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
-        Image.Resampling.BICUBIC,
-        reducing_gap=2.0,
-    )
-    board = Image.new("RGB", canvas, fill)
-    board.paste(fitted)
-    return np.asarray(board)
 
 
 def normalise(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:

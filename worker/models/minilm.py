@@ -20,6 +20,7 @@ from common.errors import ConfigurationError, InvalidInput
 from worker.models.base import Json
 from worker.models.params import refuse_unknown
 from worker.models.requirements import missing_package
+from worker.models.token_window import MAX_CHARACTERS, Tokens, TokenWindow
 from worker.models.weights import find_weights
 from worker.transfer import Later, Transfer, open_transfer
 
@@ -31,21 +32,18 @@ if TYPE_CHECKING:
 __all__ = ("MiniLM",)
 
 DEFAULT_MAX_TOKENS = 256
-CHARACTERS_PER_TOKEN = 256
-"""Text beyond max_tokens times this is not even tokenised, so that a book costs no more."""
 EXAMPLE = (
     "A sentence of about twenty words, as long as most that come, is what this model embeds best."
 )
 
-TokenIds = list[int]
-
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """One sentence's vector of unit length and its number of tokens."""
+    """One sentence's vector of unit length, and what of it the model looked at."""
 
     vector: NDArray[np.float32]
     tokens: int
+    truncated: bool
 
 
 class MiniLM:
@@ -55,13 +53,15 @@ class MiniLM:
     """Tokens are packed, see `bert.py`."""
 
     def __init__(self) -> None:
-        self._tokenizer: Any = None
+        self._window: TokenWindow | None = None
         self._network: Bert | None = None
-        self._max_tokens = DEFAULT_MAX_TOKENS
         self._transfer = Transfer("cpu")
 
     def load(self, spec: ModelSpec, device: str) -> None:
-        """Read tokenizer.json, config.json and model.safetensors from the weights' folder."""
+        """Read tokenizer.json, config.json and model.safetensors from the weights' folder.
+
+        options: max_characters.
+        """
         try:
             from safetensors.torch import load_file
             from tokenizers import Tokenizer
@@ -71,10 +71,10 @@ class MiniLM:
             raise missing_package(spec.name, exc) from exc
         folder = find_weights(spec.weights)
         config = _read_config(folder, spec.name)
-        self._max_tokens = min(_sentence_length(folder), int(config["max_position_embeddings"]))
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self._max_tokens)
+        max_tokens = min(_sentence_length(folder), int(config["max_position_embeddings"]))
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        max_characters = int(spec.options.get("max_characters", MAX_CHARACTERS))
+        self._window = TokenWindow(tokenizer, max_tokens, max_characters)
         dtype = _dtype(spec.precision)
         tensors = {
             name: tensor.to(device=device, dtype=dtype)
@@ -88,35 +88,33 @@ class MiniLM:
                 f"models.{spec.name}.weights: {folder}/model.safetensors lacks {exc}"
             ) from exc
 
-    def decode(self, value: Any, params: Mapping[str, Any]) -> TokenIds:
+    def decode(self, value: Any, params: Mapping[str, Any]) -> Tokens:
         """Token ids of one text, cut to the model's length; an empty text is legal."""
+        assert self._window is not None
         if not isinstance(value, str):
             raise InvalidInput("expected one text (a string) per job")
         refuse_unknown(params, ())
-        text = value[: self._max_tokens * CHARACTERS_PER_TOKEN]
         try:
-            text.encode()  # The tokenizer calls half a surrogate pair "not a str".
+            value.encode()  # The tokenizer calls half a surrogate pair "not a str".
         except UnicodeEncodeError as exc:
             raise InvalidInput(f"the text is not valid Unicode: {exc.reason}") from exc
-        # Unlike `encode` it releases the interpreter's lock, and is faster.
-        ids: TokenIds = self._tokenizer.encode_batch_fast([text])[0].ids
-        return ids
+        return self._window.tokens(value)
 
-    def cost(self, item: TokenIds) -> float:
+    def cost(self, item: Tokens) -> float:
         """Its tokens."""
-        return float(len(item))
+        return float(len(item.ids))
 
-    def infer(self, items: Sequence[TokenIds]) -> Sequence[Embedding] | Later:
+    def infer(self, items: Sequence[Tokens]) -> Sequence[Embedding] | Later:
         """Embed a batch; sentences of unlike length cost no more together than apart."""
         import torch
 
         assert self._network is not None
         with torch.inference_mode():
-            means = self._network.mean_states(items)
+            means = self._network.mean_states([item.ids for item in items])
             return self._transfer.get(
                 torch.nn.functional.normalize(means, dim=1),
                 lambda vectors: [
-                    Embedding(vector, len(item))
+                    Embedding(vector, len(item.ids), item.truncated)
                     for vector, item in zip(vectors, items, strict=True)
                 ],
             )
@@ -124,7 +122,12 @@ class MiniLM:
     def encode(self, output: Embedding) -> Json:
         """Eight decimals: all that fp32 holds here, in half the bytes of a full double."""
         vector = output.vector.astype(np.float64).round(8).tolist()
-        return {"embedding": vector, "dimensions": len(vector), "tokens": output.tokens}
+        return {
+            "embedding": vector,
+            "dimensions": len(vector),
+            "tokens": output.tokens,
+            "truncated": output.truncated,
+        }
 
     def example(self) -> str:
         """A sentence, to warm up with."""

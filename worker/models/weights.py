@@ -13,17 +13,24 @@ from typing import Any
 
 from common.errors import ConfigurationError
 
-__all__ = ("RANDOM", "find_weights", "located", "quiet_loading")
+__all__ = ("RANDOM", "find_weights", "located", "quiet_loading", "set_base")
 
 RANDOM = "random"
 """Weights made up on the spot: shows the plumbing, never the picture."""
 
 PACKAGE_PREFIX = "package:"
+_base = Path()
 _found: dict[str, Path] = {}
 """Paths found in this process, so that a hub is queried once."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 HUB_FILES = ("*.json", "*.txt", "*.safetensors")
 """All that is fetched from a hub: no pickles, no code."""
+
+
+def set_base(folder: Path) -> None:
+    """Let relative paths begin at this folder, the catalog's; called before any model loads."""
+    global _base
+    _base = folder
 
 
 def find_weights(weights: str) -> Path:
@@ -42,8 +49,13 @@ def located(weights: str) -> Path | None:
         return found
     if weights.startswith(PACKAGE_PREFIX):
         return _inside_package(weights.removeprefix(PACKAGE_PREFIX))
+    return None if weights in (RANDOM, "none") else _local(weights)
+
+
+def _local(weights: str) -> Path | None:
+    """A path of the catalog's folder, else of the working directory."""
     path = Path(weights).expanduser()
-    return path if weights not in (RANDOM, "none") and path.exists() else None
+    return next((one for one in (_base / path, path) if one.exists()), None)
 
 
 def _find(weights: str) -> Path:
@@ -54,12 +66,13 @@ def _find(weights: str) -> Path:
         )
     if weights.startswith(PACKAGE_PREFIX):
         return _inside_package(weights.removeprefix(PACKAGE_PREFIX))
-    path = Path(weights).expanduser()
-    if path.exists():
+    if (path := _local(weights)) is not None:
         return path
     if HUB_ID.match(weights):
         return _fetched_from_hub(weights)
-    raise ConfigurationError(f"weights: there is no file or folder {weights}")
+    raise ConfigurationError(
+        f"weights: there is no file or folder {weights}{_where_looked(weights)}"
+    )
 
 
 def _inside_package(reference: str) -> Path:
@@ -90,15 +103,22 @@ def _fetched_from_hub(hub_id: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as exc:
         raise ConfigurationError(
-            f"weights: {hub_id} is neither a path nor, without huggingface_hub, "
-            "a hub id; install it with: pip install '.[torch]'"
+            f"weights: {hub_id} is neither a path{_where_looked(hub_id)} nor, without "
+            "huggingface_hub, a hub id; install it with: pip install '.[torch]'"
         ) from exc
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
     except Exception as exc:
         raise ConfigurationError(
-            f"weights: {hub_id} is no path here and could not be fetched from the hub: {exc}"
+            f"weights: {hub_id} is no path{_where_looked(hub_id)} and could not be fetched from "
+            f"the hub: {exc}"
         ) from exc
+
+
+def _where_looked(weights: str) -> str:
+    if Path(weights).expanduser().is_absolute():
+        return ""
+    return f" in {_base.absolute()}, the catalog's folder, nor in {Path.cwd()}"
 
 
 def quiet_loading() -> None:

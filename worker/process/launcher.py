@@ -24,6 +24,7 @@ from worker.celery_integration.continuations import Continuations
 from worker.celery_integration.revoked_stamps import RevokedStamps
 from worker.devices.placement import name_inside
 from worker.engine import Engine
+from worker.models.weights import set_base
 from worker.observability.view import EventCounts
 from worker.pipeline.finisher import Listener
 from worker.process.celery_log import quieten
@@ -39,6 +40,7 @@ def run_worker(
     # interval of 5 ms for the interpreter lock would dominate latency.
     sys.setswitchinterval(0.001)
     catalog = load_catalog(settings.catalog).subset(settings.models)
+    set_base(settings.catalog.parent)
     blobs = open_blobs(settings.blob_url)
     redis = obtain_redis(settings)
     try:

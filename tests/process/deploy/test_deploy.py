@@ -165,14 +165,17 @@ def test_missing_build_needs_are_named_with_their_debian_packages(tmp_path: Path
         "jpeglib.h": "libjpeg-dev",
         "zlib.h": "zlib1g-dev",
         "webp/decode.h": "libwebp-dev",
+        "tiffio.h": "libtiff-dev",
     }
 
 
 def test_nothing_is_missing_once_compiler_and_headers_are_there(tmp_path: Path) -> None:
     (tmp_path / "webp").mkdir()
     (tmp_path / "x86_64-linux-gnu").mkdir()
-    for header in ("Python.h", "zlib.h", "webp/decode.h", "x86_64-linux-gnu/jpeglib.h"):
+    for header in ("Python.h", "zlib.h", "webp/decode.h"):
         (tmp_path / header).touch()
+    for header in ("jpeglib.h", "tiffio.h"):
+        (tmp_path / "x86_64-linux-gnu" / header).touch()
     assert bootstrap.missing_for_build(tmp_path, "3.12", [tmp_path], lambda _: "/usr/bin/cc") == {}
 
 
@@ -222,6 +225,7 @@ def test_the_fingerprint_changes_with_any_input(tmp_path: Path) -> None:
     second.write_text("two")
     before = bootstrap.fingerprint_of([first, second])
     assert bootstrap.fingerprint_of([first, second]) == before
+    assert bootstrap.fingerprint_of([first, second], True) != before
     second.write_text("three")
     assert bootstrap.fingerprint_of([first, second]) != before
 
@@ -299,6 +303,12 @@ class RecordingInstaller(bootstrap.Installer):
     def check_image(self) -> None:
         pass
 
+    def wheel_cache(self, flavour: str) -> dict[str, str]:
+        return {}
+
+    def passes(self, check: str) -> bool:
+        return check not in self.extras.get("failing", [])
+
 
 def recording_installer(**there: list[str]) -> RecordingInstaller:
     extras = {"image": ["pillow>=11"], "image-simd": ["pillow-simd>=9.5"], **there}
@@ -338,6 +348,42 @@ def test_pillow_never_stays_beside_pillow_simd(there: list[str], removed: list[s
     installer = recording_installer(there=there)
     installer.keep_only("pillow-simd")
     assert installer.extras.get("commands", []) == removed
+
+
+def build_pillow_simd(
+    monkeypatch: pytest.MonkeyPatch, missing: dict[str, str], **there: list[str]
+) -> list[str]:
+    """Let the installer build it where only root may install packages; the commands of pip."""
+    monkeypatch.setattr(bootstrap, "missing_for_build", lambda *_: missing)
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 1000)
+    installer = recording_installer(**there)
+    installer.install_pillow_simd()
+    return installer.extras["commands"]
+
+
+def test_pillow_simd_is_built_without_libtiff_where_that_cannot_be_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = {"tiffio.h": "libtiff-dev"}
+    commands = build_pillow_simd(monkeypatch, missing, failing=[bootstrap.LIBTIFF_CHECK])
+    assert commands == ["install --no-binary=pillow-simd pillow-simd>=9.5"]
+    said = capsys.readouterr().out
+    assert "workers refuse compressed TIFFs: missing here; on Debian: apt-get install" in said
+    with pytest.raises(bootstrap.SetupError, match="libjpeg-dev libtiff-dev"):
+        build_pillow_simd(monkeypatch, {"jpeglib.h": "libjpeg-dev", **missing})
+
+
+def test_pillow_simd_is_built_again_once_libtiff_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = "install --no-binary=pillow-simd pillow-simd>=9.5"
+    assert build_pillow_simd(monkeypatch, {}) == [plain]
+    again = build_pillow_simd(monkeypatch, {}, failing=[bootstrap.LIBTIFF_CHECK])
+    assert again == [plain, plain.replace("install", "install --force-reinstall --no-deps", 1)]
+
+
+def test_an_image_has_the_libraries_that_pillow_simd_is_linked_with() -> None:
+    installed = " ".join(word for line in dockerfile_lines("Dockerfile.worker") for word in line)
+    for package in ("libjpeg62-turbo", "libtiff6", "libwebp7", "zlib1g"):
+        assert f" {package} " in installed
 
 
 def test_the_image_check_passes_with_what_is_installed() -> None:

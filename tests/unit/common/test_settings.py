@@ -51,3 +51,40 @@ def test_what_cannot_be_is_refused_with_one_line(overrides: dict[str, object], s
 def test_a_section_alone_refuses_what_the_whole_refuses() -> None:
     with pytest.raises(ValueError, match="renew_seconds"):
         JobSettings(renew_seconds=20, lease_seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("LANEFLEET_REDIS_ULR", "did you mean LANEFLEET_REDIS_URL?"),
+        ("LANEFLEET_MAX_ATEMPTS", "did you mean LANEFLEET_MAX_ATTEMPTS?"),
+        ("LANEFLEET_XQJ", "correct or unset it"),
+        ("LANEFLEET_PROT", "LANEFLEET_PORT"),
+    ],
+)
+def test_a_name_that_is_no_setting_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert str(caught.value).startswith(f"{name} is not a setting of this version; ")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_others_set_are_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "LANEFLEET_URL": "http://127.0.0.1:8000",
+        "LANEFLEET_API_KEY": "k",
+        "LANEFLEET_TORCH_INDEX": "",
+        "LANEFLEET_API_SERVICE_HOST": "10.0.0.7",
+        "LANEFLEET_API_SERVICE_PORT": "8000",
+        "LANEFLEET_API_SERVICE_PORT_HTTP": "8000",
+        "LANEFLEET_API_PORT": "tcp://10.0.0.7:8000",
+        "LANEFLEET_API_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+        "LANEFLEET_API_PORT_8000_TCP_ADDR": "10.0.0.7",
+        "USE_GPU": "false",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().use_gpu is False

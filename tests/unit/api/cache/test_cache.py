@@ -54,11 +54,12 @@ def test_whatever_a_result_depends_on_changes_the_digest() -> None:
     assert all(len(one) == 64 for one in found)
 
 
-def test_the_order_of_keys_does_not_change_the_digest() -> None:
+def test_the_order_of_keys_matters_in_the_input_and_not_in_params() -> None:
     assert digest(params={"a": 1, "b": {"c": 2, "d": 3}}) == digest(
         params={"b": {"d": 3, "c": 2}, "a": 1}
     )
-    assert digest(value={"a": 1, "b": 2}) == digest(value={"b": 2, "a": 1})
+    assert digest(value={"a": 1, "b": 2}) != digest(value={"b": 2, "a": 1})
+    assert digest(value=[{"a": 1, "b": 2}]) != digest(value=[{"b": 2, "a": 1}])
 
 
 def test_an_entry_is_read_as_it_was_written_and_under_its_key_only() -> None:

@@ -1,0 +1,74 @@
+"""A catalog is read as it was meant, or refused with a sentence that names the line or the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.catalog import load_catalog
+from common.errors import ConfigurationError
+
+ECHO = "models:\n  m: {handler: echo}\n"
+
+
+def read(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "models.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("models:\n  m: {handler: echo}\n  m: {handler: minilm}\n", "line 3: the key 'm' is given"),
+        ("models:\n  m:\n    handler: echo\n    handler: minilm\n", "line 4: the key 'handler'"),
+        (
+            "models: {m: {handler: echo, options: {a: 1, a: 2}}}",
+            "line 1: the key 'a' is given",
+        ),
+        (ECHO + ECHO, "line 3: the key 'models' is given twice"),
+        (ECHO + "version: 2\n", "no key 'version' at the top; a catalog has `models:`"),
+        (ECHO + "alias: {x: m}\n", "no key 'alias' at the top (did you mean 'aliases'?)"),
+        ("model:\n  m: {handler: echo}\n", "no key 'model' at the top (did you mean 'models'?)"),
+        ("models:\n  m: {handler: echo, versoin: 2}\n", "(did you mean 'version'?)"),
+        ("models:\n  m: {handler: echo, name: n}\n", "models.m.name: the key is its name"),
+        ("models:\n  m: {handler: echo, version: 1.10}\n", "in quotes: YAML reads 1.1"),
+        ("models:\n  m: {handler: echo, version: yes}\n", "in quotes: YAML reads True"),
+        (
+            "models:\n  org/Big-Model: {handler: echo}\n",
+            "such as 'big-model'; `@version`",
+        ),
+        (ECHO + "aliases: {BERT: m}\n", "aliases.BERT: a name is 1-64 of a-z 0-9"),
+        (ECHO + "aliases: {BERT: m}\n", "such as 'bert'"),
+        (ECHO + "aliases: {org/x: m}\n", "such as 'x'"),
+        (ECHO + "aliases: {m: m}\n", "choose a name that no model has"),
+        (ECHO + "aliases: {x: [m]}\n", "there is no model ['m']; choose from m"),
+        (ECHO + "aliases: [x]\n", "`aliases:` must map a name"),
+        (ECHO.encode() + b"# caf\xe9\n", "line 3: byte 0xe9 is not UTF-8; save the file as UTF-8"),
+        ("models: [\n", "line 2: expected the node content"),
+        ("models: {m: {handler: !!python/name:os.system }}", "could not determine a constructor"),
+        ("models:\n  m: 7\n", "models.m must be a mapping"),
+        ("- models\n", "expected a top-level `models:`"),
+        ("", "expected a top-level `models:`"),
+    ],
+)
+def test_a_slip_is_one_sentence(tmp_path: Path, text: str | bytes, says: str) -> None:
+    path = read(tmp_path, text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_catalog(path)
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+    assert "Value error" not in str(caught.value)
+
+
+def test_what_is_meant_is_read(tmp_path: Path) -> None:
+    path = read(
+        tmp_path,
+        "\ufeffmodels:\n  a: &usual {handler: echo, max_batch: 4}\n"
+        "  b: {<<: *usual, max_batch: 8}\n  c@2: {<<: *usual, version: 2}\naliases: {c: c@2}\n",
+    )
+    catalog = load_catalog(path)
+    assert (catalog["a"].max_batch, catalog["b"].max_batch) == (4, 8)
+    assert (catalog["c"].name, catalog["c"].version) == ("c@2", "2")
