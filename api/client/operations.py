@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Literal, cast
 
-from api.client import calls
-from api.client.calls import Call
+from . import calls
+from .calls import Call
 
 __all__ = ("AsyncOperations", "Operations")
 

@@ -60,7 +60,7 @@ def test_the_asynchronous_client_does_it_all(api: ApiProcess) -> None:
             assert (await client.wait(job["id"]))["state"] == "succeeded"
             jobs = [job async for job in client.map("echo", range(1200), chunk=100)]
             assert [job["index"] for job in jobs] == list(range(1200))
-            events = [event async for event in client.stream(job["id"])]
+            events = [event async for event in client.events(job["id"])]
             assert events[-1].job["result"] == job["result"]
             late = await client.submit("echo", "late", params={"sleep_ms": 500})
             assert (await client.cancel(late["id"]))["state"] == "canceled"
@@ -90,7 +90,7 @@ def test_results_of_many_come_as_they_are_settled(api: ApiProcess, client: Clien
 
 def test_a_stream_follows_a_job_to_its_end(client: Client) -> None:
     job = client.submit("echo", "slow", params={"sleep_ms": 1200})
-    events = list(client.stream(job["id"]))
+    events = list(client.events(job["id"]))
     assert [event.state for event in events] == ["queued", "running", "succeeded"]
     assert events[-1].job["result"]["length"] == 4
 
