@@ -208,6 +208,11 @@ def models() -> Call:
     return Call("GET", "/v1/models")
 
 
+def get_model(name: str) -> Call:
+    """One model."""
+    return Call("GET", f"/v1/models/{_part(name)}")
+
+
 def ask_of_model(name: str, action: str) -> Call:
     """Load, unload or warm up a model."""
     return Call("POST", f"/v1/models/{_part(name)}/{action}")
