@@ -325,8 +325,13 @@ class AsyncClient(AsyncOperations):
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel them and wait, so that whatever they had open is closed."""
-    left = list(tasks)
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    """Cancel them until they are over, so that whatever they had open is closed.
+
+    Once is not enough before Python 3.12, where `asyncio.wait_for`, which the caller's generator
+    may use, can swallow it.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.1)
