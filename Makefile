@@ -9,10 +9,10 @@ PYTEST     = .venv/bin/python -m pytest
 PYTEST_ARGS ?= -n 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test-fast test check nightly bench faults coverage mutants fmt clean
+.PHONY: help setup demo up test-fast test check nightly bench faults coverage mutants fmt client-wheel clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install everything into .venv and stop there
 	$(BOOTSTRAP) demo
@@ -71,7 +71,14 @@ fmt: ## Format the code and fix what ruff can fix
 	.venv/bin/ruff format
 	.venv/bin/ruff check --fix
 
+# From nothing, as setuptools packs whatever an earlier build left in its folder.
+client-wheel: ## Build the Python client's own wheel into dist/
+	$(BOOTSTRAP) demo
+	rm -rf deploy/client/build
+	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist deploy/client
+	rm -rf deploy/client/build
+
 clean: ## Remove .venv and every cache
-	rm -rf .venv build dist demo-output bench-output *.egg-info
+	rm -rf .venv build deploy/client/build deploy/client/*.egg-info dist demo-output bench-output *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache
 	find api common worker tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +

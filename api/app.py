@@ -71,6 +71,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # Starlette's redirect names the host; ours is in http.paths
         generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)

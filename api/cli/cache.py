@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ import httpx
 import typer
 from rich.console import Console
 
-from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption
 from api.client import ApiError, Client
 
 cache = typer.Typer(help="Fill or empty the cache of results.", no_args_is_help=True)
@@ -31,7 +32,7 @@ def warm(
     file: Annotated[
         Path, typer.Argument(help="One job a line, as for the bulk route; - is stdin.")
     ],
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     wait_seconds: Annotated[
         float, typer.Option("--wait", help="Longest to wait for one job's result.")
     ] = 60.0,
@@ -59,7 +60,7 @@ def warm(
 @cache.command()
 def purge(
     model: Annotated[str, typer.Argument(help="A model's name, or an alias.")],
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
 ) -> None:
     """Drop every result that is kept of a model."""
     with Client(url) as client:
@@ -67,7 +68,10 @@ def purge(
 
 
 def _lines(file: Path) -> Any:
-    return sys.stdin if str(file) == "-" else file.open(encoding="utf-8")
+    # What is not UTF-8 is that line's error and not the end.
+    if str(file) == "-":
+        return io.TextIOWrapper(sys.stdin.buffer, "utf-8", "surrogateescape")
+    return file.open(encoding="utf-8", errors="surrogateescape")
 
 
 def _run_all(

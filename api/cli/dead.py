@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption
 from api.client import Client
 
 dead = typer.Typer(help="Look at dead letters, retry them, drop them.", no_args_is_help=True)
@@ -24,13 +24,13 @@ Ids = Annotated[list[str] | None, typer.Argument(help="Job ids; none is all of t
 @dead.command("list")
 def list_letters(
     lane: Lane,
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     as_json: JsonFlag = False,
 ) -> None:
     """List the lane's dead letters, newest first."""
     with Client(url) as client:
-        letters = client.dead(lane, limit=limit)
+        letters = client.list_dead(lane, limit=limit)
     if as_json:
         sys.stdout.write(json.dumps(letters) + "\n")
         return
@@ -43,16 +43,14 @@ def list_letters(
 
 
 @dead.command()
-def show(lane: Lane, job_id: str, url: UrlOption = DEFAULT_URL) -> None:
+def show(lane: Lane, job_id: str, url: UrlOption = None) -> None:
     """Show one dead letter with its message, as JSON."""
     with Client(url) as client:
-        sys.stdout.write(json.dumps(client.dead_letter(lane, job_id), indent=2) + "\n")
+        sys.stdout.write(json.dumps(client.show_dead(lane, job_id), indent=2) + "\n")
 
 
 @dead.command()
-def retry(
-    lane: Lane, ids: Ids = None, url: UrlOption = DEFAULT_URL, as_json: JsonFlag = False
-) -> None:
+def retry(lane: Lane, ids: Ids = None, url: UrlOption = None, as_json: JsonFlag = False) -> None:
     """Put dead jobs back into their lane, with no attempts counted."""
     with Client(url) as client:
         _tell("put back", client.retry_dead(lane, ids or None), as_json)
@@ -62,7 +60,7 @@ def retry(
 def purge(
     lane: Lane,
     ids: Ids = None,
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonFlag = False,
 ) -> None:

@@ -153,7 +153,7 @@ def _batches(client: Client) -> dict[str, dict[str, int]]:
     wanted = {"minilm": len(SENTENCES), "text-detect": len(PHOTOS)}
     deadline = time.monotonic() + 5
     while True:
-        lanes = WorkerReport.of(client.workers()[0]).lanes
+        lanes = WorkerReport.of(client.list_workers()[0]).lanes
         counted = {name: lanes[name].batched_jobs for name in MODELS}
         if counted == wanted or time.monotonic() > deadline:
             return {name: lanes[name].batches for name in MODELS}

@@ -97,7 +97,7 @@ class Fleet:
             while time.monotonic() < deadline:
                 self.check()
                 try:
-                    reports = [WorkerReport.of(one) for one in client.workers()]
+                    reports = [WorkerReport.of(one) for one in client.list_workers()]
                 except ApiError as exc:
                     if exc.status in (401, 403):
                         raise FleetFailed(

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from api.cli.options import JsonFlag
-from api.tenants.api_keys import SCOPES, KeyRecord, Keyring
+from api.tenants.api_keys import PREFIX, SCOPES, KeyRecord, Keyring, split_key
 from common.errors import ConfigurationError
 from common.redis.connect import connect
 from common.redis.embedded_server import obtain_redis
@@ -33,7 +33,21 @@ out = Console()
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-KeyId = Annotated[str, typer.Argument(help="The key's id; see `lanefleet keys list`.")]
+
+def id_of(given: str) -> str:
+    """The key's id, also of a whole key, as is at hand where one has leaked; never shows one."""
+    text = given.strip()
+    if not text.startswith(PREFIX):
+        return text
+    parts = split_key(text.encode("utf-8", "replace"))
+    if parts is None:
+        raise typer.BadParameter("give the key's id, as `lanefleet keys list` shows it")
+    return parts[0]
+
+
+KeyId = Annotated[
+    str, typer.Argument(help="The key's id; see `lanefleet keys list`.", callback=id_of)
+]
 Tenant = Annotated[str, typer.Argument(help="The tenant's name.")]
 
 

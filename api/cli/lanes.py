@@ -1,4 +1,4 @@
-"""`lanefleet lanes`: lanes whose model is gone, and dropping what they hold."""
+"""`lanefleet lanes`: what they hold, whose model is gone, and closing a circuit breaker."""
 
 from __future__ import annotations
 
@@ -8,18 +8,44 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption
 from api.client import Client
 
-lanes = typer.Typer(help="Drop a lane that nobody serves any more.", no_args_is_help=True)
+lanes = typer.Typer(help="See what lanes hold; drop one that nobody serves.", no_args_is_help=True)
 out = Console()
+
+
+@lanes.command("list")
+def list_lanes(url: UrlOption = None, as_json: JsonFlag = False) -> None:
+    """List every lane with its jobs and its circuit breaker."""
+    with Client(url) as client:
+        found = client.list_lanes()
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    table = Table("lane", "waiting", "leased", "delayed", "dead", "workers", "breaker", "")
+    for name, lane in found.items():
+        counts = (str(lane[each]) for each in ("waiting", "leased", "delayed", "dead", "workers"))
+        left = "nobody serves it" if lane.get("abandoned") else ""
+        table.add_row(name, *counts, lane["breaker"]["state"], left)
+    out.print(table)
+
+
+@lanes.command()
+def reset(
+    lane: Annotated[str, typer.Argument(help="A model's name.")], url: UrlOption = None
+) -> None:
+    """Take its jobs again at once, after it failed so often that they are refused."""
+    with Client(url) as client:
+        out.print(f"{lane}: its circuit breaker is {client.reset_breaker(lane)['state']}")
 
 
 @lanes.command()
 def drop(
     lane: Annotated[str, typer.Argument(help="Its name; see `lanefleet status`.")],
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonFlag = False,
 ) -> None:

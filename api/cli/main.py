@@ -22,12 +22,14 @@ from rich.table import Table
 from api.cli.cache import cache
 from api.cli.dead import dead
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
+from api.cli.jobs import jobs, submit
 from api.cli.keys import keys
 from api.cli.lanes import lanes
 from api.cli.models import models
-from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption
 from api.cli.stages import stages
-from api.client import TERMINAL, ApiError, Client, Job
+from api.cli.workers import workers
+from api.client import ApiError, Client, ClientError
 from common.errors import ConfigurationError, FleetError
 from common.redis.trouble import sentence_of
 from common.settings import ENV_PREFIX, Settings, load_settings
@@ -41,6 +43,9 @@ app.add_typer(dead, name="dead")
 app.add_typer(models, name="models")
 app.add_typer(lanes, name="lanes")
 app.add_typer(keys, name="keys")
+app.add_typer(jobs, name="jobs")
+app.add_typer(workers, name="workers")
+app.command()(submit)
 app.command()(stages)
 out = Console()
 err = Console(stderr=True)
@@ -147,79 +152,13 @@ def worker(
 
 
 @app.command()
-def submit(
-    model: Annotated[str, typer.Argument(help="A model's name; see `lanefleet status`.")],
-    value: Annotated[str, typer.Argument(help="Text, a file's path, JSON, or - for stdin.")],
-    url: UrlOption = DEFAULT_URL,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for the result.")] = 60.0,
-    priority: Annotated[int, typer.Option(min=0, max=9, help="0 is served first.")] = 0,
-    params: Annotated[str, typer.Option(help="The model's parameters, a JSON object.")] = "{}",
-    as_json: JsonFlag = False,
-) -> None:
-    """Submit one job and print its result."""
-    with Client(url) as client:
-        job = _submit(client, model, value, wait, priority, json.loads(params))
-        if job["state"] not in TERMINAL and wait:
-            job = client.get(job["id"], wait=wait)
-    if as_json:
-        sys.stdout.write(json.dumps(job) + "\n")
-    else:
-        _print_job(job)
-    if job["state"] in TERMINAL and job["state"] != "succeeded":
-        raise typer.Exit(1)
-
-
-def _submit(
-    client: Client, model: str, value: str, wait: float, priority: int, params: dict[str, Any]
-) -> Job:
-    fields: dict[str, Any] = {"wait": wait or None, "priority": priority}
-    path = Path(value)
-    if value == "-":
-        value = sys.stdin.read()
-    elif len(value) < 4096 and path.is_file():
-        return client.submit_file(model, path, params=json.dumps(params), **fields)
-    parsed = json.loads(value) if _is_json(value) and _takes_json(client, model, value) else value
-    return client.submit(model, parsed, params=params, **fields)
-
-
-def _takes_json(client: Client, model: str, value: str) -> bool:
-    """Whether the model wants the value and not its text; a key that may not ask has to guess."""
-    try:
-        models = client.models()
-    except ApiError as exc:
-        if exc.status != 403:
-            raise
-        return value.lstrip().startswith(("{", "["))
-    return any(one["name"] == model and one["input"] == "json" for one in models)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _print_job(job: Job) -> None:
-    colour = {"succeeded": "green", "queued": "yellow", "running": "yellow"}.get(
-        job["state"], "red"
-    )
-    out.print(f"[{colour}]{job['state']}[/] {job['id']}", highlight=False)
-    if "error" in job:
-        out.print(f"{job['error']['reason']}: {job['error']['message']}", markup=False)
-    if "result" in job:
-        out.print_json(json.dumps(job["result"]))
-
-
-@app.command()
-def status(url: UrlOption = DEFAULT_URL, as_json: JsonFlag = False) -> None:
+def status(url: UrlOption = None, as_json: JsonFlag = False) -> None:
     """Show models, lanes and workers."""
     with Client(url) as client:
         found: dict[str, Any] = {
-            "models": client.models(),
-            "lanes": client.lanes(),
-            "workers": client.workers(),
+            "models": client.list_models(),
+            "lanes": client.list_lanes(),
+            "workers": client.list_workers(),
         }
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
@@ -316,9 +255,19 @@ def main() -> None:
     except ApiError as exc:
         err.print(f"[red]lanefleet:[/] {escape(str(exc))} (HTTP {exc.status})", highlight=False)
         sys.exit(1)
+    except ClientError as exc:
+        err.print(f"[red]lanefleet:[/] {escape(str(exc))}", highlight=False)
+        sys.exit(1)
     except RedisError as exc:
         text = f"{sentence_of(exc)} ({exc}); see LANEFLEET_REDIS_URL and `lanefleet doctor`"
         err.print(f"[red]lanefleet:[/] {escape(text)}", highlight=False)
+        sys.exit(1)
+    except httpx.InvalidURL as exc:
+        text = f"--url (or LANEFLEET_URL) is no address: {exc}"
+        err.print(f"[red]lanefleet:[/] {escape(text)}", highlight=False)
+        sys.exit(2)
+    except OSError as exc:  # a file; the network's errors are httpx's and redis-py's
+        err.print(f"[red]lanefleet:[/] {escape(str(exc))}", highlight=False)
         sys.exit(1)
     except httpx.HTTPError as exc:
         err.print(

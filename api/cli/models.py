@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
+from api.cli.lanes import reset
+from api.cli.options import JsonFlag, UrlOption
 from api.client import Client
 
 models = typer.Typer(help="See what is loaded where, and change it.", no_args_is_help=True)
@@ -20,10 +21,10 @@ Name = Annotated[str, typer.Argument(help="A model's name, or an alias.")]
 
 
 @models.command("list")
-def list_models(url: UrlOption = DEFAULT_URL, as_json: JsonFlag = False) -> None:
+def list_models(url: UrlOption = None, as_json: JsonFlag = False) -> None:
     """List the models and aliases, and the workers that have them in memory."""
     with Client(url) as client:
-        found = client.models()
+        found = client.list_models()
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
         return
@@ -36,36 +37,39 @@ def list_models(url: UrlOption = DEFAULT_URL, as_json: JsonFlag = False) -> None
     out.print(table)
 
 
+@models.command("get")
+def get_model(name: Name, url: UrlOption = None) -> None:
+    """Show one model, or what an alias points at, as JSON."""
+    with Client(url) as client:
+        sys.stdout.write(json.dumps(client.get_model(name), indent=2) + "\n")
+
+
 @models.command()
-def load(name: Name, url: UrlOption = DEFAULT_URL) -> None:
+def load(name: Name, url: UrlOption = None) -> None:
     """Load a model in every worker now, instead of with its first job."""
     _ask(name, "load", url)
 
 
 @models.command()
-def unload(name: Name, url: UrlOption = DEFAULT_URL) -> None:
+def unload(name: Name, url: UrlOption = None) -> None:
     """Free its memory in every worker, once what it holds is done."""
     _ask(name, "unload", url)
 
 
 @models.command()
-def warm(name: Name, url: UrlOption = DEFAULT_URL) -> None:
+def warm(name: Name, url: UrlOption = None) -> None:
     """Run its warm-up in every worker; loads it first where it is not in memory."""
     _ask(name, "warm", url)
 
 
-@models.command()
-def reset(name: Name, url: UrlOption = DEFAULT_URL) -> None:
-    """Take its jobs again at once, after it failed so often that they are refused."""
-    with Client(url) as client:
-        out.print(f"{name}: its circuit breaker is {client.reset_breaker(name)['state']}")
+models.command(hidden=True)(reset)  # an older name of `lanes reset`
 
 
 @models.command()
 def move(
     alias: Annotated[str, typer.Argument(help="An alias of the catalog.")],
     model: Annotated[str, typer.Argument(help="The model it should point at.")],
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
 ) -> None:
     """Point an alias at another model, without a job failing."""
     with Client(url) as client:
@@ -74,6 +78,6 @@ def move(
         )
 
 
-def _ask(name: str, action: Literal["load", "unload", "warm"], url: str) -> None:
+def _ask(name: str, action: Literal["load", "unload", "warm"], url: str | None) -> None:
     with Client(url) as client:
         out.print(f"{action} {name}; workers that heard it: {client.ask_of_model(name, action)}")

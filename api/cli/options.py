@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 UrlOption = Annotated[
-    str, typer.Option("--url", envvar="LANEFLEET_URL", help="Where the API listens.")
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="LANEFLEET_URL",
+        help="Where the API is; else where LANEFLEET_HOST and LANEFLEET_PORT say.",
+    ),
 ]

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from api.cli.options import DEFAULT_URL, JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption
 from api.client import Client
 from common.worker_report import DeviceTimes, LaneReport, StageTime, WorkerReport
 
@@ -52,7 +52,7 @@ _BUSY_ENOUGH, _FULL_ENOUGH = 0.9, 0.5
 
 
 def stages(
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     over: Annotated[
         float, typer.Option(min=0, help="Look at the next so many seconds; 0 is since the start.")
     ] = 0.0,
@@ -79,7 +79,7 @@ def stages(
 
 def _telling(client: Client) -> list[WorkerReport]:
     """The workers' reports, less those of an older version that do not say where time goes."""
-    reports = [WorkerReport.of(found) for found in client.workers()]
+    reports = [WorkerReport.of(found) for found in client.list_workers()]
     return [report for report in reports if report.device_time is not None]
 
 

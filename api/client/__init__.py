@@ -1,21 +1,23 @@
 """The Python client: `Client` for ordinary code, `AsyncClient` for event loops.
 
-    from api.client import Client
+    from lanefleet import Client
 
     with Client("http://127.0.0.1:8000") as client:
         job = client.submit("minilm", "The quick brown fox.", wait=30)
 
 Both send the same requests (`calls`), retry by the same rules (`retries`) and
 map by the same plan (`plan`); only the waiting differs. See docs/client.md.
+
+The imports inside are relative, as the client's own wheel has this folder as `lanefleet`.
 """
 
 from __future__ import annotations
 
-from api.client.asynchronous import AsyncClient
-from api.client.blocking import Client
-from api.client.errors import ApiError, ClientError, JobFailed, StillRunning
-from api.client.retries import RetryPolicy
-from api.client.types import TERMINAL, Event, Failure, Job, Links, State
+from .asynchronous import AsyncClient
+from .blocking import Client
+from .errors import ApiError, ClientError, JobFailed, StillRunning
+from .retries import RetryPolicy
+from .types import TERMINAL, Event, Failure, Job, JobPage, Links, State
 
 __all__ = (
     "TERMINAL",
@@ -27,6 +29,7 @@ __all__ = (
     "Failure",
     "Job",
     "JobFailed",
+    "JobPage",
     "Links",
     "RetryPolicy",
     "State",

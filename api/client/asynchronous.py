@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
-from pathlib import Path
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, BinaryIO, Literal, Self, cast
 
 import httpx
 
-from api.client import calls
-from api.client.calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
-from api.client.errors import ApiError, JobFailed, StillRunning, error_of
-from api.client.operations import AsyncOperations
-from api.client.plan import Chunk, MapOptions, Patience, Plan
-from api.client.progress import open_bar
-from api.client.retries import Attempts, RetryPolicy
-from api.client.sse import EventReader
-from api.client.types import TERMINAL, Event, Job
+from . import calls
+from .calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
+from .connections import AsyncConnections, check_process, limits_for
+from .errors import ApiError, JobFailed, StillRunning, answer_of, error_of, result_of
+from .feed import Feed
+from .operations import AsyncOperations
+from .plan import Chunk, MapOptions, Patience, Plan
+from .progress import open_bar
+from .retries import Attempts, RetryPolicy
+from .sse import EventReader
+from .types import TERMINAL, Event, Job, JobPage, State
 
 __all__ = ("AsyncClient",)
 
@@ -40,15 +43,22 @@ class AsyncClient(AsyncOperations):
         *,
         api_key: str | None = None,
         retries: int | RetryPolicy = 4,
+        max_connections: int = 100,
         http: httpx.AsyncClient | None = None,
     ) -> None:
+        """max_connections is how many requests are under way at once; others await their turn.
+
+        http, when given, is used as it is, in this process alone.
+        """
         self._policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
         self._timeout = timeout
-        self._http = http or httpx.AsyncClient(
-            base_url=calls.base_url_of(base_url),
-            timeout=timeout,
-            headers=calls.headers_of(api_key),
-        )
+        url, headers = calls.base_url_of(base_url), calls.headers_of(api_key)
+        limits = limits_for(max_connections)
+
+        def open_http() -> httpx.AsyncClient:
+            return httpx.AsyncClient(base_url=url, timeout=timeout, headers=headers, limits=limits)
+
+        self._connections = AsyncConnections(open_http, http, max_connections)
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,7 +73,7 @@ class AsyncClient(AsyncOperations):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._connections.close()
 
     async def submit(
         self,
@@ -85,14 +95,14 @@ class AsyncClient(AsyncOperations):
     async def submit_file(
         self,
         model: str,
-        path: Path,
+        file: str | os.PathLike[str] | BinaryIO,
         *,
         wait: float | None = None,
         idempotency_key: str | None = None,
         **fields: Any,
     ) -> Job:
-        """Submit one file, as a form."""
-        return await self._job(calls.submit_file(model, path, wait, idempotency_key, fields))
+        """Submit one file, as a form: its path, or what is open for reading bytes."""
+        return await self._job(calls.submit_file(model, file, wait, idempotency_key, fields))
 
     async def get(self, job_id: str, *, wait: float = 0.0) -> Job:
         """Get a job, waiting up to `wait` seconds for it to be settled."""
@@ -109,6 +119,33 @@ class AsyncClient(AsyncOperations):
             if timeout is not None and time.monotonic() - began >= timeout:
                 raise StillRunning(job, timeout)
 
+    async def result(self, job_id: str, *, wait: float = 0.0) -> Any:
+        """A job's result, waiting up to `wait` seconds for it.
+
+        Raises JobFailed where there will be none, StillRunning where it is not there yet.
+        """
+        return result_of(await self.get(job_id, wait=wait), wait)
+
+    async def list_jobs(
+        self,
+        *,
+        model: str | None = None,
+        state: State | None = None,
+        created_after: str | datetime | None = None,
+        created_before: str | datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """One page of your jobs, newest first, without their results.
+
+        Pass its `next_cursor`, while there is one, as `cursor` with the same filters.
+        """
+        filters = {
+            **{"model": model, "state": state, "limit": limit, "cursor": cursor},
+            **{"created_after": created_after, "created_before": created_before},
+        }
+        return cast("JobPage", await self._call(calls.list_jobs(filters)))
+
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job."""
         return await self._job(calls.cancel(job_id))
@@ -120,7 +157,7 @@ class AsyncClient(AsyncOperations):
     def map(
         self,
         model: str,
-        inputs: Iterable[Any],
+        inputs: Iterable[Any] | AsyncIterable[Any],
         *,
         ordered: bool = True,
         on_error: Literal["raise", "return"] = "raise",
@@ -135,11 +172,15 @@ class AsyncClient(AsyncOperations):
         Inputs are read as results are consumed: at most `window` are in progress, submitted
         `chunk` at a time. A job without a result raises JobFailed, or is yielded like the others
         with on_error="return". After an early stop the submitted jobs still run.
+
+        Inputs of an asynchronous generator are submitted as they come, without waiting for a
+        whole chunk; others are read in the event loop, so that they should not wait for anything.
         """
         options = MapOptions(ordered, on_error, window, chunk)
+        calls.dump_json(fields)
         return self._map(model, inputs, fields, options, progress)
 
-    async def stream(self, job_id: str) -> AsyncGenerator[Event, None]:
+    async def events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Follow a job: its past events, then each new one, until it is settled.
 
         After a lost connection the stream is resumed at the same event.
@@ -161,17 +202,23 @@ class AsyncClient(AsyncOperations):
                 pause = attempts.after(exc)
             await asyncio.sleep(pause)
 
+    stream = events
+    """An older name of `events`."""
+
     async def _map(
         self,
         model: str,
-        inputs: Iterable[Any],
+        inputs: Iterable[Any] | AsyncIterable[Any],
         fields: dict[str, Any],
         options: MapOptions,
         progress: bool,
     ) -> AsyncGenerator[Job, None]:
-        plan = Plan(model, inputs, fields, options)
+        source = Feed(inputs, options.chunk) if isinstance(inputs, AsyncIterable) else inputs
+        plan = Plan(model, source, fields, options)
         arrived: asyncio.Queue[list[Job] | BaseException] = asyncio.Queue()
         tasks: set[asyncio.Task[None]] = set()
+        if isinstance(source, Feed):
+            tasks.add(asyncio.create_task(source.run(arrived)))
         bar = open_bar(progress, model, inputs)
         try:
             while True:
@@ -181,7 +228,7 @@ class AsyncClient(AsyncOperations):
                     task.add_done_callback(tasks.discard)
                 if plan.done:
                     return
-                news = await arrived.get()
+                news = plan.take_refused() or await arrived.get()
                 if isinstance(news, BaseException):
                     raise news
                 for job in plan.settle(news):
@@ -190,8 +237,7 @@ class AsyncClient(AsyncOperations):
                     bar.advance(1)
                     yield job
         finally:
-            for task in tasks:
-                task.cancel()
+            await _end(tasks)
             bar.close()
 
     async def _run_chunk(
@@ -235,14 +281,18 @@ class AsyncClient(AsyncOperations):
     async def _stream(
         self, call: Call, timeout: float | None = None
     ) -> AsyncGenerator[bytes, None]:
-        async with self._http.stream(
-            call.method, call.path, timeout=timeout or self._timeout_of(call), **call.options
-        ) as response:
+        pool = self._connections.pool()
+        timeout = timeout or self._timeout_of(call)
+        async with (
+            pool.turn(call.lasting),
+            pool.http.stream(call.method, call.path, timeout=timeout, **call.options) as response,
+        ):
             if response.is_error:
                 await response.aread()
                 raise error_of(response)
             async for part in response.aiter_bytes():
                 yield part
+                check_process(pool.pid)
 
     async def _job(self, call: Call) -> Job:
         return cast("Job", await self._call(call))
@@ -250,19 +300,20 @@ class AsyncClient(AsyncOperations):
     async def _call(self, call: Call) -> Any:
         # Built once: a form that is built again has another boundary, and so would be
         # another body under the same Idempotency-Key.
-        request = self._http.build_request(
-            call.method, call.path, timeout=self._timeout_of(call), **call.options
-        )
+        pool = self._connections.pool()
+        timeout = self._timeout_of(call)
+        request = pool.http.build_request(call.method, call.path, timeout=timeout, **call.options)
         attempts = Attempts(self._policy, repeatable=call.repeatable)
         while True:
             try:
-                response = await self._http.send(request)
+                async with pool.turn():
+                    response = await pool.http.send(request)
             except httpx.TransportError as exc:
                 error: Exception = exc
                 pause = attempts.after_error(exc)
             else:
                 if not response.is_error:
-                    return response.json()
+                    return answer_of(response)
                 error = error_of(response)
                 pause = attempts.after_status(response.status_code, response.headers)
             if pause is None:
@@ -271,3 +322,16 @@ class AsyncClient(AsyncOperations):
 
     def _timeout_of(self, call: Call) -> float:
         return self._timeout if not call.wait else call.wait + SLACK_SECONDS
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel them until they are over, so that whatever they had open is closed.
+
+    Once is not enough before Python 3.12, where `asyncio.wait_for`, which the caller's generator
+    may use, can swallow it.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.1)

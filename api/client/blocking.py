@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from datetime import datetime
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, BinaryIO, Literal, Self, cast
 
 import httpx
 
-from api.client import calls
-from api.client.calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
-from api.client.errors import ApiError, JobFailed, StillRunning, error_of
-from api.client.operations import Operations
-from api.client.plan import Chunk, MapOptions, Patience, Plan
-from api.client.progress import open_bar
-from api.client.retries import Attempts, RetryPolicy
-from api.client.sse import EventReader
-from api.client.types import TERMINAL, Event, Job
+from . import calls
+from .calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
+from .connections import Connections, check_process, limits_for
+from .errors import ApiError, JobFailed, StillRunning, answer_of, error_of, result_of
+from .operations import Operations
+from .plan import Chunk, MapOptions, Patience, Plan
+from .progress import open_bar
+from .retries import Attempts, RetryPolicy
+from .sse import EventReader
+from .types import TERMINAL, Event, Job, JobPage, State
 
 __all__ = ("Client",)
 
@@ -40,15 +42,22 @@ class Client(Operations):
         *,
         api_key: str | None = None,
         retries: int | RetryPolicy = 4,
+        max_connections: int = 100,
         http: httpx.Client | None = None,
     ) -> None:
+        """max_connections is how many requests are under way at once; others await their turn.
+
+        http, when given, is used as it is, in this process alone.
+        """
         self._policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
         self._timeout = timeout
-        self._http = http or httpx.Client(
-            base_url=calls.base_url_of(base_url),
-            timeout=timeout,
-            headers=calls.headers_of(api_key),
-        )
+        url, headers = calls.base_url_of(base_url), calls.headers_of(api_key)
+        limits = limits_for(max_connections)
+
+        def open_http() -> httpx.Client:
+            return httpx.Client(base_url=url, timeout=timeout, headers=headers, limits=limits)
+
+        self._connections = Connections(open_http, http, max_connections)
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +72,7 @@ class Client(Operations):
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._connections.close()
 
     def submit(
         self,
@@ -85,14 +94,14 @@ class Client(Operations):
     def submit_file(
         self,
         model: str,
-        path: Path,
+        file: str | os.PathLike[str] | BinaryIO,
         *,
         wait: float | None = None,
         idempotency_key: str | None = None,
         **fields: Any,
     ) -> Job:
-        """Submit one file, as a form."""
-        return self._job(calls.submit_file(model, path, wait, idempotency_key, fields))
+        """Submit one file, as a form: its path, or what is open for reading bytes."""
+        return self._job(calls.submit_file(model, file, wait, idempotency_key, fields))
 
     def get(self, job_id: str, *, wait: float = 0.0) -> Job:
         """Get a job, waiting up to `wait` seconds for it to be settled."""
@@ -108,6 +117,33 @@ class Client(Operations):
                 return job
             if timeout is not None and time.monotonic() - began >= timeout:
                 raise StillRunning(job, timeout)
+
+    def result(self, job_id: str, *, wait: float = 0.0) -> Any:
+        """A job's result, waiting up to `wait` seconds for it.
+
+        Raises JobFailed where there will be none, StillRunning where it is not there yet.
+        """
+        return result_of(self.get(job_id, wait=wait), wait)
+
+    def list_jobs(
+        self,
+        *,
+        model: str | None = None,
+        state: State | None = None,
+        created_after: str | datetime | None = None,
+        created_before: str | datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """One page of your jobs, newest first, without their results.
+
+        Pass its `next_cursor`, while there is one, as `cursor` with the same filters.
+        """
+        filters = {
+            **{"model": model, "state": state, "limit": limit, "cursor": cursor},
+            **{"created_after": created_after, "created_before": created_before},
+        }
+        return cast("JobPage", self._call(calls.list_jobs(filters)))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job."""
@@ -137,9 +173,10 @@ class Client(Operations):
         with on_error="return". After an early stop the submitted jobs still run.
         """
         options = MapOptions(ordered, on_error, window, chunk)
+        calls.dump_json(fields)
         return self._map(model, inputs, fields, options, progress)
 
-    def stream(self, job_id: str) -> Iterator[Event]:
+    def events(self, job_id: str) -> Iterator[Event]:
         """Follow a job: its past events, then each new one, until it is settled.
 
         After a lost connection the stream is resumed at the same event.
@@ -160,6 +197,9 @@ class Client(Operations):
                 pause = attempts.after(exc)
             time.sleep(pause)
 
+    stream = events
+    """An older name of `events`."""
+
     def _map(
         self,
         model: str,
@@ -170,7 +210,7 @@ class Client(Operations):
     ) -> Iterator[Job]:
         plan = Plan(model, inputs, fields, options)
         arrived: SimpleQueue[list[Job] | BaseException] = SimpleQueue()
-        stopped = threading.Event()
+        stopped, pid = threading.Event(), os.getpid()
         bar = open_bar(progress, model, inputs)
         try:
             while True:
@@ -180,7 +220,8 @@ class Client(Operations):
                     threading.Thread(target=self._run_chunk, args=arguments, daemon=True).start()
                 if plan.done:
                     return
-                news = arrived.get()
+                check_process(pid)
+                news = plan.take_refused() or arrived.get()
                 if isinstance(news, BaseException):
                     raise news
                 for job in plan.settle(news):
@@ -228,13 +269,18 @@ class Client(Operations):
             yield from reader.feed(part)
 
     def _stream(self, call: Call, timeout: float | None = None) -> Iterator[bytes]:
-        with self._http.stream(
-            call.method, call.path, timeout=timeout or self._timeout_of(call), **call.options
-        ) as response:
+        pool = self._connections.pool()
+        timeout = timeout or self._timeout_of(call)
+        with (
+            pool.turn(call.lasting),
+            pool.http.stream(call.method, call.path, timeout=timeout, **call.options) as response,
+        ):
             if response.is_error:
                 response.read()
                 raise error_of(response)
-            yield from response.iter_bytes()
+            for part in response.iter_bytes():
+                yield part
+                check_process(pool.pid)
 
     def _job(self, call: Call) -> Job:
         return cast("Job", self._call(call))
@@ -242,19 +288,20 @@ class Client(Operations):
     def _call(self, call: Call) -> Any:
         # Built once: a form that is built again has another boundary, and so would be
         # another body under the same Idempotency-Key.
-        request = self._http.build_request(
-            call.method, call.path, timeout=self._timeout_of(call), **call.options
-        )
+        pool = self._connections.pool()
+        timeout = self._timeout_of(call)
+        request = pool.http.build_request(call.method, call.path, timeout=timeout, **call.options)
         attempts = Attempts(self._policy, repeatable=call.repeatable)
         while True:
             try:
-                response = self._http.send(request)
+                with pool.turn():
+                    response = pool.http.send(request)
             except httpx.TransportError as exc:
                 error: Exception = exc
                 pause = attempts.after_error(exc)
             else:
                 if not response.is_error:
-                    return response.json()
+                    return answer_of(response)
                 error = error_of(response)
                 pause = attempts.after_status(response.status_code, response.headers)
             if pause is None:

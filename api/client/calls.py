@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 from uuid import uuid4
 
 import orjson
 
-__all__ = ("Call", "base_url_of", "headers_of", "json_input")
+from .errors import ClientError
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+__all__ = ("Call", "base_url_of", "dump_json", "headers_of", "json_input")
+
+_DEFAULT_HOST, _DEFAULT_PORT = "127.0.0.1", "8000"
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what an API may listen on
+_KEY = re.compile(r"[\x21-\x7e]*")
 SLACK_SECONDS = 10.0
 """How much longer than the requested wait a response may take."""
 HOLD_SECONDS = 30.0
@@ -37,16 +44,39 @@ class Call:
     """Whether sending it twice has the effect of sending it once."""
     wait: float | None = None
     """Seconds for which the API may delay the response."""
+    lasting: bool = False
+    """Whether the response lasts as long as its reader likes."""
 
 
 def base_url_of(given: str | None) -> str:
-    """The API's address: as given, else LANEFLEET_URL, else this machine."""
-    return given or os.environ.get("LANEFLEET_URL") or DEFAULT_URL
+    """The API's address: as given, else LANEFLEET_URL, else where LANEFLEET_HOST and LANEFLEET_PORT
+    have an API of this machine listen.
+    """
+    url = (given or os.environ.get("LANEFLEET_URL") or "").strip()
+    if url:
+        return url if "://" in url else f"http://{url}"
+    host = (os.environ.get("LANEFLEET_HOST") or _DEFAULT_HOST).strip().strip("[]")
+    host = _EVERY_ADDRESS.get(host, host)
+    port = (os.environ.get("LANEFLEET_PORT") or _DEFAULT_PORT).strip()
+    if not port.isdecimal():
+        raise ClientError(f"LANEFLEET_PORT must be a number, not {port!r}; or set LANEFLEET_URL")
+    if int(port) == 0:  # any free one: there is no telling which
+        port = _DEFAULT_PORT
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def headers_of(api_key: str | None) -> dict[str, str]:
-    """The headers of every request; the key as given, else LANEFLEET_API_KEY."""
-    key = api_key if api_key is not None else os.environ.get("LANEFLEET_API_KEY")
+    """The headers of every request; the key as given, else LANEFLEET_API_KEY.
+
+    Raises ClientError, which does not show the key, for one that no header can carry: httpx would
+    print it.
+    """
+    key = (api_key if api_key is not None else os.environ.get("LANEFLEET_API_KEY") or "").strip()
+    if not _KEY.fullmatch(key):
+        raise ClientError(
+            "the API key (`api_key`, or LANEFLEET_API_KEY) has a blank, a line break or another "
+            "character that no key has; copy it again"
+        )
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
@@ -57,6 +87,34 @@ def json_input(value: Any) -> Any:
     if isinstance(value, bytes | bytearray):
         return {"image": b64encode(value).decode()}
     return value
+
+
+def _job(job_id: str) -> str:
+    """The path of a job."""
+    if not job_id:  # would be the path of the list
+        raise ValueError("a job's id is not empty")
+    return f"/v1/jobs/{_part(job_id)}"
+
+
+def dump_json(value: Any) -> bytes:
+    """The value as JSON. Raises TypeError for what JSON has no form of, ValueError for NaN and
+    infinities, which orjson writes as null.
+    """
+    text = orjson.dumps(value)
+    if b"null" in text:
+        _refuse_nan(value)
+    return text
+
+
+def _refuse_nan(value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"JSON has no {value}")
+    if isinstance(value, dict):
+        for inner in value.values():
+            _refuse_nan(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_nan(inner)
 
 
 def _part(name: str) -> str:
@@ -72,37 +130,55 @@ def submit(
     if "input_url" not in fields:
         body["input"] = json_input(value)
     headers = {"Content-Type": "application/json", **_submit_headers(wait, key)}
-    options = {"content": orjson.dumps(body), "headers": headers}
+    options = {"content": dump_json(body), "headers": headers}
     return Call("POST", "/v1/jobs", options, wait=wait)
 
 
 def submit_file(
-    model: str, path: Path, wait: float | None, key: str | None, fields: Mapping[str, Any]
+    model: str,
+    file: str | os.PathLike[str] | BinaryIO,
+    wait: float | None,
+    key: str | None,
+    fields: Mapping[str, Any],
 ) -> Call:
-    """Submit one file, as a form."""
+    """Submit one file, as a form: a path, or what is open for reading bytes."""
     form = {"model": model, **{name: _form_text(value) for name, value in fields.items()}}
     options = {
         "data": form,
-        "files": {"file": (path.name, path.read_bytes())},
+        "files": {"file": _named_bytes(file)},
         "headers": _submit_headers(wait, key),
     }
     return Call("POST", "/v1/jobs", options, wait=wait)
 
 
+def _named_bytes(file: str | os.PathLike[str] | BinaryIO) -> tuple[str, bytes]:
+    if isinstance(file, str | os.PathLike):
+        path = Path(file)
+        return path.name, path.read_bytes()
+    name = getattr(file, "name", None)
+    return Path(name).name if isinstance(name, str) else "input", file.read()
+
+
 def get(job_id: str, wait: float) -> Call:
     """Get a job."""
     options = {"params": {"wait": wait}} if wait else {}
-    return Call("GET", f"/v1/jobs/{_part(job_id)}", options, wait=wait)
+    return Call("GET", _job(job_id), options, wait=wait)
+
+
+def list_jobs(filters: Mapping[str, Any]) -> Call:
+    """One page of jobs."""
+    params = {name: _moment(value) for name, value in filters.items() if value is not None}
+    return Call("GET", "/v1/jobs", {"params": params})
 
 
 def cancel(job_id: str) -> Call:
     """Cancel a job."""
-    return Call("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+    return Call("POST", f"{_job(job_id)}/cancel")
 
 
 def retry(job_id: str) -> Call:
     """Give a dead job a new life."""
-    return Call("POST", f"/v1/jobs/{_part(job_id)}/retry", repeatable=False)
+    return Call("POST", f"{_job(job_id)}/retry", repeatable=False)
 
 
 def events(job_id: str, last_id: str | None) -> Call:
@@ -110,7 +186,7 @@ def events(job_id: str, last_id: str | None) -> Call:
     headers = {"Accept": "text/event-stream"}
     if last_id is not None:
         headers["Last-Event-ID"] = last_id
-    return Call("GET", f"/v1/jobs/{_part(job_id)}/events", {"headers": headers})
+    return Call("GET", f"{_job(job_id)}/events", {"headers": headers}, lasting=True)
 
 
 def bulk(lines: Sequence[bytes]) -> Call:
@@ -130,6 +206,11 @@ def results(ids: Sequence[str], wait: float) -> Call:
 def models() -> Call:
     """The models."""
     return Call("GET", "/v1/models")
+
+
+def get_model(name: str) -> Call:
+    """One model."""
+    return Call("GET", f"/v1/models/{_part(name)}")
 
 
 def ask_of_model(name: str, action: str) -> Call:
@@ -196,3 +277,7 @@ def _submit_headers(wait: float | None, key: str | None) -> dict[str, str]:
 
 def _form_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _moment(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value

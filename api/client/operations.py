@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Literal, cast
 
-from api.client import calls
-from api.client.calls import Call
+from . import calls
+from .calls import Call
 
 __all__ = ("AsyncOperations", "Operations")
 
@@ -19,10 +19,14 @@ class Operations(ABC):
     @abstractmethod
     def _call(self, call: Call) -> Any: ...
 
-    def models(self) -> list[dict[str, Any]]:
+    def list_models(self) -> list[dict[str, Any]]:
         """The models of this fleet."""
         listed: list[dict[str, Any]] = self._call(calls.models())["models"]
         return listed
+
+    def get_model(self, name: str) -> dict[str, Any]:
+        """One model, or what an alias points at."""
+        return cast("dict[str, Any]", self._call(calls.get_model(name)))
 
     def ask_of_model(self, name: str, action: Action) -> int:
         """Load, unload or warm up a model in every worker; returns how many heard it."""
@@ -36,7 +40,7 @@ class Operations(ABC):
         """Drop every result that is kept of a model; returns how many."""
         return int(self._call(calls.purge_cache(name))["results"])
 
-    def lanes(self) -> dict[str, dict[str, Any]]:
+    def list_lanes(self) -> dict[str, dict[str, Any]]:
         """The state of every lane."""
         return cast("dict[str, dict[str, Any]]", self._call(calls.lanes()))
 
@@ -48,15 +52,15 @@ class Operations(ABC):
         """Cancel every job of a lane that nobody serves; returns how many messages it had."""
         return int(self._call(calls.drop_lane(lane))["jobs"])
 
-    def workers(self) -> list[dict[str, Any]]:
+    def list_workers(self) -> list[dict[str, Any]]:
         """What each live worker says of itself."""
         return cast("list[dict[str, Any]]", self._call(calls.workers()))
 
-    def dead(self, lane: str, *, offset: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+    def list_dead(self, lane: str, *, offset: int = 0, limit: int = 100) -> list[dict[str, Any]]:
         """The lane's dead letters, newest first."""
         return cast("list[dict[str, Any]]", self._call(calls.dead(lane, offset, limit)))
 
-    def dead_letter(self, lane: str, job_id: str) -> dict[str, Any]:
+    def show_dead(self, lane: str, job_id: str) -> dict[str, Any]:
         """One dead letter with its message."""
         return cast("dict[str, Any]", self._call(calls.dead_letter(lane, job_id)))
 
@@ -68,6 +72,10 @@ class Operations(ABC):
         """Drop dead letters for good; returns how many."""
         return int(self._call(calls.purge_dead(lane, ids))["jobs"])
 
+    # Older names.
+    models, lanes, workers = list_models, list_lanes, list_workers
+    dead, dead_letter = list_dead, show_dead
+
 
 class AsyncOperations(ABC):
     """Of `AsyncClient`."""
@@ -75,10 +83,14 @@ class AsyncOperations(ABC):
     @abstractmethod
     async def _call(self, call: Call) -> Any: ...
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def list_models(self) -> list[dict[str, Any]]:
         """The models of this fleet."""
         listed: list[dict[str, Any]] = (await self._call(calls.models()))["models"]
         return listed
+
+    async def get_model(self, name: str) -> dict[str, Any]:
+        """One model, or what an alias points at."""
+        return cast("dict[str, Any]", await self._call(calls.get_model(name)))
 
     async def ask_of_model(self, name: str, action: Action) -> int:
         """Load, unload or warm up a model in every worker; returns how many heard it."""
@@ -92,7 +104,7 @@ class AsyncOperations(ABC):
         """Drop every result that is kept of a model; returns how many."""
         return int((await self._call(calls.purge_cache(name)))["results"])
 
-    async def lanes(self) -> dict[str, dict[str, Any]]:
+    async def list_lanes(self) -> dict[str, dict[str, Any]]:
         """The state of every lane."""
         return cast("dict[str, dict[str, Any]]", await self._call(calls.lanes()))
 
@@ -104,15 +116,17 @@ class AsyncOperations(ABC):
         """Cancel every job of a lane that nobody serves; returns how many messages it had."""
         return int((await self._call(calls.drop_lane(lane)))["jobs"])
 
-    async def workers(self) -> list[dict[str, Any]]:
+    async def list_workers(self) -> list[dict[str, Any]]:
         """What each live worker says of itself."""
         return cast("list[dict[str, Any]]", await self._call(calls.workers()))
 
-    async def dead(self, lane: str, *, offset: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_dead(
+        self, lane: str, *, offset: int = 0, limit: int = 100
+    ) -> list[dict[str, Any]]:
         """The lane's dead letters, newest first."""
         return cast("list[dict[str, Any]]", await self._call(calls.dead(lane, offset, limit)))
 
-    async def dead_letter(self, lane: str, job_id: str) -> dict[str, Any]:
+    async def show_dead(self, lane: str, job_id: str) -> dict[str, Any]:
         """One dead letter with its message."""
         return cast("dict[str, Any]", await self._call(calls.dead_letter(lane, job_id)))
 
@@ -123,3 +137,7 @@ class AsyncOperations(ABC):
     async def purge_dead(self, lane: str, ids: list[str] | None = None) -> int:
         """Drop dead letters for good; returns how many."""
         return int((await self._call(calls.purge_dead(lane, ids)))["jobs"])
+
+    # Older names.
+    models, lanes, workers = list_models, list_lanes, list_workers
+    dead, dead_letter = list_dead, show_dead

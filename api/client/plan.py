@@ -14,16 +14,18 @@ from typing import Any, Literal
 import httpx
 import orjson
 
-from api.client import calls
-from api.client.calls import Call, json_input
-from api.client.errors import ApiError
-from api.client.retries import Attempts, RetryPolicy
-from api.client.types import TERMINAL, Job
+from . import calls
+from .calls import Call, dump_json, json_input
+from .errors import ApiError
+from .retries import Attempts, RetryPolicy
+from .types import TERMINAL, Job
 
-__all__ = ("Chunk", "MapOptions", "Patience", "Plan")
+__all__ = ("NOT_YET", "Chunk", "MapOptions", "Patience", "Plan")
 
 _CHUNK_BYTES = 8 * 1024 * 1024
 _TURNED_AWAY = frozenset({429, 503})
+NOT_YET = object()
+"""In place of an input, by an iterator that has none at the moment."""
 _PAUSE_SECONDS = 1.0
 _PATIENCE = 15
 
@@ -118,8 +120,7 @@ class Chunk:
         return _job(answer, index)
 
     def _refused(self, index: int, reason: str, message: str) -> Job:
-        failure = {"reason": reason, "message": message}
-        return _job({"id": "", "model": self._model, "state": "failed", "error": failure}, index)
+        return refused_job(self._model, index, reason, message)
 
 
 class Patience:
@@ -168,6 +169,7 @@ class Plan:
         self._ready: dict[int, Job] = {}
         self._spare: bytes | None = None
         self._exhausted = False
+        self._refused: list[Job] = []
 
     @property
     def done(self) -> bool:
@@ -183,17 +185,23 @@ class Plan:
             return None
         lines: dict[int, bytes] = {}
         size = 0
-        while len(lines) < self._options.chunk:
+        for _ in range(self._options.chunk):
             line = self._next_line()
             if line is None:
                 break
             if lines and size + len(line) > _CHUNK_BYTES:
                 self._spare = line
                 break
-            lines[self._taken] = line
+            if line:
+                lines[self._taken] = line
             self._taken += 1
             size += len(line)
         return Chunk(self._model, lines, self._options.wait_seconds) if lines else None
+
+    def take_refused(self) -> list[Job]:
+        """The jobs, since the last call, of inputs that cannot be sent at all."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def settle(self, jobs: Sequence[Job]) -> list[Job]:
         """Record settled jobs; returns those that may be yielded now, in order if required."""
@@ -208,14 +216,28 @@ class Plan:
         return out
 
     def _next_line(self) -> bytes | None:
+        """The next input as a line, empty where it cannot be sent; None where none is there."""
         if self._spare is not None:
             line, self._spare = self._spare, None
             return line
         for value in self._inputs:
-            body = {"model": self._model, "input": json_input(value), **self._fields}
-            return orjson.dumps(body) + b"\n"
+            if value is NOT_YET:
+                return None
+            try:
+                body = {"model": self._model, "input": json_input(value), **self._fields}
+                return dump_json(body) + b"\n"
+            except Exception as exc:  # noqa: BLE001 - what an input may raise, being sent
+                why = f"{type(exc).__name__}: {exc}"
+                self._refused.append(refused_job(self._model, self._taken, "invalid_input", why))
+                return b""
         self._exhausted = True
         return None
+
+
+def refused_job(model: str, index: int, reason: str, message: str) -> Job:
+    """A job that never was: its input was refused, here or by the API."""
+    failure = {"reason": reason, "message": message}
+    return _job({"id": "", "model": model, "state": "failed", "error": failure}, index)
 
 
 def _job(answer: dict[str, Any], index: int) -> Job:

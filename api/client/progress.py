@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
-from typing import Any, Protocol
+from collections.abc import Sized
+from importlib.util import find_spec
+from typing import Protocol
+
+from .errors import ClientError
 
 __all__ = ("Bar", "open_bar")
 
@@ -46,8 +49,13 @@ class _Rich:
         self._progress.stop()
 
 
-def open_bar(shown: bool, title: str, inputs: Iterable[Any]) -> Bar:
-    """A bar for these inputs, or one that is not shown; without their number it only counts."""
+def open_bar(shown: bool, title: str, inputs: object) -> Bar:
+    """A bar for these inputs, or one that is not shown; without their number it only counts.
+
+    Raises ClientError where the package that draws it is missing.
+    """
     if not shown:
         return _Silent()
+    if find_spec("rich") is None:
+        raise ClientError("`progress=True` is drawn by a package: pip install rich")
     return _Rich(title, len(inputs) if isinstance(inputs, Sized) else None)

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from api.client.errors import ApiError
+from .errors import ApiError
 
 __all__ = ("Attempts", "RetryPolicy", "retry_after_seconds")
 

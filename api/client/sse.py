@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from api.client.types import Event
+from .types import Event
 
 __all__ = ("EventReader",)
 

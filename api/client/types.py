@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Required, TypedDict
 
-__all__ = ("TERMINAL", "Event", "Failure", "Job", "Links", "State")
+__all__ = ("TERMINAL", "Event", "Failure", "Job", "JobPage", "Links", "State")
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled", "expired"})
@@ -54,6 +54,14 @@ class Job(TypedDict, total=False):
     links: Links
     index: NotRequired[int]
     """The index of its input in `map`, from 0."""
+
+
+class JobPage(TypedDict, total=False):
+    """Some of the jobs, without results."""
+
+    jobs: Required[list[Job]]
+    next_cursor: str
+    """Where the next page begins; absent on the last."""
 
 
 @dataclass(frozen=True, slots=True)

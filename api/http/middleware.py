@@ -16,8 +16,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.allowed_hosts import AllowedHosts
+from api.http.head_requests import answer_head
+from api.http.openai_shape import is_openais
+from api.http.paths import under_root
 from api.http.problems import Problem
-from api.http.request_context import CURRENT, BodyBudget, RequestContext, request_id_of
+from api.http.request_context import CURRENT, BodyBudget, RequestContext, path_of, request_id_of
 from common.settings import Settings
 from common.trace import read_traceparent
 
@@ -51,6 +54,7 @@ class RequestLayer:
         self._budget = BodyBudget(settings.max_body_memory_bytes)
         self._most = settings.max_concurrent_requests
         self._slow_seconds = settings.slow_request_seconds or float("inf")
+        self._root = settings.root_path
         self._active_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,6 +71,9 @@ class RequestLayer:
             read_traceparent(seen[b"traceparent"]) if b"traceparent" in seen else "",
             self._budget,
         )
+        if self._root:
+            scope = under_root(scope, self._root)
+            request.root_path = self._root
         CURRENT.set(request)
         self._active_requests += 1
         status = 0
@@ -76,7 +83,8 @@ class RequestLayer:
             else:
                 refusal = self._refusal(scope, seen)
             if refusal is not None:
-                response: Response = refusal.response()
+                shared = is_openais(path_of(scope))
+                response: Response = (refusal.for_openai() if shared else refusal).response()
             elif self._fast_path is not None and self._fast_path.takes(scope):
                 response = await self._fast_path.answer(scope, receive)
             else:
@@ -106,7 +114,10 @@ class RequestLayer:
                 _add_fields(headers, request, began)
             await send(message)
 
-        await self._app(scope, receive, answer)
+        if scope["method"] == "HEAD":
+            await answer_head(self._app, scope, receive, answer)
+        else:
+            await self._app(scope, receive, answer)
         return status
 
     def _refusal(self, scope: Scope, seen: dict[bytes, bytes]) -> Problem | None:
@@ -130,7 +141,7 @@ class RequestLayer:
         return self._too_much(scope) if self._active_requests > self._most else None
 
     def _too_much(self, scope: Scope) -> Problem | None:
-        if scope["path"] in _ALWAYS_ANSWERED:
+        if path_of(scope) in _ALWAYS_ANSWERED:
             return None
         return Problem(
             503,

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import HTTPException as FastApiHTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -15,7 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http.allowed_methods import methods_of
-from api.http.request_context import CURRENT
+from api.http.openai_shape import is_openais, openai_error
+from api.http.paths import without_slash
+from api.http.request_context import CURRENT, path_of
 from api.http.request_errors import (
     Forbidden,
     InvalidIdempotencyKey,
@@ -112,6 +114,13 @@ class Problem(FastApiHTTPException):
             "detail": self.detail,
             **self.extra,
         }
+
+    def for_openai(self) -> Problem:
+        """The same with OpenAI's form of it as a member, for clients of either kind."""
+        error = openai_error(self.status, self.code, self.detail, self.extra)
+        extra = {**self.extra, "error": error}
+        headers = dict(self.headers) if self.headers else None
+        return Problem(self.status, self.code, self.detail, headers=headers, **extra)
 
     def response(self) -> JSONResponse:
         """The response with the document, which includes the request's id."""
@@ -213,16 +222,22 @@ _SLASH = (
 def _has_slash(request: Request) -> bool:
     """Whether the path of a job has an encoded slash, which any server on the way decodes."""
     raw: bytes = request.scope.get("raw_path") or b""
-    return raw.startswith(b"/v1/jobs/") and b"%2f" in raw.lower()
+    return path_of(request.scope).startswith("/v1/jobs/") and b"%2f" in raw.lower()
 
 
 def install(app: FastAPI) -> None:
     """Convert every error that a route raises into a problem document."""
 
-    async def handle(request: Request, exc: Exception) -> JSONResponse:
+    async def handle(request: Request, exc: Exception) -> Response:
+        routed = not isinstance(exc, HTTPException) or isinstance(exc, Problem)
+        if not routed and (elsewhere := without_slash(app, request)):
+            return elsewhere
         if isinstance(exc, HTTPException) and exc.status_code == 404 and _has_slash(request):
             exc = Problem(404, "not_found", _SLASH)
-        answer = response_for(exc)
+        problem = problem_for(exc)
+        if not routed or is_openais(path_of(request.scope)):
+            problem = problem.for_openai()
+        answer = problem.response()
         if answer.status_code == _METHOD_NOT_ALLOWED and (allowed := methods_of(app, request)):
             answer.headers["Allow"] = allowed
         return answer

@@ -44,6 +44,8 @@ class RequestContext:
     """Bytes reserved from the budget until the request is answered."""
     waited_seconds: float = 0.0
     """Time spent waiting at the client's request."""
+    root_path: str = ""
+    """Where a proxy publishes the API: what links begin with."""
 
     def __init__(self, header_id: bytes, traceparent: str, budget: BodyBudget) -> None:
         self.header_id = header_id
@@ -60,11 +62,23 @@ class RequestContext:
 CURRENT: ContextVar[RequestContext | None] = ContextVar("lanefleet_request", default=None)
 
 
+def path_of(scope: MutableMapping[str, Any]) -> str:
+    """The path as the routes know it, without the root under which a proxy publishes them."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 def request_id_of(header: bytes | None) -> bytes:
     """The client's id for the request where it is valid, else a new one."""
     if header and _SANE_ID.fullmatch(header):
         return header
     return b"%b-%d" % (_PROCESS, next(_NUMBERS))
+
+
+def current_root() -> str:
+    """What the paths in answers to the current request begin with; empty without a proxy's root."""
+    request = CURRENT.get()
+    return request.root_path if request else ""
 
 
 def current_traceparent() -> str:

@@ -6,16 +6,19 @@ its error at its position; the others are not affected.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from fastapi import Request
 from redis.exceptions import RedisError
 
 from api.cache.directives import ANYTHING, CacheDirectives
 from api.cache.result_cache import Hit
+from api.http.departures import ClientLeft, unless_client_leaves
 from api.http.request_context import waiting_by_choice
 from api.http.request_errors import InvalidRequest, ModelRequired, TooManyInputs, WrongTask
 from api.jobs.request import MISSING, job_request
@@ -28,6 +31,8 @@ from common.jobs.record import JobRecord, JobState
 
 JOBS_PER_CALL = 500
 """As for bulk: bounds the time for which one script call blocks Redis."""
+
+_CANCELS_AT_ONCE = 16
 
 Outcome = JobRecord | FleetError
 
@@ -106,6 +111,30 @@ def _source(value: Any) -> dict[str, Any]:
     return {"input": MISSING, "input_url": value.url}
 
 
+async def run_for(
+    request: Request, services: Services, prepared: Sequence[Job | FleetError], seconds: float
+) -> list[Outcome]:
+    """As `run`, while its client is there: what is not done when it leaves is canceled.
+
+    The client has not heard any id yet, so nobody could fetch the results. Identical jobs of
+    others go on: where one of these leads them, another takes over.
+    """
+    if not seconds:
+        return await run(services, prepared, seconds)
+    try:
+        return await unless_client_leaves(request, run(services, prepared, seconds))
+    except (ClientLeft, asyncio.CancelledError):
+        await cancel_jobs(services, [one.id for one in prepared if isinstance(one, Job)])
+        raise
+
+
+async def cancel_jobs(services: Services, ids: Sequence[str]) -> None:
+    """Cancel those of them that are not settled."""
+    for first in range(0, len(ids), _CANCELS_AT_ONCE):
+        part = ids[first : first + _CANCELS_AT_ONCE]
+        await asyncio.gather(*map(services.store.cancel, part))
+
+
 async def run(
     services: Services, prepared: Sequence[Job | FleetError], seconds: float
 ) -> list[Outcome]:
@@ -115,22 +144,38 @@ async def run(
     """
     jobs = [one for one in prepared if isinstance(one, Job)]
     records: dict[str, Outcome] = {}
-    publishing = _publish(services, jobs, records)
-    if not seconds:
-        await publishing
-    elif jobs:
-        ids = [job.id for job in jobs]
-        with waiting_by_choice():
-            async with aclosing(services.waiter.watch(ids, seconds, begin=publishing)) as watch:
-                async for settled in watch:
-                    records.update((record.id, record) for record in settled)
-        await _look_again(services, records)
-    else:
-        publishing.close()
+    if not jobs:
+        raise next(one for one in prepared if isinstance(one, FleetError))
+    # A task of its own: a script that was sent is carried out, whoever stops waiting for it.
+    publishing = asyncio.create_task(_publish(services, jobs, records))
+    try:
+        if not seconds:
+            await publishing
+        else:
+            await _wait_for(services, jobs, records, seconds, asyncio.shield(publishing))
+    finally:
+        if not publishing.done():
+            await asyncio.wait({publishing})
+            publishing.exception()  # heard of it; whoever is cancelled has no use for it
     outcomes = [records[one.id] if isinstance(one, Job) else one for one in prepared]
     if not any(isinstance(one, JobRecord) for one in outcomes):
         raise next(one for one in outcomes if isinstance(one, FleetError))
     return outcomes
+
+
+async def _wait_for(
+    services: Services,
+    jobs: Sequence[Job],
+    records: dict[str, Outcome],
+    seconds: float,
+    publishing: Awaitable[list[str]],
+) -> None:
+    ids = [job.id for job in jobs]
+    with waiting_by_choice():
+        async with aclosing(services.waiter.watch(ids, seconds, begin=publishing)) as watch:
+            async for settled in watch:
+                records.update((record.id, record) for record in settled)
+    await _look_again(services, records)
 
 
 async def _publish(

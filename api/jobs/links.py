@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
+from api.http.request_context import current_root
 from common.jobs.record import JobState
 
 _PLAIN = re.compile(r"[A-Za-z0-9-]+").fullmatch
@@ -15,7 +16,7 @@ _RETRYABLE = frozenset({"attempts_exhausted"})
 
 def job_path(job_id: str) -> str:
     """The job itself."""
-    return _JOBS + _segment(job_id)
+    return current_root() + _JOBS + _segment(job_id)
 
 
 def _segment(job_id: str) -> str:

@@ -11,9 +11,11 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
+
+from api.http.request_context import current_root
 
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _CDN = "https://cdn.jsdelivr.net"
@@ -24,9 +26,10 @@ def install(app: FastAPI) -> None:
     """Add the page, and send visitors of `/` to it."""
 
     @app.get("/docs", include_in_schema=False)
-    async def swagger(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "").rstrip("/")
-        page = get_swagger_ui_html(openapi_url=f"{root}{app.openapi_url}", title=app.title)
+    async def swagger() -> HTMLResponse:
+        page = get_swagger_ui_html(
+            openapi_url=f"{current_root()}{app.openapi_url}", title=app.title
+        )
         policy = policy_for(bytes(page.body).decode())
         page.headers["Content-Security-Policy"] = policy
         page.headers["Referrer-Policy"] = "no-referrer"
@@ -34,7 +37,7 @@ def install(app: FastAPI) -> None:
 
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
+        return RedirectResponse(f"{current_root()}/docs")
 
 
 def policy_for(html: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BeforeValidator
 
 from api.dependencies import ServicesDep
 from api.http.problems import responses
+from api.http.request_context import current_root
 from api.jobs.listing import JobFilter
 from api.jobs.views import JobList, JobView, ListLinks
 from api.routes.job_lookup import json_response
@@ -64,7 +65,7 @@ async def list_jobs(
     following = None
     if page.next_cursor:
         asked = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
-        following = f"/v1/jobs?{urlencode([*asked, ('cursor', page.next_cursor)])}"
+        following = f"{current_root()}/v1/jobs?{urlencode([*asked, ('cursor', page.next_cursor)])}"
     listed = JobList(
         jobs=[JobView.of(record) for record in page.records],
         next_cursor=page.next_cursor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,7 +16,9 @@ from api.jobs.request_body import RAW_PARAMETERS
 from api.jobs.views import JobView
 from api.routes.fast_path import job_headers, take_job
 from api.routes.job_lookup import JobId, find_job, show_job, unknown_job
+from api.tenants.auth import Principal
 from api.tenants.dependencies import ReadDep, SubmitDep
+from common.jobs.record import JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -149,11 +152,15 @@ async def get_job(
     responses=responses(s404="No such job."),
 )
 async def cancel_job(job_id: JobId, services: ServicesDep, principal: SubmitDep) -> Response:
-    """Cancel a job: queued, it never runs; running, it never publishes. Repeatable."""
+    """Cancel a job: queued, it never runs; running, it never publishes. Repeatable.
+
+    One that was done before is shown as it is, its result only to a key that may read.
+    """
     await find_job(services, principal, job_id)
     if await services.store.cancel(job_id) is None:
         raise unknown_job(job_id)
-    return await show_job(services, await find_job(services, principal, job_id))
+    record = await find_job(services, principal, job_id)
+    return await show_job(services, _as_allowed(record, principal))
 
 
 @router.post(
@@ -178,6 +185,10 @@ async def retry_job(job_id: JobId, services: ServicesDep, principal: SubmitDep) 
         )
     if not await services.store.retry_dead(record.lane, [job_id]):
         raise Problem(409, "input_not_kept", _NOT_KEPT.format(state=record.state))
-    return await show_job(
-        services, await find_job(services, principal, job_id), 202, job_headers(job_id)
-    )
+    record = await find_job(services, principal, job_id)
+    return await show_job(services, _as_allowed(record, principal), 202, job_headers(job_id))
+
+
+def _as_allowed(record: JobRecord, principal: Principal) -> JobRecord:
+    """The record, without its result for a principal that may submit and not read."""
+    return record if principal.allows("read") else replace(record, result=None)

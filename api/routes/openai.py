@@ -6,7 +6,6 @@ the request's, and jobs that still run are canceled, since their results could n
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +30,6 @@ from common.jobs.record import JobState
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
 
-_CANCELS_AT_ONCE = 16
 _INPUTS_FAULT = frozenset({"invalid_input", "unsupported_media", "decode_timeout"})
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -100,12 +98,14 @@ async def create_embeddings(
     for index, one in enumerate(prepared):
         if isinstance(one, FleetError):
             problem = from_fleet_error(one)
-            detail = f"input {index}: {problem.detail}"
+            where = _where(asked, index)
+            detail = f"{where}: {problem.detail}"
             headers = dict(problem.headers or {})
-            raise Problem(problem.status, problem.code, detail, headers=headers, param="input")
-    outcomes = await task_run.run(services, prepared, services.settings.max_wait_seconds)
+            raise Problem(problem.status, problem.code, detail, headers=headers, param=where)
+    seconds = services.settings.max_wait_seconds
+    outcomes = await task_run.run_for(request, services, prepared, seconds)
     try:
-        results = _results(outcomes)
+        results = _results(asked, outcomes)
     except (Problem, FleetError):
         await _cancel_rest(services, outcomes)
         raise
@@ -117,12 +117,7 @@ def _read(document: Any) -> EmbeddingsRequest:
     if not isinstance(document, dict):
         detail = 'send an object such as {"model": ..., "input": ...}'
         raise InvalidRequest(detail)
-    if _is_tokens(document.get("input")):
-        detail = (
-            "input: arrays of token ids are not taken, as they belong to another model's "
-            "tokenizer; send texts (LangChain: check_embedding_ctx_length=False)"
-        )
-        raise TokensNotTaken(detail, param="input")
+    _check_input(document.get("input", ""))
     try:
         return EmbeddingsRequest.model_validate(document, strict=True)
     except ValidationError as exc:
@@ -131,9 +126,38 @@ def _read(document: Any) -> EmbeddingsRequest:
         raise InvalidRequest(str(InvalidRequest.of(errors)), param=field) from exc
 
 
-def _is_tokens(value: Any) -> bool:
-    """Whether the input is a list of numbers, or of lists."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], int | list)
+def _check_input(value: Any) -> None:
+    """Raise for what is neither a text nor a list of them, with the index of the first other.
+
+    pydantic would tell of each kind that the field may have why this is not it.
+    """
+    texts = value if isinstance(value, list) else [value]
+    for index, text in enumerate(texts):
+        if isinstance(text, str):
+            continue
+        if index == 0 and texts is value and _is_tokens(value):
+            detail = (
+                "input: arrays of token ids are not taken, as they belong to another model's "
+                "tokenizer; send texts (LangChain: check_embedding_ctx_length=False)"
+            )
+            raise TokensNotTaken(detail, param="input")
+        where = f"input[{index}]" if texts is value else "input"
+        kinds = "a text" if texts is value else "a text or a list of texts"
+        raise InvalidRequest(f"{where}: send {kinds}, not {_kind_of(text)}", param=where)
+
+
+def _is_tokens(texts: list[Any]) -> bool:
+    """Whether these are numbers, or lists of them."""
+    first = texts[0][:1] if isinstance(texts[0], list) else texts[:1]
+    return bool(first) and isinstance(first[0], int) and not isinstance(first[0], bool)
+
+
+def _kind_of(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return "a number"
 
 
 def _check_dimensions(services: Services, asked: EmbeddingsRequest) -> None:
@@ -148,7 +172,12 @@ def _check_dimensions(services: Services, asked: EmbeddingsRequest) -> None:
     raise UnsupportedDimensions(detail, param="dimensions")
 
 
-def _results(outcomes: Sequence[Outcome]) -> list[Any]:
+def _where(asked: EmbeddingsRequest, index: int) -> str:
+    """The name of one input, as errors tell it."""
+    return "input" if isinstance(asked.input, str) else f"input[{index}]"
+
+
+def _results(asked: EmbeddingsRequest, outcomes: Sequence[Outcome]) -> list[Any]:
     """Every input's result; raises the error of the first that has none."""
     results = []
     for index, outcome in enumerate(outcomes):
@@ -160,8 +189,9 @@ def _results(outcomes: Sequence[Outcome]) -> list[Any]:
         if outcome.state is not JobState.SUCCEEDED:
             reason = outcome.reason or outcome.state.value
             status = 422 if reason in _INPUTS_FAULT else 500
-            detail = f"input {index}: {outcome.error or reason}"
-            raise Problem(status, reason, detail, param="input" if status == 422 else None)
+            where = _where(asked, index)
+            detail = f"{where}: {outcome.error or reason}"
+            raise Problem(status, reason, detail, param=where if status == 422 else None)
         results.append(outcome.result)
     return results
 
@@ -170,6 +200,4 @@ async def _cancel_rest(services: Services, outcomes: Sequence[Outcome]) -> None:
     left = [
         one.id for one in outcomes if not isinstance(one, FleetError) and not one.state.terminal
     ]
-    for first in range(0, len(left), _CANCELS_AT_ONCE):
-        part = left[first : first + _CANCELS_AT_ONCE]
-        await asyncio.gather(*map(services.store.cancel, part))
+    await task_run.cancel_jobs(services, left)

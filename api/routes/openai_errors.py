@@ -14,15 +14,8 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+from api.http.openai_shape import openai_error
 from api.http.problems import Problem, problem_for
-
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-
-
-_CODES = {"unknown_model": "model_not_found"}
-
-
-_PARAMS = {"unknown_model": "model", "wrong_task": "model", "model_required": "model"}
 
 
 class OpenAIError(BaseModel):
@@ -59,11 +52,5 @@ class OpenAIRoute(APIRoute):
 def error_response(problem: Problem) -> JSONResponse:
     """A problem in OpenAI's envelope."""
     status = 400 if problem.status == 422 else problem.status
-    usual = "server_error" if status >= 500 else "invalid_request_error"
-    error = {
-        "message": problem.detail,
-        "type": _TYPES.get(status, usual),
-        "param": problem.extra.get("param") or _PARAMS.get(problem.code),
-        "code": _CODES.get(problem.code, problem.code),
-    }
+    error = openai_error(status, problem.code, problem.detail, problem.extra)
     return JSONResponse({"error": error}, status, headers=problem.headers)

@@ -144,7 +144,8 @@ async def _answer(
     )
     prepared = task_run.prepare(services, call)
     preferences = Preferences.of(body.asked.prefer, settings.max_wait_seconds)
-    outcomes = await task_run.run(services, prepared, _seconds(preferences, settings))
+    seconds = _seconds(preferences, settings)
+    outcomes = await task_run.run_for(request, services, prepared, seconds)
     records = [one for one in outcomes if isinstance(one, JobRecord)]
     done = all(record.state.terminal for record in records)
     headers = {"Vary": VARY, **services.submission.rate_headers(principal)}

@@ -6,6 +6,7 @@ creates no more than that; the process reads them all at once, as `Settings`.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr
@@ -15,6 +16,7 @@ from common.net.addresses import Network, parse_networks
 from common.net.redis_address import RedisAddress
 
 ENV_PREFIX = "LANEFLEET_"
+_ROOT_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*")
 
 
 def _split(value: object) -> object:
@@ -29,9 +31,20 @@ def _redis_url(value: object) -> object:
     return RedisAddress.parse(text).url if isinstance(text, str) else text
 
 
+def _root_path(value: object) -> object:
+    """Without a slash at its end; it is put in front of paths as it is."""
+    text = value.rstrip("/") if isinstance(value, str) else value
+    if isinstance(text, str) and not _ROOT_PATH.fullmatch(text):
+        raise ValueError("a path such as /lanefleet: a slash, then letters, digits and -._~")
+    if isinstance(text, str) and text.split("/")[1:2] == ["v1"]:
+        raise ValueError("not /v1, with which the API's own paths begin; such as /lanefleet")
+    return text
+
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Ports = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(parse_networks)]
+RootPath = Annotated[str, BeforeValidator(_root_path)]
 RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
 
 

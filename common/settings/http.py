@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from common.settings.base import CommaSeparated, Section
+from common.settings.base import CommaSeparated, RootPath, Section
 
 DEFAULT_LIST_MAX = 100_000
 
@@ -133,6 +133,11 @@ class HttpSettings(Section):
         (),
         description="Names that the Host header may give, as api.example.com or *.example.com, "
         "comma-separated; * is any. Empty is any, but on loopback only this machine's own.",
+    )
+    root_path: RootPath = Field(
+        "",
+        description="Path under which a proxy publishes the API, as /lanefleet: links begin with "
+        "it. Requests are taken with it and without it, so the proxy may cut it off.",
     )
     cors_origins: CommaSeparated = Field(
         (),

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "docs/server.md": ("st --config-file",),
 }
 """Where a snippet begins like this, another test runs it, or nobody could here."""
+PATH = os.pathsep.join(map(str, (ROOT, ROOT / "deploy" / "client" / "checkout")))
 FENCE = re.compile(r"^```(sh|bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -51,7 +52,7 @@ def run(up: Up, command: list[str]) -> str:
     answer = subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, "LANEFLEET_URL": up.url, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "LANEFLEET_URL": up.url, "PYTHONPATH": PATH},
         capture_output=True,
         text=True,
         timeout=100,

@@ -1,18 +1,27 @@
-"""The Python client against a real fleet."""
+"""The Python client and the command line against a real fleet."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from api.cli import app
 from api.client import ApiError, AsyncClient, Client, JobFailed
 from common.redis.embedded_server import RedisServer
-from tests.support.stack import ApiProcess, Stack
+from tests.support.stack import ROOT, ApiProcess, Stack, wait_until
+
+LANEFLEET = (sys.executable, "-c", "from api.cli import main; main()")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +69,7 @@ def test_the_asynchronous_client_does_it_all(api: ApiProcess) -> None:
             assert (await client.wait(job["id"]))["state"] == "succeeded"
             jobs = [job async for job in client.map("echo", range(1200), chunk=100)]
             assert [job["index"] for job in jobs] == list(range(1200))
-            events = [event async for event in client.stream(job["id"])]
+            events = [event async for event in client.events(job["id"])]
             assert events[-1].job["result"] == job["result"]
             late = await client.submit("echo", "late", params={"sleep_ms": 500})
             assert (await client.cancel(late["id"]))["state"] == "canceled"
@@ -90,7 +99,7 @@ def test_results_of_many_come_as_they_are_settled(api: ApiProcess, client: Clien
 
 def test_a_stream_follows_a_job_to_its_end(client: Client) -> None:
     job = client.submit("echo", "slow", params={"sleep_ms": 1200})
-    events = list(client.stream(job["id"]))
+    events = list(client.events(job["id"]))
     assert [event.state for event in events] == ["queued", "running", "succeeded"]
     assert events[-1].job["result"]["length"] == 4
 
@@ -105,3 +114,90 @@ def test_a_submit_under_one_key_is_one_job(client: Client) -> None:
 def test_a_file_goes_as_it_is(client: Client, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("hello")
     assert client.submit_file("echo", tmp_path / "words.txt", wait=10)["result"]["length"] == 5
+
+
+def lanefleet(api: ApiProcess, *arguments: str, stdin: bytes | None = None) -> tuple[int, Any]:
+    """Exit status and JSON of a command."""
+    command = [*arguments, "--url", api.url, "--json"]
+    answer = CliRunner().invoke(app, command, input=stdin, catch_exceptions=False)
+    return answer.exit_code, json.loads(answer.stdout) if answer.stdout else answer.stderr
+
+
+def test_the_command_submits_and_follows_jobs(api: ApiProcess, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("hello")
+    for value, stdin, length in (
+        (str(tmp_path / "words.txt"), None, 5),
+        ("a" * 300, None, 300),
+        ('{"hello": "world"}', None, 17),
+        ("-", b"from a pipe", 11),
+    ):
+        status, job = lanefleet(api, "submit", "echo", value, stdin=stdin)
+        assert (status, job["state"], job["result"]["length"]) == (0, "succeeded", length), value
+    job_id = job["id"]
+    assert lanefleet(api, "jobs", "get", job_id) == lanefleet(api, "jobs", "wait", job_id)
+    assert lanefleet(api, "jobs", "result", job_id) == (0, job["result"])
+    listed = lanefleet(api, "jobs", "list", "--state", "succeeded", "--limit", "1")[1]
+    assert (listed["jobs"][0]["id"], "next_cursor" in listed) == (job_id, True)
+    slow = ("echo", "slow", "--params", '{"sleep_ms": 20000}', "--wait", "0")
+    status, waiting = lanefleet(api, "jobs", "submit", *slow)
+    assert (status, waiting["state"]) == (0, "queued")
+    assert lanefleet(api, "jobs", "cancel", waiting["id"])[1]["state"] == "canceled"
+    status, ended = lanefleet(api, "jobs", "wait", waiting["id"])
+    assert (status, ended["state"]) == (1, "canceled")
+
+
+def test_the_command_says_what_is_wrong_in_a_sentence(api: ApiProcess) -> None:
+    binary = CliRunner().invoke(
+        app, ["submit", "minilm", "-", "--url", api.url], input=b"\xff\xd8pixels"
+    )
+    assert isinstance(binary.exception, ApiError)
+    assert "not UTF-8" in str(binary.exception)
+    environment = {**os.environ, "LANEFLEET_URL": api.url, "LANEFLEET_API_KEY": "lfk_sec ret"}
+    answer = run_command(environment, "jobs", "list")
+    assert (answer.returncode, "copy it again" in answer.stderr) == (1, True)
+    assert "sec" not in answer.stderr + answer.stdout
+    host, _, port = api.url.removeprefix("http://").rpartition(":")
+    environment = {**os.environ, "LANEFLEET_HOST": host, "LANEFLEET_PORT": port}
+    environment.pop("LANEFLEET_URL", None)
+    told = run_command(environment, "jobs", "result", "nope").stderr
+    assert " ".join(told.split()).startswith("lanefleet: there is no job 'nope';")
+
+
+def run_command(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LANEFLEET, *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_an_interrupted_command_tells_the_id_and_how_to_go_on(
+    api: ApiProcess, client: Client
+) -> None:
+    process = subprocess.Popen(
+        [*LANEFLEET, "submit", "echo", "interrupted",
+         "--params", '{"sleep_ms": 15000}', "--url", api.url],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def mine() -> str | None:
+        running = client.list_jobs(state="running")["jobs"]
+        return running[0]["id"] if running else None
+
+    job_id = wait_until(mine, 30, "its job to run")
+    process.send_signal(signal.SIGINT)
+    out, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out.split() in (["queued", job_id], ["running", job_id])
+    assert f"lanefleet jobs wait {job_id} --url {api.url}" in told
+    assert f"lanefleet jobs cancel {job_id} --url {api.url}" in told
+    assert client.cancel(job_id)["state"] == "canceled"
+
+
+@pytest.mark.slow
+def test_a_thousand_submits_at_once_are_all_taken(api: ApiProcess) -> None:
+    async def run() -> set[str]:
+        async with AsyncClient(api.url, timeout=60) as many:
+            jobs = await asyncio.gather(*(many.submit("echo", n) for n in range(1000)))
+        return {job["id"] for job in jobs}
+
+    assert len(asyncio.run(run())) == 1000

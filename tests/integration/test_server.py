@@ -7,11 +7,13 @@ import socket
 import time
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from api.client import Client
 from common.redis.embedded_server import RedisServer
 from tests.support.stack import ApiProcess, Process, Stack, wait_until
 
@@ -203,3 +205,58 @@ def test_idle_connections_make_room_for_new_ones(api: ApiProcess) -> None:
     finally:
         for one in held:
             one.close()
+
+
+def test_head_is_answered_wherever_get_is(api: ApiProcess) -> None:
+    slow = {**job(), "params": {"sleep_ms": 3000}}
+    with httpx.Client(base_url=api.url) as client:  # one connection: a body would be seen
+        job_id = client.post("/v1/jobs", json=slow).json()["id"]
+        for path in (
+            "/", "/health", "/ready", "/metrics", "/docs", "/openapi.json", "/nowhere",
+            "/v1/models", "/v1/models/echo", "/v1/models/nope", "/v1/lanes", "/v1/workers",
+            "/v1/jobs", f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/result", "/v1/dead/echo",
+        ):  # fmt: skip
+            got, head = client.get(path), client.head(path)
+            assert (head.status_code, head.content) == (got.status_code, b""), path
+            assert head.headers.get("content-type") == got.headers.get("content-type")
+        events = client.head(f"/v1/jobs/{job_id}/events")
+        assert events.status_code == 200
+        assert events.headers["content-type"].startswith("text/event-stream")
+        assert client.head("/v1/jobs/bulk/").status_code == 307
+        assert client.head("/v1/embeddings").headers["allow"] == "POST"
+        client.post(f"/v1/jobs/{job_id}/cancel")
+
+
+def test_an_api_behind_a_path_links_to_itself(
+    fleet: tuple[ApiProcess, Process], tmp_path: Path
+) -> None:
+    stack = Stack(fleet[0].process.environment["LANEFLEET_REDIS_URL"], tmp_path)
+    rooted = stack.api("echo", LANEFLEET_ROOT_PATH="/fleet/")
+    try:
+        for base in (rooted.url, f"{rooted.url}/fleet"):
+            with httpx.Client(base_url=base) as client:
+                taken = client.post("/v1/jobs", json=job())
+                path = f"/fleet/v1/jobs/{taken.json()['id']}"
+                assert taken.headers["location"] == path
+                assert set(taken.json()["links"].values()) == {
+                    path, f"{path}/result", f"{path}/events", f"{path}/cancel"
+                }  # fmt: skip
+                assert (
+                    httpx.get(rooted.url + path, params={"wait": 10})
+                    .json()["links"]["result"]
+                    .startswith(path)
+                )
+                late = client.post("/v1/jobs", json={**job(), "params": {"sleep_ms": 1000}})
+                result = client.get(f"/v1/jobs/{late.json()['id']}/result")
+                assert result.headers["location"].startswith("/fleet/v1/jobs/")
+                page = client.get("/v1/jobs?limit=1").json()
+                assert page["links"]["next"].startswith("/fleet/v1/jobs?limit=1&cursor=")
+                assert httpx.get(rooted.url + page["links"]["next"]).json()["jobs"]
+                assert client.get("/").headers["location"] == "/fleet/docs"
+                assert '"/fleet/openapi.json"' in client.get("/docs").text.replace("'", '"')
+                assert client.get("/openapi.json").json()["servers"][0] == {"url": "/fleet"}
+                assert client.get("/health").status_code == 200
+            with Client(base) as python:
+                assert python.submit("echo", "through", wait=10)["state"] == "succeeded"
+    finally:
+        stack.close()

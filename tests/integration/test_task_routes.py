@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 from api.cli.keys import keys
-from api.client import ApiError, Client
+from api.client import ApiError, Client, Job
 from common.catalog import load_catalog
 from common.redis.embedded_server import RedisServer
-from tests.support.stack import DATA, ROOT, ApiProcess, Stack
+from tests.support.stack import DATA, ROOT, ApiProcess, Stack, wait_until
 from worker.models.minilm import MiniLM
 
 CATALOG = """
@@ -32,7 +33,9 @@ models:
   text-detect: {handler: text-detect, input: image, task: detect,
                 weights: package:rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx}
   slow: {handler: echo, task: classify}
+  unserved: {handler: minilm, input: text, task: embed}
 """
+SERVED = "echo,minilm,text-embedding-3-small,nested,text-detect,slow"
 SENTENCES = ["The quick brown fox.", "A cat sat on the mat.", "", "Der Hund schläft im Garten. 犬"]
 
 
@@ -43,7 +46,7 @@ def api(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     catalog = {"LANEFLEET_CATALOG": str(folder / "models.yaml")}
     made = Stack(embedded_redis.url, folder, {**catalog, "LANEFLEET_MAX_WAIT_SECONDS": "20"})
     made.redis.flushall()
-    made.worker("")
+    made.worker(SERVED)
     yield made.api("")
     made.close()
 
@@ -140,6 +143,88 @@ def test_openai_errors_are_in_its_envelope(client: openai.OpenAI, api: ApiProces
     assert answer.status_code == 400
     untyped = post(api, "/v1/embeddings", content=half)
     assert untyped.json()["error"]["code"] == "unsupported_content_type"
+
+
+def test_an_input_that_is_none_is_named_by_its_index(client: openai.OpenAI) -> None:
+    for value, where, why in (
+        (["a", None], "input[1]", "send a text, not null"),
+        ([None], "input[0]", "send a text, not null"),
+        (["a", "b", 7], "input[2]", "send a text, not a number"),
+        (["a", 7, None], "input[1]", "send a text, not a number"),
+        ([True], "input[0]", "send a text, not true"),
+        (["a", ["b"]], "input[1]", "send a text, not a list"),
+        ([["a"]], "input[0]", "send a text, not a list"),
+        ({"text": "a"}, "input", "send a text or a list of texts, not an object"),
+        (5, "input", "send a text or a list of texts, not a number"),
+        (None, "input", "send a text or a list of texts, not null"),
+    ):
+        with pytest.raises(openai.BadRequestError) as wrong:
+            client.post(
+                "/embeddings", body={"model": "minilm", "input": value}, cast_to=httpx.Response
+            )
+        assert (wrong.value.param, wrong.value.code) == (where, "invalid_request"), value
+        assert str(wrong.value.body["message"]) == f"{where}: {why}"  # type: ignore[index]
+    with pytest.raises(openai.BadRequestError, match="`input`: Field required") as absent:
+        client.post("/embeddings", body={"model": "minilm"}, cast_to=httpx.Response)
+    assert absent.value.param == "input"
+
+
+def test_errors_of_what_openais_client_asks_besides_are_its_own(
+    client: openai.OpenAI, api: ApiProcess
+) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.models.retrieve("gpt-9")
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError) as nothing:
+        client.chat.completions.create(model="minilm", messages=[])
+    assert (nothing.value.code, nothing.value.type) == ("not_found", "invalid_request_error")
+    document = httpx.get(f"{api.url}/v1/models/gpt-9").json()
+    assert document["type"].endswith("/unknown-model")
+    assert document["error"]["message"] == document["detail"]
+    assert "error" not in httpx.get(f"{api.url}/v1/jobs/nope").json()
+
+
+def leave(api: ApiProcess, path: str, body: Any, once: Callable[[], bool]) -> None:
+    """Send a request and hang up, unanswered, as soon as this holds."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    port = int(api.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        wait_until(once, 20, "the jobs of the request")
+
+
+def test_who_hangs_up_leaves_no_work_behind(api: ApiProcess, tmp_path: Path) -> None:
+    stack = Stack(api.process.environment["LANEFLEET_REDIS_URL"], tmp_path)
+    texts = [f"text {number}" for number in range(400)]
+    body = {"model": "unserved", "input": texts}
+    leave(api, "/v1/embeddings", body, lambda: stack.waiting("unserved") == 400)
+    wait_until(lambda: stack.stats("unserved").get("canceled") == 400, 20, "all to be canceled")
+    body = {"model": "unserved", "input": texts[:3]}
+    leave(api, "/v1/embed", body, lambda: stack.waiting("unserved") == 403)
+    wait_until(lambda: stack.stats("unserved")["canceled"] == 403, 20, "those too")
+
+
+def test_what_others_share_goes_on_when_its_first_client_leaves(
+    api: ApiProcess, tmp_path: Path
+) -> None:
+    stack = Stack(api.process.environment["LANEFLEET_REDIS_URL"], tmp_path)
+    before = stack.stats("slow").get("canceled", 0)
+    blocker = api.client.submit("slow", "blocks the lane", params={"sleep_ms": 1500})
+    wait_until(lambda: api.client.get(blocker["id"])["state"] == "running", 20, "the blocker")
+    shared: list[Job] = []
+
+    def joined() -> bool:
+        jobs = api.client.list_jobs(model="slow")["jobs"]
+        if sum(job["state"] in ("queued", "running") for job in jobs) == 3:
+            shared.append(api.client.submit("slow", "shared", params={"sleep_ms": 50}))
+        return bool(shared)
+
+    body = {"model": "slow", "input": ["shared", "alone"], "params": {"sleep_ms": 50}}
+    leave(api, "/v1/classify", body, joined)
+    wait_until(lambda: stack.stats("slow").get("canceled", 0) == before + 2, 20, "two canceled")
+    job = api.client.wait(shared[0]["id"], timeout=20)
+    assert (job["state"], job["result"]["length"]) == ("succeeded", 6)
 
 
 def post(api: ApiProcess, path: str, **kwargs: Any) -> httpx.Response:

@@ -176,6 +176,17 @@ def test_a_foreign_job_does_not_exist(town: Town) -> None:
     assert town.call("GET", f"/v1/jobs/{done['id']}", town.key("ops", "admin")).is_success
 
 
+def test_a_key_that_may_not_read_gets_no_result_of_a_job_that_was_done(town: Town) -> None:
+    done = town.submit(town.key("a"), wait=10).json()
+    assert done["state"] == "succeeded"
+    blind = town.keys("create", "blind", "--tenant", "a", "--scopes", "submit")["key"]
+    assert town.call("GET", f"/v1/jobs/{done['id']}", blind).status_code == 403
+    shown = town.call("POST", f"/v1/jobs/{done['id']}/cancel", blind).json()
+    assert (shown["state"], "result" in shown) == ("succeeded", False)
+    seen = town.call("POST", f"/v1/jobs/{done['id']}/cancel", town.key("a")).json()
+    assert seen["result"] == done["result"]
+
+
 def _less_id(answer: httpx.Response, job_id: str) -> dict[str, Any]:
     document = json.loads(answer.text.replace(job_id, "ID"))
     document.pop("request_id", None)

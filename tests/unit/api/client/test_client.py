@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 import api.client
-from api.client import ApiError, AsyncClient, Client, Event, JobFailed, RetryPolicy, StillRunning
+from api.client import (
+    ApiError,
+    AsyncClient,
+    Client,
+    ClientError,
+    Event,
+    JobFailed,
+    RetryPolicy,
+    StillRunning,
+)
+from api.client.calls import base_url_of, headers_of
 from api.client.retries import Attempts, retry_after_seconds
 from api.client.sse import EventReader
 
@@ -135,10 +148,11 @@ def test_the_key_goes_as_a_bearer_token(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("LANEFLEET_API_KEY", "from-outside")
     monkeypatch.setenv("LANEFLEET_URL", "http://elsewhere:1")
     with Client() as outside, Client(api_key="given") as given, Client(api_key="") as none:
-        assert outside._http.headers["authorization"] == "Bearer from-outside"
-        assert given._http.headers["authorization"] == "Bearer given"
-        assert "authorization" not in none._http.headers
-        assert outside._http.base_url.host == "elsewhere"
+        opened = [one._connections.pool().http for one in (outside, given, none)]
+        assert opened[0].headers["authorization"] == "Bearer from-outside"
+        assert opened[1].headers["authorization"] == "Bearer given"
+        assert "authorization" not in opened[2].headers
+        assert opened[0].base_url.host == "elsewhere"
 
 
 class Fleet:
@@ -266,7 +280,7 @@ def test_a_stream_goes_on_where_it_was_lost() -> None:
         httpx.Response(200, content=event("1", running)),
         httpx.Response(200, content=event("end", DONE)),
     )
-    states = [one.state for one in client.stream("j1")]
+    states = [one.state for one in client.events("j1")]
     assert states == ["queued", "running", "succeeded"]
     assert [one.headers.get("last-event-id") for one in seen] == [None, "5-0", "5-1"]
 
@@ -290,3 +304,175 @@ def test_an_input_may_be_named_by_its_url() -> None:
         "model": "resnet50",
         "input_url": "https://example.org/cat.jpg",
     }
+
+
+class _Odd:
+    """Not JSON."""
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_an_input_that_cannot_be_sent_has_its_place_like_others(ordered: bool) -> None:
+    odd = [_Odd(), Path("/no/such.png"), float("nan"), {"x": [1.0, float("inf")]}, {1: 2}, "\ud800"]
+    inputs = [0, *odd, 7, *odd]
+    fleet = Fleet()
+    jobs = list(
+        mapper(fleet).map("echo", inputs, on_error="return", ordered=ordered, chunk=2, window=4)
+    )
+    assert sorted(job["index"] for job in jobs) == list(range(14))
+    by_index = {job["index"]: job for job in jobs}
+    done = [index for index in by_index if by_index[index]["state"] == "succeeded"]
+    assert sorted(done) == [0, 7]
+    failures = [by_index[index]["error"] for index in range(1, 7)]
+    assert {failure["reason"] for failure in failures} == {"invalid_input"}
+    assert "No such file" in failures[1]["message"]
+    assert failures[2]["message"] == "ValueError: JSON has no nan"
+    assert sorted(fleet.taken) == [0, 7]
+    with pytest.raises(JobFailed, match=r"input 1: invalid_input: .*_Odd"):
+        list(mapper(Fleet()).map("echo", inputs))
+
+
+def test_fields_that_cannot_be_sent_are_refused_at_once() -> None:
+    with pytest.raises(TypeError):
+        mapper(Fleet()).map("echo", [1], params={1, 2})
+    with pytest.raises(ValueError, match="JSON has no nan"):
+        mapper(Fleet()).submit("echo", {"deep": [float("nan"), None]})
+
+
+def test_the_asynchronous_map_gives_bad_inputs_their_place_and_takes_a_generator() -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[Any]:
+        nonlocal read
+        while True:
+            read += 1
+            yield _Odd() if read % 10 == 0 else read - 1
+
+    async def run() -> list[Any]:
+        transport = httpx.MockTransport(Fleet(lose_after=37))
+        http = httpx.AsyncClient(transport=transport, base_url="http://fleet")
+        found: list[Any] = []
+        async with AsyncClient(retries=QUICK, http=http) as client:
+            jobs = client.map("echo", endless(), on_error="return", chunk=10, window=50)
+            async with aclosing(jobs):
+                async for job in jobs:
+                    found.append(job)
+                    if len(found) == 1000:
+                        break
+        return found
+
+    jobs = asyncio.run(run())
+    assert [job["index"] for job in jobs] == list(range(1000))
+    assert [job.get("result") for job in jobs] == [
+        None if index % 10 == 9 else index for index in range(1000)
+    ]
+    assert read <= 1000 + 50 + 10 + 1
+
+
+def test_slow_inputs_do_not_hold_back_results_and_their_errors_end_the_map() -> None:
+    found: list[int] = []
+
+    async def run() -> None:
+        answered = asyncio.Event()
+
+        async def inputs() -> AsyncIterator[int]:
+            yield 0
+            await answered.wait()  # for ever, if it takes a whole chunk
+            yield 1
+            raise RuntimeError("the source broke")
+
+        http = httpx.AsyncClient(transport=httpx.MockTransport(Fleet()), base_url="http://fleet")
+        async with AsyncClient(retries=QUICK, http=http) as client:
+            async for job in client.map("echo", inputs()):
+                found.append(job["index"])
+                answered.set()
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        asyncio.run(asyncio.wait_for(run(), 30))
+    assert found[:1] == [0]
+
+
+def test_a_file_is_a_path_of_any_kind_or_open(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"pixels")
+    taken = httpx.Response(202, json=QUEUED)
+    client, seen = client_of(*[taken] * 4)
+    client.submit_file("resnet50", str(tmp_path / "a.png"))
+    client.submit_file("resnet50", tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        client.submit_file("resnet50", file)
+    client.submit_file("resnet50", io.BytesIO(b"pixels"))
+    assert all(b"pixels" in request.content for request in seen)
+    named = [b'filename="a.png"' in request.content for request in seen]
+    assert named == [True, True, True, False]
+
+
+def test_a_result_is_given_or_why_there_is_none() -> None:
+    client, _ = client_of(
+        *(httpx.Response(200, json=job) for job in (DONE, {**DONE, "state": "canceled"}, QUEUED))
+    )
+    assert client.result("j1") == {"length": 1}
+    with pytest.raises(JobFailed, match="canceled"):
+        client.result("j1")
+    with pytest.raises(StillRunning, match="still queued"):
+        client.result("j1")
+
+
+def test_jobs_are_listed_by_the_filters_given() -> None:
+    client, seen = client_of(httpx.Response(200, json={"jobs": [DONE], "next_cursor": "c"}))
+    page = client.list_jobs(state="succeeded", created_after=datetime(2026, 11, 21, tzinfo=UTC))
+    assert (page["jobs"][0]["id"], page["next_cursor"]) == ("j1", "c")
+    assert dict(seen[0].url.params) == {
+        "state": "succeeded", "limit": "50", "created_after": "2026-11-21T00:00:00+00:00",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"PORT": "9001"}, "http://127.0.0.1:9001"),
+        ({"HOST": "10.0.0.7", "PORT": "9001"}, "http://10.0.0.7:9001"),
+        ({"HOST": "0.0.0.0"}, "http://127.0.0.1:8000"),
+        ({"HOST": "::", "PORT": "0"}, "http://[::1]:8000"),
+        ({"HOST": "::1"}, "http://[::1]:8000"),
+        ({"URL": "https://api.example.com/", "PORT": "9001"}, "https://api.example.com/"),
+        ({"URL": " localhost:8000\n"}, "http://localhost:8000"),
+    ],
+)
+def test_the_address_follows_where_the_api_listens(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str
+) -> None:
+    for name in ("URL", "HOST", "PORT"):
+        monkeypatch.delenv(f"LANEFLEET_{name}", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"LANEFLEET_{name}", value)
+    assert base_url_of(None) == url
+    assert base_url_of("http://given:1") == "http://given:1"
+
+
+def test_a_port_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LANEFLEET_URL", raising=False)
+    monkeypatch.setenv("LANEFLEET_PORT", "http")
+    with pytest.raises(ClientError, match="LANEFLEET_PORT must be a number"):
+        Client()
+
+
+@pytest.mark.parametrize("key", ["lfk_secret ", "\tlfk_secret\n", "lfk_secret\r\n"])
+def test_blanks_around_a_key_do_not_count(key: str) -> None:
+    assert headers_of(key) == {"Authorization": "Bearer lfk_secret"}
+    assert headers_of(" ") == {}
+
+
+@pytest.mark.parametrize("odd", [" ", "\n", "\x00", "\u00e9"])
+def test_a_key_that_no_header_carries_is_refused_without_being_shown(odd: str) -> None:
+    with pytest.raises(ClientError, match="copy it again") as told:
+        AsyncClient(api_key=f"lfk_sec{odd}ret")
+    assert "lfk_sec" not in str(told.value)
+
+
+def test_an_address_of_something_else_is_told() -> None:
+    client, _ = client_of(httpx.Response(200, text="<html>welcome</html>"), httpx.Response(302))
+    for _ in range(2):
+        with pytest.raises(ClientError, match="http://fleet/v1/jobs/j1 answered, but not as"):
+            client.get("j1")
+    with pytest.raises(ValueError, match="not empty"):
+        client.cancel("")

@@ -1,0 +1,32 @@
+"""HEAD, which every route that answers GET has: the same answer without its body."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.background.tasks import end
+
+
+async def answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Let the application answer a GET, up to its head; a stream would go on for minutes."""
+    answered = asyncio.Event()
+
+    async def only_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            answered.set()
+
+    async def answer() -> None:
+        await app({**scope, "method": "GET"}, receive, only_head)
+
+    answering, waiting = asyncio.create_task(answer()), asyncio.create_task(answered.wait())
+    try:
+        await asyncio.wait({answering, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            answering.result()
+    finally:
+        await end(waiting)
+        await end(answering)
