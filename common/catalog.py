@@ -108,6 +108,21 @@ class ModelSpec(BaseModel):
     warm_up: Any = Field(
         None, description="An input to run before it counts as ready; unset is the handler's own."
     )
+    load_timeout_seconds: float | None = Field(
+        None, ge=0, description="Longest it may take to load, and then to warm up; 0 is no limit."
+    )
+    decode_timeout_seconds: float | None = Field(
+        None, ge=0, description="Longest one input may take in `decode` and `cost`; 0 is no limit."
+    )
+    infer_timeout_seconds: float | None = Field(
+        None, ge=0, description="Longest one batch may run; 0 is no limit."
+    )
+    encode_timeout_seconds: float | None = Field(
+        None, ge=0, description="Longest one output may take in `encode`; 0 is no limit."
+    )
+    unload_timeout_seconds: float | None = Field(
+        None, ge=0, description="Longest it may take to unload; 0 is no limit."
+    )
     result_ttl_seconds: int | None = Field(
         None, ge=1, description="How long results are kept; unset is the fleet's."
     )

@@ -12,9 +12,12 @@ FleetError
 ├── InputUrlFailed            no input could be fetched from its URL, retries included
 ├── InputStoreUnavailable     the store of large inputs cannot be reached; try later
 ├── DecodeTimedOut            its input took too long to decode; never retried
+├── EncodeTimedOut            its output took too long to encode; never retried
 ├── UnreadableMessage         not a job; moved to the dead list unchanged
 ├── InferenceFailed           the model raised; retried alone, then dead
-│   └── DeviceOutOfMemory     the batch did not fit; a smaller one may
+│   ├── DeviceOutOfMemory     the batch did not fit; a smaller one may
+│   ├── InferTimedOut         the model did not come back; its process ended
+│   └── WrongOutputs          not what a model must return; not retried
 ├── TimeLimitExceeded         its run took longer than its sender allowed
 │   └── SoftTimeLimitExceeded the same, of Celery's softer limit
 ├── MessageLost               somebody took the job's message from its lane
@@ -43,7 +46,9 @@ __all__ = (
     "DeadlineUnreachable",
     "DecodeTimedOut",
     "DeviceOutOfMemory",
+    "EncodeTimedOut",
     "FleetError",
+    "InferTimedOut",
     "InferenceFailed",
     "InputStoreUnavailable",
     "InputTooLarge",
@@ -68,15 +73,26 @@ __all__ = (
     "UnreadableMessage",
     "UnsupportedMedia",
     "UrlRefused",
+    "WrongOutputs",
 )
 
 
 def text_of(error: BaseException | None) -> str:
     """The error's message as valid UTF-8; it may quote a client's input, and `str` may raise."""
     try:
-        return str(error).encode("utf-8", "replace").decode()
-    except Exception:  # noqa: BLE001 - its `__str__` is not ours either
+        # Not the text's own method: `__str__` may return a subclass of str.
+        return str.encode(str(error), "utf-8", "replace").decode()
+    except BaseException:  # noqa: BLE001 - its `__str__` is not ours either, and may even exit
         return "what it says cannot be read"
+
+
+def name_of(error: BaseException | None) -> str:
+    """The name of the error's class as valid UTF-8, at most 200 characters."""
+    try:
+        name = type.__dict__["__name__"].__get__(type(error))
+        return str.encode(str(name), "utf-8", "replace").decode()[:200]
+    except BaseException:  # noqa: BLE001 - a metaclass of somebody else's
+        return "an error without a name"
 
 
 class FleetError(Exception):
@@ -157,6 +173,12 @@ class DecodeTimedOut(FleetError):
     code = "decode_timeout"
 
 
+class EncodeTimedOut(FleetError):
+    """The output could not be encoded in time. The job fails and is not retried."""
+
+    code = "encode_timeout"
+
+
 class UnreadableMessage(FleetError):
     """A lane element that is not a Celery message of this project's task."""
 
@@ -174,6 +196,19 @@ class DeviceOutOfMemory(InferenceFailed):
     """The batch did not fit on the device; a smaller one may."""
 
     code = "device_out_of_memory"
+
+
+class InferTimedOut(InferenceFailed):
+    """The model did not return from a run within its limit; its process was ended."""
+
+    code = "infer_timeout"
+
+
+class WrongOutputs(InferenceFailed):
+    """What the model returned is not what a model must return; the message says what is."""
+
+    code = "wrong_outputs"
+    retryable = False
 
 
 class TimeLimitExceeded(FleetError):

@@ -118,6 +118,10 @@ class WorkerReport:
     """Whether Celery's remote control reaches it."""
     loading: str | None = None
     """The model that is being loaded or warmed up."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences about calls of models that take long, and why the process leaves by itself."""
+    rss_mb: float = 0.0
+    """The resident memory of the process."""
     finished: int = 0
     """Number of results it published."""
     fenced: int = 0

@@ -1,20 +1,24 @@
 """`python -m worker`: serve the catalog's lanes, one process per device.
 
-With several devices this process only supervises the others: it restarts one that crashes,
-forwards signals, and ends with an error when one cannot be kept running. With one device it is the
-worker itself, and is supervised by its own parent.
+This process only supervises the others: it restarts one that crashes, forwards signals, and ends
+with an error when one cannot be kept running. With one device and LANEFLEET_SUPERVISED=false it is
+the worker itself, and is supervised by its own parent.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
 
 from common.errors import ConfigurationError
 from common.log import configure_logging
 from common.settings import Settings, load_settings
 from worker.devices.discovery import look_around
 from worker.devices.placement import DEVICES_HELP, enter, plan
+from worker.guard.marks import Marks
+from worker.guard.supervision import Supervision
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,12 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--name", help="Celery node name; default: <device>-<pid>@<host>")
     parser.add_argument("--placed-on", metavar="DEVICE", help=argparse.SUPPRESS)
+    parser.add_argument("--supervision", action="append", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     try:
         settings = load_settings(**({} if args.devices is None else {"devices": args.devices}))
         configure_logging(settings, "worker")
         if args.placed_on:  # by the supervisor, which has set the environment
-            return _serve(settings, args.placed_on, args.name, supervised=True)
+            return _serve(settings, args.placed_on, args.name, _read(args.supervision))
         return _place_and_serve(settings, args.name)
     except ConfigurationError as exc:
         print(f"lanefleet worker: {exc}", file=sys.stderr)  # noqa: T201 - the one line a person needs
@@ -43,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _place_and_serve(settings: Settings, name: str | None) -> int:
     placements = plan(settings, look_around())
-    if len(placements) == 1:
+    if len(placements) == 1 and not settings.supervised:
         enter(placements[0])
         return _serve(settings, placements[0].device, name)
     from worker.process.supervisor import run_fleet
@@ -51,11 +56,21 @@ def _place_and_serve(settings: Settings, name: str | None) -> int:
     return run_fleet(settings, placements, name)
 
 
-def _serve(settings: Settings, device: str, name: str | None, *, supervised: bool = False) -> int:
+def _read(words: Sequence[str] | None) -> Supervision:
+    """What the supervisor says: the file of the marks, models out of service, whether to hold."""
+    if not words:
+        return Supervision()
+    descriptor, out_of_service, hold = words
+    return Supervision(Marks(int(descriptor)), json.loads(out_of_service), hold == str(True))
+
+
+def _serve(
+    settings: Settings, device: str, name: str | None, supervision: Supervision | None = None
+) -> int:
     # A process that only supervises others does not import Celery and the engine.
     from worker.process.launcher import run_worker
 
-    return run_worker(settings, device, name, supervised=supervised)
+    return run_worker(settings, device, name, supervision)
 
 
 if __name__ == "__main__":

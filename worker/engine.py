@@ -11,6 +11,7 @@
 | finisher     | encodes and publishes, one script a batch           | pipeline/finisher.py        |
 | cache-writer | writes results into the cache                       | pipeline/cache_writer.py    |
 | caretakers   | renew, reap, report, sweep, reconcile, see aliases  | maintenance/                |
+| watchdog     | looks at how long the models' verbs take            | maintenance/watchdog.py     |
 
 They share `WorkerState`, behind one lock. Only Celery's step and the launcher use the
 engine; its parts use the parts below them, or callables passed to them.
@@ -18,8 +19,6 @@ engine; its parts use the parts below them, or callables passed to them.
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +37,9 @@ from common.redis.trouble import TROUBLE
 from common.settings import Settings
 from common.worker_report import WorkerReport
 from worker.batching.turns import Turns
+from worker.guard.supervision import Supervision
 from worker.inputs.fetcher import InputFetcher
-from worker.jobs.leases import LaneLeases, LeasePolicy
+from worker.jobs.leases import LaneLeases
 from worker.jobs.next_steps import NextSteps
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane, lanes_of
@@ -48,11 +48,8 @@ from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
 from worker.maintenance.alias_watch import AliasWatch
 from worker.maintenance.caretaker import Caretaker
-from worker.maintenance.reaper import LeaseReaper
-from worker.maintenance.reconciler import Reconciler
-from worker.maintenance.renewer import LeaseRenewer
-from worker.maintenance.reporter import Reporter
-from worker.maintenance.sweeper import InputSweeper
+from worker.maintenance.caretakers import build_caretakers, leases_of
+from worker.maintenance.guard import Guard
 from worker.observability.health_server import health_server_of
 from worker.observability.parked import ParkedJobs
 from worker.observability.report import report_of, weights_digests
@@ -64,9 +61,10 @@ from worker.pipeline.intake import Intake
 from worker.pipeline.reserver import Reserver
 from worker.pipeline.runner import Runner
 from worker.pipeline.scheduler import Scheduler
+from worker.residency.loader import Loader
 from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
-from worker.residency.residency import Residency, Resident, memory_in_use
+from worker.residency.residency import Residency, Resident, memory_in_use, resident_set_mb
 from worker.residency.weights_digests import WeightsDigests
 
 log = structlog.get_logger(__name__)
@@ -92,6 +90,7 @@ class Engine:
         event_counts: EventCounts | None = None,
         name_children: Callable[[NextSteps], list[Any]] = lambda _steps: [],
         caretakers: Sequence[Caretaker] = (),
+        supervision: Supervision | None = None,
     ) -> None:
         """listener is called with every published batch; event_counts are its counters;
         name_children is as for Intake; caretakers run besides the engine's own.
@@ -100,8 +99,6 @@ class Engine:
         self.worker = worker
         self.device = device
         self.started_at = time.time()
-        self.broken = False
-        """Whether the process must exit with a failure."""
         self.on_the_bus = False
         """Whether Celery's remote control reaches this worker. Written by Celery's step."""
         self.event_counts = event_counts or EventCounts()
@@ -109,14 +106,31 @@ class Engine:
         client = connect(redis_url, settings)
         self._scripts = Scripts(client)
         self._build_lanes(catalog, settings)
+        self.guard = Guard(
+            settings, catalog, supervision or Supervision(), lambda: self.finisher.finished
+        )
         self._build_models(catalog, settings)
-        leases = self._leases(client)
+        leases = leases_of(settings, self.state, worker, client)
         self._build_output(leases, redis_url, blobs, listener)
         self._build_input(leases, client, redis_url, name_children)
         self._build_device(leases, is_revoked, has_revoked_stamp)
         self.parked = ParkedJobs(client, self.state.lanes)
         self._alias_watch = AliasWatch(connect(redis_url, settings), self.models, catalog.aliases)
-        self._caretakers = [*self._build_caretakers(redis_url, blobs), *caretakers]
+        self._caretakers = [
+            *build_caretakers(
+                settings,
+                worker,
+                self.state,
+                self.redis_health,
+                lambda: connect(redis_url, settings),
+                self.report,
+                lambda: weights_digests(self),
+                blobs,
+            ),
+            self._alias_watch,
+            self.guard.watchdog(self.decode_pool, self.finisher, self.models, self.runner),
+            *caretakers,
+        ]
         self._health = health_server_of(self, settings)
 
     # Bottom up.
@@ -134,12 +148,17 @@ class Engine:
             loader_for(self.device, settings),
             memory_in_use(self.device),
         )
+        self.guard.take_out(residency)
+        digests = WeightsDigests(settings.state_dir / "digests.json")
         self.models = ModelHost(
             self.state,
             residency,
-            WeightsDigests(settings.state_dir / "digests.json"),
+            Loader(self.state, residency, digests, self.guard.calls, settings.model_max_deaths),
+            self.guard.calls,
             warm_full_batches=self.device != "cpu",
             turn_seconds=settings.turn_seconds,
+            on_stuck=self.guard.departure.on_stuck,
+            hold=self.guard.supervision.hold,
         )
 
     def _build_output(
@@ -159,6 +178,7 @@ class Engine:
             self.worker,
             self.redis_health,
             (self._discard_inputs, self.cache_writer.offer, listener),
+            self.guard.calls,
         )
 
     def _build_input(
@@ -180,7 +200,7 @@ class Engine:
             database=database_of(client),
         )
         self.decode_pool = DecodePool(
-            settings.decode_threads, settings.decode_timeout_seconds, self.device_time.busy_at
+            settings.decode_threads, self.guard.calls, self.device_time.busy_at
         )
         self.intake = Intake(
             state,
@@ -217,45 +237,13 @@ class Engine:
             self.finisher,
             self.decode_pool,
             self.device_time,
+            self.guard.calls,
             is_revoked=is_revoked,
             has_revoked_stamp=has_revoked_stamp,
-            on_device_lost=self.fail,
+            on_device_lost=self.guard.departure.fail,
+            on_stuck=self.guard.departure.on_stuck,
             max_attempts=settings.max_attempts,
         )
-
-    def _build_caretakers(self, redis_url: str, blobs: Blobs | None) -> list[Caretaker]:
-        """Build the caretakers, each with connections of its own."""
-        settings, state = self.settings, self.state
-
-        def new_client() -> Redis:
-            return connect(redis_url, settings)
-
-        found: list[Caretaker] = [
-            LeaseRenewer(
-                state,
-                self._leases(new_client()),
-                self.redis_health,
-                settings.renew_interval_seconds,
-            ),
-            LeaseReaper(state.lanes, self._leases(new_client()), settings.reap_interval_seconds),
-            Reporter(
-                new_client(),
-                self.worker,
-                self.redis_health,
-                self.report,
-                lambda: weights_digests(self),
-            ),
-            self._alias_watch,
-            Reconciler(new_client(), list(state.lanes), self.worker, settings.result_ttl_seconds),
-        ]
-        if blobs is not None:
-            sweep, orphan = settings.blob_sweep_seconds, settings.blob_orphan_seconds
-            found.append(InputSweeper(new_client(), blobs, self.worker, sweep, orphan))
-        return found
-
-    def _leases(self, client: Redis) -> dict[str, LaneLeases]:
-        policy = LeasePolicy.of(self.settings)
-        return {lane: LaneLeases(client, lane, self.worker, policy) for lane in self.state.lanes}
 
     # Start and stop.
 
@@ -289,7 +277,7 @@ class Engine:
         grace = self.settings.shutdown_grace_seconds
         deadline = time.monotonic() + grace
         self.reserver.join(grace)
-        self.runner.join(max(0.1, deadline - time.monotonic()))
+        self.guard.end_run(self.runner, self.finisher, self.lanes, deadline)
         self.finisher.stop(max(1.0, deadline - time.monotonic()))
         self.cache_writer.stop(_CACHE_GRACE_SECONDS)
         self.notifier.stop()
@@ -300,13 +288,9 @@ class Engine:
         self.decode_pool.stop()
         self.fetcher.stop()
         self.reserver.release_unstarted()
+        self.reserver.release_started()
         in_hand = sum(len(lane.in_hand) for lane in self.lanes.values())
         log.info("engine_stopped", in_hand=in_hand)
-
-    def fail(self) -> None:
-        """End the process, which can no longer use its device, so that another can replace it."""
-        self.broken = True
-        os.kill(os.getpid(), signal.SIGTERM)
 
     def cancel(self, job_id: str) -> str:
         """Cancel one job, whichever worker holds it; returns its state, '' when unknown."""
@@ -332,6 +316,19 @@ class Engine:
     def loading(self) -> str | None:
         """The model that is being loaded or warmed up."""
         return self.models.loading
+
+    @property
+    def leaving(self) -> str:
+        """Why the process is ending by itself; empty while it is not."""
+        return self.guard.departure.reason
+
+    def warnings(self) -> list[str]:
+        """Sentences about calls of models that take long, and why the process leaves."""
+        return self.guard.warnings()
+
+    def rss_mb(self) -> float:
+        """The resident memory of this process."""
+        return resident_set_mb()
 
     def counters(self) -> Counters:
         """The current counters."""

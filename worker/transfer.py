@@ -52,7 +52,7 @@ def is_lost(error: BaseException) -> bool:
     """
     text = text_of(error)
     return (
-        isinstance(error, RuntimeError)
+        issubclass(type(error), RuntimeError)
         and text.startswith("CUDA error")
         and "out of memory" not in text
     )

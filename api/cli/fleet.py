@@ -30,7 +30,7 @@ from common.worker_report import WorkerReport
 OnLine = Callable[[str, str], None]
 """Told of each line a process prints: (process name, line)."""
 
-_STOP_SECONDS = 40.0
+_STOP_SECONDS = 50.0
 
 
 class FleetFailed(FleetError):

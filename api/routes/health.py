@@ -41,7 +41,10 @@ async def ready(services: ServicesDep) -> Ready:
         models_unavailable=[
             name for name, record in records.items() if record.state is not State.CLOSED
         ],
-        warnings=services.server_watch.warnings,
+        warnings=[
+            *services.server_watch.warnings,
+            *(f"{one.worker}: {text}" for one in sampler.reports for text in one.warnings),
+        ],
     )
 
 

@@ -119,7 +119,8 @@ class Ready(BaseModel):
     )
     models_unavailable: list[str] = Field(description="Lanes whose circuit breaker is not closed.")
     warnings: list[str] = Field(
-        description="What the operator of the queue's Redis should see to; nothing is refused."
+        description="What an operator should see to: of the queue's Redis, and of workers that a "
+        "model holds; nothing is refused."
     )
 
 

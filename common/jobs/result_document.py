@@ -7,6 +7,8 @@ tests/data/result_documents.json has one of each kind, and both writers are test
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +38,7 @@ class Stamp:
         date_done: str = "",
     ) -> None:
         """finished_ms is Unix milliseconds of the Redis server; date_done is now by default."""
+        self.lane = lane
         self._date_done = date_done or datetime.now(UTC).isoformat()
         self._about: dict[str, Any] = {
             "lane": lane,
@@ -154,8 +157,30 @@ def cache_hit(entry: Entry, job_id: str, lane: str, now_ms: int, tenant: str = "
 
 
 def dump_result(value: Any) -> bytes:
-    """The value as JSON; raises ValueError for NaN, which orjson would turn into null."""
+    """The value as JSON; raises ValueError for NaN and infinity, and TypeError where JSON has no
+    such value.
+
+    orjson turns NaN and infinity into null, whatever they are in, so a result that contains a
+    null is looked at again.
+    """
     dumped = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in dumped:
-        json.dumps(value, allow_nan=False, default=str)
+        try:
+            json.dumps(value, allow_nan=False, default=_plain)
+        except ValueError as exc:
+            raise ValueError(
+                "the result has a NaN or an infinity in it, which JSON cannot represent; `encode` "
+                "must return another value for it, or None"
+            ) from exc
     return dumped
+
+
+def _plain(value: Any) -> Any:
+    """What orjson takes and json does not, as values in which json finds a NaN."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if hasattr(value, "tolist"):  # an array or a scalar of numpy
+        return value.tolist()
+    return str(value)

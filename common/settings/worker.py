@@ -52,8 +52,62 @@ class WorkerSettings(Section):
     """One worker process."""
 
     decode_threads: int = Field(2, ge=0, le=64, description="Threads that decode inputs.")
+    load_timeout_seconds: float = Field(
+        900.0,
+        ge=0,
+        description="Longest a model may take to load, and then to warm up; 0 is no limit.",
+    )
     decode_timeout_seconds: float = Field(
-        30.0, gt=0, description="Longest one input may take to decode before its job fails."
+        30.0,
+        ge=0,
+        description="Longest one input may take to decode before its job fails; 0 is no limit.",
+    )
+    infer_timeout_seconds: float = Field(
+        120.0,
+        ge=0,
+        description="Longest one batch may run before its worker process is replaced; 0 is no "
+        "limit.",
+    )
+    encode_timeout_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="Longest one output may take to encode before its job fails; 0 is no limit.",
+    )
+    unload_timeout_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="Longest a model may take to unload before its worker process is replaced; 0 "
+        "is no limit.",
+    )
+    max_stuck_threads: int = Field(
+        4,
+        ge=1,
+        description="Threads that never came back from a model before the process is replaced.",
+    )
+    model_max_deaths: int = Field(
+        3,
+        ge=0,
+        description="Times a model may end or hang its process while it loads, and as many times "
+        "MAX_ATTEMPTS while it runs, before it is taken out of service; 0 is no limit.",
+    )
+    frozen_seconds: float = Field(
+        120.0,
+        ge=0,
+        description="How long a worker process may run no Python code before its supervisor kills "
+        "it; 0 is no limit.",
+    )
+    supervised: bool = Field(
+        True,
+        description="Whether a process of its own starts the worker of a single device again when "
+        "it dies; several devices always have one.",
+    )
+    max_rss_mb: float = Field(
+        0.0,
+        ge=0,
+        description="Resident memory above which a worker process is replaced; 0 is no limit.",
+    )
+    max_jobs_per_process: int = Field(
+        0, ge=0, description="Jobs after which a worker process is replaced; 0 is no limit."
     )
     look_ahead_jobs: int = Field(
         256,

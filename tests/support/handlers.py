@@ -205,3 +205,39 @@ class Flying:
 
     def encode(self, output: Any) -> Any:
         return output
+
+
+class Deadly:
+    """Ends its process: options `load: N` exit with this status while it loads, `thread` leaves one
+    running that a process must wait for.
+
+    params: exit (a status, in infer), exit_in_decode, hang (in infer), grow (MB to keep).
+    """
+
+    def load(self, spec: ModelSpec, device: str) -> None:
+        if "load" in spec.options:
+            os._exit(spec.options["load"])
+        if "thread" in spec.options:
+            threading.Thread(target=threading.Event().wait, args=(600,), daemon=False).start()
+        self._kept: list[bytes] = []
+
+    def decode(self, value: Any, params: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        if "exit_in_decode" in params:
+            os._exit(params["exit_in_decode"])
+        return value, params
+
+    def cost(self, item: Any) -> float:
+        return 1.0
+
+    def infer(self, items: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[Any]:
+        for _, params in items:
+            if "exit" in params:
+                os._exit(params["exit"])
+            if "hang" in params:
+                threading.Event().wait(60)
+            if "grow" in params:
+                self._kept.append(os.urandom(params["grow"] * 2**20))
+        return [os.getpid() for _ in items]
+
+    def encode(self, output: Any) -> Any:
+        return output

@@ -245,6 +245,7 @@ class Stack:
                 "LANEFLEET_REDIS_URL": self.redis_url,
                 "LANEFLEET_MODELS": models,
                 "LANEFLEET_LOG_FORMAT": "console",
+                "LANEFLEET_SUPERVISED": "false",
                 **self.environment,
                 **environment,
             },

@@ -174,7 +174,7 @@ class TaskEvents:
                 "signum": None,
                 "expired": execution.disposition == "expired",
             }
-        exception = describe(execution) if execution.error else ""
+        exception = describe(execution) if execution.error is not None else ""
         if isinstance(execution.disposition, Retry | Hold):
             return {
                 "type": "task-retried",

@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
-from common.errors import FleetError
+from typing import Protocol
+
+from common.errors import name_of
 from common.jobs.result_document import Stamp, dump_result, with_lineage
-from worker.jobs.execution import Execution, describe, reason_of
+from worker.guard.raised import RAISED
+from worker.jobs.execution import Execution, describe, module_of, reason_of
 
 
-def encode(execution: Execution, stamp: Stamp) -> None:
-    """Encode the output, or the failure, as the result that Celery stores."""
+class Abandoned(Exception):
+    """The calling thread was abandoned in an encode, and another one took its work over."""
+
+
+class Encoder(Protocol):
+    """The thread that encodes, as the watchdog sees it."""
+
+    abandoned: bool
+    """Whether another thread took its work over."""
+
+
+def encode(execution: Execution, stamp: Stamp, encoder: Encoder) -> None:
+    """Encode the output, or the failure, as the result that Celery stores.
+
+    Raises Abandoned, having changed nothing, where another thread took over meanwhile.
+    """
     handler = execution.handler
     if execution.disposition is None and handler is not None:
+        error, result = None, b""
         try:
             result = dump_result(handler.encode(execution.output))
         except BaseException as exc:  # noqa: BLE001 - even an exit: nothing else would be published
-            execution.fail("encode", exc)
+            error = exc
+        if encoder.abandoned:
+            raise Abandoned
+        if error is not None:
+            execution.fail("encode", error)
+            RAISED.note(stamp.lane, "encode", error, job_id=ascii(execution.job_id))
         else:
-            execution.disposition = "succeeded"
-            if execution.digest:
-                execution.result = result
-            execution.meta = stamp.success(
-                result,
-                execution.job_id,
-                execution.attempt,
-                execution.created_ms,
-                execution.reserved_ms,
-                execution.tenant,
-                execution.call,
-            )
+            _succeed(execution, stamp, result)
         execution.output = None
     if execution.disposition == "failed" and execution.error is not None:
         execution.meta = failure_of(execution, stamp)
     if execution.lineage:
         execution.meta = with_lineage(execution.meta, execution.lineage)
+
+
+def _succeed(execution: Execution, stamp: Stamp, result: bytes) -> None:
+    if execution.digest:
+        execution.result = result
+    execution.meta = stamp.success(
+        result,
+        execution.job_id,
+        execution.attempt,
+        execution.created_ms,
+        execution.reserved_ms,
+        execution.tenant,
+        execution.call,
+    )
+    execution.disposition = "succeeded"
 
 
 def failure_of(execution: Execution, stamp: Stamp) -> bytes:
@@ -43,8 +70,8 @@ def failure_of(execution: Execution, stamp: Stamp) -> bytes:
         execution.created_ms,
         execution.reserved_ms,
         execution.tenant,
-        exc_type=type(execution.error).__name__,
-        exc_module=getattr(execution.error, "celery_module", FleetError.celery_module),
+        exc_type=name_of(execution.error),
+        exc_module=module_of(execution.error),
         step=execution.step,
         reason=reason_of(execution),
         error=describe(execution),

@@ -7,6 +7,8 @@ transition of the lease.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,13 +18,17 @@ from common.errors import (
     InvalidInput,
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
+    name_of,
     text_of,
 )
 from worker.jobs.next_steps import NextSteps
 from worker.jobs.passage import Passage
 from worker.models.base import Model
 
-Step = Literal["parse", "decode", "infer", "encode"]
+Step = Literal["parse", "decode", "cost", "infer", "encode"]
+
+_MAX_TEXT = 2_000
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +139,33 @@ class Execution:
 def describe(execution: Execution) -> str:
     """One sentence about the error, for the job's owner."""
     error, text = execution.error, text_of(execution.error)
-    if isinstance(error, FleetError):
-        return text
-    return f"{execution.step} failed: {type(error).__name__}: {text[:500]}"
+    if issubclass(type(error), FleetError):
+        return text[:_MAX_TEXT]
+    return f"{execution.step} failed: {name_of(error)}: {text[:500]}"
 
 
 def reason_of(execution: Execution) -> str:
     """The stable, machine-readable reason of the failure."""
     error = execution.error
-    if isinstance(error, FleetError):
-        return error.code
+    if issubclass(type(error), FleetError):
+        with contextlib.suppress(BaseException):  # a class of the model's own may be anything
+            code = error.code  # type: ignore[union-attr]  # it is a FleetError
+            if type(code) is str and _CODE.fullmatch(code):
+                return code
     return f"{execution.step}_failed"
+
+
+def module_of(error: BaseException | None) -> str:
+    """Where a Celery client looks for the class of this error."""
+    for kind in (TimeLimitExceeded, FleetError):
+        if issubclass(type(error), kind):
+            return kind.celery_module
+    return FleetError.celery_module
 
 
 def model_is_to_blame(execution: Execution) -> bool:
     """Whether a job that failed for good did so after the model took its input."""
-    theirs = isinstance(execution.error, InvalidInput | TimeLimitExceeded)
+    theirs = issubclass(type(execution.error), (InvalidInput, TimeLimitExceeded))
     return execution.step in ("infer", "encode") and not theirs
 
 

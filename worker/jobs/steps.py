@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.catalog import ModelSpec
-from common.errors import InferenceFailed
+from common.errors import InferenceFailed, WrongOutputs
 from common.inputs.checks import materialize
-from worker.jobs.execution import Execution
+from worker.guard.raised import RAISED
+from worker.jobs.execution import Execution, Step
 from worker.models.base import Model
 from worker.transfer import Later
 
@@ -24,15 +25,18 @@ def decode(execution: Execution, spec: ModelSpec, handler: Model) -> None:
     """Decode the input into an item and its cost."""
     if execution.disposition is not None:
         return
+    step: Step = "decode"
     try:
         value = materialize(spec.input, execution.value, execution.blob)
         execution.handler, execution.version = handler, spec.version
         execution.item = handler.decode(value, execution.params)
+        step = "cost"
         execution.cost = cost = float(handler.cost(execution.item))
         if not 0 <= cost < math.inf:
             raise InferenceFailed(f"the model says that this input costs {cost}")
     except BaseException as exc:  # noqa: BLE001 - even an exit: a thread that decodes would end
-        execution.fail("decode", exc)
+        execution.fail(step, exc)
+        RAISED.note(spec.name, step, exc, job_id=ascii(execution.job_id))
     execution.value = execution.blob = None
 
 
@@ -48,14 +52,38 @@ def launch(executions: Sequence[Execution], handler: Model) -> Sequence[Any] | L
 
 
 def accept(executions: Sequence[Execution], outputs: Sequence[Any]) -> None:
-    """Assign the outputs of a batch; raises unless there is one for each execution."""
+    """Assign the outputs of a batch; raises WrongOutputs unless there is one for each execution.
+
+    Nothing is assigned then: the batch is split, and its parts run again.
+    """
+    if type(outputs) is not list and type(outputs) is not tuple:
+        outputs = _as_list(outputs, len(executions))
     if len(outputs) != len(executions):
-        raise InferenceFailed(
-            f"the model returned {len(outputs)} outputs for {len(executions)} items"
+        raise WrongOutputs(
+            f"the model returned {len(outputs)} outputs for {len(executions)} items; `infer` must "
+            "return one for each item, in order"
         )
     for execution, output in zip(executions, outputs, strict=True):
         execution.output = output
         execution.item = None
+
+
+def _as_list(outputs: Any, count: int) -> list[Any]:
+    """The outputs of a sequence that is no list, such as an array with a row for each item.
+
+    A mapping gives its keys when it is iterated, text its characters, a set any order, and a
+    table (a DataFrame) its columns' names: all of the right number, now and then.
+    """
+    sequence = isinstance(outputs, Sequence) and not isinstance(
+        outputs, str | bytes | bytearray | memoryview
+    )
+    array = len(getattr(outputs, "shape", ())) > 0 and not hasattr(outputs, "keys")
+    if not (sequence or array):
+        raise WrongOutputs(
+            f"`infer` returned a {type(outputs).__name__}; it must return a list, or another "
+            f"sequence, with one output for each of its {count} items, in order"
+        )
+    return list(outputs)
 
 
 def share_outputs(runs: Sequence[Sequence[Execution]]) -> None:

@@ -118,6 +118,13 @@ class WorkerState:
             lane.forget(executions)
             self.changed.notify_all()
 
+    def take_started(self, lane: Lane) -> list[Execution]:
+        """Remove and return the jobs that a run which does not end still contains."""
+        with self.changed:
+            started = [one for one in lane.in_hand.values() if one.disposition is None]
+            lane.forget(started)
+        return started
+
     # Shutdown.
 
     def stop(self) -> None:

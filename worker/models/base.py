@@ -52,11 +52,11 @@ class Model(Protocol):
         """
 
     def infer(self, items: Sequence[Any]) -> Sequence[Any] | Later:
-        """Run one batch. Return one output per item, in order.
+        """Run one batch. Return a list, or another sequence, of one output per item, in order.
 
         On an asynchronous device it may return a `Later` (see `worker.transfer`): then the next
         batch is collated and started while this one runs.
         """
 
     def encode(self, output: Any) -> Json:
-        """Convert one output to the JSON result. NaN is refused."""
+        """Convert one output to the JSON result. NaN and infinity are refused."""

@@ -1,8 +1,9 @@
 """The worker's own `/health` and `/metrics`, for orchestrators and Prometheus.
 
-Healthy means that Redis answered within the last lease. A worker that cannot reach Redis for
-longer has lost its leases and should be restarted. The metrics are read from the worker's
-counters at scrape time, at no cost per job.
+Healthy means that Redis answered within the last lease, and that no model holds the process for
+longer than its limit. A worker that cannot reach Redis for longer has lost its leases and should be
+restarted; one that a model holds ends by itself, and says so before. The metrics are read from the
+worker's counters at scrape time, at no cost per job.
 """
 
 from __future__ import annotations
@@ -64,12 +65,15 @@ class HealthServer:
             return 404, "text/plain", b"try /health or /metrics\n"
         silence = self._view.redis_health.silence(time.monotonic())
         alive = silence < self._dead_after_seconds
+        leaving = self._view.leaving
+        status = f"leaving: {leaving}" if leaving else "ok" if alive else "no answer from Redis"
         report = {
-            "status": "ok" if alive else "no answer from Redis",
+            "status": status,
             "redis_silence_seconds": round(silence, 3),
             "loading": self._view.loading,
+            "warnings": self._view.warnings(),
         }
-        return (200 if alive else 503), "application/json", json.dumps(report).encode()
+        return (200 if status == "ok" else 503), "application/json", json.dumps(report).encode()
 
 
 def health_server_of(view: EngineView, settings: Settings) -> HealthServer | None:

@@ -146,4 +146,8 @@ class EngineCollector(Collector):
             "lanefleet_worker_redis_silence_seconds", "Seconds since Redis last answered."
         )
         silence.add_metric([], view.redis_health.silence(time.monotonic()))
-        yield from (jobs, fenced, batches, held, events, silence)
+        memory = GaugeMetricFamily(
+            "lanefleet_worker_rss_bytes", "Resident memory of the worker process."
+        )
+        memory.add_metric([], view.rss_mb() * 2**20)
+        yield from (jobs, fenced, batches, held, events, silence, memory)

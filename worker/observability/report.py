@@ -29,6 +29,8 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
         started_at=view.started_at,
         on_the_bus=view.on_the_bus,
         loading=view.loading,
+        warnings=view.warnings(),
+        rss_mb=round(view.rss_mb(), 1),
         finished=counters.finished,
         fenced=counters.fenced,
         cache=CacheCounts(counters.cache_stored, counters.cache_dropped),

@@ -80,5 +80,15 @@ class EngineView(Protocol):
     def event_counts(self) -> EventCounts:
         """Counts of sent and sampled Celery events."""
 
+    @property
+    def leaving(self) -> str:
+        """Why the process is ending by itself; empty while it is not."""
+
+    def warnings(self) -> list[str]:
+        """Sentences about calls of models that take long, and why the process leaves."""
+
+    def rss_mb(self) -> float:
+        """The resident memory of the process."""
+
     def counters(self) -> Counters:
         """The current counters."""

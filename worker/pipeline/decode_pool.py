@@ -2,7 +2,7 @@
 
 A thread cannot be stopped. One that spends longer than the limit in a single decode is
 abandoned: that job fails, the rest of its chunk is decoded by other threads, and a new
-thread replaces it.
+thread replaces it. The watchdog's thread looks for such threads.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from queue import SimpleQueue
 from typing import NamedTuple
 
 import structlog
 
 from common.errors import DecodeTimedOut
+from worker.guard.calls import Calls, Slot, stack_of
 from worker.jobs import steps
 from worker.jobs.execution import Execution
 from worker.lanes.lane import Lane
 
 log = structlog.get_logger(__name__)
-
-_LOOKS_PER_LIMIT = 4
 
 
 class CallerReplaced(Exception):
@@ -60,21 +60,21 @@ class _Slot:
     """A decoding thread and its position in its chunk."""
 
     replace: Callable[[], None]
+    guard: Slot
     lock: threading.Lock = field(default_factory=threading.Lock)
     chunk: _Chunk | None = None
     position: int = 0
     began: float = 0.0
+    limit: float = inf
     abandoned: bool = False
 
 
 class DecodePool:
-    """Decodes in a pool of threads or in the caller's own; a watch thread bounds both."""
+    """Decodes in a pool of threads or in the caller's own; `look` bounds both."""
 
-    def __init__(
-        self, threads: int, limit_seconds: float, busy_at: Callable[[float], float]
-    ) -> None:
+    def __init__(self, threads: int, calls: Calls, busy_at: Callable[[float], float]) -> None:
         """busy_at returns the device's total busy seconds up to a time."""
-        self._limit = limit_seconds
+        self._calls = calls
         self._busy_at = busy_at
         self._threads = threads
         self._deliver: Callable[[Decoded], None] = lambda _decoded: None
@@ -89,11 +89,10 @@ class DecodePool:
         return self._threads > 0
 
     def start(self, deliver: Callable[[Decoded], None]) -> None:
-        """Start the decoding threads and the watch; deliver runs on the thread that decoded."""
+        """Start the decoding threads; deliver runs on the thread that decoded."""
         self._deliver = deliver
         for _ in range(self._threads):
             self._add_thread()
-        threading.Thread(target=self._watch, name="decode-watch", daemon=True).start()
 
     def stop(self) -> None:
         """End the threads; queued jobs stay undecoded."""
@@ -114,8 +113,7 @@ class DecodePool:
         """
         slot = getattr(self._callers, "slot", None)
         if slot is None:
-            slot = self._callers.slot = _Slot(replace)
-            self._slots.add(slot)
+            slot = self._callers.slot = self._new_slot(replace)
         self._work(slot, _Chunk(lane, executions, pooled=False))
         if slot.abandoned:
             raise CallerReplaced
@@ -123,16 +121,29 @@ class DecodePool:
     def run_one(self, lane: Lane, execution: Execution) -> None:
         """Decode one job and wait for it; it is not delivered. Returns within the limit."""
         chunk = _Chunk(lane, [execution], pooled=False, done=threading.Event())
-        slot = _Slot(lambda: None)
-        self._slots.add(slot)
-        threading.Thread(target=self._work, args=(slot, chunk), daemon=True).start()
+        slot = self._new_slot(lambda: None)
+        threading.Thread(
+            target=self._work, args=(slot, chunk), name="decode-one", daemon=True
+        ).start()
         assert chunk.done is not None
         chunk.done.wait()
-        self._slots.discard(slot)
+        if not slot.abandoned:
+            self._slots.discard(slot)
+            self._calls.discard(slot.guard)
+
+    def look(self, now: float) -> None:
+        """Abandon the threads that have taken too long; the watchdog calls it."""
+        for slot in list(self._slots):
+            if slot.chunk is not None and now - slot.began > slot.limit:
+                self._abandon(slot, now)
+
+    def _new_slot(self, replace: Callable[[], None]) -> _Slot:
+        slot = _Slot(replace, self._calls.new_slot())
+        self._slots.add(slot)
+        return slot
 
     def _add_thread(self) -> None:
-        slot = _Slot(self._add_thread)
-        self._slots.add(slot)
+        slot = self._new_slot(self._add_thread)
         threading.Thread(target=self._serve, args=(slot,), name="decode", daemon=True).start()
 
     def _serve(self, slot: _Slot) -> None:
@@ -150,12 +161,14 @@ class DecodePool:
             return
         began = chunk.began = now = time.monotonic()
         chunk.busy_before = self._busy_at(now)
+        limit = slot.limit = self._calls.limits.of("decode", spec)
         slot.position, slot.began, slot.chunk = 0, began, chunk
+        slot.guard.enter("decode", spec, began)
         for position, execution in enumerate(chunk.executions):
             slot.position, slot.began = position, now
             steps.decode(execution, spec, handler)
             now = time.monotonic()
-            if now - slot.began < self._limit / 2:
+            if now - slot.began < limit / 2:
                 continue  # too early for the watch to have abandoned the slot
             with slot.lock:
                 if slot.abandoned:
@@ -164,6 +177,7 @@ class DecodePool:
             if slot.abandoned:
                 return
             slot.chunk = None
+            slot.guard.leave()
         lane.stats.decode_seconds = (time.monotonic() - began) / len(chunk.executions)
         self._hand_over(chunk, chunk.executions)
 
@@ -174,25 +188,19 @@ class DecodePool:
             decoded = Decoded(chunk.lane, executions, chunk.pooled, chunk.began, chunk.busy_before)
             self._deliver(decoded)
 
-    def _watch(self) -> None:
-        while not self._stopping.wait(min(1.0, self._limit / _LOOKS_PER_LIMIT)):
-            now = time.monotonic()
-            for slot in list(self._slots):
-                if slot.chunk is not None and now - slot.began > self._limit:
-                    self._abandon(slot, now)
-
     def _abandon(self, slot: _Slot, now: float) -> None:
         with slot.lock:
             chunk, position = slot.chunk, slot.position
-            if chunk is None or now - slot.began <= self._limit:
+            if chunk is None or now - slot.began <= slot.limit:
                 return
             slot.abandoned, slot.chunk = True, None
         self._slots.discard(slot)
+        if (call := slot.guard.call) is not None:
+            self._calls.abandon(slot.guard, call)
         culprit = chunk.executions[position]
-        culprit.fail(
-            "decode", DecodeTimedOut(f"the input was not decoded within {self._limit:g} s")
-        )
-        log.warning("decode_abandoned", lane=chunk.lane.name, job_id=culprit.job_id)
+        culprit.fail("decode", DecodeTimedOut(f"the input was not decoded within {slot.limit:g} s"))
+        stack = stack_of(slot.guard.thread)
+        log.warning("decode_abandoned", lane=chunk.lane.name, job_id=culprit.job_id, stack=stack)
         self._hand_over(chunk, chunk.executions[: position + 1])
         slot.replace()
         rest = chunk.executions[position + 1 :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from common.errors import AttemptsExhausted, InvalidInput
+from common.errors import AttemptsExhausted, FleetError, InvalidInput
 from common.redis.keys import flight_name
 from worker.jobs.execution import Execution, Hold, Retry, describe, model_is_to_blame, reason_of
 from worker.jobs.lease_calls import DeadLetter, Failure, FinishedJob, Flag, RetryJob
@@ -30,7 +30,7 @@ class Ending(Enum):
 def ending_of(execution: Execution) -> Ending:
     """The transition for this execution."""
     match execution.disposition:
-        case "failed" if isinstance(execution.error, AttemptsExhausted):
+        case "failed" if _is(execution, AttemptsExhausted):
             return Ending.BURY
         case "succeeded" | "failed":
             return Ending.TELL if execution.ignore_result else Ending.FINISH
@@ -41,6 +41,11 @@ def ending_of(execution: Execution) -> Ending:
         case "canceled" | "expired":
             return Ending.CANCEL
     return Ending.LAPSE
+
+
+def _is(execution: Execution, kind: type[FleetError]) -> bool:
+    # isinstance would ask the error itself, which is a model's own and may raise.
+    return issubclass(type(execution.error), kind)
 
 
 def by_ending(executions: Iterable[Execution]) -> dict[Ending, list[Execution]]:
@@ -55,7 +60,7 @@ def outcome(execution: Execution, lane: Lane) -> FinishedJob:
     """The finish script's arguments for one job."""
     failure: Failure = ""
     if execution.disposition == "failed":
-        failure = "input" if isinstance(execution.error, InvalidInput) else "other"
+        failure = "input" if _is(execution, InvalidInput) else "other"
         if model_is_to_blame(execution):
             failure = "model"
     flight: str = ""

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from common.errors import DeviceOutOfMemory, FleetError, text_of
+from common.errors import DeviceOutOfMemory, FleetError, name_of, text_of
 
 BASE_DELAY_MS = 1_000
 MAX_DELAY_MS = 60_000
@@ -33,11 +33,20 @@ def decide(error: BaseException, size: int, attempt: int, max_attempts: int) -> 
     no_memory = out_of_memory(error)
     if size > 1:
         return Decision("split", shrink_to=size // 2 if no_memory else None)
-    if isinstance(error, FleetError) and not error.retryable:
+    if _is_final(error):
         return Decision("fail", too_large_alone=no_memory)
     if attempt >= max_attempts:
         return Decision("dead", too_large_alone=no_memory)
     return Decision("retry", delay_ms=backoff_ms(attempt), too_large_alone=no_memory)
+
+
+def _is_final(error: BaseException) -> bool:
+    if not issubclass(type(error), FleetError):
+        return False
+    try:
+        return not error.retryable  # type: ignore[attr-defined]  # it is a FleetError
+    except BaseException:  # noqa: BLE001 - a class of the model's own may be anything
+        return False
 
 
 def backoff_ms(attempt: int) -> int:
@@ -48,9 +57,9 @@ def backoff_ms(attempt: int) -> int:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether the device ran out of memory; torch names the class, ONNX Runtime a message."""
-    if isinstance(error, DeviceOutOfMemory | MemoryError):
+    if issubclass(type(error), (DeviceOutOfMemory, MemoryError)):
         return True
-    if type(error).__name__ == "OutOfMemoryError":
+    if name_of(error) == "OutOfMemoryError":
         return True
     text = text_of(error).lower()
     return "out of memory" in text or "failed to allocate memory" in text

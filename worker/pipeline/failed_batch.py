@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from common.errors import AttemptsExhausted
+from common.errors import AttemptsExhausted, InferTimedOut
 from worker.batching.batcher import BatchLimits
 from worker.jobs.execution import Execution, Retry, describe
 from worker.lanes.lane import Lane
-from worker.pipeline.error_policy import Decision
+from worker.pipeline.error_policy import Decision, decide
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,18 @@ def charge(execution: Execution, decision: Decision, error: BaseException) -> No
     if decision.action == "dead":
         text = f"gave up after {execution.attempt} attempts: {describe(execution)}"
         execution.error = AttemptsExhausted(text)
+
+
+def charge_stuck(batch: Sequence[Execution], seconds: float, max_attempts: int) -> bool:
+    """Charge the job of a run that did not end within its limit; false where it was not alone.
+
+    Those of a batch are released, and run one by one.
+    """
+    if len(batch) != 1 or batch[0].disposition is not None:
+        return False
+    error = InferTimedOut(f"the model did not return from its run within {seconds:g} s")
+    charge(batch[0], decide(error, 1, batch[0].attempt, max_attempts), error)
+    return True
 
 
 def set_cap(lane: Lane, decision: Decision, split: Split) -> None:

@@ -11,15 +11,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import structlog
 from redis.exceptions import RedisError
 
+from common.errors import EncodeTimedOut
 from common.jobs.result_document import Stamp
 from common.redis.trouble import TROUBLE
 from common.trace import trace_id
-from worker.jobs.encoding import encode
+from worker.guard.calls import Call, Calls, Slot, stack_of
+from worker.jobs.encoding import Abandoned, encode
 from worker.jobs.execution import Disposition, Execution, Hold, Retry, judge_time
 from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
@@ -51,6 +54,18 @@ class _Group(NamedTuple):
         return self.infer_ms > 0
 
 
+@dataclass(eq=False, slots=True)
+class _Encoder:
+    """What one publishing thread and the watchdog know of its encodes."""
+
+    slot: Slot
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    abandoned: bool = False
+    seen: Execution | None = None
+    """The job that the watchdog last saw being encoded, and when it first did."""
+    seen_at: float = 0.0
+
+
 class Published(NamedTuple):
     """A group whose transitions Redis has accepted; the argument of the listeners."""
 
@@ -73,6 +88,7 @@ class Finisher:
         worker: str,
         redis_health: RedisHealth,
         listeners: Sequence[Listener],
+        calls: Calls,
     ) -> None:
         """worker is the name in the results; listeners are called in order, on its thread."""
         self._state = state
@@ -81,7 +97,9 @@ class Finisher:
         self._redis_health = redis_health
         self._listeners = listeners
         self._queue: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
+        self._calls = calls
+        self._encoder = _Encoder(calls.new_slot())
+        self._thread = self._new_thread()
         self._give_up_at: float | None = None
         self.finished = 0
         """Results published. Written by its thread."""
@@ -96,7 +114,9 @@ class Finisher:
         """Publish the queued groups, for at most this long."""
         self._give_up_at = time.monotonic() + seconds
         self._queue.put(None)
-        self._thread.join(seconds + 1)
+        until = self._give_up_at + 1
+        while (thread := self._thread).is_alive() and (left := until - time.monotonic()) > 0:
+            thread.join(min(left, _PAUSE_SECONDS))  # it may be replaced meanwhile
 
     def submit_batch(self, lane: Lane, executions: Sequence[Execution], infer_ms: float) -> None:
         """Queue a batch that the device ran in this time."""
@@ -114,13 +134,54 @@ class Finisher:
         self._state.submitted(group.ran)
         self._queue.put(group)
 
-    def _run(self) -> None:
-        while (group := self._queue.get()) is not None:
+    def look(self, now: float) -> None:
+        """Abandon a thread that an encode has kept for too long; the watchdog calls it."""
+        encoder = self._encoder
+        call = encoder.slot.call
+        if call is None:
+            return
+        # The call is a group's; the limit is a job's, so its time counts from its first look.
+        current: Execution | None = next(filter(_is_unwritten, call.about.executions), None)
+        if current is None or current is not encoder.seen:
+            encoder.seen, encoder.seen_at = current, now
+            return
+        limit = self._calls.limits.of("encode", call.spec)
+        if now - encoder.seen_at > limit:
+            self._abandon(encoder, call, current, limit)
+
+    def _abandon(self, encoder: _Encoder, call: Call, current: Execution, limit: float) -> None:
+        with encoder.lock:
+            if encoder.slot.call is not call or not _is_unwritten(current):
+                return
+            encoder.abandoned = True
+        lane = call.about.lane.name
+        log.error(
+            "encode_abandoned",
+            lane=lane,
+            job_id=ascii(current.job_id),
+            stack=stack_of(encoder.slot.thread),
+        )
+        self._calls.abandon(encoder.slot, call)
+        error = EncodeTimedOut(f"the output was not encoded within {limit:g} s")
+        current.disposition, current.step, current.error = "failed", "encode", error
+        current.output = None
+        self._thread, self._encoder = self._new_thread(call.about), _Encoder(self._calls.new_slot())
+        self._thread.start()
+
+    def _new_thread(self, first: _Group | None = None) -> threading.Thread:
+        return threading.Thread(target=self._run, args=(first,), name="finisher", daemon=True)
+
+    def _run(self, first: _Group | None) -> None:
+        group = first or self._queue.get()
+        while group is not None:
             try:
                 self._publish(group)
+            except Abandoned:
+                return
             except Exception:
                 log.exception("publish_lost_to_a_fault_of_ours", lane=group.lane.name)
             self._state.published(group.lane, group.executions, group.ran)
+            group = self._queue.get()
 
     def _publish(self, group: _Group) -> None:
         self._encode(group)
@@ -147,8 +208,10 @@ class Finisher:
                 log.exception("listener_failed", lane=published.lane.name)
 
     def _encode(self, group: _Group) -> None:
-        lane, executions = group.lane, group.executions
+        """Write each job's result; raises Abandoned in a thread that was replaced meanwhile."""
+        lane, executions, encoder = group.lane, group.executions, self._encoder
         began = time.monotonic()
+        encoder.slot.enter("encode", lane.spec, began, group)
         server_time, run_seconds = began + lane.clock_ahead, group.infer_ms / 1000
         stamp = Stamp(
             lane.name,
@@ -159,21 +222,26 @@ class Finisher:
             int(server_time * 1000),
         )
         for execution in executions:
+            if execution.meta:
+                continue  # by the thread that was abandoned at a later one
             if execution.deadline is not None and execution.deadline <= server_time:
                 execution.disposition = execution.disposition or "expired"
             if execution.time_limits is not None:
                 judge_time(execution, run_seconds)
             try:
-                encode(execution, stamp)
+                encode(execution, stamp, encoder)
                 f"{execution.job_id}{execution.digest}".encode()  # both are sent to Redis unescaped
+            except Abandoned:
+                raise
             except Exception:
                 # Its lease expires, as after a crash; the rest of the batch is published.
-                log.exception(
-                    "result_lost_to_a_fault_of_ours",
-                    lane=lane.name,
-                    job_id=ascii(execution.job_id),
-                )
+                job_id = ascii(execution.job_id)
+                log.exception("result_lost_to_a_fault_of_ours", lane=lane.name, job_id=job_id)
                 execution.disposition = "lost"
+        with encoder.lock:
+            if encoder.abandoned:
+                raise Abandoned
+            encoder.slot.leave()
         if group.ran:
             stages = lane.stats.stages.stages
             stages["publish"].observe(began - group.submitted_at)
@@ -219,6 +287,10 @@ class Finisher:
             else:
                 self._redis_health.answered(time.monotonic())
                 return answer
+
+
+def _is_unwritten(execution: Execution) -> bool:
+    return not execution.meta and execution.disposition in (None, "failed")
 
 
 def _log_traced(lane: Lane, executions: Sequence[Execution]) -> None:

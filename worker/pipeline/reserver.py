@@ -83,6 +83,21 @@ class Reserver:
             except RedisError as exc:
                 log.warning("release_failed", lane=lane.name, error=str(exc))
 
+    def release_started(self) -> None:
+        """Release the jobs of a run that does not end: each has spent an attempt, and runs alone
+        from now on.
+        """
+        for lane in self._state.lanes.values():
+            started = self._state.take_started(lane)
+            if not started:
+                continue
+            try:
+                jobs = (ReleasedJob(one.tag, one.job_id, uncount=False) for one in started)
+                count = self._leases[lane.name].release(jobs)
+                log.warning("leases_of_a_run_released", lane=lane.name, jobs=count)
+            except RedisError as exc:
+                log.warning("release_failed", lane=lane.name, error=str(exc))
+
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name="reserver", daemon=True)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -22,6 +21,8 @@ from redis.exceptions import RedisError
 from common.errors import JobExpired, text_of
 from common.redis.trouble import TROUBLE
 from worker.batching.batcher import Batch
+from worker.guard.calls import Call, Calls, Slot
+from worker.guard.raised import RAISED
 from worker.jobs import steps
 from worker.jobs.execution import Execution
 from worker.jobs.leases import LaneLeases
@@ -33,6 +34,7 @@ from worker.pipeline.decode_pool import DecodePool
 from worker.pipeline.error_policy import decide
 from worker.pipeline.failed_batch import Split, charge, set_cap
 from worker.pipeline.finisher import Finisher
+from worker.pipeline.in_progress import InProgress, Runs
 from worker.pipeline.scheduler import Scheduler
 from worker.transfer import Later, is_lost
 
@@ -41,22 +43,6 @@ log = structlog.get_logger(__name__)
 _COST = attrgetter("cost")
 _LOOK_AT_DEVICE_SECONDS = 1e-3
 """How often an asynchronous device is polled for completion."""
-
-Runs = list[list[Execution]]
-"""One list for each input that runs: the jobs that share its output."""
-
-
-@dataclass(frozen=True, slots=True)
-class _InProgress:
-    """A batch that the device runs while this thread prepares the next."""
-
-    lane: Lane
-    batch: Batch[Execution]
-    runs: Runs
-    later: Later
-    began: float
-    split: Split | None
-    """Set where this batch is part of one that raised."""
 
 
 class Runner:
@@ -70,15 +56,17 @@ class Runner:
         finisher: Finisher,
         decode_pool: DecodePool,
         device_time: DeviceTime,
+        calls: Calls,
         *,
         is_revoked: Callable[[str], bool],
         has_revoked_stamp: Callable[[Mapping[str, Any]], bool] = lambda _stamps: False,
-        on_device_lost: Callable[[], None],
+        on_device_lost: Callable[[str], None],
+        on_stuck: Callable[[Slot, Call], None] = lambda _slot, _call: None,
         max_attempts: int,
         run_step: Callable[[RunStep], None] | None = None,
     ) -> None:
-        """on_device_lost is called when the process can no longer use its device;
-        run_step advances a lane whose work is steps.
+        """on_device_lost is called with the model whose run lost the device; on_stuck when a run
+        takes longer than its limit. run_step advances a lane whose work is steps.
         """
         self._state = state
         self._leases = leases
@@ -86,13 +74,14 @@ class Runner:
         self._finisher = finisher
         self._decode_pool = decode_pool
         self._device_time = device_time
-        self._is_revoked = is_revoked
-        self._has_revoked_stamp = has_revoked_stamp
-        self._on_device_lost = on_device_lost
+        self._is_revoked, self._has_revoked_stamp = is_revoked, has_revoked_stamp
+        self._on_device_lost, self._on_stuck = on_device_lost, on_stuck
+        self._calls = calls
+        self._launching, self._computing = calls.new_slot(), calls.new_slot()
         self._max_attempts = max_attempts
         self._run_step = run_step
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
-        self._in_progress: _InProgress | None = None
+        self._in_progress: InProgress | None = None
         self._ended_at = 0.0
         """When the last asynchronous batch ended."""
 
@@ -100,16 +89,23 @@ class Runner:
         """Start the device thread."""
         self._thread.start()
 
-    def join(self, seconds: float) -> None:
-        """Wait until the running batch has ended."""
+    def join(self, seconds: float) -> bool:
+        """Wait until the running batch has ended; returns whether it has."""
         self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def look(self, now: float) -> None:
+        """Report a run that takes longer than its limit; the watchdog calls it."""
+        for slot in (self._launching, self._computing):
+            if call := self._calls.overdue(slot, now):
+                self._on_stuck(slot, call)
 
     def _run(self) -> None:
         try:
             self._serve()
         except BaseException:  # a handler may even raise SystemExit
             log.exception("device_thread_failed")
-            self._on_device_lost()
+            self._on_device_lost("")
 
     def _serve(self) -> None:
         while True:
@@ -128,20 +124,27 @@ class Runner:
         With a batch in progress, the work that should follow it at once; None when the batch
         ends before there is any.
         """
-        later = self._in_progress.later if self._in_progress else None
-        state = self._state
-        with state.changed:
-            while not state.stopping.is_set():
-                now = time.monotonic()
-                work = self._scheduler.next(now, later is None)
+        ahead, state = self._in_progress, self._state
+        if ahead is None:
+            return self._await_work()
+        while not state.stopping.is_set():
+            done = ahead.is_done  # a driver may hang: not under the lock
+            with state.changed:
+                work = self._scheduler.next(time.monotonic(), False)
                 if not isinstance(work, Wait):
                     return work
-                if later is None:
-                    self._idle(work, now)
-                elif _is_done(later):
+                if done:
                     return None
-                else:
-                    state.changed.wait(_LOOK_AT_DEVICE_SECONDS)
+                state.changed.wait(_LOOK_AT_DEVICE_SECONDS)
+        return None
+
+    def _await_work(self) -> Work | None:
+        with self._state.changed:
+            while not self._state.stopping.is_set():
+                work = self._scheduler.next(now := time.monotonic(), True)
+                if not isinstance(work, Wait):
+                    return work
+                self._idle(work, now)
         return None
 
     def _idle(self, wait: Wait, now: float) -> None:
@@ -164,7 +167,7 @@ class Runner:
         self._device_time.wait("loading", time.monotonic())
         try:
             task.run()
-        except Exception:
+        except BaseException:  # a handler may even raise SystemExit
             log.exception("device_task_failed")
         self._device_time.resume(time.monotonic())
 
@@ -249,20 +252,24 @@ class Runner:
         for execution in batch:
             execution.started = began
         self._device_time.start(began)
+        self._launching.enter("infer", lane.spec, began, batch)
         try:
             outputs = steps.launch([run[0] for run in runs], handler)
             if not isinstance(outputs, Later):
                 steps.accept([run[0] for run in runs], outputs)
-        except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
+        except BaseException as exc:  # noqa: BLE001 - even an exit, by a model, is judged below
             self._end_progress()
             self._device_time.end(time.monotonic())
             self._judge(lane, batch, exc, split)
             return
+        self._launching.leave()
         now = time.monotonic()
         if isinstance(outputs, Later):
             lane.stats.stages.stages["collate"].observe(now - began)
-            started = _InProgress(lane, batch, runs, outputs, began, split)
+            started = InProgress(lane, batch, runs, outputs, began, split)
             ahead, self._in_progress = self._in_progress, started
+            if ahead is None:
+                self._computing.enter("infer", lane.spec, began, batch)
             self._await(ahead)  # with this one queued behind it
             return
         self._end_progress()
@@ -276,14 +283,14 @@ class Runner:
             self._await(ahead)
             self._set_running()
 
-    def _await(self, ahead: _InProgress | None) -> None:
+    def _await(self, ahead: InProgress | None) -> None:
         if ahead is None:
             return
         try:
             outputs = ahead.later.wait()
             on_device = ahead.later.device_seconds()
             steps.accept([run[0] for run in ahead.runs], outputs)
-        except Exception as exc:  # noqa: BLE001 - whatever a model raises is judged below
+        except BaseException as exc:  # noqa: BLE001 - even an exit, by a model, is judged below
             self._device_is_done()
             self._judge(ahead.lane, ahead.batch, exc, ahead.split)
             return
@@ -294,8 +301,12 @@ class Runner:
 
     def _device_is_done(self) -> float:
         now = self._ended_at = time.monotonic()
-        if self._in_progress is None:
+        following = self._in_progress
+        if following is None:
             self._device_time.end(now)
+            self._computing.leave()
+        else:
+            self._computing.enter("infer", following.lane.spec, now, following.batch)
         return now
 
     def _done(self, lane: Lane, batch: Batch[Execution], runs: Runs, seconds: float) -> None:
@@ -323,10 +334,12 @@ class Runner:
         """Handle a batch that raised: split it, or end its only job by the error."""
         if is_lost(error):
             log.error("device_lost", lane=lane.name, size=len(batch), error=text_of(error))
-            self._state.released(lane, batch)  # the leases expire; the jobs run one by one later
-            self._on_device_lost()
+            # Its jobs stay in hand: they are released at the end, and run one by one later.
+            self._on_device_lost(lane.spec.name)
             return
+        RAISED.note(lane.spec.name, "infer", error, jobs=len(batch))
         decision = decide(error, len(batch), batch[0].attempt, self._max_attempts)
+        self._launching.leave()
         split = split or Split(lane.limits, lane.limits.max_batch)
         set_cap(lane, decision, split)
         if decision.action == "split":
@@ -335,11 +348,3 @@ class Runner:
             return
         charge(batch[0], decision, error)
         self._finisher.submit_ended(lane, batch)
-
-
-def _is_done(later: Later) -> bool:
-    """Whether the device has finished it. A failure counts: `wait` raises it to be handled."""
-    try:
-        return later.done()
-    except Exception:  # noqa: BLE001 - whatever a driver raises
-        return True

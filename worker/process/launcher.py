@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 import sys
+import threading
+import time
 import warnings
 from typing import Any
 
+import structlog
 from celery.apps.worker import Worker
 from celery.platforms import SecurityWarning
 
@@ -24,16 +28,28 @@ from worker.celery_integration.continuations import Continuations
 from worker.celery_integration.revoked_stamps import RevokedStamps
 from worker.devices.placement import name_inside
 from worker.engine import Engine
+from worker.guard.supervision import Supervision
 from worker.models.weights import set_base
 from worker.observability.view import EventCounts
 from worker.pipeline.finisher import Listener
 from worker.process.celery_log import quieten
 
+log = structlog.get_logger(__name__)
+
+_EXIT_SECONDS = 5.0
+
 
 def run_worker(
-    settings: Settings, device: str, name: str | None = None, *, supervised: bool = False
+    settings: Settings,
+    device: str,
+    name: str | None = None,
+    supervision: Supervision | None = None,
 ) -> int:
-    """Serve lanes on the device placed here until SIGTERM; returns the exit status."""
+    """Serve lanes on the device placed here until SIGTERM; returns the exit status.
+
+    supervision is given by the supervisor that started the process.
+    """
+    faulthandler.enable()  # a crash in a library says in whose call
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Threads hand work to each other many times a millisecond; the default switch
@@ -44,12 +60,23 @@ def run_worker(
     blobs = open_blobs(settings.blob_url)
     redis = obtain_redis(settings)
     try:
-        if not supervised:
+        if supervision is None:
             check_format(redis.url, settings)
         inner, node = name_inside(device), name or default_name(device)
-        return _run_celery(settings, catalog, redis.url, inner, node, blobs)
+        status = _run_celery(settings, catalog, redis.url, inner, node, blobs, supervision)
     finally:
         redis.stop()
+    if supervision is not None:
+        supervision.marks.say_goodbye()
+    threading.Thread(target=_insist, args=(status,), name="exit", daemon=True).start()
+    return status
+
+
+def _insist(status: int) -> None:
+    """End the process where the interpreter waits for a thread that a model has left running."""
+    time.sleep(_EXIT_SECONDS)
+    log.warning("worker_ended_by_force", reason="threads or exit handlers of a model still run")
+    os._exit(status)
 
 
 def default_name(device: str) -> str:
@@ -64,15 +91,15 @@ def _run_celery(
     device: str,
     name: str,
     blobs: Blobs | None,
+    supervision: Supervision | None,
 ) -> int:
     app = create_app(redis_url, settings)
     # The lanes take the messages; Celery's own consumer must not pop any.
     app.amqp.queues._consume_from = {}
 
     stamps = RevokedStamps()
-    install(
-        app, settings, _engine_factory(settings, catalog, redis_url, device, blobs, stamps), stamps
-    )
+    factory = _engine_factory(settings, catalog, redis_url, device, blobs, stamps, supervision)
+    install(app, settings, factory, stamps)
     quieten()
     warnings.filterwarnings("ignore", category=SecurityWarning)  # we take JSON, never pickle
     worker: Any = Worker(
@@ -88,7 +115,7 @@ def _run_celery(
         optimization="default",
     )
     worker.start()
-    return int(worker.exitcode or worker.lanes.engine.broken)
+    return int(worker.exitcode or worker.lanes.engine.guard.departure.status)
 
 
 def _engine_factory(
@@ -98,6 +125,7 @@ def _engine_factory(
     device: str,
     blobs: Blobs | None,
     stamps: RevokedStamps,
+    supervision: Supervision | None,
 ) -> EngineFactory:
     def engine(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
@@ -119,6 +147,7 @@ def _engine_factory(
             event_counts=event_counts,
             name_children=canvas.name_children,
             caretakers=(continuations,),
+            supervision=supervision,
         )
 
     return engine

@@ -4,10 +4,15 @@ A process that crashes is restarted, with a growing delay while it crashes soon 
 one that cannot be kept running ends them all with an error, so that the process manager
 (Kubernetes, systemd, a person) sees it. A process that ends with status 0 was stopped on request,
 by `celery control shutdown` or a signal of its own, and is not restarted.
+
+A model may end its process in any way. What it ran is read from the marks that it left
+(guard/marks.py), and a model that does so too often is taken out of service in the next one, so
+that the others serve. A process that runs no Python code any more is killed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -26,6 +31,9 @@ from common.redis.embedded_server import obtain_redis
 from common.redis.format_version import check_format
 from common.settings import ENV_PREFIX, Settings
 from worker.devices.placement import Placement, stay_on
+from worker.guard.marks import Marks, Ran, shared_file
+from worker.guard.supervision import REPLACE
+from worker.process.model_deaths import ModelDeaths
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +41,10 @@ MISCONFIGURED = 2
 """The exit status of a process that cannot start as configured; it is not restarted."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _LOOK_SECONDS = 0.05
-_KILL_MARGIN_SECONDS = 5.0
-"""Time after shutdown_grace_seconds in which the worker may publish and release jobs."""
+_LONGEST_LOOK_SECONDS = 0.5
+_KILL_MARGIN_SECONDS = 15.0
+"""Time after shutdown_grace_seconds in which the worker may publish and release jobs; it forces its
+own end in less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,7 @@ class RestartPolicy:
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
 
 
-@dataclass(slots=True)
+@dataclass
 class Child:
     """One device's process: how to start it, and its state."""
 
@@ -64,11 +74,19 @@ class Child:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     cores: frozenset[int] = frozenset()
+    deaths: ModelDeaths = field(default_factory=lambda: ModelDeaths(0, 1))
+    marks_file: int = field(default_factory=shared_file)
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_at: float | None = 0.0
     """When to start it, by the steady clock; None while it runs or once it is not restarted."""
     young_deaths: int = 0
+    beats: int = 0
+    """The count of its watchdog's beats when it was last looked at."""
+    silent_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.marks = Marks(self.marks_file)
 
     @property
     def over(self) -> bool:
@@ -79,8 +97,13 @@ class Child:
         """Start it, pinned, in a process group of its own: Ctrl-C in a terminal is forwarded by the
         supervisor, once.
         """
+        self.marks.clear()
+        self.beats, self.silent_seconds = 0, 0.0
+        out_of_service = json.dumps(self.deaths.out_of_service(now))
+        told = (str(self.marks_file), out_of_service, str(self.deaths.hold))
         self.process = subprocess.Popen(
-            self.command,
+            [*self.command, *(f"--supervision={word}" for word in told)],
+            pass_fds=(self.marks_file,),
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self.environment},
             start_new_session=True,
@@ -88,6 +111,18 @@ class Child:
         )
         self.started_at, self.start_at = now, None
         log.info("worker_started", device=self.device, pid=self.process.pid)
+
+    def silence(self, passed: float) -> float:
+        """For how long it has run no Python code, by a look after this time; 0 before it began to
+        serve.
+        """
+        beats = self.marks.beats
+        if beats == self.beats and beats:
+            # A look that came late says nothing: then we stood still as well.
+            self.silent_seconds += min(passed, _LONGEST_LOOK_SECONDS)
+        else:
+            self.beats, self.silent_seconds = beats, 0.0
+        return self.silent_seconds
 
 
 def _before_exec(parent_pid: int, cores: frozenset[int]) -> None:
@@ -99,11 +134,20 @@ class Supervisor:
     """Starts and restarts the children, and forwards signals; `run` returns the exit status."""
 
     def __init__(
-        self, children: Sequence[Child], policy: RestartPolicy, stop_seconds: float
+        self,
+        children: Sequence[Child],
+        policy: RestartPolicy,
+        stop_seconds: float,
+        frozen_seconds: float = 0.0,
     ) -> None:
+        """stop_seconds is how long a child may take to stop; frozen_seconds how long it may run no
+        Python code before it is killed, 0 for any time.
+        """
         self._children = children
         self._policy = policy
         self._stop_seconds = stop_seconds
+        self._frozen_seconds = frozen_seconds
+        self._looked_at = time.monotonic()
         self._received: list[int] = []
         self._passed_on: set[int] = set()
         self._kill_at: float | None = None
@@ -128,6 +172,7 @@ class Supervisor:
         self._received.append(number)
 
     def _look(self, now: float) -> None:
+        passed, self._looked_at = now - self._looked_at, now
         while self._received:
             self._stop(self._received.pop(0), now)
         for child in self._children:
@@ -137,8 +182,18 @@ class Supervisor:
             elif (status := child.process.poll()) is not None:
                 child.process = None
                 self._judge(child, status, now)
+            elif self._is_frozen(child, passed):
+                log.error("worker_frozen", device=child.device, seconds=self._frozen_seconds)
+                child.process.kill()
+                child.silent_seconds = 0.0
         if self._kill_at is not None and self._kill_at <= now:
             self._kill()
+
+    def _is_frozen(self, child: Child, passed: float) -> bool:
+        # One that stops has its time anyway, and its watchdog ends before it does.
+        if not self._frozen_seconds or self._kill_at is not None:
+            return False
+        return child.silence(passed) > self._frozen_seconds
 
     def _stop(self, number: int, now: float) -> None:
         """Forward a signal, and start no more processes."""
@@ -164,22 +219,28 @@ class Supervisor:
                 log.error("worker_ended_badly", device=child.device, status=status)
                 self._status = self._status or 1
             return
-        lived = now - child.started_at
-        if status == 0:
+        lived, evidence = now - child.started_at, child.marks.read()
+        # Once it has served, a status counts only at an orderly end: a model may exit with any.
+        said = status if evidence.orderly or not child.marks.beats else None
+        if said == 0:
             log.warning("worker_left", device=child.device, lived_seconds=round(lived, 1))
-            return
-        young = lived < self._policy.young_seconds
+        elif said == REPLACE:
+            child.deaths.learn(evidence)
+            log.info("worker_replaced", device=child.device, lived_seconds=round(lived, 1))
+            child.start_at = now + (self._policy.first_seconds if lived < 1 else 0.0)
+        elif said == MISCONFIGURED:
+            self._give_up(child, status, now)
+        else:
+            self._bury(child, status, child.deaths.judge(evidence, now), now)
+
+    def _bury(self, child: Child, status: int, blamed: Sequence[Ran], now: float) -> None:
+        """Plan the restart of a process that died, or give up."""
+        lived = now - child.started_at
+        # One that a model ended does not count: the model is taken out before long.
+        young = lived < self._policy.young_seconds and not (blamed and child.deaths.is_bounded)
         child.young_deaths = child.young_deaths + 1 if young else 0
-        if status == MISCONFIGURED or child.young_deaths >= self._policy.max_young_deaths:
-            log.error(
-                "worker_given_up",
-                device=child.device,
-                status=status,
-                deaths=child.young_deaths,
-                consequence="the other workers drain and end as well",
-            )
-            self._status = MISCONFIGURED if status == MISCONFIGURED else 1
-            self._stop(signal.SIGTERM, now)
+        if child.young_deaths >= self._policy.max_young_deaths:
+            self._give_up(child, status, now)
             return
         pause = self._policy.pause(child.young_deaths)
         child.start_at = now + pause
@@ -189,7 +250,20 @@ class Supervisor:
             status=status,
             lived_seconds=round(lived, 1),
             again_in_seconds=round(pause, 2),
+            during=[f"{one.verb} {one.model}" for one in blamed],
+            out_of_service=list(child.deaths.out_of_service(now)),
         )
+
+    def _give_up(self, child: Child, status: int, now: float) -> None:
+        log.error(
+            "worker_given_up",
+            device=child.device,
+            status=status,
+            deaths=child.young_deaths,
+            consequence="the other workers drain and end as well",
+        )
+        self._status = MISCONFIGURED if status == MISCONFIGURED else 1
+        self._stop(signal.SIGTERM, now)
 
 
 def run_fleet(settings: Settings, placements: Sequence[Placement], name: str | None = None) -> int:
@@ -201,25 +275,35 @@ def run_fleet(settings: Settings, placements: Sequence[Placement], name: str | N
     try:
         check_format(redis.url, settings)
         children = [
-            child_for(settings, redis.url, placement, number, name)
+            child_for(settings, redis.url, placement, number, name, alone=len(placements) == 1)
             for number, placement in enumerate(placements)
         ]
         log.info("workers_starting", devices=[child.device for child in children])
         stop_seconds = settings.shutdown_grace_seconds + _KILL_MARGIN_SECONDS
-        return Supervisor(children, RestartPolicy(), stop_seconds).run()
+        frozen_seconds = settings.frozen_seconds
+        return Supervisor(children, RestartPolicy(), stop_seconds, frozen_seconds).run()
     finally:
         redis.stop()
 
 
 def child_for(
-    settings: Settings, redis_url: str, placement: Placement, number: int, name: str | None
+    settings: Settings,
+    redis_url: str,
+    placement: Placement,
+    number: int,
+    name: str | None,
+    *,
+    alone: bool = False,
 ) -> Child:
-    """How to start one placement's process; node names and health ports are numbered."""
+    """How to start one placement's process; node names, unless it is alone, and health ports are
+    numbered.
+    """
     command = [sys.executable, "-m", "worker", "--placed-on", placement.device]
     if name:
-        command += ["--name", f"{number}-{name}"]
+        command += ["--name", name if alone else f"{number}-{name}"]
     environment = {**placement.environment(), f"{ENV_PREFIX}REDIS_URL": redis_url}
     if settings.worker_health_port:
         port = settings.worker_health_port + number
         environment[f"{ENV_PREFIX}WORKER_HEALTH_PORT"] = str(port)
-    return Child(placement.device, command, environment, placement.cores)
+    deaths = ModelDeaths(settings.model_max_deaths, settings.max_attempts)
+    return Child(placement.device, command, environment, placement.cores, deaths)

@@ -1,12 +1,16 @@
-"""Creates the handler of a catalog entry on a device."""
+"""Creates the handler of a catalog entry on a device, and runs it for the first time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from common.catalog import ModelSpec
+from common.jobs.result_document import dump_result
 from common.settings import DeviceSettings
 from worker.devices.torch_setup import prepare
+from worker.jobs.execution import Execution
+from worker.jobs.steps import infer
 from worker.models import load_handler
 from worker.models.base import Model
 
@@ -24,3 +28,15 @@ def loader_for(device: str, settings: DeviceSettings) -> Callable[[ModelSpec], M
         return handler
 
     return load
+
+
+def warm_up(handler: Model, example: Any, size: int) -> None:
+    """Run an input alone and in a full batch, so that the first job pays no first-use cost."""
+    for count in sorted({1, size}):
+        executions = [Execution(b"", 1, 0, "warm-up", 0.0) for _ in range(count)]
+        for execution in executions:
+            execution.item = handler.decode(example, {})
+            handler.cost(execution.item)
+        infer(executions, handler)
+        for execution in executions:
+            dump_result(handler.encode(execution.output))

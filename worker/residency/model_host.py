@@ -14,20 +14,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import structlog
 
-from common.errors import ConfigurationError
-from common.jobs.result_document import dump_result
-from worker.jobs.execution import Execution
-from worker.jobs.steps import infer
+from worker.guard.calls import Call, Calls, Slot
+from worker.guard.raised import RAISED, error_text
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.models.base import Model
+from worker.residency.loader import Loader
+from worker.residency.loading import warm_up
 from worker.residency.residency import Residency, let_go
-from worker.residency.weights_digests import FileState, WeightsDigests
 
 log = structlog.get_logger(__name__)
 
@@ -45,17 +42,29 @@ class ModelHost:
         self,
         state: WorkerState,
         residency: Residency,
-        weights_digests: WeightsDigests,
+        loader: Loader,
+        calls: Calls,
         *,
         warm_full_batches: bool,
         turn_seconds: float,
+        on_stuck: Callable[[Slot, Call], None] = lambda _slot, _call: None,
+        hold: bool = False,
     ) -> None:
-        """warm_full_batches: whether the device's kernels depend on the batch size."""
+        """warm_full_batches: whether the device's kernels depend on the batch size; on_stuck is
+        called when a warm-up or an unload takes longer than its limit; hold: whether no lane opens
+        before all models of the start are loaded, so that it is plain which of them ends the
+        process.
+        """
         self._state = state
         self.residency = residency
-        self._weights_digests = weights_digests
+        self._loader = loader
         self._warm_full_batches = warm_full_batches
         self._turn_seconds = turn_seconds
+        self._calls = calls
+        self._on_stuck = on_stuck
+        self._hold = hold
+        self._tasking = calls.new_slot()
+        """What the device's thread does besides batches."""
         self.aliases_stale = threading.Event()
         """Set when an alias may have moved, or can be moved now; see AliasWatch."""
         self._tasks: deque[Task] = deque()
@@ -73,7 +82,9 @@ class ModelHost:
         """Queue the eager models for loading, in the catalog's order, as far as they fit."""
         with self._state.changed:
             for lane in self._state.lanes.values():
-                if lane.spec.load == "eager" and lane.spec.name not in self._eager:
+                # Not at once where it was taken out of service: its first job may try again.
+                out = self.residency.models[lane.spec.name].retry_at > 0
+                if lane.spec.load == "eager" and not out and lane.spec.name not in self._eager:
                     self._eager.append(lane.spec.name)
 
     # -- called by the scheduler, holding the lock ------------------------
@@ -133,10 +144,26 @@ class ModelHost:
                 self.open(model)
         if self._opening is not None and self.loading is None and not self._leaving:
             self.loading, self._opening = self._opening, None
-            threading.Thread(
-                target=self._bring_in, args=(self.loading,), name="loader", daemon=True
-            ).start()
+            self._loader.start(self.loading, self._loaded)
+        if self._hold and not (self._eager or self.is_bringing_in()):
+            self._hold = False
+            self._open_lanes(*self.residency.models)
         return None
+
+    def _open_lanes(self, *models: str) -> None:
+        """Have their lanes reserve, those of the models that are loaded."""
+        for model in models:
+            handler = self.residency.handler(model)
+            for lane in self._lanes_of(model) if handler is not None else ():
+                lane.serve(lane.spec, handler)
+        self._state.changed.notify_all()
+
+    def _loaded(self, model: str, handler: Model | None) -> None:
+        """The loader has loaded it, or failed to."""
+        if handler is None:
+            self.loading = None
+        else:
+            self._tasks.append(lambda: self._admit(model, handler))
 
     # -- operators' commands, on other threads ----------------------------
 
@@ -155,6 +182,7 @@ class ModelHost:
         handler = self.residency.handler(model)
         if verb in ("load", "warm") and handler is None:
             self.residency.models[model].forgive()
+            self._calls.marks.forgiven(model)
             self._wanted.append(model)
         elif verb == "warm" and handler is not None:
             self._tasks.append(lambda: self._warm_up(model, handler))
@@ -180,41 +208,13 @@ class ModelHost:
         log.info("alias_moved", alias=alias, model=target)
         lane.serve(model.spec, handler)
 
-    # -- on the loader thread, while the device runs batches ---------------
-
-    def _bring_in(self, model: str) -> None:
-        files, handler = None, None
-        try:
-            files = self._files_of(model)
-            handler = self.residency.load(model)
-        except BaseException as exc:  # noqa: BLE001 - even an exit: no other would ever load
-            self.residency.refuse(model, f"{type(exc).__name__}: {exc}")
-        with self._state.changed:
-            if handler is None:
-                self.loading = None
-            else:
-                self._tasks.append(lambda: self._admit(model, handler))
-            self._state.changed.notify_all()
-        if handler is not None and files is not None:
-            self._take_weights_digest(model, files)
-
-    def _files_of(self, model: str) -> dict[Path, FileState] | None:
-        spec = self.residency.models[model].spec
-        if not spec.keeps_results_seconds:
-            return None
-        try:
-            return self._weights_digests.files(spec)
-        except (OSError, ConfigurationError):
-            return None  # the load reports the error
-
-    def _take_weights_digest(self, model: str, files: dict[Path, FileState]) -> None:
-        """Compute it after the load, which does not wait for it; no result is cached until then."""
-        try:
-            found = self._weights_digests.make(self.residency.models[model].spec, files)
-        except Exception:
-            log.exception("weights_digest_failed", model=model)
-            return
-        self.residency.models[model].weights_digest = found
+    def look(self, now: float) -> None:
+        """Report a warm-up or an unload that takes longer than its limit, and give up a load that
+        does; the watchdog calls it.
+        """
+        if call := self._calls.overdue(self._tasking, now):
+            self._on_stuck(self._tasking, call)
+        self._loader.look(now)
 
     # -- on the device thread, without the lock ----------------------------
 
@@ -222,33 +222,40 @@ class ModelHost:
         """Warm up the model, then open its lanes for reserving."""
         warm = self._warm_up(model, handler)
         if not warm:
-            try:
-                let_go(handler)
-            except Exception:
-                log.exception("unload_failed", model=model)
+            self._let_go(model, handler)
         with self._state.changed:
             self.loading = None
             if warm:
                 self.residency.admit(model, handler)
-                for lane in self._lanes_of(model):
-                    lane.serve(lane.spec, handler)
+                self._calls.marks.loaded(model)
+                if not self._hold:
+                    self._open_lanes(model)
                 self.aliases_stale.set()
                 self._leave([one for one in self.residency.victims(model) or () if one != model])
             self._state.changed.notify_all()
 
     def _warm_up(self, model: str, handler: Model) -> bool:
         spec = self.residency.models[model].spec
-        example = spec.warm_up
+        self._tasking.enter("warm-up", spec, time.monotonic())
         try:
+            bool(getattr(handler, "pads", True))  # later asked for where nothing may raise
+            example = spec.warm_up
             if example is None and (make := getattr(handler, "example", None)):
                 example = make()
-            if example is None:
-                return True
-            warm_up(handler, example, spec.max_batch if self._warm_full_batches else 1)
+            if example is not None:
+                warm_up(handler, example, spec.max_batch if self._warm_full_batches else 1)
         except BaseException as exc:  # noqa: BLE001 - even an exit: no batch would ever run
-            self.residency.refuse(model, f"its warm-up failed: {type(exc).__name__}: {exc}")
+            RAISED.note(model, "warm-up", exc)
+            self.residency.refuse(model, f"its warm-up failed: {error_text(exc)}")
             return False
+        finally:
+            self._tasking.leave()
         return True
+
+    def _let_go(self, model: str, handler: Model) -> None:
+        self._tasking.enter("unload", self.residency.models[model].spec, time.monotonic())
+        let_go(model, handler)
+        self._tasking.leave()
 
     def _unload(self, models: list[str]) -> None:
         with self._state.changed:
@@ -256,7 +263,9 @@ class ModelHost:
                 for lane in self._lanes_of(model):
                     lane.serve(lane.spec, None)
         for model in models:
+            self._tasking.enter("unload", self.residency.models[model].spec, time.monotonic())
             self.residency.unload(model)
+            self._tasking.leave()
         self._state.wake()
 
     # -- internals --------------------------------------------------------
@@ -279,15 +288,3 @@ class ModelHost:
 
     def _lanes_of(self, model: str) -> list[Lane]:
         return [lane for lane in self._state.lanes.values() if lane.spec.name == model]
-
-
-def warm_up(handler: Model, example: Any, size: int) -> None:
-    """Run an input alone and in a full batch, so that the first job pays no first-use cost."""
-    for count in sorted({1, size}):
-        executions = [Execution(b"", 1, 0, "warm-up", 0.0) for _ in range(count)]
-        for execution in executions:
-            execution.item = handler.decode(example, {})
-            handler.cost(execution.item)
-        infer(executions, handler)
-        for execution in executions:
-            dump_result(handler.encode(execution.output))

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import structlog
 
 from common.catalog import ModelSpec
-from common.errors import ConfigurationError
+from worker.guard.raised import RAISED, error_text
 from worker.models.base import Model
 
 log = structlog.get_logger(__name__)
@@ -45,10 +46,12 @@ class Resident:
     """Steady time before which a failed load is not tried again."""
     failures: int = 0
     """Consecutive failed loads."""
+    hangs: int = 0
+    """Consecutive loads that did not end within their limit."""
 
     def forgive(self) -> None:
         """Reset the failures, so that its next load may be tried at once."""
-        self.failures, self.retry_at = 0, 0.0
+        self.failures, self.hangs, self.retry_at = 0, 0, 0.0
 
 
 class Residency:
@@ -107,22 +110,24 @@ class Residency:
                 excess -= model.size_mb
         return leaving if excess <= 0 else None
 
-    def load(self, name: str) -> Model | None:
+    def load(self, name: str, wanted: Callable[[], bool] = lambda: True) -> Model | None:
         """Load it regardless of the budget; None where that failed. On any thread.
 
-        It counts as loaded only after `admit`, once it is warm.
+        It counts as loaded only after `admit`, once it is warm. Nothing is recorded of a load that
+        is no longer wanted at its end.
         """
         model = self.models[name]
         model.weights_digest = None
         before, began = self._memory_mb(), time.monotonic()
         try:
             handler = self._load(model.spec)
-        except ConfigurationError as exc:
-            self.refuse(name, str(exc))
+        except BaseException as exc:  # noqa: BLE001 - whatever a handler raises keeps it out
+            RAISED.note(name, "load", exc)
+            if wanted():
+                self.refuse(name, error_text(exc))
             return None
-        except Exception as exc:  # noqa: BLE001 - whatever a handler raises keeps it out
-            self.refuse(name, f"{type(exc).__name__}: {exc}")
-            return None
+        if not wanted():
+            return handler
         model.load_seconds = time.monotonic() - began
         if model.spec.memory_mb is None:
             model.size_mb = max(0.0, self._memory_mb() - before)
@@ -152,13 +157,19 @@ class Residency:
         model.error, model.retry_at = reason, time.monotonic() + pause
         log.error("model_unavailable", model=name, error=reason, retry_seconds=pause)
 
+    def take_out(self, name: str, reason: str, seconds: float = inf) -> None:
+        """Take it out of service, for this reason: so long, or until an operator asks for it."""
+        model = self.models[name]
+        model.error, model.retry_at = reason, time.monotonic() + seconds
+        log.error("model_out_of_service", model=name, reason=reason)
+
     def unload(self, name: str) -> bool:
         """Free its memory; returns whether it was loaded. Nothing may be running on it."""
         model = self.models[name]
         handler, model.handler = model.handler, None
         if handler is None:
             return False
-        let_go(handler)
+        let_go(name, handler)
         del handler
         gc.collect()
         torch = sys.modules.get("torch")
@@ -172,11 +183,17 @@ class Residency:
         self.models[name].used_at = time.monotonic()
 
 
-def let_go(handler: Model) -> None:
-    """Call the handler's `unload`, which frees what dropping the handler would not."""
-    unload = getattr(handler, "unload", None)
-    if unload is not None:
-        unload()
+def let_go(name: str, handler: Model) -> None:
+    """Call the handler's `unload`, which frees what dropping the handler would not.
+
+    Whatever it raises is logged; the handler is dropped all the same.
+    """
+    try:
+        unload = getattr(handler, "unload", None)
+        if unload is not None:
+            unload()
+    except BaseException as exc:  # noqa: BLE001 - even an exit: the device's thread would end
+        RAISED.note(name, "unload", exc)
 
 
 def memory_in_use(device: str) -> Callable[[], float]:
@@ -191,10 +208,11 @@ def memory_in_use(device: str) -> Callable[[], float]:
             return float(torch.cuda.memory_allocated(device)) / _MB
 
         return on_device
-    return _resident_set_mb
+    return resident_set_mb
 
 
-def _resident_set_mb() -> float:
+def resident_set_mb() -> float:
+    """The resident memory of this process in MB; the highest so far where Linux is not at hand."""
     import resource
 
     try:

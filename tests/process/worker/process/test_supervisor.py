@@ -19,6 +19,7 @@ import structlog
 from common.settings import Settings
 from tests.support.stack import wait_until
 from worker.devices.placement import Placement
+from worker.process.model_deaths import ModelDeaths
 from worker.process.supervisor import MISCONFIGURED, Child, RestartPolicy, Supervisor, child_for
 
 FAST = RestartPolicy(first_seconds=0.01, cap_seconds=0.05, young_seconds=60, max_young_deaths=3)
@@ -32,6 +33,25 @@ DIES = """
     import sys
     open(sys.argv[1], "a").write("x")
     sys.exit(int(sys.argv[2]))
+"""
+
+
+LOADS = """
+    import json, os, signal, sys, time
+    from worker.guard.marks import Marks
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    mark, statuses = sys.argv[1], json.loads(sys.argv[2])
+    file, out_of_service, hold = (word.partition("=")[2] for word in sys.argv[3:])
+    lives = len(open(mark).read()) if os.path.exists(mark) else 0
+    open(mark, "a").write("x")
+    marks = Marks(int(file))
+    marks.name(["m"])
+    marks.beat()
+    if "m" in json.loads(out_of_service):
+        open(mark, "a").write("!")
+        time.sleep(60)
+    marks.words[marks.take_slot()] = marks.call("load", "m")
+    os._exit(statuses[lives])
 """
 
 
@@ -162,6 +182,22 @@ def test_sigterm_while_a_restart_is_due_starts_nobody(tmp_path: Path) -> None:
     slow = replace(FAST, first_seconds=60.0, cap_seconds=60.0)
     assert supervise([dying], stop_when_dead, slow) == 0
     assert starts(mark) == 1
+
+
+def test_a_model_that_exits_as_if_all_were_well_is_found_out(tmp_path: Path) -> None:
+    """With the statuses of a requested end, a wrong setting and a replacement."""
+    mark = tmp_path / "mark"
+    one = replace(child(LOADS, mark, json.dumps([0, MISCONFIGURED, 75])), deaths=ModelDeaths(3, 1))
+
+    def stop_when_served() -> None:
+        wait_until(lambda: starts(mark) == 5, 40, "a life without the model")
+        stop_us()
+
+    with structlog.testing.capture_logs() as logs:
+        assert supervise([one], stop_when_served, replace(FAST, max_young_deaths=2)) == 0
+    died = [one for one in logs if one["event"] == "worker_died"]
+    assert [one["during"] for one in died] == [["load m"]] * 3
+    assert died[-1]["out_of_service"] == ["m"]
 
 
 def test_pauses_grow_to_a_bound_and_differ() -> None:

@@ -12,6 +12,7 @@ import structlog.testing
 from redis.exceptions import ConnectionError
 
 from common.catalog import ModelSpec
+from tests.support.models import calls
 from tests.support.stack import wait_until
 from worker.jobs.execution import Disposition, Execution, Hold, Retry, model_is_to_blame
 from worker.jobs.lease_calls import FinishedJob
@@ -37,6 +38,7 @@ class Bench:
             "one",
             RedisHealth(0.0),
             [*listeners, lambda published: self.told.append(len(published.executions))],
+            calls(),
         )
 
     def finish(self, *batches: Sequence[Execution]) -> Finisher:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
+from threading import Event
 from typing import Any
 
 import pytest
 
 from common.catalog import ModelSpec
+from tests.support.models import calls
+from tests.support.stack import wait_until
 from worker.batching.batcher import Batch
+from worker.guard.calls import Call, Slot
 from worker.jobs.execution import Disposition, Execution, Retry
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
@@ -61,6 +66,7 @@ class Bench:
         self.taken: list[str] = []
         self.ended: list[str] = []
         self.lost = 0
+        self.stuck: list[Call] = []
         self.device_time = DeviceTime(time.monotonic())
         spec = ModelSpec(name="m", handler="echo", max_batch=8)
         self.lane = Lane("m", spec, result_ttl_seconds=60, look_ahead_jobs=256, max_fetching=8)
@@ -72,8 +78,10 @@ class Bench:
             finisher=self,  # type: ignore[arg-type]
             decode_pool=None,  # type: ignore[arg-type]
             device_time=self.device_time,
+            calls=calls(),
             is_revoked=lambda _job_id: False,
             on_device_lost=self._device_lost,
+            on_stuck=self.on_stuck,
             max_attempts=3,
         )
 
@@ -121,7 +129,11 @@ class Bench:
         self.taken += names
         return Batch(executions, float(len(executions)))
 
-    def _device_lost(self) -> None:
+    def on_stuck(self, _slot: Slot, call: Call) -> None:
+        """As the departure."""
+        self.stuck.append(call)
+
+    def _device_lost(self, _model: str) -> None:
         self.lost += 1
         self.state.stopping.set()
 
@@ -178,7 +190,8 @@ def test_out_of_memory_at_the_start_waits_for_the_one_in_progress_and_halves() -
 def test_a_device_that_is_lost_ends_the_process_and_charges_nobody() -> None:
     _, bench = run(["a"], ["lost", "b"])
     assert [output for output, _ in bench.done] == ["A"]
-    assert bench.lapsed == ["lost", "b"], "their leases lapse, and others run them"
+    held = [one.job_id for one in bench.lane.in_hand.values() if not one.disposition]
+    assert [one for one in held if one != "a"] == ["lost", "b"], "released at the end, for others"
     assert bench.lost == 1
 
 
@@ -289,3 +302,63 @@ def test_a_cancel_while_a_batch_is_sorted_out_leaves_no_job_behind() -> None:
     bench.submit_ended = canceled_meanwhile  # type: ignore[method-assign]
     bench.run()
     assert sorted(bench.ended) == ["a", "b", "c"], "each of them, once"
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), CancelledError()])
+@pytest.mark.parametrize("place", ["start", "wait", "done", "seconds"])
+def test_an_exit_that_a_model_asks_for_costs_its_job_alone(
+    error: BaseException, place: str
+) -> None:
+    class Exits(Device):
+        def infer(self, items: Sequence[str]) -> Later:
+            if "bad" not in items:
+                return super().infer(items)
+
+            def exit_() -> Any:
+                raise error
+
+            if place == "start":
+                exit_()
+            later = super().infer([*items, "not bad"])
+            return Later(
+                exit_ if place == "done" else later.done,
+                exit_ if place in ("wait", "done") else lambda: items,
+                exit_ if place == "seconds" else later.device_seconds,
+            )
+
+    bench = Bench(Exits(), [["a", "bad", "b"], ["c"]])
+    bench.run()
+    assert sorted(bench.ended) == ["a", "b", "bad", "c"]
+    assert [output for output, settled in bench.done if settled is None].count("C") == 1
+    assert sum(isinstance(settled, Retry) for _, settled in bench.done) == 1
+    assert bench.lost == 0
+
+
+@pytest.mark.parametrize("place", ["start", "wait"])
+def test_a_run_that_does_not_end_is_reported_with_its_batch(place: str) -> None:
+    leave, began = Event(), time.monotonic()
+
+    class Hangs(Device):
+        def infer(self, items: Sequence[str]) -> Later:
+            if place == "start":
+                leave.wait(20)
+
+            def wait() -> list[str]:
+                leave.wait(20)
+                return list(items)
+
+            return Later(lambda: place == "start", wait, lambda: 0.1)
+
+    bench = Bench(Hangs(), [["a", "b"]])
+    bench.runner.start()
+
+    def stuck() -> bool:
+        bench.runner.look(began + 121)
+        return bool(bench.stuck)
+
+    wait_until(stuck, 10, "the report")
+    call = bench.stuck[0]
+    assert (call.verb, [one.job_id for one in call.about]) == ("infer", ["a", "b"])
+    leave.set()
+    bench.state.stopping.set()
+    bench.runner.join(10)

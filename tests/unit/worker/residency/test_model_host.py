@@ -11,8 +11,10 @@ import pytest
 
 from common.catalog import ModelSpec
 from common.settings import Settings
+from tests.support.models import calls
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
+from worker.residency.loader import Loader
 from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
 from worker.residency.residency import Residency
@@ -82,6 +84,10 @@ class Stuck(Cold):
         raise RuntimeError("still in use")
 
 
+class Late(Works):
+    """Comes in after the others."""
+
+
 @pytest.fixture(autouse=True)
 def _nothing_unloaded() -> None:
     Works.unloaded.clear()
@@ -92,7 +98,9 @@ def name(handler: type[Works]) -> str:
     return handler.__name__.lower()
 
 
-def host(folder: Path, *handlers: type[Works], budget: float = 0.0) -> ModelHost:
+def host(
+    folder: Path, *handlers: type[Works], budget: float = 0.0, hold: bool = False
+) -> ModelHost:
     """One that serves these, 60 MB each, on lanes with nothing in hand."""
     specs = {
         name(one): ModelSpec(name=name(one), handler=f"{__name__}:{one.__name__}", memory_mb=60)
@@ -107,12 +115,16 @@ def host(folder: Path, *handlers: type[Works], budget: float = 0.0) -> ModelHost
     }
     for lane in lanes.values():
         lane.ready = False
+    state, guard = WorkerState(lanes), calls()
+    residency = Residency(specs, budget, loader_for("cpu", Settings()), lambda: 0.0)
     return ModelHost(
-        WorkerState(lanes),
-        Residency(specs, budget, loader_for("cpu", Settings()), lambda: 0.0),
-        WeightsDigests(folder / "digests.json"),
+        state,
+        residency,
+        Loader(state, residency, WeightsDigests(folder / "digests.json"), guard),
+        guard,
         warm_full_batches=False,
         turn_seconds=0.0,
+        hold=hold,
     )
 
 
@@ -193,3 +205,27 @@ def test_one_that_cannot_be_warmed_up_is_told_to_go(tmp_path: Path, model: type[
     assert Works.unloaded == [name(model)]
     assert "warm-up failed" in str(one.residency.models[name(model)].error)
     assert bring_in(one, Works)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_after_a_doubtful_death_no_lane_opens_before_all_models_are_in(
+    tmp_path: Path, hold: bool
+) -> None:
+    one = host(tmp_path, Works, Stuck, Broken, Late, hold=hold)
+    one.begin()
+    opened: list[set[str]] = []
+    until = time.monotonic() + 10
+    lanes = one._state.lanes
+    while len(opened) < 1000 and time.monotonic() < until:
+        with one._state.changed:
+            task = one.next_task()
+        if task:
+            task()
+        now = {lane.name for lane in lanes.values() if lane.handler}
+        if not opened or opened[-1] != now:
+            opened.append(now)
+        if now == {"works", "late"}:
+            break
+        time.sleep(0.001)
+    between = [] if hold else [{"works"}]
+    assert opened == [set(), *between, {"works", "late"}]

@@ -1,0 +1,42 @@
+"""How long each verb of a model may take: the catalog's figure, else the setting's; 0 is off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from typing import Literal
+
+from common.catalog import ModelSpec
+from common.settings import WorkerSettings
+
+Verb = Literal["load", "warm-up", "unload", "infer", "encode", "decode"]
+"""What a limit is for. `decode` covers `cost`; `warm-up` is `example` and one job through the other
+verbs, and has the limit of `load`."""
+
+_LONGEST_LOOK_SECONDS = 1.0
+_LOOKS_PER_LIMIT = 4
+
+
+class VerbLimits:
+    """The limits of the models of one worker, in seconds."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._default = {
+            "load": settings.load_timeout_seconds,
+            "decode": settings.decode_timeout_seconds,
+            "infer": settings.infer_timeout_seconds,
+            "encode": settings.encode_timeout_seconds,
+            "unload": settings.unload_timeout_seconds,
+        }
+
+    def of(self, verb: Verb, spec: ModelSpec) -> float:
+        """The limit of one call; infinite where it is off."""
+        name = "load" if verb == "warm-up" else verb
+        own: float | None = getattr(spec, f"{name}_timeout_seconds")
+        return (self._default[name] if own is None else own) or inf
+
+    def look_seconds(self, specs: Iterable[ModelSpec]) -> float:
+        """How often to look at calls, so that none exceeds its limit by much."""
+        verbs: tuple[Verb, ...] = ("load", "decode", "infer", "encode", "unload")
+        shortest = min((self.of(verb, one) for one in specs for verb in verbs), default=inf)
+        return min(_LONGEST_LOOK_SECONDS, shortest / _LOOKS_PER_LIMIT)
