@@ -12,6 +12,7 @@ FleetError
 ├── InputUrlFailed            no input could be fetched from its URL, retries included
 ├── InputStoreUnavailable     the store of large inputs cannot be reached; try later
 ├── DecodeTimedOut            its input took too long to decode; never retried
+├── MessageTooLarge           its beginning is on the dead list, where Redis had it
 ├── UnreadableMessage         not a job; moved to the dead list unchanged
 ├── InferenceFailed           the model raised; retried alone, then dead
 │   └── DeviceOutOfMemory     the batch did not fit; a smaller one may
@@ -54,6 +55,7 @@ __all__ = (
     "JobExpired",
     "LaneFull",
     "MessageLost",
+    "MessageTooLarge",
     "ModelUnavailable",
     "NoWorker",
     "QueueFull",
@@ -155,6 +157,12 @@ class DecodeTimedOut(FleetError):
     """The input could not be decoded in time. The job fails and is not retried."""
 
     code = "decode_timeout"
+
+
+class MessageTooLarge(FleetError):
+    """The job's message is larger than max_message_bytes, or its params than max_params_bytes."""
+
+    code = "message_too_large"
 
 
 class UnreadableMessage(FleetError):

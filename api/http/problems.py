@@ -29,6 +29,7 @@ from common.errors import (
     FleetError,
     InputStoreUnavailable,
     LaneFull,
+    MessageTooLarge,
     QueueFull,
     QuotaExceeded,
     RateLimited,
@@ -129,6 +130,8 @@ def from_fleet_error(exc: FleetError) -> Problem:
         return Problem(404, exc.code, str(exc))
     if isinstance(exc, UnsupportedMedia):
         return Problem(415, exc.code, str(exc))
+    if isinstance(exc, MessageTooLarge):
+        return Problem(413, exc.code, str(exc))
     if isinstance(exc, Refused):
         status = 429 if isinstance(exc, _BACK_PRESSURE) else 503
         problem = _later(status, exc.code, str(exc), exc.retry_after_seconds)

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from redis.exceptions import RedisError
 
 from api.cache.directives import ANYTHING, CacheDirectives
@@ -82,6 +83,9 @@ def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
         raise TooManyInputs(detail)
     shared = job_request({**call.fields, "model": call.model, "input": None}, strict=call.strict)
 
+    params_bytes = len(orjson.dumps(shared.params)) if shared.params else 0
+    own_bytes = call.sent_bytes // len(call.inputs) + params_bytes
+
     def check(value: Any) -> Job | FleetError:
         try:
             if isinstance(value, bytes):
@@ -90,7 +94,7 @@ def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
                 )
             one = shared.model_copy(update=_source(value))
             return services.submission.prepare(
-                one, call.principal, call.sent_bytes, call.directives
+                one, call.principal, call.sent_bytes, call.directives, own_bytes
             )
         except FleetError as exc:
             return exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -23,7 +23,9 @@ from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW
 
 _RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
 _JOBS_PER_CALL = 500
-_BLOB_BYTES_PER_CALL = 8 * 1024 * 1024
+_BYTES_PER_CALL = 2 * 1024 * 1024
+"""A message is up to twice as large as what was sent. Redis serves nobody else while a script
+copies them, and the event loop nobody while they are built."""
 _MAX_IN_PROGRESS = 2
 """Most concurrent script calls."""
 _TENANTS_KNOWN = 10_000
@@ -54,8 +56,8 @@ class Publisher:
             self._publish,
             max_items=_JOBS_PER_CALL,
             max_in_progress=_MAX_IN_PROGRESS,
-            max_bytes=_BLOB_BYTES_PER_CALL,
-            size_bytes=_blob_bytes,
+            max_bytes=_BYTES_PER_CALL,
+            size_bytes=_bytes_of,
             on_failure=self._guard.publish_failed,
         )
 
@@ -79,10 +81,14 @@ class Publisher:
             raise
 
     async def publish_all(self, jobs: Sequence[Job]) -> list[int | Refused]:
-        """Publish these in one call; returns per job the backlog ahead of it, or Refused."""
+        """Publish these, in one call unless they are large; returns per job the backlog ahead of
+        it, or Refused.
+        """
         jobs = await self._large_inputs.put_all_aside(jobs)
+        outcomes: list[int | Refused] = []
         try:
-            outcomes = await self._publish(jobs)
+            for part in _parts(jobs):
+                outcomes += await self._publish(part)
         except RedisError as exc:
             self._guard.publish_failed(exc)
             raise
@@ -129,5 +135,15 @@ class Publisher:
             self._jobs.fail_in_progress(lambda: RedisTimeoutError("no answer from the queue"))
 
 
-def _blob_bytes(job: Job) -> int:
-    return len(job.blob) if job.blob else 0
+def _bytes_of(job: Job) -> int:
+    return max(job.sent_bytes, len(job.blob or b""))
+
+
+def _parts(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    first = size = 0
+    for at, job in enumerate(jobs):
+        size += _bytes_of(job)
+        if size > _BYTES_PER_CALL and at > first:
+            yield jobs[first:at]
+            first, size = at, _bytes_of(job)
+    yield jobs[first:]

@@ -22,6 +22,7 @@ from api.http.idempotency_key import key_of
 from api.http.preferences import Preferences
 from api.http.request_context import current_traceparent, waiting_by_choice
 from api.jobs.idempotency import Claims
+from api.jobs.message_size import MAX_FIELD_BYTES, SizeLimits
 from api.jobs.publisher import Publisher
 from api.jobs.request import MISSING, JobRequest
 from api.jobs.request_body import SentJob
@@ -45,6 +46,7 @@ class SubmissionLimits:
     inline_input_bytes: int
     default_deadline_seconds: float | None
     max_wait_seconds: float
+    size: SizeLimits
 
     @classmethod
     def of(cls, settings: Settings) -> SubmissionLimits:
@@ -53,6 +55,7 @@ class SubmissionLimits:
             settings.inline_input_bytes,
             settings.default_deadline_seconds,
             settings.max_wait_seconds,
+            SizeLimits(settings.max_params_bytes, settings.max_message_bytes),
         )
 
 
@@ -208,18 +211,21 @@ class Submission:
         principal: Principal,
         sent_bytes: int = 0,
         directives: CacheDirectives = ANYTHING,
+        own_bytes: int | None = None,
     ) -> Job:
-        """Check one job from this many bytes of JSON.
+        """Check one job from this many bytes of JSON, of which about own_bytes are its own.
 
-        Raises UnknownModel, InvalidInput, UnsupportedMedia or InputUrlRefused.
+        Raises UnknownModel, InvalidInput, UnsupportedMedia, InputUrlRefused or MessageTooLarge.
         """
         spec = self._catalog[request.model]
+        own = sent_bytes if own_bytes is None else own_bytes
         if request.input is MISSING or request.input_url is not None:
-            job = self._job(request, principal, NOTHING, None, None)
-            return replace(job, input_url=_input_url(request))
+            job = self._job(request, principal, NOTHING, None, None, own)
+            return self._limits.size.check(replace(job, input_url=_input_url(request)), sent_bytes)
         inline = self._limits.inline_input_bytes
         value, blob = check_input(spec.input, request.input, inline, sent_bytes)
-        return self._job(request, principal, directives, value, blob)
+        job = self._job(request, principal, directives, value, blob, own)
+        return self._limits.size.check(job, sent_bytes)
 
     def prepare_file(
         self,
@@ -237,7 +243,10 @@ class Submission:
             value, blob = check_image(payload, inline)
         else:
             value, blob = check_input(spec.input, _text_of(payload), inline)
-        return self._job(request, principal, directives, value, blob)
+        job = self._job(request, principal, directives, value, blob, len(payload))
+        return self._limits.size.check(
+            job, len(payload) + (MAX_FIELD_BYTES if request.params else 0)
+        )
 
     # Many jobs.
 
@@ -279,6 +288,7 @@ class Submission:
         directives: CacheDirectives,
         value: Any,
         blob: bytes | None,
+        own_bytes: int,
     ) -> Job:
         now_ms = self._clock.now_ms()
         deadline = request.deadline or self._limits.default_deadline_seconds
@@ -303,6 +313,7 @@ class Submission:
             if request.cache
             else None,
             limits=principal.limits,
+            sent_bytes=own_bytes,
         )
 
 

@@ -43,6 +43,9 @@ SMALL: dict[str, bytes] = {
     "depth of a control body": post("/v1/dead/echo/retry", JSON, b'{"ids":' * DEPTH),
     "NaN": post("/v1/jobs", JSON, job(b"NaN")),
     "a number without end": post("/v1/jobs", JSON, job(b"9" * 1_000_000)),
+    "5 MB of params": post(
+        "/v1/jobs", JSON, b'{"model":"echo","input":1,"params":{"a":"' + b"a" * 5_000_000 + b'"}}'
+    ),
     "keys twice": post("/v1/jobs", JSON, b'{"model":"echo","model":"minilm","input":1}'),
     "a million objects": post("/v1/jobs", JSON, job(b"[" + b"{}," * 1_000_000 + b"0]")),
     "half a surrogate": post("/v1/jobs", JSON, job(b'"\\ud800"')),
