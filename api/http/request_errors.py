@@ -22,6 +22,8 @@ from typing import Any
 
 from common.errors import FleetError
 
+_MOST_ERRORS = 20
+
 
 class RequestError(FleetError):
     """Base: `extra` are further fields of the problem document."""
@@ -38,17 +40,18 @@ class InvalidRequest(RequestError):
 
     @classmethod
     def of(cls, errors: Sequence[Any]) -> InvalidRequest:
-        """From pydantic's errors: one sentence for the first error, and all of them by field."""
+        """From pydantic's errors: one sentence for the first error, and the first by field."""
         fields = [
             {
                 "field": ".".join(str(part) for part in error["loc"] if part != "body"),
                 "message": error["msg"],
             }
-            for error in errors
+            for error in errors[:_MOST_ERRORS]
         ]
         first = fields[0]
         where = f"`{first['field']}`: " if first["field"] else ""
-        return cls(f"{where}{first['message']}", errors=fields)
+        more = {"more_errors": len(errors) - len(fields)} if len(errors) > len(fields) else {}
+        return cls(f"{where}{first['message']}", errors=fields, **more)
 
 
 class TooManyInputs(InvalidRequest):

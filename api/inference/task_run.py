@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from api.cache.directives import ANYTHING, CacheDirectives
 from api.cache.result_cache import Hit
+from api.http.bodies import aside
 from api.http.request_context import waiting_by_choice
 from api.http.request_errors import InvalidRequest, ModelRequired, TooManyInputs, WrongTask
 from api.jobs.request import MISSING, job_request
@@ -27,6 +28,8 @@ from common.errors import FleetError, InvalidInput, Refused
 from common.jobs.job import Job
 from common.jobs.record import JobRecord, JobState
 
+_INPUT_BYTES = 1024
+"""How many bytes take as long to check as an input takes besides its bytes."""
 JOBS_PER_CALL = 500
 """As for bulk: bounds the time for which one script call blocks Redis."""
 
@@ -73,7 +76,7 @@ def model_for(services: Services, task: Task, name: str | None) -> str:
     raise ModelRequired(f"say which `model`; for {task} this fleet has: {choices}")
 
 
-def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
+async def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
     """Check every input; raises InvalidRequest for a field that is wrong for all of them."""
     most = services.settings.max_inputs
     if not call.inputs:
@@ -99,7 +102,9 @@ def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
         except FleetError as exc:
             return exc
 
-    return [check(value) for value in call.inputs]
+    size = call.sent_bytes + sum(len(one) for one in call.inputs if isinstance(one, bytes))
+    size += _INPUT_BYTES * len(call.inputs)
+    return await aside(size, lambda: [check(value) for value in call.inputs])
 
 
 def _source(value: Any) -> dict[str, Any]:

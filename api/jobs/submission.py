@@ -17,7 +17,7 @@ from api.background.server_clock import ServerClock
 from api.cache.directives import ANYTHING, NOTHING, CacheDirectives, directives_of
 from api.cache.result_cache import Hit, ResultCache
 from api.cache.served_models import ServedModels
-from api.http.bodies import Body
+from api.http.bodies import Body, aside
 from api.http.idempotency_key import key_of
 from api.http.preferences import Preferences
 from api.http.request_context import current_traceparent, waiting_by_choice
@@ -120,21 +120,23 @@ class Submission:
         asked = body.asked
         if asked.idempotency_key is not None:
             return await self._take_once(sent, body, principal, key_of(asked.idempotency_key))
-        job = self._job_of(sent, principal, asked.cache_control)
+        job = await self._checked(sent, principal, asked.cache_control)
         return await self._publish(job, asked.prefer)
 
     async def _take_once(self, sent: SentJob, body: Body, principal: Principal, key: str) -> Taken:
         """Accept a job under its Idempotency-Key, or find the one that was accepted before."""
         prefer = body.asked.prefer
         # Checked first: a refused job claims no key.
-        job = self._job_of(sent, principal, body.asked.cache_control)
+        job = await self._checked(sent, principal, body.asked.cache_control)
         if self._admission.is_closed:  # a claim would be refused too, or time out
             if hit := await self.find(job):
                 return self._found(hit, prefer)
             self._admission.require_queue(job)
         lane_ttl = self._catalog[job.model].result_ttl_seconds
         try:
-            claim = await self._claims.claim(principal.tenant, key, body.digest(), job.id, lane_ttl)
+            claim = await self._claims.claim(
+                principal.tenant, key, await body.digest(), job.id, lane_ttl
+            )
         except RedisError:
             # Nothing can be claimed or enqueued now, but a cached result needs neither.
             if hit := await self.find(job):
@@ -173,6 +175,10 @@ class Submission:
 
     def _preferences(self, prefer: str | None) -> Preferences:
         return Preferences.of(prefer, self._limits.max_wait_seconds)
+
+    async def _checked(self, sent: SentJob, principal: Principal, cache: str | None) -> Job:
+        size = max(sent.sent_bytes, len(sent.payload or b""))
+        return await aside(size, lambda: self._job_of(sent, principal, cache))
 
     def _job_of(self, sent: SentJob, principal: Principal, cache_control: str | None) -> Job:
         directives = directives_of(cache_control)
@@ -242,7 +248,8 @@ class Submission:
         if spec.input == "image":
             value, blob = check_image(payload, inline)
         else:
-            value, blob = check_input(spec.input, _text_of(payload), inline)
+            # As JSON, a byte of text may become six.
+            value, blob = check_input(spec.input, _text_of(payload), inline, len(payload) * 6)
         job = self._job(request, principal, directives, value, blob, len(payload))
         return self._limits.size.check(
             job, len(payload) + (MAX_FIELD_BYTES if request.params else 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.dependencies import ServicesDep
@@ -41,7 +41,7 @@ class DeadSelection(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[str] | None = Field(
+    ids: Annotated[list[str] | None, FailFast()] = Field(
         None, max_length=MOST_IDS, description="Job ids; left out, all of them."
     )
 

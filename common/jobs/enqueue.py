@@ -15,6 +15,8 @@ from common.redis.keys import BANDS, band_key, band_of, flight_name
 from common.redis.scripts import Scripts
 from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW
 
+PLACED = b"\x00placed"
+"""Instead of an input that was written before the call, under a key that expires."""
 _TOO_FAST, _TOO_MANY = -2, -3
 """Replies of the enqueue script for a job that exceeds its tenant's limits."""
 

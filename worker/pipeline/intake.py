@@ -38,6 +38,7 @@ from worker.pipeline.finisher import Finisher
 log = structlog.get_logger(__name__)
 
 _REDIS_PAUSE_SECONDS = 0.2
+_READ_BYTES = 8 * 1024 * 1024
 _INLINE_DECODE_SECONDS = 50e-6
 """Decoding that is cheaper than this per job costs less than handing it to another thread."""
 
@@ -239,7 +240,7 @@ class Intake:
         """
         while executions and not self._state.stopping.is_set():
             try:
-                blobs = self._client.mget([blob_key(one.job_id) for one in executions])
+                blobs = self._mget([blob_key(one.job_id) for one in executions])
             except RedisError as exc:
                 TROUBLE.note("reading inputs", exc)
                 self._state.stopping.wait(_REDIS_PAUSE_SECONDS)
@@ -249,6 +250,17 @@ class Intake:
                 execution.blob = bytes(blob) if isinstance(blob, bytes) else None
             return True
         return not executions
+
+    def _mget(self, keys: Sequence[str]) -> list[Any]:
+        """The values; not many large ones in one call, in which Redis would serve nobody else."""
+        found: list[Any] = []
+        step = 1
+        while len(found) < len(keys):
+            values: Any = self._client.mget(keys[len(found) : len(found) + step])
+            found += values
+            size = sum(len(one) for one in values if one)
+            step = step * 4 if size * 4 <= _READ_BYTES else max(1, step * _READ_BYTES // (size + 1))
+        return found
 
     def _delay_early(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
         """Return jobs whose ETA is in the future to Redis; returns the others."""

@@ -1,5 +1,5 @@
 -- Joins a new job to a flight with the same input.
--- @include keys, record, result_document, single_flight, flight_end, copy_bound
+-- @include keys, record, result_document, single_flight, flight_end, copy_bound, blob_keep
 
 -- One script publishes their results, 10 to 25 us each, and reads their messages.
 local MAX_FOLLOWERS, MAX_FOLLOWERS_BYTES = 1000, 3 * 1024 * 1024
@@ -64,7 +64,7 @@ local function join(job, record, clock)
     follow(leader, rec, id, theirs, mine .. flight)
   elseif rec and has_room(leader, job.message) then
     follow(id, parse_record(record), leader, mine .. job.message, theirs .. flight)
-    if job.blob ~= '' then redis.call('SET', BLOB .. id, job.blob) end
+    if job.blob ~= '' then keep_blob(job) end
     redis.call('EXPIRE', FLIGHT .. flight, HINT_SECONDS)
     return 'follows'
   end
