@@ -7,6 +7,7 @@ time. It is one layer on purpose: each would cost every request another coroutin
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import Protocol
 
@@ -17,7 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.allowed_hosts import AllowedHosts
 from api.http.problems import Problem
-from api.http.request_context import CURRENT, BodyBudget, RequestContext, request_id_of
+from api.http.request_context import (
+    CURRENT,
+    IN_SCOPE,
+    BodyBudget,
+    RequestContext,
+    request_id_of,
+)
+from api.http.shares import Shares
 from common.settings import Settings
 from common.trace import read_traceparent
 
@@ -49,6 +57,7 @@ class RequestLayer:
         self._fast_path = fast_path
         self._hosts = AllowedHosts(settings.allowed_hosts, settings.host)
         self._budget = BodyBudget(settings.max_body_memory_bytes)
+        self._waits = Shares(settings.max_concurrent_requests, settings.tenant_share)
         self._most = settings.max_concurrent_requests
         self._slow_seconds = settings.slow_request_seconds or float("inf")
         self._active_requests = 0
@@ -66,8 +75,10 @@ class RequestLayer:
             request_id_of(seen.get(b"x-request-id")),
             read_traceparent(seen[b"traceparent"]) if b"traceparent" in seen else "",
             self._budget,
+            self._waits,
         )
         CURRENT.set(request)
+        scope[IN_SCOPE] = request
         self._active_requests += 1
         status = 0
         try:
@@ -85,6 +96,9 @@ class RequestLayer:
             status = response.status_code
             _add_fields(response.raw_headers, request, began)
             await response(scope, receive, send)
+        except asyncio.CancelledError:
+            if not request.has_left:
+                raise
         finally:
             self._active_requests -= 1
             self._budget.left += request.held_bytes

@@ -21,6 +21,7 @@ from api.http.request_errors import (
     InvalidIdempotencyKey,
     InvalidRequest,
     RequestError,
+    TooManyWaiting,
     Unauthorized,
     WrongResult,
 )
@@ -155,6 +156,8 @@ def _from_request_error(exc: RequestError) -> Problem:
         headers = {"WWW-Authenticate": challenge}
     elif isinstance(exc, InvalidIdempotencyKey):
         status = 400
+    elif isinstance(exc, TooManyWaiting):
+        return _later(429, exc.code, str(exc), 1.0)
     else:
         status = 500 if isinstance(exc, WrongResult) else 422
     return Problem(status, exc.code, str(exc), headers=headers, **exc.extra)

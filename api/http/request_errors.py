@@ -12,6 +12,7 @@ RequestError
 ├── InvalidIdempotencyKey
 ├── Unauthorized              no API key, or an invalid one
 ├── Forbidden                 the key lacks the scope
+├── TooManyWaiting            the tenant has as many requests waiting as it may
 └── WrongResult               the model's results have another shape than its task's
 """
 
@@ -121,6 +122,18 @@ class Forbidden(RequestError):
     def __init__(self, scope: str) -> None:
         super().__init__(f"this API key was not granted the scope `{scope}`", scope=scope)
         self.scope = scope
+
+
+class TooManyWaiting(RequestError):
+    """The tenant has as many requests or streams waiting in this process as it may."""
+
+    code = "too_many_waiting"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"this tenant has {most} requests waiting here already; wait for some of them, or "
+            "collect many jobs with POST /v1/jobs/results"
+        )
 
 
 class WrongResult(RequestError):

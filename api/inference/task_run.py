@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,7 @@ async def run(
         await publishing
     elif jobs:
         ids = [job.id for job in jobs]
-        with waiting_by_choice():
+        with closing(publishing), waiting_by_choice(jobs[0].tenant):
             async with aclosing(services.waiter.watch(ids, seconds, begin=publishing)) as watch:
                 async for settled in watch:
                     records.update((record.id, record) for record in settled)

@@ -160,7 +160,10 @@ class Publisher:
 
 
 def _bytes_of(job: Job) -> int:
-    return max(job.sent_bytes, len(job.blob or b""))
+    """Of the call that publishes it: a large input is written before."""
+    if job.blob is None:
+        return job.sent_bytes
+    return 0 if concerns(job) else len(job.blob)
 
 
 def _parts(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:

@@ -155,7 +155,7 @@ class Submission:
         preferences = self._preferences(prefer)
         if preferences.wait_seconds is None:
             return Taken(job.id, preferences, record=await self._enqueue(job), queued_now=True)
-        with waiting_by_choice():
+        with waiting_by_choice(job.tenant):
             waited = await self._waiter.wait(
                 job.id, preferences.wait_seconds, begin=self._enqueue(job)
             )
@@ -165,7 +165,7 @@ class Submission:
         """Answer a repeated submit in the form of the first, with the job's current record."""
         preferences = self._preferences(prefer)
         if preferences.wait_seconds and not record.state.terminal:
-            with waiting_by_choice():
+            with waiting_by_choice(record.tenant):
                 waited = await self._waiter.wait(record.id, preferences.wait_seconds)
             record = waited or record
         return Taken(record.id, preferences, record=record)

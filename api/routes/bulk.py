@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import orjson
@@ -26,6 +27,7 @@ from api.cache.result_cache import Hit
 from api.dependencies import ServicesDep
 from api.http.bodies import LARGE_BYTES, aside, check_fields, hold_bytes, release_bytes
 from api.http.problems import Problem, from_fleet_error, problem_for
+from api.http.request_errors import RequestError
 from api.http.strict_json import loads_strict
 from api.jobs.request import JobRequest, invalid
 from api.services import Services
@@ -96,6 +98,8 @@ async def _answers(
     async def take_all() -> None:
         try:
             await _BulkIntake(services, unread, principal).run(request)
+        except RequestError as exc:  # its key was revoked; what is not queued yet is lost
+            unread.put(orjson.dumps({"line": 0, "error": from_fleet_error(exc).document()}) + b"\n")
         except ClientDisconnect:
             log.debug("bulk_client_left")  # what it had sent by then is queued
         finally:
@@ -171,7 +175,7 @@ class _BulkIntake:
         async for chunk in request.stream():
             rest += chunk
             if b"\n" in chunk:
-                *lines, last = await aside(len(rest), lambda body=rest: bytes(body).split(b"\n"))
+                *lines, last = await aside(len(rest), partial(_split, rest))
                 rest = bytearray(last)
                 release_bytes(held)
                 held = 0
@@ -208,6 +212,7 @@ class _BulkIntake:
             return
         if len(self._calls) == _MAX_IN_PROGRESS:
             await self._calls.popleft()
+        await self._services.authenticator.recheck(self._principal)
         call = self._call(self._jobs, self._bytes)
         self._jobs, self._bytes = [], 0
         self._calls.append(asyncio.create_task(call))
@@ -294,6 +299,10 @@ class _BulkIntake:
     def _answer(self, line: int, problem: Problem) -> None:
         document = problem.document()
         self._unread.put(orjson.dumps({"line": line, "error": document}) + b"\n")
+
+
+def _split(body: bytearray) -> list[bytes]:
+    return bytes(body).split(b"\n")
 
 
 def _memory_of(line: bytes) -> int:

@@ -131,9 +131,10 @@ async def _lines(
         yield _views([record for record in found if record.state.terminal])
         left |= {record.id: record for record in found if not record.state.terminal}
     if left and seconds:
-        with waiting_by_choice():
+        with waiting_by_choice(principal.tenant, streams=True):
             async with aclosing(services.waiter.watch(list(left), seconds)) as watch:
                 async for settled in watch:
+                    await services.authenticator.recheck(principal)
                     for record in settled:
                         left.pop(record.id, None)
                     yield _views(settled)

@@ -248,6 +248,7 @@ class Stack:
                 "LANEFLEET_REDIS_URL": self.redis_url,
                 "LANEFLEET_MODELS": models,
                 "LANEFLEET_LOG_FORMAT": "console",
+                "LANEFLEET_STATE_DIR": str(self.folder / "state"),
                 **self.environment,
                 **environment,
             },

@@ -23,7 +23,7 @@ from common.inputs.blobs import STORED
 from common.redis.keys import blob_key
 from common.redis.trouble import TROUBLE
 from worker.inputs.fetcher import InputFetcher
-from worker.jobs.execution import Execution, Retry
+from worker.jobs.execution import Execution, Hold, Retry
 from worker.jobs.lease_calls import LeadingJob
 from worker.jobs.leases import LaneLeases, Reservation
 from worker.jobs.message import parse
@@ -38,6 +38,8 @@ from worker.pipeline.finisher import Finisher
 log = structlog.get_logger(__name__)
 
 _REDIS_PAUSE_SECONDS = 0.2
+_FETCH_RETRY_MS = 5_000
+"""When a job is looked at again whose tenant has too many that wait for an input."""
 _READ_BYTES = 8 * 1024 * 1024
 _INLINE_DECODE_SECONDS = 50e-6
 """Decoding that is cheaper than this per job costs less than handing it to another thread."""
@@ -122,7 +124,7 @@ class Intake:
         """
         ended = execution.disposition is not None
         with self._state.changed:
-            lane.fetching -= 1
+            lane.fetch_ended(execution.tenant)
             if not ended:
                 lane.waiting += 1
                 self._fetched.append((lane, execution))
@@ -169,10 +171,20 @@ class Intake:
         away = [one for one in executions if one.input_url is not None or one.stored]
         if not away:
             return executions
+        fetched: list[Execution] = []
+        put_off: list[Execution] = []
         with self._state.changed:
             lane.waiting -= len(away)
-            lane.fetching += len(away)
-        self._fetcher.request(lane, away)
+            for one in away:
+                if lane.may_fetch(one.tenant):
+                    lane.fetching[one.tenant] += 1
+                    fetched.append(one)
+                else:
+                    one.disposition = Hold(_FETCH_RETRY_MS)
+                    put_off.append(one)
+        self._fetcher.request(lane, fetched)
+        if put_off:
+            self._finisher.submit_ended(lane, put_off)
         return [one for one in executions if one.input_url is None and not one.stored]
 
     def _pass_on(
