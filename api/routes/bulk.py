@@ -291,7 +291,8 @@ class _BulkIntake:
                 accepted.append(f'{{"line":{line},"id":"{job.id}","cached":true}}\n')
             else:
                 accepted.append(f'{{"line":{line},"id":"{job.id}"}}\n')
-        self._unread.put("".join(accepted).encode())
+        if accepted:  # an empty chunk is the end
+            self._unread.put("".join(accepted).encode())
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         self._answer(self._line, Problem(status, code, detail))

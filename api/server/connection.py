@@ -37,7 +37,6 @@ _FRAMING_FACTOR = 3
 """Above 64 KB, most bytes of chunk framing per byte of content; one-byte chunks have 5."""
 _IDLE_CLOSED_AT_ONCE = 64
 _SILENT_CLOSED_AT_ONCE = 8
-_FRESH_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +117,14 @@ class Connection(HttpToolsProtocol):
 
     @property
     def silent(self) -> bool:
-        """Whether no request has come on it yet, though it is no newer than a moment."""
-        since = self._head_since
-        fresh = since is not None and self.loop.time() - since < _FRESH_SECONDS
-        return self.cycle is None and not fresh and not self.transport.is_closing()
+        """Whether no request has come on it yet."""
+        return self.cycle is None and not self.transport.is_closing()
 
     # Called by uvicorn's protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection; at the limit close silent ones for it, the oldest first, then idle
-        ones, or refuse it.
+        """Accept the connection; at the limit close others for it: silent ones, the oldest first,
+        where they are more than the idle ones, or else these. Refuse it where there are none.
         """
         super().connection_made(transport)
         if len(self.connections) <= self.patience.connections:
@@ -135,7 +132,8 @@ class Connection(HttpToolsProtocol):
         ours = [one for one in self.connections if isinstance(one, Connection) and one is not self]
         silent = sorted((one for one in ours if one.silent), key=lambda one: one._head_since or 0.0)
         idle = [one for one in ours if one.idle]
-        for one in silent[:_SILENT_CLOSED_AT_ONCE] or idle[:_IDLE_CLOSED_AT_ONCE]:
+        many = len(silent) > len(idle)
+        for one in silent[:_SILENT_CLOSED_AT_ONCE] if many else idle[:_IDLE_CLOSED_AT_ONCE]:
             one.transport.close()
         if not silent and not idle:
             detail = "this process holds as many connections as it may; try again shortly"
