@@ -263,7 +263,22 @@ def cpu_seconds(client: Redis) -> float:
     return float(spent["used_cpu_user_main_thread"]) + float(spent["used_cpu_sys_main_thread"])
 
 
-@pytest.mark.parametrize("name", CALLS)
+QUICK = (
+    "reserve: own",
+    "reserve: small, then large ones",
+    "reserve: too large",
+    "position: tenants",
+    "release",
+    "finish: 1,000 followers",
+    "finish: 1,000 followers of a large result",
+    "enqueue",
+)
+"""Those of every run; the others are marked slow."""
+
+
+@pytest.mark.parametrize(
+    "name", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in CALLS]
+)
 def test_a_call_is_short(name: str, client: Redis) -> None:
     long = CALLS[name]
     args = long.fill(client)

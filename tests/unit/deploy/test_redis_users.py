@@ -46,7 +46,7 @@ MAY = {
     "zrangebyscore zrem zremrangebyscore zrevrangebyscore",
     "keda": f"{CONNECTION} {SCRIPTS} hlen llen scard type zcard",
     "flower": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop del exists expire get hdel "
-    "hget hset info llen lpush pexpire sadd set smembers srem time zadd zrangebyscore zrem "
+    "hget hset info llen lpush pexpire sadd set smembers srem time zadd zrange zrangebyscore zrem "
     "zrevrangebyscore",
 }
 
