@@ -5,7 +5,7 @@
 -- lane of a million, each access to its middle would cost Redis a millisecond.
 -- @include keys, message, copy_bound
 
-local REACH = 4096
+local REACH, SEARCH_BYTES = 4096, 10 * 1024 * 1024 -- read only, so more than is moved
 
 local function created_of(id)
   local text = id and redis.call('GET', JOB .. id)
@@ -16,7 +16,7 @@ end
 -- where four in a row have no known time, being sent by other Celery clients, or enough is copied.
 local function moment(list, index, size)
   for at = index, math.min(index + 3, size - 1) do
-    if has_copied_most() then return nil end
+    if has_copied_most(SEARCH_BYTES) then return nil end
     local message = redis.call('LINDEX', list, -1 - at)
     copied_bytes = copied_bytes + #(message or '')
     local created = message and created_of(id_of(message))
@@ -55,8 +55,8 @@ end
 -- The index of this job among those created in the same millisecond, which begin at `first`.
 local function find(list, size, created, first, id)
   local most = math.min(first + 1024, size)
-  while first < most and not has_copied_most() do
-    local messages = peek_bounded(list, 4, first)
+  while first < most and not has_copied_most(SEARCH_BYTES) do
+    local messages = peek_bounded(list, 4, first, SEARCH_BYTES)
     for at, message in ipairs(messages) do
       if id_of(message) == id then return first + at - 1 end
     end
