@@ -12,6 +12,7 @@ import redis.asyncio
 from api.background.server_watch import ServerWatch
 from api.cache.result_cache import ResultCache
 from api.cache.served_models import ServedModels
+from api.http.shares import Shares
 from api.jobs.abandoned_lanes import AbandonedLanes
 from api.jobs.idempotency import Claims
 from api.jobs.large_inputs import LargeInputs
@@ -57,6 +58,8 @@ class Services:
     served_models: ServedModels
     cache: ResultCache
     abandoned: AbandonedLanes
+    streams: Shares
+    """The event streams of each tenant."""
 
 
 @asynccontextmanager
@@ -73,7 +76,7 @@ async def running_services(
         stack.push_async_callback(client.aclose)
         sampler = LaneSampler(client, list(catalog), settings.max_backlog)
         cache = _result_cache(settings, redis_url, catalog, sampler, stack)
-        services = _build(settings, client, catalog, blobs, draining, sampler, cache)
+        services = _build(settings, redis_url, client, catalog, blobs, draining, sampler, cache)
         services.waiter.start()
         stack.push_async_callback(services.waiter.stop)
         await sampler.start()
@@ -113,6 +116,7 @@ def _result_cache(
 
 def _build(
     settings: Settings,
+    redis_url: str,
     client: redis.asyncio.Redis,
     catalog: Catalog,
     blobs: Blobs | None,
@@ -138,7 +142,7 @@ def _build(
         store=store,
         waiter=waiter,
         submission=submission,
-        authenticator=_authenticator(settings, client, sampler),
+        authenticator=_authenticator(settings, redis_url, client, sampler),
         sampler=sampler,
         server_watch=ServerWatch(client),
         abandoned=AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
@@ -151,13 +155,14 @@ def _build(
         listing=Listing(client),
         served_models=served_models,
         cache=cache,
+        streams=Shares(settings.max_event_streams, settings.tenant_share),
     )
 
 
 def _authenticator(
-    settings: Settings, client: redis.asyncio.Redis, sampler: LaneSampler
+    settings: Settings, redis_url: str, client: redis.asyncio.Redis, sampler: LaneSampler
 ) -> Authenticator:
-    policy = KeyPolicy.of(settings)
+    policy = KeyPolicy.of(settings, redis_url)
     return Authenticator(client, policy, lambda: sampler.readable, lambda: sampler.trouble)
 
 

@@ -13,6 +13,7 @@ FleetError
 ├── InputStoreUnavailable     the store of large inputs cannot be reached; try later
 ├── DecodeTimedOut            its input took too long to decode; never retried
 ├── EncodeTimedOut            its output took too long to encode; never retried
+├── MessageTooLarge           its beginning is on the dead list, where Redis had it
 ├── UnreadableMessage         not a job; moved to the dead list unchanged
 ├── InferenceFailed           the model raised; retried alone, then dead
 │   ├── DeviceOutOfMemory     the batch did not fit; a smaller one may
@@ -59,6 +60,7 @@ __all__ = (
     "JobExpired",
     "LaneFull",
     "MessageLost",
+    "MessageTooLarge",
     "ModelUnavailable",
     "NoWorker",
     "QueueFull",
@@ -177,6 +179,12 @@ class EncodeTimedOut(FleetError):
     """The output could not be encoded in time. The job fails and is not retried."""
 
     code = "encode_timeout"
+
+
+class MessageTooLarge(FleetError):
+    """The job's message is larger than max_message_bytes, or its params than max_params_bytes."""
+
+    code = "message_too_large"
 
 
 class UnreadableMessage(FleetError):

@@ -171,7 +171,7 @@ class Engine:
         settings = self.settings
         cache = connect(cache_url_of(settings, redis_url), settings)
         self.cache_writer = CacheWriter(cache, self.models.residency.loaded_as)
-        self.fetcher = InputFetcher(settings, blobs)
+        self.fetcher = InputFetcher(settings, blobs, settings.tenant_share)
         self.finisher = Finisher(
             self.state,
             leases,

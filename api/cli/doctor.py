@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,7 @@ _PACKAGES = (
     *("celery", "kombu", "redis", "hiredis", "fastapi", "uvicorn", "uvloop", "httptools"),
     *("orjson", "flower", "torch", "transformers", "onnxruntime", "numpy"),
 )
+_HIDDEN = "********"
 _REMEDIES = {
     "torch": "pip install -e '.[torch]'",
     "transformers": "pip install -e '.[torch]'",
@@ -172,6 +174,12 @@ def _told_by(client: redis.Redis) -> dict[str, Any]:
     return {"reachable": True, "flavour": " ".join(flavour_of(server)), "warnings": warnings}
 
 
+def _without_login(text: str) -> str:
+    """A URL without the login in it, and without the values of its query, which may be keys."""
+    text = re.sub(r"(?<=://)[^/@\s]*@", f"{_HIDDEN}@", text)
+    return re.sub(r"(?<=[?&])([^=&\s]+)=[^&\s]*", rf"\1={_HIDDEN}", text) if "://" in text else text
+
+
 def _settings_table(settings: Settings) -> list[dict[str, str]]:
     rows = []
     for name, about in type(settings).model_fields.items():
@@ -182,7 +190,7 @@ def _settings_table(settings: Settings) -> list[dict[str, str]]:
         rows.append(
             {
                 "name": variable,
-                "value": "********" if isinstance(value, SecretStr) else str(value),
+                "value": _HIDDEN if isinstance(value, SecretStr) else _without_login(str(value)),
                 "source": "environment"
                 if any(os.environ.get(str(one)) for one in read)
                 else "default",

@@ -7,10 +7,11 @@ that affect the response.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.datastructures import FormData, QueryParams, UploadFile
@@ -22,7 +23,13 @@ from api.http.problems import Problem
 from api.http.request_context import CURRENT
 from api.http.strict_json import loads_strict
 
+T = TypeVar("T")
+
 FORM = "multipart/form-data"
+LARGE_BYTES = 256 * 1024
+"""Work on more bytes than that is done in a thread."""
+_FORM_PIECE_BYTES = 64 * 1024
+_MOST_FIELDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +59,9 @@ class Body:
         """The content type without its parameters, in lower case."""
         return media_type_of(self.content_type)
 
-    def json(self) -> Any:
+    async def json(self) -> Any:
         """The body as JSON; raises a 400 problem with the position of the error."""
-        return parse_json(self.data)
+        return await parse_document(self.data)
 
     def query(self) -> dict[str, Any]:
         """The query's fields, without empty ones."""
@@ -65,8 +72,13 @@ class Body:
     async def form(self, max_files: int, max_fields: int) -> FormData:
         """The body as a form whose fields are all valid text; raises a 400 problem."""
 
+        left = memoryview(self.data)
+
         async def replay() -> dict[str, Any]:
-            return {"type": "http.request", "body": self.data, "more_body": False}
+            nonlocal left
+            piece, left = left[:_FORM_PIECE_BYTES], left[_FORM_PIECE_BYTES:]
+            await asyncio.sleep(0)
+            return {"type": "http.request", "body": bytes(piece), "more_body": bool(left)}
 
         # Starlette raises an HTTPException of its own where the scope has an application.
         scope = {name: value for name, value in self.scope.items() if name != "app"}
@@ -78,7 +90,7 @@ class Body:
             raise Problem(400, "invalid_multipart", str(exc)) from exc
         return form
 
-    def digest(self) -> str:
+    async def digest(self) -> str:
         """SHA-256, in hex, of the request's content.
 
         A form's boundary is excluded: clients generate a new one for each attempt.
@@ -87,8 +99,12 @@ class Body:
         boundary = parameters.partition("boundary=")[2].partition(";")[0].strip().strip('"')
         found = hashlib.sha256(self.media_type.encode() + b"\n")
         found.update(self.scope.get("query_string", b"") + b"\n")
-        found.update(self.data.replace(boundary.encode(), b"") if boundary else self.data)
-        return found.hexdigest()
+
+        def digest() -> str:
+            found.update(self.data.replace(boundary.encode(), b"") if boundary else self.data)
+            return found.hexdigest()
+
+        return await aside(len(self.data), digest)
 
 
 def is_json(media_type: str) -> bool:
@@ -219,6 +235,29 @@ def too_large(max_bytes: int) -> Problem:
     return Problem(
         413, "body_too_large", f"the body is larger than {max_bytes} bytes; send less at once"
     )
+
+
+async def aside(size_bytes: int, call: Callable[[], T]) -> T:
+    """What the call returns. One on so many bytes runs in a thread, so that the event loop serves
+    others meanwhile.
+    """
+    return call() if size_bytes <= LARGE_BYTES else await asyncio.to_thread(call)
+
+
+async def parse_document(body: bytes) -> Any:
+    """A whole body as JSON: as parse_json, without objects of more fields than any request has, as
+    each would be an error of its own.
+    """
+    document = await aside(len(body), lambda: parse_json(body))
+    check_fields(document)
+    return document
+
+
+def check_fields(document: Any) -> None:
+    """Raise a 422 problem for an object with more fields than any request has."""
+    if isinstance(document, dict) and len(document) > _MOST_FIELDS:
+        detail = f"{len(document)} fields are sent, and no request has more than {_MOST_FIELDS}"
+        raise Problem(422, "invalid_request", detail)
 
 
 def parse_json(body: bytes) -> Any:

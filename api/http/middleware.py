@@ -7,6 +7,7 @@ time. It is one layer on purpose: each would cost every request another coroutin
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import Protocol
 
@@ -20,7 +21,15 @@ from api.http.head_requests import answer_head
 from api.http.openai_shape import is_openais
 from api.http.paths import under_root
 from api.http.problems import Problem
-from api.http.request_context import CURRENT, BodyBudget, RequestContext, path_of, request_id_of
+from api.http.request_context import (
+    CURRENT,
+    IN_SCOPE,
+    BodyBudget,
+    RequestContext,
+    path_of,
+    request_id_of,
+)
+from api.http.shares import Shares
 from common.settings import Settings
 from common.trace import read_traceparent
 
@@ -52,6 +61,7 @@ class RequestLayer:
         self._fast_path = fast_path
         self._hosts = AllowedHosts(settings.allowed_hosts, settings.host)
         self._budget = BodyBudget(settings.max_body_memory_bytes)
+        self._waits = Shares(settings.max_concurrent_requests, settings.tenant_share)
         self._most = settings.max_concurrent_requests
         self._slow_seconds = settings.slow_request_seconds or float("inf")
         self._root = settings.root_path
@@ -70,18 +80,17 @@ class RequestLayer:
             request_id_of(seen.get(b"x-request-id")),
             read_traceparent(seen[b"traceparent"]) if b"traceparent" in seen else "",
             self._budget,
+            self._waits,
         )
+        CURRENT.set(request)
+        scope[IN_SCOPE] = request
         if self._root:
             scope = under_root(scope, self._root)
             request.root_path = self._root
-        CURRENT.set(request)
         self._active_requests += 1
         status = 0
         try:
-            if seen.get(b"host") in self._hosts.good and len(seen) == 1:
-                refusal = self._too_much(scope) if self._active_requests > self._most else None
-            else:
-                refusal = self._refusal(scope, seen)
+            refusal = self._refusal(scope, seen)
             if refusal is not None:
                 shared = is_openais(path_of(scope))
                 response: Response = (refusal.for_openai() if shared else refusal).response()
@@ -93,6 +102,9 @@ class RequestLayer:
             status = response.status_code
             _add_fields(response.raw_headers, request, began)
             await response(scope, receive, send)
+        except asyncio.CancelledError:
+            if not request.has_left:
+                raise
         finally:
             self._active_requests -= 1
             self._budget.left += request.held_bytes
@@ -122,6 +134,8 @@ class RequestLayer:
 
     def _refusal(self, scope: Scope, seen: dict[bytes, bytes]) -> Problem | None:
         """The problem to respond with, where the request is refused here."""
+        if seen.get(b"host") in self._hosts.good and len(seen) == 1:
+            return self._too_much(scope) if self._active_requests > self._most else None
         host = seen.get(b"host", b"" if scope["http_version"] == "1.1" else None)
         if host == b"":
             return Problem(400, "bad_request", "send one Host header, and each other once")

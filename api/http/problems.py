@@ -23,6 +23,7 @@ from api.http.request_errors import (
     InvalidIdempotencyKey,
     InvalidRequest,
     RequestError,
+    TooManyWaiting,
     Unauthorized,
     WrongResult,
 )
@@ -31,6 +32,7 @@ from common.errors import (
     FleetError,
     InputStoreUnavailable,
     LaneFull,
+    MessageTooLarge,
     QueueFull,
     QuotaExceeded,
     RateLimited,
@@ -138,6 +140,8 @@ def from_fleet_error(exc: FleetError) -> Problem:
         return Problem(404, exc.code, str(exc))
     if isinstance(exc, UnsupportedMedia):
         return Problem(415, exc.code, str(exc))
+    if isinstance(exc, MessageTooLarge):
+        return Problem(413, exc.code, str(exc))
     if isinstance(exc, Refused):
         status = 429 if isinstance(exc, _BACK_PRESSURE) else 503
         problem = _later(status, exc.code, str(exc), exc.retry_after_seconds)
@@ -161,6 +165,8 @@ def _from_request_error(exc: RequestError) -> Problem:
         headers = {"WWW-Authenticate": challenge}
     elif isinstance(exc, InvalidIdempotencyKey):
         status = 400
+    elif isinstance(exc, TooManyWaiting):
+        return _later(429, exc.code, str(exc), 1.0)
     else:
         status = 500 if isinstance(exc, WrongResult) else 422
     return Problem(status, exc.code, str(exc), headers=headers, **exc.extra)

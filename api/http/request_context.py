@@ -7,6 +7,7 @@ counter, as `uuid4` would cost 3 us a request.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -16,8 +17,12 @@ from os import urandom
 from time import perf_counter
 from typing import Any
 
+from api.http.request_errors import TooManyWaiting
+from api.http.shares import Shares
 from common.trace import trace_id
 
+IN_SCOPE = "lanefleet.request"
+"""Where a connection finds the context of the request that it has."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 _PROCESS = urandom(8).hex().encode()
 _NUMBERS = count(1)
@@ -46,12 +51,25 @@ class RequestContext:
     """Time spent waiting at the client's request."""
     root_path: str = ""
     """Where a proxy publishes the API: what links begin with."""
+    waiting: asyncio.Task[Any] | None = None
+    """The task that answers it, while it waits; it ends when the client leaves."""
+    has_left: bool = False
+    """Whether the client left while the request waited."""
 
-    def __init__(self, header_id: bytes, traceparent: str, budget: BodyBudget) -> None:
+    def __init__(
+        self, header_id: bytes, traceparent: str, budget: BodyBudget, waits: Shares
+    ) -> None:
         self.header_id = header_id
+        self.waits = waits
         self.traceparent = traceparent
         """Valid, or empty."""
         self.budget = budget
+
+    def client_left(self) -> None:
+        """End a request that waits: nobody reads its answer."""
+        if self.waiting is not None:
+            self.has_left = True
+            self.waiting.cancel()
 
     @property
     def request_id(self) -> str:
@@ -88,15 +106,26 @@ def current_traceparent() -> str:
 
 
 @contextmanager
-def waiting_by_choice() -> Iterator[None]:
-    """Exclude the time inside from the request's time in the log of slow requests."""
+def waiting_by_choice(tenant: str = "", *, streams: bool = False) -> Iterator[None]:
+    """Exclude the time inside from the request's time in the log of slow requests, and end the
+    request when its client leaves; not one that streams, which notices by itself.
+
+    Raises TooManyWaiting where the tenant has its share of requests that wait.
+    """
     request = CURRENT.get()
+    if request is None:
+        yield
+        return
+    if not request.waits.take(tenant):
+        raise TooManyWaiting(request.waits.each)
     began = perf_counter()
+    request.waiting = None if streams else asyncio.current_task()
     try:
         yield
     finally:
-        if request:
-            request.waited_seconds += perf_counter() - began
+        request.waiting = None
+        request.waits.give(tenant)
+        request.waited_seconds += perf_counter() - began
 
 
 def add_request(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Any:

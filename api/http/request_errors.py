@@ -12,6 +12,7 @@ RequestError
 ├── InvalidIdempotencyKey
 ├── Unauthorized              no API key, or an invalid one
 ├── Forbidden                 the key lacks the scope
+├── TooManyWaiting            the tenant has as many requests waiting as it may
 └── WrongResult               the model's results have another shape than its task's
 """
 
@@ -21,6 +22,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.errors import FleetError
+
+_MOST_ERRORS = 20
 
 
 class RequestError(FleetError):
@@ -38,17 +41,18 @@ class InvalidRequest(RequestError):
 
     @classmethod
     def of(cls, errors: Sequence[Any]) -> InvalidRequest:
-        """From pydantic's errors: one sentence for the first error, and all of them by field."""
+        """From pydantic's errors: one sentence for the first error, and the first by field."""
         fields = [
             {
                 "field": ".".join(str(part) for part in error["loc"] if part != "body"),
                 "message": error["msg"],
             }
-            for error in errors
+            for error in errors[:_MOST_ERRORS]
         ]
         first = fields[0]
         where = f"`{first['field']}`: " if first["field"] else ""
-        return cls(f"{where}{first['message']}", errors=fields)
+        more = {"more_errors": len(errors) - len(fields)} if len(errors) > len(fields) else {}
+        return cls(f"{where}{first['message']}", errors=fields, **more)
 
 
 class TooManyInputs(InvalidRequest):
@@ -118,6 +122,18 @@ class Forbidden(RequestError):
     def __init__(self, scope: str) -> None:
         super().__init__(f"this API key was not granted the scope `{scope}`", scope=scope)
         self.scope = scope
+
+
+class TooManyWaiting(RequestError):
+    """The tenant has as many requests or streams waiting in this process as it may."""
+
+    code = "too_many_waiting"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"this tenant has {most} requests waiting here already; wait for some of them, or "
+            "collect many jobs with POST /v1/jobs/results"
+        )
 
 
 class WrongResult(RequestError):

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from api.http.bodies import hold_bytes, parse_json, too_large
+from api.http.bodies import hold_bytes, parse_document, too_large
 
 
 class StrictRequest(Request):
@@ -33,7 +33,7 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         """The body as strict JSON; raises a 400 problem."""
         if not hasattr(self, "_json"):
-            self._json = parse_json(await self.body())
+            self._json = await parse_document(await self.body())
         return self._json
 
 

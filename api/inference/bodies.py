@@ -31,7 +31,7 @@ async def task_of(body: Body) -> TaskBody:
     """The body's fields and inputs. Raises 400 problems, and InvalidRequest."""
     media_type = body.media_type
     if is_json(media_type):
-        return _from_json(body.json(), len(body.data))
+        return _from_json(await body.json(), len(body.data))
     if media_type == FORM:
         return await _from_form(await body.form(MAX_FILES, MAX_FIELDS), body.query())
     return TaskBody(_fields(body.query()), [body.data])

@@ -13,11 +13,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from fastapi import Request
 from redis.exceptions import RedisError
 
 from api.cache.directives import ANYTHING, CacheDirectives
 from api.cache.result_cache import Hit
+from api.http.bodies import aside
 from api.http.departures import ClientLeft, unless_client_leaves
 from api.http.request_context import waiting_by_choice
 from api.http.request_errors import InvalidRequest, ModelRequired, TooManyInputs, WrongTask
@@ -29,6 +31,8 @@ from common.errors import FleetError, InvalidInput, Refused
 from common.jobs.job import Job
 from common.jobs.record import JobRecord, JobState
 
+_INPUT_BYTES = 1024
+"""How many bytes take as long to check as an input takes besides its bytes."""
 JOBS_PER_CALL = 500
 """As for bulk: bounds the time for which one script call blocks Redis."""
 
@@ -77,7 +81,7 @@ def model_for(services: Services, task: Task, name: str | None) -> str:
     raise ModelRequired(f"say which `model`; for {task} this fleet has: {choices}")
 
 
-def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
+async def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
     """Check every input; raises InvalidRequest for a field that is wrong for all of them."""
     most = services.settings.max_inputs
     if not call.inputs:
@@ -87,6 +91,9 @@ def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
         raise TooManyInputs(detail)
     shared = job_request({**call.fields, "model": call.model, "input": None}, strict=call.strict)
 
+    params_bytes = len(orjson.dumps(shared.params)) if shared.params else 0
+    own_bytes = call.sent_bytes // len(call.inputs) + params_bytes
+
     def check(value: Any) -> Job | FleetError:
         try:
             if isinstance(value, bytes):
@@ -95,12 +102,14 @@ def prepare(services: Services, call: TaskCall) -> list[Job | FleetError]:
                 )
             one = shared.model_copy(update=_source(value))
             return services.submission.prepare(
-                one, call.principal, call.sent_bytes, call.directives
+                one, call.principal, call.sent_bytes, call.directives, own_bytes
             )
         except FleetError as exc:
             return exc
 
-    return [check(value) for value in call.inputs]
+    size = call.sent_bytes + sum(len(one) for one in call.inputs if isinstance(one, bytes))
+    size += _INPUT_BYTES * len(call.inputs)
+    return await aside(size, lambda: [check(value) for value in call.inputs])
 
 
 def _source(value: Any) -> dict[str, Any]:
@@ -171,7 +180,7 @@ async def _wait_for(
     publishing: Awaitable[list[str]],
 ) -> None:
     ids = [job.id for job in jobs]
-    with waiting_by_choice():
+    with waiting_by_choice(jobs[0].tenant):
         async with aclosing(services.waiter.watch(ids, seconds, begin=publishing)) as watch:
             async for settled in watch:
                 records.update((record.id, record) for record in settled)

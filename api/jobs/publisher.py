@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -12,6 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.background.coalescer import Coalescer
 from api.jobs.large_inputs import LargeInputs
+from api.jobs.placed_inputs import concerns, place, take_back
 from api.overload.queue_guard import QueueGuard
 from common.errors import Refused
 from common.jobs.enqueue import enqueue_args, positions, quotas
@@ -21,9 +23,13 @@ from common.redis.keys import blob_key
 from common.redis.scripts import Args, AsyncScripts
 from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW
 
+T = TypeVar("T")
+
 _RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
 _JOBS_PER_CALL = 500
-_BLOB_BYTES_PER_CALL = 8 * 1024 * 1024
+_BYTES_PER_CALL = 2 * 1024 * 1024
+"""A message is up to twice as large as what was sent. Redis serves nobody else while a script
+copies them, and the event loop nobody while they are built."""
 _MAX_IN_PROGRESS = 2
 """Most concurrent script calls."""
 _TENANTS_KNOWN = 10_000
@@ -54,8 +60,8 @@ class Publisher:
             self._publish,
             max_items=_JOBS_PER_CALL,
             max_in_progress=_MAX_IN_PROGRESS,
-            max_bytes=_BLOB_BYTES_PER_CALL,
-            size_bytes=_blob_bytes,
+            max_bytes=_BYTES_PER_CALL,
+            size_bytes=_bytes_of,
             on_failure=self._guard.publish_failed,
         )
 
@@ -66,12 +72,27 @@ class Publisher:
         """
         if self._large_inputs.concern(job):
             return await self._publish_large(job)
-        return await self._jobs.submit(job)
+        return await (self._submit(job) if concerns(job) else self._jobs.submit(job))
+
+    async def _submit(self, job: Job) -> int:
+        (placed,) = await self._placed([job])
+        try:
+            return await self._jobs.submit(placed)
+        except Refused:
+            if placed is not job:
+                await take_back(self._client, job)
+            raise
+
+    async def _placed(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """The jobs, whose large inputs are in Redis."""
+        if not any(map(concerns, jobs)):
+            return jobs
+        return await self._patiently(lambda: place(self._client, jobs))
 
     async def _publish_large(self, job: Job) -> int:
         job = await self._large_inputs.put_aside(job)
         try:
-            return await self._jobs.submit(job)
+            return await self._submit(job)
         except Refused:
             # Unless a concurrent submit of the same job was accepted under this id.
             if not await self._client.exists(blob_key(job.id)):
@@ -79,10 +100,18 @@ class Publisher:
             raise
 
     async def publish_all(self, jobs: Sequence[Job]) -> list[int | Refused]:
-        """Publish these in one call; returns per job the backlog ahead of it, or Refused."""
+        """Publish these, in one call unless they are large; returns per job the backlog ahead of
+        it, or Refused.
+        """
         jobs = await self._large_inputs.put_all_aside(jobs)
+        outcomes: list[int | Refused] = []
         try:
-            outcomes = await self._publish(jobs)
+            for part in _parts(jobs):
+                placed = await self._placed(part)
+                outcomes += await self._publish(placed)
+                for job, outcome in zip(part, outcomes[-len(part) :], strict=True):
+                    if isinstance(outcome, Refused) and concerns(job):
+                        await take_back(self._client, job)
         except RedisError as exc:
             self._guard.publish_failed(exc)
             raise
@@ -106,17 +135,18 @@ class Publisher:
     async def _enqueue(self, jobs: Sequence[Job]) -> Sequence[int]:
         """Publish; retried after a lost connection, as the script accepts an id only once."""
         args: Args = enqueue_args(jobs, self._max_backlog, self._window, self._list_max)
+        reply: Sequence[int] = await self._patiently(lambda: self._scripts.run("enqueue", (), args))
+        return reply
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         for pause in _RETRY_PAUSES_SECONDS:
             try:
-                reply: Sequence[int] = await self._scripts.run("enqueue", (), args)
+                return await call()
             except (RedisConnectionError, RedisTimeoutError, ReadOnlyError):
                 if self._guard.refusal is not None:
                     raise
                 await asyncio.sleep(pause)
-            else:
-                return reply
-        last: Sequence[int] = await self._scripts.run("enqueue", (), args)
-        return last
+        return await call()
 
     def _on_refusal(self, silent: bool) -> None:
         """Fail the queued submits at once when the queue begins to refuse work.
@@ -129,5 +159,18 @@ class Publisher:
             self._jobs.fail_in_progress(lambda: RedisTimeoutError("no answer from the queue"))
 
 
-def _blob_bytes(job: Job) -> int:
-    return len(job.blob) if job.blob else 0
+def _bytes_of(job: Job) -> int:
+    """Of the call that publishes it: a large input is written before."""
+    if job.blob is None:
+        return job.sent_bytes
+    return 0 if concerns(job) else len(job.blob)
+
+
+def _parts(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    first = size = 0
+    for at, job in enumerate(jobs):
+        size += _bytes_of(job)
+        if size > _BYTES_PER_CALL and at > first:
+            yield jobs[first:at]
+            first, size = at, _bytes_of(job)
+    yield jobs[first:]

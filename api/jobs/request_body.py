@@ -38,7 +38,7 @@ async def job_of(body: Body) -> SentJob:
     """Parse the body as a job; raises 400 problems, and InvalidRequest."""
     media_type = body.media_type
     if is_json(media_type):
-        return SentJob(job_request(body.json()), None, len(body.data))
+        return SentJob(job_request(await body.json()), None, len(body.data))
     return await (_from_form(body) if media_type == FORM else _from_bytes(body))
 
 

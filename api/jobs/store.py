@@ -10,6 +10,8 @@ import orjson
 import redis.asyncio
 
 from api.background.coalescer import Coalescer
+from common.jobs.enqueue import EnqueueTenant, refusal_by
+from common.jobs.quota import Limits
 from common.jobs.record import JobRecord
 from common.jobs.script_calls import CancelCall, DropCall
 from common.redis.connect import database_of
@@ -24,7 +26,7 @@ from common.redis.keys import (
     scoped_channel,
     worker_key,
 )
-from common.redis.scripts import AsyncScripts
+from common.redis.scripts import Args, AsyncScripts
 from common.settings import DEFAULT_WINDOW
 from common.worker_report import WorkerReport
 
@@ -122,7 +124,7 @@ class JobStore:
             call = DropCall(lane, _IDS_PER_CALL, self._result_ttl)
             taken = int(await self._scripts.run("drop_lane", keys, call))
             dropped += taken
-            if taken < _IDS_PER_CALL:
+            if not taken:
                 return dropped
 
     async def dead_letters(
@@ -147,6 +149,7 @@ class JobStore:
         if ids is None:
             return [about["id"] async for about in self._letters_of(keys, owned)]
         mine = []
+        ids = list(dict.fromkeys(ids))
         for first in range(0, len(ids), _IDS_PER_CALL):
             abouts = await self._abouts(keys, ids[first : first + _IDS_PER_CALL])
             mine += [about["id"] for about in abouts if about.get("tenant", "") == owned]
@@ -165,8 +168,12 @@ class JobStore:
     ) -> list[dict[str, Any]]:
         if not ids:
             return []
-        letters = cast("list[bytes | None]", await self._client.hmget(keys.letters, list(ids)))
-        return [orjson.loads(letter.partition(b"\n")[0]) for letter in letters if letter]
+        abouts: list[dict[str, Any]] = []
+        while ids:  # a call ends before all of them where their messages are large
+            found = await self._scripts.run("dead_letters", keys.as_list(), ids)
+            abouts += [orjson.loads(about) for about in found if about]
+            ids = ids[len(found) :]
+        return abouts
 
     async def dead_letter(self, lane: str, job_id: str) -> dict[str, Any] | None:
         """One dead letter with its message as text, or None."""
@@ -176,22 +183,38 @@ class JobStore:
         about, _, message = letter.partition(b"\n")
         return {**orjson.loads(about), "message": message.decode("utf-8", "backslashreplace")}
 
-    async def retry_dead(self, lane: str, ids: Sequence[str] | None) -> int:
-        """Return dead jobs to their lane; None is all of them. Returns how many."""
+    async def retry_dead(
+        self, lane: str, ids: Sequence[str] | None, limited: EnqueueTenant | None = None
+    ) -> int:
+        """Return dead jobs to their lane; None is all of them. Returns how many, fewer where this
+        tenant may have no more; raises RateLimited or QuotaExceeded where it may have none.
+        """
         keys = LaneKeys.of(lane)
         revived = 0
-        chosen = ids if ids is not None else await self._dead_ids(keys)
-        for first in range(0, len(chosen), _IDS_PER_CALL):
-            part = chosen[first : first + _IDS_PER_CALL]
-            revived += await self._scripts.run("dead_retry", keys.as_list(), (self._window, *part))
+        limits = limited or EnqueueTenant("", 0, 1, 0)
+        chosen = list(dict.fromkeys(ids)) if ids is not None else await self._dead_ids(keys)
+        while chosen:
+            args: Args = (self._window, *limits, *chosen[:_IDS_PER_CALL])
+            looked, more, refused = await self._scripts.run("dead_retry", keys.as_list(), args)
+            revived += more
+            chosen = chosen[looked:]
+            if refused and not revived:
+                raise refusal_by(refused, Limits(*limits[1:]))
+            if refused:
+                break
         return revived
 
     async def purge_dead(self, lane: str, ids: Sequence[str] | None) -> int:
         """Delete dead letters; None is all of them. Returns how many."""
         if ids is not None and not ids:
             return 0
-        dropped = await self._scripts.run("dead_purge", LaneKeys.of(lane).as_list(), ids or ())
-        return int(dropped)
+        keys = LaneKeys.of(lane)
+        chosen = list(dict.fromkeys(ids)) if ids is not None else await self._dead_ids(keys)
+        dropped = 0
+        for first in range(0, len(chosen), _IDS_PER_CALL):
+            part = chosen[first : first + _IDS_PER_CALL]
+            dropped += int(await self._scripts.run("dead_purge", keys.as_list(), part))
+        return dropped
 
     async def _dead_ids(self, keys: LaneKeys) -> list[str]:
         ids = cast("list[bytes]", await self._client.zrange(keys.dead, 0, -1))

@@ -17,11 +17,12 @@ from api.background.server_clock import ServerClock
 from api.cache.directives import ANYTHING, NOTHING, CacheDirectives, directives_of
 from api.cache.result_cache import Hit, ResultCache
 from api.cache.served_models import ServedModels
-from api.http.bodies import Body
+from api.http.bodies import Body, aside
 from api.http.idempotency_key import key_of
 from api.http.preferences import Preferences
 from api.http.request_context import current_traceparent, waiting_by_choice
 from api.jobs.idempotency import Claims
+from api.jobs.message_size import MAX_FIELD_BYTES, SizeLimits
 from api.jobs.publisher import Publisher
 from api.jobs.request import MISSING, JobRequest
 from api.jobs.request_body import SentJob
@@ -45,6 +46,7 @@ class SubmissionLimits:
     inline_input_bytes: int
     default_deadline_seconds: float | None
     max_wait_seconds: float
+    size: SizeLimits
 
     @classmethod
     def of(cls, settings: Settings) -> SubmissionLimits:
@@ -53,6 +55,7 @@ class SubmissionLimits:
             settings.inline_input_bytes,
             settings.default_deadline_seconds,
             settings.max_wait_seconds,
+            SizeLimits(settings.max_params_bytes, settings.max_message_bytes),
         )
 
 
@@ -117,21 +120,23 @@ class Submission:
         asked = body.asked
         if asked.idempotency_key is not None:
             return await self._take_once(sent, body, principal, key_of(asked.idempotency_key))
-        job = self._job_of(sent, principal, asked.cache_control)
+        job = await self._checked(sent, principal, asked.cache_control)
         return await self._publish(job, asked.prefer)
 
     async def _take_once(self, sent: SentJob, body: Body, principal: Principal, key: str) -> Taken:
         """Accept a job under its Idempotency-Key, or find the one that was accepted before."""
         prefer = body.asked.prefer
         # Checked first: a refused job claims no key.
-        job = self._job_of(sent, principal, body.asked.cache_control)
+        job = await self._checked(sent, principal, body.asked.cache_control)
         if self._admission.is_closed:  # a claim would be refused too, or time out
             if hit := await self.find(job):
                 return self._found(hit, prefer)
             self._admission.require_queue(job)
         lane_ttl = self._catalog[job.model].result_ttl_seconds
         try:
-            claim = await self._claims.claim(principal.tenant, key, body.digest(), job.id, lane_ttl)
+            claim = await self._claims.claim(
+                principal.tenant, key, await body.digest(), job.id, lane_ttl
+            )
         except RedisError:
             # Nothing can be claimed or enqueued now, but a cached result needs neither.
             if hit := await self.find(job):
@@ -150,7 +155,7 @@ class Submission:
         preferences = self._preferences(prefer)
         if preferences.wait_seconds is None:
             return Taken(job.id, preferences, record=await self._enqueue(job), queued_now=True)
-        with waiting_by_choice():
+        with waiting_by_choice(job.tenant):
             waited = await self._waiter.wait(
                 job.id, preferences.wait_seconds, begin=self._enqueue(job)
             )
@@ -160,7 +165,7 @@ class Submission:
         """Answer a repeated submit in the form of the first, with the job's current record."""
         preferences = self._preferences(prefer)
         if preferences.wait_seconds and not record.state.terminal:
-            with waiting_by_choice():
+            with waiting_by_choice(record.tenant):
                 waited = await self._waiter.wait(record.id, preferences.wait_seconds)
             record = waited or record
         return Taken(record.id, preferences, record=record)
@@ -170,6 +175,10 @@ class Submission:
 
     def _preferences(self, prefer: str | None) -> Preferences:
         return Preferences.of(prefer, self._limits.max_wait_seconds)
+
+    async def _checked(self, sent: SentJob, principal: Principal, cache: str | None) -> Job:
+        size = max(sent.sent_bytes, len(sent.payload or b""))
+        return await aside(size, lambda: self._job_of(sent, principal, cache))
 
     def _job_of(self, sent: SentJob, principal: Principal, cache_control: str | None) -> Job:
         directives = directives_of(cache_control)
@@ -208,18 +217,21 @@ class Submission:
         principal: Principal,
         sent_bytes: int = 0,
         directives: CacheDirectives = ANYTHING,
+        own_bytes: int | None = None,
     ) -> Job:
-        """Check one job from this many bytes of JSON.
+        """Check one job from this many bytes of JSON, of which about own_bytes are its own.
 
-        Raises UnknownModel, InvalidInput, UnsupportedMedia or InputUrlRefused.
+        Raises UnknownModel, InvalidInput, UnsupportedMedia, InputUrlRefused or MessageTooLarge.
         """
         spec = self._catalog[request.model]
+        own = sent_bytes if own_bytes is None else own_bytes
         if request.input is MISSING or request.input_url is not None:
-            job = self._job(request, principal, NOTHING, None, None)
-            return replace(job, input_url=_input_url(request))
+            job = self._job(request, principal, NOTHING, None, None, own)
+            return self._limits.size.check(replace(job, input_url=_input_url(request)), sent_bytes)
         inline = self._limits.inline_input_bytes
         value, blob = check_input(spec.input, request.input, inline, sent_bytes)
-        return self._job(request, principal, directives, value, blob)
+        job = self._job(request, principal, directives, value, blob, own)
+        return self._limits.size.check(job, sent_bytes)
 
     def prepare_file(
         self,
@@ -236,8 +248,12 @@ class Submission:
         if spec.input == "image":
             value, blob = check_image(payload, inline)
         else:
-            value, blob = check_input(spec.input, _text_of(payload), inline)
-        return self._job(request, principal, directives, value, blob)
+            # As JSON, a byte of text may become six.
+            value, blob = check_input(spec.input, _text_of(payload), inline, len(payload) * 6)
+        job = self._job(request, principal, directives, value, blob, len(payload))
+        return self._limits.size.check(
+            job, len(payload) + (MAX_FIELD_BYTES if request.params else 0)
+        )
 
     # Many jobs.
 
@@ -279,6 +295,7 @@ class Submission:
         directives: CacheDirectives,
         value: Any,
         blob: bytes | None,
+        own_bytes: int,
     ) -> Job:
         now_ms = self._clock.now_ms()
         deadline = request.deadline or self._limits.default_deadline_seconds
@@ -303,6 +320,7 @@ class Submission:
             if request.cache
             else None,
             limits=principal.limits,
+            sent_bytes=own_bytes,
         )
 
 

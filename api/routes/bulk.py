@@ -10,20 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import orjson
+import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 from redis.exceptions import RedisError
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from api.cache.directives import ANYTHING, directives_of
 from api.cache.result_cache import Hit
 from api.dependencies import ServicesDep
-from api.http.bodies import hold_bytes, release_bytes
+from api.http.bodies import LARGE_BYTES, aside, check_fields, hold_bytes, release_bytes
 from api.http.problems import Problem, from_fleet_error, problem_for
+from api.http.request_errors import RequestError
 from api.http.strict_json import loads_strict
 from api.jobs.request import JobRequest, invalid
 from api.services import Services
@@ -32,11 +36,15 @@ from api.tenants.dependencies import SubmitDep
 from common.errors import FleetError, InputStoreUnavailable, Refused
 from common.jobs.job import Job
 
+log = structlog.get_logger(__name__)
+
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _NDJSON = "application/x-ndjson"
 _JOBS_PER_CALL = 500
-_BYTES_PER_CALL = 8 * 1024 * 1024
+_BYTES_PER_CALL = 4 * 1024 * 1024
+_LINES_AT_A_TIME = 100
+"""After so many lines others are served."""
 _MAX_IN_PROGRESS = 2
 """Most concurrent calls."""
 _MOST_UNREAD_BYTES = 32 * 1024 * 1024
@@ -90,6 +98,10 @@ async def _answers(
     async def take_all() -> None:
         try:
             await _BulkIntake(services, unread, principal).run(request)
+        except RequestError as exc:  # its key was revoked; what is not queued yet is lost
+            unread.put(orjson.dumps({"line": 0, "error": from_fleet_error(exc).document()}) + b"\n")
+        except ClientDisconnect:
+            log.debug("bulk_client_left")  # what it had sent by then is queued
         finally:
             unread.put(b"")
 
@@ -163,12 +175,15 @@ class _BulkIntake:
         async for chunk in request.stream():
             rest += chunk
             if b"\n" in chunk:
-                *lines, last = bytes(rest).split(b"\n")
+                *lines, last = await aside(len(rest), partial(_split, rest))
                 rest = bytearray(last)
                 release_bytes(held)
                 held = 0
                 for line in lines:
                     await self._take(line, limit)
+                    if self._line % _LINES_AT_A_TIME == 0:
+                        await asyncio.sleep(0)  # nothing else of a line that is refused waits
+                        await self._unread.room()
                     if len(self._jobs) >= _JOBS_PER_CALL or self._bytes >= _BYTES_PER_CALL:
                         await self._start_call()
                 await self._unread.room()
@@ -197,6 +212,7 @@ class _BulkIntake:
             return
         if len(self._calls) == _MAX_IN_PROGRESS:
             await self._calls.popleft()
+        await self._services.authenticator.recheck(self._principal)
         call = self._call(self._jobs, self._bytes)
         self._jobs, self._bytes = [], 0
         self._calls.append(asyncio.create_task(call))
@@ -225,22 +241,20 @@ class _BulkIntake:
         if len(line) > limit:
             self._refuse(413, "body_too_large", f"the line is longer than {limit} bytes")
             return
-        values = len(line) - len(line.translate(None, _OPENERS))  # cheaper than three counts
-        size = len(line) + _VALUE_BYTES * values
+        large = len(line) > LARGE_BYTES
+        size = await asyncio.to_thread(_memory_of, line) if large else _memory_of(line)
         if not await self._room_for(size):
             return
         try:
-            document = loads_strict(line)
-            request = JobRequest.model_validate(document, strict=True)
-            job = self._services.submission.prepare(
-                request, self._principal, len(line), self._directives
-            )
+            job = await asyncio.to_thread(self._job_of, line) if large else self._job_of(line)
             self._jobs.append((self._line, job))
             self._bytes += size
             size = 0
         except ValidationError as exc:
             problem = from_fleet_error(invalid(exc))
             self._refuse(problem.status, problem.code, problem.detail)
+        except Problem as exc:
+            self._answer(self._line, exc)
         except ValueError as exc:
             self._refuse(400, "invalid_json", f"the line is not valid JSON ({exc})")
         except FleetError as exc:
@@ -248,6 +262,14 @@ class _BulkIntake:
             self._refuse(problem.status, problem.code, problem.detail)
         finally:
             release_bytes(size)
+
+    def _job_of(self, line: bytes) -> Job:
+        document = loads_strict(line)
+        check_fields(document)
+        request = JobRequest.model_validate(document, strict=True)
+        return self._services.submission.prepare(
+            request, self._principal, len(line), self._directives
+        )
 
     async def _publish(self, taken: list[tuple[int, Job]]) -> None:
         try:
@@ -269,7 +291,8 @@ class _BulkIntake:
                 accepted.append(f'{{"line":{line},"id":"{job.id}","cached":true}}\n')
             else:
                 accepted.append(f'{{"line":{line},"id":"{job.id}"}}\n')
-        self._unread.put("".join(accepted).encode())
+        if accepted:  # an empty chunk is the end
+            self._unread.put("".join(accepted).encode())
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         self._answer(self._line, Problem(status, code, detail))
@@ -277,3 +300,12 @@ class _BulkIntake:
     def _answer(self, line: int, problem: Problem) -> None:
         document = problem.document()
         self._unread.put(orjson.dumps({"line": line, "error": document}) + b"\n")
+
+
+def _split(body: bytearray) -> list[bytes]:
+    return bytes(body).split(b"\n")
+
+
+def _memory_of(line: bytes) -> int:
+    values = len(line) - len(line.translate(None, _OPENERS))  # cheaper than three counts
+    return len(line) + _VALUE_BYTES * values

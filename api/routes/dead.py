@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.dependencies import ServicesDep
@@ -14,6 +14,7 @@ from api.http.strict_route import StrictRoute
 from api.services import Services
 from api.tenants.auth import Principal
 from api.tenants.dependencies import ReadDep, SubmitDep
+from common.jobs.enqueue import EnqueueTenant
 
 
 class _DeadId(Convertor[str]):
@@ -30,6 +31,8 @@ class _DeadId(Convertor[str]):
 
 register_url_convertor("dead_id", _DeadId())
 
+MOST_IDS = 10_000
+
 router = APIRouter(prefix="/v1/dead", tags=["dead letters"], route_class=StrictRoute)
 
 
@@ -38,7 +41,9 @@ class DeadSelection(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[str] | None = Field(None, description="Job ids; left out, all of them.")
+    ids: Annotated[list[str] | None, FailFast()] = Field(
+        None, max_length=MOST_IDS, description="Job ids; left out, all of them."
+    )
 
 
 class DeadCount(BaseModel):
@@ -81,7 +86,7 @@ async def retry_dead(
     """Put dead jobs back into their lane, with no attempts counted."""
     _known(services, lane)
     ids = await services.store.dead_ids(lane, selection.ids, _owned_by(principal))
-    return DeadCount(jobs=await services.store.retry_dead(lane, ids))
+    return DeadCount(jobs=await services.store.retry_dead(lane, ids, retry_limits(principal)))
 
 
 @router.post("/{lane}/purge")
@@ -97,6 +102,16 @@ async def purge_dead(
 def _owned_by(principal: Principal) -> str | None:
     """The tenant whose letters it may see; None is all tenants."""
     return None if principal.allows("admin") else principal.tenant
+
+
+def retry_limits(principal: Principal) -> EnqueueTenant | None:
+    """The limits of its tenant, to which retried jobs are held as new ones; operators have none."""
+    if not principal.tenant or principal.allows("admin"):
+        return None
+    limits = principal.limits
+    return EnqueueTenant(
+        principal.tenant, limits.jobs_per_second, limits.burst, limits.max_in_flight
+    )
 
 
 def _known(services: Services, lane: str) -> None:

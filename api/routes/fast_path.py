@@ -70,6 +70,8 @@ async def take_job(request: Request, services: Services) -> Response:
     require(principal, "submit")
     body = await bodies.read(request, services.settings.max_body_bytes)
     taken = await services.submission.take(await job_of(body), body, principal)
+    if taken.preferences.wait_seconds:
+        await services.authenticator.recheck(principal)
     response = await _answer(taken, services)
     if principal.tenant:
         response.headers.update(services.submission.rate_headers(principal))

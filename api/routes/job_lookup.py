@@ -36,8 +36,9 @@ async def find_job(
     ):  # at once: a wait for another tenant's job would reveal that it exists
         raise unknown_job(job_id)
     if wait_seconds > 0 and not record.state.terminal:
-        with waiting_by_choice():
+        with waiting_by_choice(principal.tenant):
             record = await services.waiter.wait(job_id, wait_seconds) or record
+        await services.authenticator.recheck(principal)
     return record
 
 

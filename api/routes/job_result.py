@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any
 
@@ -17,11 +17,13 @@ from starlette.types import Send
 from api.dependencies import ServicesDep
 from api.http.problems import Problem, responses
 from api.http.request_context import waiting_by_choice
+from api.http.request_errors import RequestError, TooManyWaiting
 from api.jobs.events import HEARTBEAT, history, news
 from api.jobs.links import job_path
 from api.jobs.views import JobView, QueuePosition
 from api.routes.job_lookup import JobId, find_job, json_response, show_job
 from api.services import Services
+from api.tenants.auth import Principal
 from api.tenants.dependencies import ReadDep
 from common.jobs.record import JobRecord, JobState
 from common.redis.trouble import TROUBLE
@@ -118,6 +120,10 @@ async def get_events(
     record = await find_job(services, principal, job_id)
     if record.state.terminal and not news(record, last_event_id):
         return Response(status_code=204)
+    shares = services.streams
+    if not shares.take(principal.tenant):
+        raise TooManyWaiting(shares.each)
+    shares.give(principal.tenant)  # it is taken when the stream begins
     if services.watches.watching >= services.settings.max_event_streams:
         raise Problem(
             503,
@@ -125,10 +131,28 @@ async def get_events(
             "this server holds as many event streams as it may; try again, or poll with ?wait=",
             headers={"Retry-After": _POLL_AGAIN_SECONDS},
         )
-    return _EventStream(_follow(services, job_id, last_event_id), headers=_STREAM_HEADERS)
+    events = _follow(services, principal, job_id, last_event_id)
+    return _EventStream(events, headers=_STREAM_HEADERS)
 
 
-async def _follow(services: Services, job_id: str, last_id: str | None) -> AsyncIterator[bytes]:
+async def _follow(
+    services: Services, principal: Principal, job_id: str, last_id: str | None
+) -> AsyncIterator[bytes]:
+    """The events, as long as the stream has its place among those of the tenant."""
+    services.streams.take(principal.tenant)
+    try:
+        async with aclosing(_events(services, principal, job_id, last_id)) as events:
+            async for event in events:
+                yield event
+    except RequestError:
+        return  # its key was revoked; who connects again is told
+    finally:
+        services.streams.give(principal.tenant)
+
+
+async def _events(
+    services: Services, principal: Principal, job_id: str, last_id: str | None
+) -> AsyncGenerator[bytes, None]:
     """The events after `last_id`, as they occur; heartbeats in between.
 
     `queued` is sent again, with the same id, when the job has moved up.
@@ -150,8 +174,9 @@ async def _follow(services: Services, job_id: str, last_id: str | None) -> Async
             told_position = position
             if record.state.terminal or services.draining.is_set() or loop.time() >= ends_at:
                 return
-            with waiting_by_choice():
+            with waiting_by_choice(streams=True):
                 changed = await watch.next(min(settings.event_heartbeat_seconds, _MOVES_SECONDS))
+            await services.authenticator.recheck(principal)
             if watch.gone:
                 return
             if changed is None:

@@ -6,19 +6,25 @@ send thousands of requests.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 from starlette.types import Send
 
 from api.dependencies import ServicesDep
 from api.http import bodies
-from api.http.bodies import Body
 from api.http.preferences import Preferences
 from api.http.problems import Problem, responses
 from api.http.request_context import waiting_by_choice
@@ -36,6 +42,10 @@ _NDJSON = "application/x-ndjson"
 
 
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=JOB_ID_MAX_LENGTH)]
+_COPIES = 8
+"""How often an id may be sent, on average."""
+_RECORDS_AT_A_TIME = 64
+"""Results may be large: read and written so many at a time, others are served between."""
 
 
 class Wanted(BaseModel):
@@ -43,7 +53,7 @@ class Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[_Id] = Field(
+    ids: Annotated[list[_Id], FailFast()] = Field(
         min_length=1, description="The jobs' ids, at most as many as the fleet's `max_inputs`."
     )
 
@@ -84,20 +94,26 @@ async def collect_results(request: Request, services: ServicesDep, principal: Re
     not settled in time comes last, as it stands.
     """
     body = await bodies.read(request, services.settings.max_body_bytes, bodies.any_type)
-    wanted = _ids_of(body, services.settings.max_inputs)
+    wanted = _ids_of(await body.json(), services.settings.max_inputs)
     preferences = Preferences.of(body.asked.prefer, services.settings.max_wait_seconds)
     return _Lines(_lines(services, principal, wanted, preferences.wait_seconds or 0.0))
 
 
-def _ids_of(body: Body, most: int) -> list[str]:
+def _ids_of(document: Any, most: int) -> list[str]:
+    sent = document.get("ids") if isinstance(document, dict) else None
+    if isinstance(sent, list) and len(sent) > _COPIES * most:  # not to look at each of them
+        raise _too_many(len(sent), most)
     try:
-        ids = dict.fromkeys(Wanted.model_validate(body.json(), strict=True).ids)
+        ids = dict.fromkeys(Wanted.model_validate(document, strict=True).ids)
     except ValidationError as exc:
         raise invalid(exc) from exc
     if len(ids) > most:
-        detail = f"`ids`: at most {most} at a time, not {len(ids)}"
-        raise Problem(422, "too_many_ids", detail)
+        raise _too_many(len(ids), most)
     return list(ids)
+
+
+def _too_many(count: int, most: int) -> Problem:
+    return Problem(422, "too_many_ids", f"`ids`: at most {most} at a time, not {count}")
 
 
 async def _lines(
@@ -106,22 +122,32 @@ async def _lines(
     ids: list[str],
     seconds: float,
 ) -> AsyncGenerator[bytes, None]:
-    records = await services.store.get_many(ids)
-    found = [one for one in records if one is not None and principal.owns(one.tenant)]
-    known = {record.id for record in found}
-    yield b"".join(_unknown(job_id) for job_id in ids if job_id not in known)
-    yield _views([record for record in found if record.state.terminal])
-    left = {record.id: record for record in found if not record.state.terminal}
+    left: dict[str, JobRecord] = {}
+    for part in _parts(ids):
+        records = await services.store.get_many(part)
+        found = [one for one in records if one is not None and principal.owns(one.tenant)]
+        known = {record.id for record in found}
+        yield b"".join(_unknown(job_id) for job_id in part if job_id not in known)
+        yield _views([record for record in found if record.state.terminal])
+        left |= {record.id: record for record in found if not record.state.terminal}
     if left and seconds:
-        with waiting_by_choice():
+        with waiting_by_choice(principal.tenant, streams=True):
             async with aclosing(services.waiter.watch(list(left), seconds)) as watch:
                 async for settled in watch:
+                    await services.authenticator.recheck(principal)
                     for record in settled:
                         left.pop(record.id, None)
                     yield _views(settled)
-        again = await services.store.get_many(list(left)) if left else []
-        left = {record.id: record for record in again if record is not None}
-    yield _views(list(left.values()))
+        for part in _parts(list(left)):
+            again = await services.store.get_many(part)
+            yield _views([record for record in again if record is not None])
+    else:
+        yield _views(list(left.values()))
+
+
+def _parts(ids: list[str]) -> Iterator[list[str]]:
+    for first in range(0, len(ids), _RECORDS_AT_A_TIME):
+        yield ids[first : first + _RECORDS_AT_A_TIME]
 
 
 def _views(records: list[JobRecord]) -> bytes:

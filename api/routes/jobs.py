@@ -14,6 +14,7 @@ from api.http.problems import Problem, responses
 from api.jobs.request import MAX_DEADLINE_SECONDS, JobRequest
 from api.jobs.request_body import RAW_PARAMETERS
 from api.jobs.views import JobView
+from api.routes.dead import retry_limits
 from api.routes.fast_path import job_headers, take_job
 from api.routes.job_lookup import JobId, find_job, show_job, unknown_job
 from api.tenants.auth import Principal
@@ -183,7 +184,7 @@ async def retry_job(job_id: JobId, services: ServicesDep, principal: SubmitDep) 
         raise Problem(
             409, "job_not_settled", f"the job is {record.state}; only a dead one is retried"
         )
-    if not await services.store.retry_dead(record.lane, [job_id]):
+    if not await services.store.retry_dead(record.lane, [job_id], retry_limits(principal)):
         raise Problem(409, "input_not_kept", _NOT_KEPT.format(state=record.state))
     record = await find_job(services, principal, job_id)
     return await show_job(services, _as_allowed(record, principal), 202, job_headers(job_id))

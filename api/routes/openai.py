@@ -88,13 +88,13 @@ async def create_embeddings(
     """Vectors of texts, in OpenAI's shape, errors too."""
     most = services.settings.max_body_bytes
     body = await bodies.read(request, most, is_json, instead="application/json")
-    asked = _read(body.json())
+    asked = _read(await body.json())
     model = task_run.model_for(services, "embed", asked.model)
     _check_dimensions(services, asked)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     directives = directives_of(body.asked.cache_control)
-    call = TaskCall(model, {}, texts, principal, directives=directives)
-    prepared = task_run.prepare(services, call)
+    call = TaskCall(model, {}, texts, principal, len(body.data), directives=directives)
+    prepared = await task_run.prepare(services, call)
     for index, one in enumerate(prepared):
         if isinstance(one, FleetError):
             problem = from_fleet_error(one)

@@ -142,7 +142,7 @@ async def _answer(
         task_body.strict,
         directives_of(body.asked.cache_control),
     )
-    prepared = task_run.prepare(services, call)
+    prepared = await task_run.prepare(services, call)
     preferences = Preferences.of(body.asked.prefer, settings.max_wait_seconds)
     seconds = _seconds(preferences, settings)
     outcomes = await task_run.run_for(request, services, prepared, seconds)

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from api.http.problems import Problem
+from api.http.request_context import IN_SCOPE, RequestContext
 from common.settings import HttpSettings
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,7 @@ _BARREN_BYTES = 65_536
 _FRAMING_FACTOR = 3
 """Above 64 KB, most bytes of chunk framing per byte of content; one-byte chunks have 5."""
 _IDLE_CLOSED_AT_ONCE = 64
+_SILENT_CLOSED_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +115,38 @@ class Connection(HttpToolsProtocol):
         """Whether it is open between two requests."""
         return self.timeout_keep_alive_task is not None and not self.transport.is_closing()
 
+    @property
+    def silent(self) -> bool:
+        """Whether no request has come on it yet."""
+        return self.cycle is None and not self.transport.is_closing()
+
     # Called by uvicorn's protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection; at the limit close idle ones for it, or refuse it."""
+        """Accept the connection; at the limit close others for it: silent ones, the oldest first,
+        where they are more than the idle ones, or else these. Refuse it where there are none.
+        """
         super().connection_made(transport)
         if len(self.connections) <= self.patience.connections:
             return
-        idle = [one for one in self.connections if isinstance(one, Connection) and one.idle]
-        for one in idle[:_IDLE_CLOSED_AT_ONCE]:
+        ours = [one for one in self.connections if isinstance(one, Connection) and one is not self]
+        silent = sorted((one for one in ours if one.silent), key=lambda one: one._head_since or 0.0)
+        idle = [one for one in ours if one.idle]
+        many = len(silent) > len(idle)
+        for one in silent[:_SILENT_CLOSED_AT_ONCE] if many else idle[:_IDLE_CLOSED_AT_ONCE]:
             one.transport.close()
-        if not idle:
+        if not silent and not idle:
             detail = "this process holds as many connections as it may; try again shortly"
             self._refuse(Problem(503, "too_many_connections", detail))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the request whose client waits for it no more."""
+        cycle = self.cycle
+        super().connection_lost(exc)
+        if cycle is not None and not cycle.response_complete:
+            request = cycle.scope.get(IN_SCOPE)
+            if isinstance(request, RequestContext):
+                request.client_left()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and count the bytes of a request that is not complete yet."""

@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, cast
 
 import redis
 import redis.asyncio
+import structlog
 from redis.exceptions import RedisError
 
 from api.http.request_errors import Forbidden, Unauthorized
@@ -48,6 +50,8 @@ __all__ = (
     "check_exposure",
     "require",
 )
+
+log = structlog.get_logger(__name__)
 
 _KEYS_REMEMBERED = 10_000
 _KNOWN_WITHOUT_REDIS_SECONDS = 300.0
@@ -103,16 +107,25 @@ class KeyPolicy:
     """How long the lookup of a key is cached."""
     limits: Limits
     """The limits of tenants without limits of their own."""
+    mark: Path | None = None
+    """The file that says that keys existed, once they did: then one is asked for whatever becomes
+    of Redis."""
 
     @classmethod
-    def of(cls, settings: Settings) -> KeyPolicy:
-        """The policy of a process with these settings."""
+    def of(cls, settings: Settings, redis_url: str = "") -> KeyPolicy:
+        """The policy of a process with these settings, and this Redis."""
         return cls(
             settings.api_keys_required,
             is_loopback(settings.host),
             settings.key_cache_seconds,
             limits_of(settings),
+            settings.state_dir / f"keys-exist-{_place_of(redis_url)}" if redis_url else None,
         )
+
+
+def _place_of(redis_url: str) -> str:
+    """Which Redis it is, without the login."""
+    return sha256(redis_url.rpartition("@")[2].encode()).hexdigest()[:16]
 
 
 class Authenticator:
@@ -131,15 +144,20 @@ class Authenticator:
         self._reachable = reachable
         self._policy = policy
         self._known: dict[bytes, _Known] = {}
+        self._rechecked: dict[str, tuple[bool, float]] = {}
+        """By the key's id, whether it was valid, and when to look again."""
         self._asking: dict[bytes, asyncio.Task[_Known]] = {}
         self._look_ups = asyncio.Semaphore(_LOOK_UPS)
         self._looking: asyncio.Task[None] | None = None
         self._open = policy.required is False
         self._open_until = float("inf") if policy.required is not None else 0.0
-        self._may_open = policy.required is None and policy.loopback
+        self._marked = policy.mark is not None and policy.mark.exists()
+        self._may_open = policy.required is None and policy.loopback and not self._marked
 
     async def start(self) -> None:
         """Read whether keys are required, so that it is known if Redis is unavailable later."""
+        if self._marked:
+            log.info("keys_are_asked_for", because="keys existed", mark=str(self._policy.mark))
         if self._open_until == 0:
             with contextlib.suppress(Refused):
                 await self._look_whether_open()
@@ -161,6 +179,32 @@ class Authenticator:
         if known.principal is None or expired:
             raise _unauthorized(True)
         return known.principal
+
+    async def recheck(self, principal: Principal) -> None:
+        """Return where this principal may go on, after waiting; raises Unauthorized once its key is
+        revoked or has expired, or keys are required of everybody by now.
+        """
+        with contextlib.suppress(RedisError, Refused):  # it goes on where that cannot be told
+            if not principal.key_id:
+                if time.monotonic() >= self._open_until:
+                    await self._look_whether_open()
+                if not self._open:
+                    raise _unauthorized(False)
+            elif not await self._is_valid(principal.key_id):
+                raise _unauthorized(True)
+
+    async def _is_valid(self, key_id: str) -> bool:
+        valid, until = self._rechecked.get(key_id, (True, 0.0))
+        if time.monotonic() < until or not self._reachable():
+            return valid
+        async with self._look_ups:
+            kept: Any = await cast("Any", self._client.hget(API_KEYS, key_id))
+        record = read_record(kept)
+        valid = record is not None and record.dead(time.time()) is None
+        while len(self._rechecked) >= _KEYS_REMEMBERED:
+            del self._rechecked[next(iter(self._rechecked))]
+        self._rechecked[key_id] = (valid, time.monotonic() + self._policy.cache_seconds)
+        return valid
 
     def _outdated(self, known: _Known) -> bool:
         """Whether to look the key up again. While Redis is unavailable, cached lookups stay valid
@@ -197,12 +241,26 @@ class Authenticator:
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 keys = await cast("Any", self._client.hlen(API_KEYS))
+            if keys:
+                self._stay_closed()
             self._open = self._may_open and not keys
         except (RedisError, TimeoutError) as exc:
             if not looked:
                 raise refusal_of(exc, "whether API keys are asked for cannot be told") from exc
             return
         self._open_until = time.monotonic() + self._policy.cache_seconds
+
+    def _stay_closed(self) -> None:
+        """Note that keys exist: a flushed Redis must not open the API to everybody."""
+        if not self._may_open:
+            return
+        self._may_open = False
+        if self._policy.mark is not None:
+            try:
+                self._policy.mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._policy.mark.touch(mode=0o600)
+            except OSError as exc:
+                log.warning("mark_not_written", mark=str(self._policy.mark), error=str(exc))
 
     async def _ask(self, text: bytes, digest: bytes) -> _Known:
         """Look the key up; requests with the same key that arrive meanwhile share the lookup."""

@@ -68,7 +68,7 @@ def open_blobs(url: str | None) -> Blobs | None:
         return ObjectBlobs(_open_s3(url))
     raise ConfigurationError(
         "LANEFLEET_BLOB_URL must be file:///a/folder or s3://bucket/prefix, "
-        f"not one that begins with {url[:12]!r}"
+        f"not one that begins with {url.partition(':')[0][:12]!r}"
     )
 
 

@@ -15,6 +15,8 @@ from common.redis.keys import BANDS, band_key, band_of, flight_name
 from common.redis.scripts import Scripts
 from common.settings import DEFAULT_LIST_MAX, DEFAULT_WINDOW
 
+PLACED = b"\x00placed"
+"""Instead of an input that was written before the call, under a key that expires."""
 _TOO_FAST, _TOO_MANY = -2, -3
 """Replies of the enqueue script for a job that exceeds its tenant's limits."""
 
@@ -134,14 +136,18 @@ def quotas(jobs: Sequence[Job], reply: Sequence[int]) -> dict[str, Quota]:
 
 
 def _refusal(job: Job, code: int) -> Refused:
-    limits = job.limits
+    if code in (_TOO_FAST, _TOO_MANY):
+        return refusal_by(code, job.limits)
+    return LaneFull(f"lane {job.model!r} is full; try again in a few seconds")
+
+
+def refusal_by(code: int, limits: Limits) -> Refused:
+    """The error for the code of a tenant's limit."""
     if code == _TOO_FAST:
         text = f"this tenant may send {limits.jobs_per_second:g} jobs a second"
         return RateLimited(f"{text}, {limits.burst} at once; slow down")
-    if code == _TOO_MANY:
-        text = f"this tenant may have {limits.max_in_flight} jobs in flight"
-        return QuotaExceeded(f"{text}, and has; wait until some are done")
-    return LaneFull(f"lane {job.model!r} is full; try again in a few seconds")
+    text = f"this tenant may have {limits.max_in_flight} jobs in flight"
+    return QuotaExceeded(f"{text}, and has; wait until some are done")
 
 
 def publish_many(

@@ -65,6 +65,8 @@ class Job:
     """
     limits: Limits = UNLIMITED
     """The tenant's limits, checked by the enqueue script."""
+    sent_bytes: int = 0
+    """About how many bytes it was sent as, so that calls with large jobs have fewer of them."""
 
     @property
     def expires_ms(self) -> int | None:

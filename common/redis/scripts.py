@@ -35,6 +35,7 @@ _FLAGGED = "#!lua flags=allow-oom\n"
 _WRITE_FIRST = f"redis.call('DEL', '{NOTHING}')\n"
 
 _CALLS_AT_A_TIME = 12
+_PIECE_BYTES = 1024 * 1024
 
 _LUA: Traversable = files("common").joinpath("redis", "lua")
 _SCOPE = "local SCOPE = ''"
@@ -246,6 +247,34 @@ class AsyncScripts:
         script = _prepare(name, self._server_major, database_of(self._client))
         self._loaded[name] = script
         return script
+
+
+async def set_large(
+    client: redis.asyncio.Redis, key: str, value: bytes, options: Sequence[str]
+) -> Any:
+    """SET a large value without a copy of it; raises what redis-py raises."""
+    words = (b"SET", key.encode(), value, *(one.encode() for one in options))
+    left = memoryview(value)
+    head = b"*%d\r\n" % len(words) + b"".join(map(_as_word, words[:2])) + b"$%d\r\n" % len(left)
+    pool = client.connection_pool
+    connection = await pool.get_connection()
+    try:
+        await connection.send_packed_command([head])
+        while left:
+            await connection.send_packed_command([left[:_PIECE_BYTES]], check_health=False)
+            left = left[_PIECE_BYTES:]
+        tail = b"\r\n" + b"".join(map(_as_word, words[3:]))
+        await connection.send_packed_command([tail], check_health=False)
+        return await connection.read_response()
+    except BaseException:
+        await connection.disconnect(nowait=True)  # half a command must not stay on it
+        raise
+    finally:
+        await pool.release(connection)
+
+
+def _as_word(word: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(word), word)
 
 
 def _prepare(name: str, server_major: int, database: int) -> _Loaded:

@@ -30,6 +30,23 @@ class JobSettings(Section):
     dead_max_count: int = Field(
         10_000, ge=1, description="Dead letters kept per lane; the oldest leave first."
     )
+    max_message_bytes: int = Field(
+        4 * 1024 * 1024,
+        ge=64 * 1024,
+        description="Largest Celery message; a larger one is refused, or parked where another "
+        "client sent it. Large inputs go beside it (inline_input_bytes).",
+    )
+    max_params_bytes: int = Field(
+        64 * 1024,
+        ge=1024,
+        description="Largest params of a job as JSON; what is larger belongs into its input.",
+    )
+    reservation_bytes: int = Field(
+        2 * 1024 * 1024,
+        ge=64 * 1024,
+        description="Bytes of messages after which a worker reserves no more at once: Redis serves "
+        "nobody else while it copies them.",
+    )
     unpacked_message_bytes: int = Field(
         32 * 1024 * 1024,
         ge=1024,

@@ -36,6 +36,13 @@ class TenantSettings(Section):
     tenant_max_in_flight: int = Field(
         0, ge=0, description="Jobs that one tenant may have waiting or running; 0 is no limit."
     )
+    tenant_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share that one tenant may take of what a process has for all: requests that "
+        "wait, event streams, inputs being fetched. Where no keys are used, there is one tenant.",
+    )
     tenant_window_jobs: int = Field(
         DEFAULT_WINDOW,
         ge=1,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections import Counter
 from collections.abc import Awaitable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -33,6 +35,8 @@ NDJSON = "application/x-ndjson"
 PATIENCE_SECONDS = 3
 DEPTH = 100_000
 GROWTH_MB = 64
+LONGEST_CALLBACK_SECONDS = 0.05
+"""Of the loop's own CPU time."""
 HEALTH_P99_MS = 2_000
 """Of a machine that is busy with other things; a quiet one has under 20, which is printed."""
 
@@ -43,6 +47,9 @@ SMALL: dict[str, bytes] = {
     "depth of a control body": post("/v1/dead/echo/retry", JSON, b'{"ids":' * DEPTH),
     "NaN": post("/v1/jobs", JSON, job(b"NaN")),
     "a number without end": post("/v1/jobs", JSON, job(b"9" * 1_000_000)),
+    "5 MB of params": post(
+        "/v1/jobs", JSON, b'{"model":"echo","input":1,"params":{"a":"' + b"a" * 5_000_000 + b'"}}'
+    ),
     "keys twice": post("/v1/jobs", JSON, b'{"model":"echo","model":"minilm","input":1}'),
     "a million objects": post("/v1/jobs", JSON, job(b"[" + b"{}," * 1_000_000 + b"0]")),
     "half a surrogate": post("/v1/jobs", JSON, job(b'"\\ud800"')),
@@ -78,15 +85,51 @@ SMALL: dict[str, bytes] = {
 }
 
 
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\necho\r\n--x\r\n'
+    b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n%b\r\n--x--\r\n'
+)
+WIDE = b'{"model":"echo","input":1,' + b",".join(b'"f%d":1' % n for n in range(400_000)) + b"}"
+IDS = b'{"ids":[' + b",".join([b"1"] * 450_000) + b"]}"
+MANY_IDS = b'{"ids":[' + b",".join(b'"%d"' % n for n in range(450_000)) + b"]}"
+TEXT = job(b'"' + b"a" * 10_000_000 + b'"')
+LARGE: dict[str, tuple[str, str, bytes]] = {
+    "wrong lines": ("/v1/jobs/bulk", NDJSON, b"x\n" * 10_000),
+    "empty lines": ("/v1/jobs/bulk", NDJSON, b"\n" * 300_000),
+    "long lines": ("/v1/jobs/bulk", NDJSON, (TEXT + b"\n") * 2),
+    "lines with 400,000 fields": ("/v1/jobs/bulk", NDJSON, (WIDE + b"\n") * 2),
+    "400,000 fields": ("/v1/jobs", JSON, WIDE),
+    "400,000 fields of a control body": ("/v1/dead/echo/purge", JSON, WIDE),
+    "numbers for ids": ("/v1/jobs/results", JSON, IDS),
+    "450,000 ids": ("/v1/jobs/results", JSON, MANY_IDS),
+    "numbers for dead ids": ("/v1/dead/echo/purge", JSON, IDS),
+    "450,000 dead ids": ("/v1/dead/echo/retry", JSON, MANY_IDS),
+    "a long text": ("/v1/jobs", JSON, TEXT),
+    "control characters": ("/v1/jobs?model=echo", "text/plain", b"\x01" * 5_000_000),
+    "a form of half boundaries": (
+        "/v1/jobs",
+        "multipart/form-data; boundary=x",
+        FORM % (b"\r\n-" * 1_000_000),
+    ),
+    "a task of 2,048 inputs": (
+        "/v1/detect",
+        JSON,
+        b'{"model":"text-detect","input":[' + b",".join([b'"AAAA"'] * 2_048) + b"]}",
+    ),
+}
+
+
 @pytest.fixture(scope="module")
 def fleet(
     embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ApiProcess, Process]]:
     stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("abuse"))
     stack.redis.flushall()
+    stack.redis.slowlog_reset()
     worker = stack.worker("echo,text-detect")
     api = stack.api(
         "echo,text-detect",
+        watched=stack.folder / "loop.json",
         LANEFLEET_HEADER_TIMEOUT_SECONDS=str(PATIENCE_SECONDS),
         LANEFLEET_BODY_TIMEOUT_SECONDS=str(PATIENCE_SECONDS),
     )
@@ -132,21 +175,63 @@ def assert_withstood(
 ) -> None:
     api, worker = fleet
     target = Target.of(api.url)
+    forget_callbacks(api)
     with Watch(target, api.process.pid) as watch:
         statuses = asyncio.run(attack(target, large_bytes, chunks, slow))
     tally = Counter(statuses.values())
+    longest = longest_callback(api)
     print(
         f"{len(statuses)} attacks: {dict(tally)}; RSS +{watch.grown_mb:.0f} MB; "
-        f"/health p99 {watch.p99_ms:.1f} ms over {len(watch.latencies_ms)}"
+        f"/health p99 {watch.p99_ms:.1f} ms over {len(watch.latencies_ms)}; "
+        f"longest callback {longest[0] * 1000:.0f} ms of CPU, {longest[1]}"
     )
     assert refused(statuses), {
         name: status for name, status in statuses.items() if not refused({name: status})
     }
     assert watch.grown_mb < GROWTH_MB
+    assert longest[0] < LONGEST_CALLBACK_SECONDS, longest
     assert watch.p99_ms < HEALTH_P99_MS
     assert worker.alive
     assert api.process.alive
     assert "Traceback" not in api.process.output()
+
+
+def forget_callbacks(api: ApiProcess) -> None:
+    api.process.signal(signal.SIGUSR1)
+    Path(api.process.command[-1]).unlink(missing_ok=True)
+
+
+def longest_callback(api: ApiProcess) -> tuple[float, str]:
+    report = Path(api.process.command[-1])
+    if not report.exists():
+        return 0.0, ""
+    found = json.loads(report.read_text())
+    return found["seconds"], found["callback"]
+
+
+def test_large_requests_leave_the_loop_to_others(fleet: tuple[ApiProcess, Process]) -> None:
+    api, _ = fleet
+    found: dict[str, tuple[float, str]] = {}
+    with Watch(Target.of(api.url), api.process.pid) as watch:
+        for name, (path, label, body) in LARGE.items():
+            forget_callbacks(api)
+            with httpx.stream(
+                "POST",
+                api.url + path,
+                content=body,
+                headers={"Content-Type": label, "Prefer": "respond-async"},
+                timeout=60,
+            ) as answer:
+                size = sum(map(len, answer.iter_bytes()))
+            assert answer.status_code < 500, name
+            assert size < 3_000_000, name
+            found[name] = longest_callback(api)
+    name, (seconds, callback) = max(found.items(), key=lambda one: one[1][0])
+    print(
+        f"longest callback {seconds * 1000:.0f} ms of CPU, by {name} in {callback}; "
+        f"RSS +{watch.grown_mb:.0f} MB; /health p99 {watch.p99_ms:.1f} ms"
+    )
+    assert seconds < LONGEST_CALLBACK_SECONDS, {name: one for name, one in found.items() if one[0]}
 
 
 def test_attacks_are_refused_and_others_are_served(fleet: tuple[ApiProcess, Process]) -> None:

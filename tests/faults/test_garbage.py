@@ -47,7 +47,9 @@ def test_garbage_is_parked_and_its_neighbours_run(stack: Stack) -> None:
     with stack.redis as client:
         letters = client.hvals(keys.letters)
     parked = sorted(letter.partition(b"\n")[2] for letter in letters)
-    assert parked == sorted(garbage), "each as it came"
+    most = stack.settings.max_message_bytes  # of what is larger, only the beginning is kept
+    kept = [one if len(one) <= most else one[:4096] for one in garbage]
+    assert parked == sorted(kept), "each as it came"
     assert worker.alive
     assert_lane_is_empty(stack)
 

@@ -480,7 +480,9 @@ class LeaseMachine(RuleBasedStateMachine):
             job.attempts = job.deliveries = 0
             job.failed_before = False
             self.model.bands[job.band].append(job)
-        assert self.scripts.run("dead_retry", KEYS.as_list(), (8, *chosen)) == len(revived)
+        assert self.scripts.run("dead_retry", KEYS.as_list(), (8, "", 0, 1, 0, *chosen))[1] == len(
+            revived
+        )
 
     @while_dead
     @rule(numbers=picks)

@@ -156,9 +156,7 @@ def test_every_role_does_its_work_and_no_more(
     binary: str, tmp_path: Path, closing: list[Stack | Server]
 ) -> None:
     acl = tmp_path / "users.acl"
-    shipped = (ROOT / "deploy" / "redis" / "users.acl").read_text()
-    # An ACL file has no comments; the server takes lines that begin with `user`.
-    acl.write_text("".join(f"{one}\n" for one in shipped.splitlines() if one.startswith("user")))
+    shutil.copy(ROOT / "deploy" / "redis" / "users.acl", acl)
 
     class Guarded(Server):
         def client(self) -> redis.Redis:
@@ -193,6 +191,14 @@ def test_every_role_does_its_work_and_no_more(
         ("keda", "LPUSH echo x"),
         ("keda", "GET lf:job:1"),
         ("flower", "GET lf:job:1"),
+        ("flower", "GET celery-task-meta-1"),
+        ("flower", "SET celery-task-meta-1 forged"),
+        ("flower", "PUBLISH celery-task-meta-1 forged"),
+        ("keda", "HGETALL lf:keys"),
+        ("keda", "CLIENT PAUSE 1000"),
+        ("api", "CLIENT KILL TYPE normal"),
+        ("worker", "MIGRATE 127.0.0.1 1 x 0 10"),
+        ("worker", "KEYS *"),
     ):
         client = redis.Redis.from_url(url(role))
         with pytest.raises(redis.exceptions.NoPermissionError):

@@ -46,15 +46,17 @@ def test_compressed_jobs_run_and_bombs_are_refused(stack: Stack, name: str) -> N
         send(app, "a" * 200_000).get(timeout=20)
 
 
-def test_time_limits_are_judged_when_the_run_ends(stack: Stack) -> None:
+def test_limits_of_time_and_size(stack: Stack) -> None:
     RecordedLane.on(stack, max_batch=1)
-    stack.worker(LANE)
+    stack.worker(LANE, LANEFLEET_MAX_MESSAGE_BYTES="262144")
     app = client(stack)
     hard, soft = {"time_limit": 0.1}, {"soft_time_limit": 0.1}
     with pytest.raises(TimeLimitExceeded, match=r"its time_limit is 0.1 s"):
         send(app, "hard", hard, sleep_ms=300).get(timeout=20)
     with pytest.raises(SoftTimeLimitExceeded, match=r"its soft_time_limit is 0.1 s"):
         send(app, "soft", soft, sleep_ms=300).get(timeout=20)
+    with pytest.raises(Exception, match="LANEFLEET_MAX_MESSAGE_BYTES is 262144: send large"):
+        send(app, "a" * 300_000).get(timeout=20)
     in_time = send(app, "in time", {"time_limit": 10, "soft_time_limit": 5}, sleep_ms=100)
     assert in_time.get(timeout=20) == "in time"
 

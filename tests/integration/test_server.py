@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,17 @@ def submit(api: ApiProcess) -> httpx.Response:
 
 def connected(api: ApiProcess) -> socket.socket:
     return socket.create_connection(("127.0.0.1", httpx.URL(api.url).port or 0), timeout=20)
+
+
+def test_silent_connections_go_before_those_that_behave(api: ApiProcess) -> None:
+    with ExitStack() as held, httpx.Client(timeout=20) as good:
+        address = good.get(f"{api.url}/health").extensions["network_stream"].get_extra_info
+        before = address("client_addr")
+        for _ in range(120):
+            held.enter_context(connected(api))
+        assert httpx.get(f"{api.url}/health").status_code == 200
+        again = good.get(f"{api.url}/health").extensions["network_stream"]
+        assert again.get_extra_info("client_addr") == before, "it is the same connection"
 
 
 def test_idle_connections_make_room_for_new_ones(api: ApiProcess) -> None:

@@ -20,6 +20,8 @@ from tests.lua.cases import (
 )
 
 META = "celery-task-meta-a"
+LIMITS = ["acme", 0, 1, 2]
+ACME = [8, *LIMITS, "a"]
 
 
 def letter(tenant: str = "", band: int = 1) -> str:
@@ -28,23 +30,23 @@ def letter(tenant: str = "", band: int = 1) -> str:
 
 
 CASES = [
-    Case("it is not on the list", [8, "a"], 0),
+    Case("it is not on the list", ACME, [1, 0, 0]),
     Case(
         "one that nobody can read stays",
-        [8, "unreadable-1"],
-        0,
+        [8, *LIMITS, "unreadable-1"],
+        [1, 0, 0],
         given={KEYS.dead: Z({"unreadable-1": 1}), KEYS.letters: {"unreadable-1": "{}\n{}"}},
     ),
     Case(
         "one that is alive again stays",
-        [8, "a"],
-        0,
+        ACME,
+        [1, 0, 0],
         given={KEYS.dead: Z({"a": 1}), KEYS.letters: {"a": letter()}, "lf:job:a": f"q {LANE} 1"},
     ),
     Case(
         "behind the others of its band",
-        [8, "a"],
-        1,
+        ACME,
+        [1, 1, 0],
         given={
             KEYS.bands[2]: [message("b")],
             KEYS.dead: Z({"a": 1}),
@@ -62,8 +64,8 @@ CASES = [
     ),
     Case(
         "a tenant's is counted again; its result may be gone",
-        [8, "a"],
-        1,
+        ACME,
+        [1, 1, 0],
         given={KEYS.dead: Z({"a": 1}), KEYS.letters: {"a": letter("acme")}},
         then={
             LANE: [message("a", "acme")],
@@ -73,6 +75,26 @@ CASES = [
             PLACED: {"acme": "1"},
             COUNTS: {"acme": "1"},
             IN_FLIGHT: {"acme": "1"},
+        },
+        moves="none->q",
+    ),
+    Case(
+        "a tenant has as many in flight as it may; others than its own are not asked",
+        [8, *LIMITS, "b", "a"],
+        [1, 1, -3],
+        given={
+            KEYS.dead: Z({"a": 1, "b": 1}),
+            KEYS.letters: {"a": letter("acme"), "b": letter("beta").replace('"a"', '"b"')},
+            IN_FLIGHT: {"acme": "2"},
+        },
+        then={
+            LANE: [Like(".*beta.*")],
+            KEYS.dead: Z({"a": 1}),
+            KEYS.letters: {"a": letter("acme")},
+            "lf:job:b": Like(rf"q {LANE} \d{{13}}:beta"),
+            PLACED: {"beta": "1"},
+            COUNTS: {"beta": "1"},
+            IN_FLIGHT: {"acme": "2", "beta": "1"},
         },
         moves="none->q",
     ),

@@ -102,11 +102,13 @@ CASES = [
         3,
         given={
             LANE: [message("a"), message("b"), "{}"],
-            "lf:job:a": f"x {LANE} 1",
+            "lf:job:a": f"x {LANE} 1:acme",
             meta("a"): result("a"),
             meta("b"): result("b"),
+            COUNTS: {"acme": "1"},
+            IN_FLIGHT: {"acme": "1"},
         },
-        then={LANE: None, "lf:job:a": None},
+        then={LANE: None, "lf:job:a": None, COUNTS: None, IN_FLIGHT: None},
         moves="x->settled",
     ),
     Case(

@@ -248,16 +248,16 @@ def test_finish(redis_client: Redis, case: Case) -> None:
 
 
 def test_a_full_flight_is_settled_in_a_call_of_bounded_length(redis_client: Redis) -> None:
-    followers = [f"follower-{number:04}" for number in range(2000)]
+    followers = [f"follower-{number:04}" for number in range(1000)]
     fill(redis_client, together(leased("a", "t1:1"), led("a", *followers)))
     args = [TTL, 6, "t1:1", "a", result("a"), "", *LEADS]
     redis_client.config_resetstat()
     assert Scripts(redis_client).run("finish", KEYS.as_list(), args) == []
-    assert redis_client.hget(KEYS.stats, "shared") == b"2000"
+    assert redis_client.hget(KEYS.stats, "shared") == b"1000"
     assert not redis_client.exists(
         f"{FOLLOWERS}a", KEYS.followers, *map("lf:job:{}".format, followers)
     )
     called = redis_client.info("commandstats")
-    assert called["cmdstat_set"]["calls"] <= 2002, "one result each"
+    assert called["cmdstat_set"]["calls"] <= 1002, "one result each"
     others = sum(one["calls"] for name, one in called.items() if name not in PER_FOLLOWER)
     assert others < 60, "all else goes by thousands"

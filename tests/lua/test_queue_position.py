@@ -18,6 +18,7 @@ BANDS = {
     KEYS.bands[1]: [message("d"), message("c")],
     **waiting("a", "b", "c", "d"),
 }
+BIG = [f"job-{number:04}" for number in range(60)]
 MANY = [f"job-{number:04}" for number in range(600)]
 
 CASES = [
@@ -46,6 +47,15 @@ CASES = [
             f"{KEYS.over}:1:acme": [message("b", "acme")],
             "lf:job:a": f"q {LANE} 1:acme",
             "lf:job:b": f"q {LANE} 2:acme",
+        },
+    ),
+    Case(
+        "a tenant's among large messages: about, where not all can be looked at",
+        [BIG[0], BIG[-1]],
+        [0, 51],
+        given={
+            LANE: [message(one, one).replace("text", "x" * 50_000) for one in reversed(BIG)],
+            **{f"lf:job:{one}": f"q {LANE} {at}:{one}" for at, one in enumerate(BIG)},
         },
     ),
 ]

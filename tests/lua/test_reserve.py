@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import pytest
 from redis import Redis
@@ -40,11 +41,19 @@ SCORE = Within(1_700_000_000, 4_000_000_000)
 STAMP = r"\d{13}"
 
 
+LARGEST = 1_000
+
+
 def call(
-    wanted: int = 8, low_share: int = 0, turn: int = 0, max_deliveries: int = 20
+    wanted: int = 8,
+    low_share: int = 0,
+    turn: int = 0,
+    max_deliveries: int = 20,
+    most_bytes: int = 1_000_000,
 ) -> list[object]:
     """The words of one call."""
-    return [LANE, wanted, 30_000, "n.", "w", TTL, 10, max_deliveries, low_share, turn, 2]
+    words = [LANE, wanted, 30_000, "n.", "w", TTL, 10, max_deliveries, low_share, turn, 2]
+    return [*words, most_bytes, LARGEST]
 
 
 def taken(*jobs: tuple[str, str], tenant: str = "", start: int = 1) -> dict[str, object]:
@@ -77,6 +86,27 @@ def queued(*ids: str, tenant: str = "") -> dict[str, object]:
 
 EXPIRED = Says("REVOKED", state="expired")
 META = "celery-task-meta-a"
+LARGE = json.dumps(
+    {
+        "body": "x" * 5_000,
+        "headers": {"id": "a", "task": "infer"},
+        "properties": {"correlation_id": "a"},
+    }
+)
+"""As kombu writes it."""
+LARGE_OWN = message("a", "acme").replace("text", "x" * LARGEST)
+
+
+def too_large(sent: str) -> dict[str, object]:
+    """The keys of a message that was parked for its size."""
+    letter = Like(r'{.*"reason":"message_too_large".*}\n' + re.escape(sent[:4096]))
+    return {
+        KEYS.dead: Z({"unreadable-n.000001:1": NOW_MS}),
+        KEYS.letters: {"unreadable-n.000001:1": letter},
+        KEYS.stats: {"dead": "1"},
+        META: Says("FAILURE", state="failed", reason="message_too_large"),
+    }
+
 
 CASES = [
     Case("nothing waits", call(), [0, NOW_MS]),
@@ -180,6 +210,65 @@ CASES = [
         given={LANE: [message("a")], "lf:job:a": f"x {LANE} 1"},
         then={LANE: None},
         moves="x->settled",
+    ),
+    Case(
+        "a canceled tenant's counts until its message is dropped, and once",
+        call(),
+        [0, NOW_MS],
+        given={
+            LANE: [message("a", "acme"), message("a", "acme")],
+            PLACED: {"acme": "2"},
+            "lf:job:a": f"x {LANE} 1:acme",
+            COUNTS: {"acme": "2"},
+            IN_FLIGHT: {"acme": "2"},
+        },
+        then={
+            LANE: None,
+            PLACED: None,
+            "lf:job:a": f"x {LANE} 1",
+            COUNTS: {"acme": "1"},
+            IN_FLIGHT: {"acme": "1"},
+        },
+        moves="x->settled",
+    ),
+    Case(
+        "what is too large is parked, its beginning only, and its sender told",
+        call(1),
+        [1, NOW_MS],
+        given={LANE: [message("b"), LARGE], **queued("b")},
+        then={LANE: [message("b")], **too_large(LARGE)},
+        moves="none->settled",
+        published=[META],
+    ),
+    Case(
+        "a tenant's that is too large is counted out",
+        call(),
+        [0, NOW_MS],
+        given={
+            LANE: [LARGE_OWN],
+            "lf:job:a": f"q {LANE} 1:acme",
+            PLACED: {"acme": "1"},
+            COUNTS: {"acme": "1"},
+            IN_FLIGHT: {"acme": "1"},
+        },
+        then={
+            LANE: None,
+            "lf:job:a": None,
+            PLACED: None,
+            COUNTS: None,
+            IN_FLIGHT: None,
+            **too_large(LARGE_OWN),
+        },
+        moves="q->settled",
+        published=[META],
+    ),
+    Case(
+        "no more once enough bytes are taken",
+        call(most_bytes=1),
+        answer(("a", "1"), left=1),
+        given={LANE: [message("b"), message("a")], **queued("a", "b")},
+        then={LANE: [message("b")], **taken(("a", "1"))},
+        moves="q->r",
     ),
     Case(
         "a deadline passed while it waited; who followed it does not wait for that",

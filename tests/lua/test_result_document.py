@@ -94,7 +94,8 @@ def arguments(golden: GoldenDocument) -> list[Any]:
         case "cancel":
             return [job_id, TTL, known["as"]]
         case "reserve":
-            return [LANE, 1, 30_000, "n.", "w", TTL, 10, known.get("max_deliveries", 20), 0, 0, 2]
+            most = known.get("max_deliveries", 20)
+            return [LANE, 1, 30_000, "n.", "w", TTL, 10, most, 0, 0, 2, 10_000, 10_000]
         case "drop_lane":
             return [LANE, 10, TTL]
         case "reconcile":

@@ -174,11 +174,14 @@ class Stack:
 
         return wait_until(loaded, seconds, "a loaded worker")
 
-    def api(self, models: str = "echo", **environment: str) -> ApiProcess:
-        """Start an API and wait until it answers."""
+    def api(
+        self, models: str = "echo", watched: Path | None = None, **environment: str
+    ) -> ApiProcess:
+        """Start an API and wait until it answers; `watched` is where its loop is reported on."""
         port = free_port()
+        module = ["api"] if watched is None else ["tests.support.watched_api", str(watched)]
         process = self._start(
-            "api", ["-m", "api"], models, {"LANEFLEET_PORT": str(port), **environment}
+            "api", ["-m", *module], models, {"LANEFLEET_PORT": str(port), **environment}
         )
         url = f"http://127.0.0.1:{port}"
         api = ApiProcess(process, url, Client(url, timeout=30, retries=0))
@@ -246,6 +249,7 @@ class Stack:
                 "LANEFLEET_MODELS": models,
                 "LANEFLEET_LOG_FORMAT": "console",
                 "LANEFLEET_SUPERVISED": "false",
+                "LANEFLEET_STATE_DIR": str(self.folder / "state"),
                 **self.environment,
                 **environment,
             },

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -30,12 +32,16 @@ _STORE_RETRY_MS = 5_000
 class InputFetcher:
     """Fetches the inputs of executions; delivers each execution once, fetched or failed."""
 
-    def __init__(self, settings: FetchSettings, blobs: Blobs | None) -> None:
+    def __init__(
+        self, settings: FetchSettings, blobs: Blobs | None, tenant_share: float = 1.0
+    ) -> None:
         self._urls = UrlInputs(settings)
         self._blobs = blobs
         self._deliver: Callable[[Lane, Execution], None] = lambda _lane, _execution: None
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(settings.fetch_concurrency)
+        self._each = max(1, int(settings.fetch_concurrency * tenant_share))
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="fetcher", daemon=True)
 
@@ -75,7 +81,7 @@ class InputFetcher:
 
     async def _serve(self, lane: Lane, execution: Execution) -> None:
         try:
-            async with self._slots:
+            async with self._share_of(execution.tenant), self._slots:
                 if execution.disposition is None:
                     await self._fetch(execution)
         except InputStoreUnavailable as exc:
@@ -90,6 +96,12 @@ class InputFetcher:
             error.__cause__ = exc
             execution.fail("decode", error)
         self._deliver(lane, execution)
+
+    def _share_of(self, tenant: str) -> AbstractAsyncContextManager[None]:
+        """What bounds the tenant, so that servers that hang for it leave slots to others."""
+        if not tenant:
+            return nullcontext()
+        return self._shares.setdefault(tenant, asyncio.Semaphore(self._each))
 
     async def _fetch(self, execution: Execution) -> None:
         if execution.input_url is not None:

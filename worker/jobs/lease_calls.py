@@ -28,6 +28,8 @@ class ReserveCall(NamedTuple):
     low_share: int
     first_low_band: int
     window: int
+    most_bytes: int
+    largest: int
 
 
 class StartCall(NamedTuple):

@@ -71,6 +71,10 @@ are left out. Most batches need three, or four with a tenant, or six where resul
 argument costs Redis and the worker about 0.1 us each."""
 
 
+_FINISH_BYTES = 3 * 1024 * 1024
+"""Most bytes of results that one script publishes, if it is more than one."""
+
+
 class LeasePolicy(NamedTuple):
     """The settings for leases and attempts."""
 
@@ -85,6 +89,9 @@ class LeasePolicy(NamedTuple):
     """For how long no reaper may have come by before those who hold leases go first."""
     grace_ms: int
     """How long they get then."""
+    reservation_bytes: int = 2 * 1024 * 1024
+    """Most bytes of messages, and one message more, of one reservation."""
+    max_message_bytes: int = 4 * 1024 * 1024
 
     @classmethod
     def of(cls, settings: Settings) -> LeasePolicy:
@@ -97,6 +104,8 @@ class LeasePolicy(NamedTuple):
             settings.tenant_window_jobs,
             settings.patience_ms,
             settings.grace_ms,
+            settings.reservation_bytes,
+            settings.max_message_bytes,
         )
 
 
@@ -146,6 +155,8 @@ class LaneLeases:
                 share,
                 call % 3,
                 policy.tenant_window_jobs,
+                policy.reservation_bytes,
+                policy.max_message_bytes,
             ),
         )
 
@@ -183,6 +194,11 @@ class LaneLeases:
 
     def finish(self, jobs: Sequence[FinishedJob], result_ttl: int) -> list[int]:
         """Publish and acknowledge; returns the positions of the jobs that were fenced."""
+        if sum(map(len, (job.meta for job in jobs))) > _FINISH_BYTES and len(jobs) > 1:
+            half = len(jobs) // 2
+            first, second = jobs[:half], jobs[half:]
+            fenced = self.finish(first, result_ttl)
+            return fenced + [half + at for at in self.finish(second, result_ttl)]
         columns = list(zip(*jobs, strict=True))
         words = next(width for width in _WIDTHS if not any(map(any, columns[width:])))
         args: list[str | bytes | int | float] = [*FinishCall(result_ttl, words)]
@@ -198,7 +214,13 @@ class LaneLeases:
         args: list[str | bytes | int | float] = [self._lane]
         for tag, job_id, uncount in jobs:
             args += (tag, job_id, "1" if uncount else "")
-        return int(self._scripts.run("release", self._keys, args)) if len(args) > 1 else 0
+        released = 0
+        while len(args) > 1:
+            count = int(self._scripts.run("release", self._keys, args))
+            released += abs(count)
+            if count >= 0:
+                break
+        return released
 
     def retry(self, jobs: Iterable[RetryJob]) -> int:
         """Delay these; returns how many were still held."""

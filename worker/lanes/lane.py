@@ -10,7 +10,7 @@ Pure state: the lane's transitions in Redis are worker/jobs/leases.py.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from common.catalog import Catalog, ModelSpec
@@ -23,6 +23,8 @@ from worker.lanes.lane_stats import LaneStats
 from worker.lanes.step import Step
 from worker.models.base import Model
 
+_FETCHING_PER_SLOT = 16
+"""Jobs that may wait for an input, per one that is fetched; of a tenant, a quarter of its share."""
 _FIRST_BAND = ord("1")
 """The last byte of a tag is the number, 1 to 4, of the band of its message."""
 
@@ -42,6 +44,7 @@ class Lane:
         result_ttl_seconds: int,
         look_ahead_jobs: int,
         max_fetching: int,
+        tenant_share: float = 1.0,
     ) -> None:
         self.name = name
         self.spec = spec
@@ -56,8 +59,8 @@ class Lane:
         """Jobs that are reserved and not yet in a running batch."""
         self.decoding = 0
         """How many of them are in the decode pool."""
-        self.fetching = 0
-        """Jobs whose input is being fetched; not counted in `waiting`."""
+        self.fetching: Counter[str] = Counter()
+        """By tenant, jobs whose input is being fetched; not counted in `waiting`."""
         self.handler: Model | None = None
         """Set while the model is in memory."""
         self.closing = False
@@ -77,7 +80,8 @@ class Lane:
         self.clock_ahead = time.time() - time.monotonic()
         """Add it to the steady clock for the Redis server's time, in Unix seconds."""
         self._look_ahead = look_ahead_jobs
-        self._max_fetching = max_fetching
+        self._max_fetching = max_fetching * _FETCHING_PER_SLOT
+        self._tenant_fetching = max(1, int(self._max_fetching * tenant_share / 4))
 
     def room(self) -> int:
         """How many jobs to reserve now.
@@ -86,7 +90,7 @@ class Lane:
         a window of several where the lane is deep; and one batch more for a tenant with no job
         here yet, so that its job can be in the next batch.
         """
-        if self.handler is None or self.closing or self.fetching >= self._max_fetching:
+        if self.handler is None or self.closing or self.fetching.total() >= self._max_fetching:
             return 0
         jobs = self.limits.max_batch
         if self.stats.reserve_seconds > self.stats.run_seconds:
@@ -96,6 +100,18 @@ class Lane:
         if self.starved:
             jobs += self.limits.max_batch
         return max(0, jobs - self.waiting)
+
+    def may_fetch(self, tenant: str) -> bool:
+        """Whether one more job of this tenant may wait here for its input. More are put off: a
+        server that hangs must not keep jobs from the lane whose input is at hand.
+        """
+        return not tenant or self.fetching[tenant] < self._tenant_fetching
+
+    def fetch_ended(self, tenant: str) -> None:
+        """Note that a job's input was fetched, or not."""
+        self.fetching[tenant] -= 1
+        if self.fetching[tenant] <= 0:
+            del self.fetching[tenant]
 
     def listens(self) -> bool:
         """Whether the lane needs notifications of work: it has room, or its model is not loaded."""
@@ -197,6 +213,7 @@ def lanes_of(catalog: Catalog, settings: Settings) -> dict[str, Lane]:
             result_ttl_seconds=settings.result_ttl_seconds,
             look_ahead_jobs=settings.look_ahead_jobs,
             max_fetching=settings.fetch_concurrency,
+            tenant_share=settings.tenant_share,
         )
         for name, spec in catalog.items()
     }

@@ -65,7 +65,7 @@ def _lane_report(lane: Lane, model: Resident) -> LaneReport:
         model=lane.spec.name,
         fingerprint=model.weights_digest,
         in_hand=len(lane.in_hand),
-        fetching=lane.fetching,
+        fetching=lane.fetching.total(),
         max_batch=lane.limits.max_batch,
         batch_seconds=round(lane.batcher.time.typical, 6),
         batches={str(size): count for size, count in sorted(stats.sizes.copy().items())},

@@ -23,7 +23,7 @@ from common.inputs.blobs import STORED
 from common.redis.keys import blob_key
 from common.redis.trouble import TROUBLE
 from worker.inputs.fetcher import InputFetcher
-from worker.jobs.execution import Execution, Retry
+from worker.jobs.execution import Execution, Hold, Retry
 from worker.jobs.lease_calls import LeadingJob
 from worker.jobs.leases import LaneLeases, Reservation
 from worker.jobs.message import parse
@@ -38,6 +38,9 @@ from worker.pipeline.finisher import Finisher
 log = structlog.get_logger(__name__)
 
 _REDIS_PAUSE_SECONDS = 0.2
+_FETCH_RETRY_MS = 5_000
+"""When a job is looked at again whose tenant has too many that wait for an input."""
+_READ_BYTES = 8 * 1024 * 1024
 _INLINE_DECODE_SECONDS = 50e-6
 """Decoding that is cheaper than this per job costs less than handing it to another thread."""
 
@@ -121,7 +124,7 @@ class Intake:
         """
         ended = execution.disposition is not None
         with self._state.changed:
-            lane.fetching -= 1
+            lane.fetch_ended(execution.tenant)
             if not ended:
                 lane.waiting += 1
                 self._fetched.append((lane, execution))
@@ -168,10 +171,20 @@ class Intake:
         away = [one for one in executions if one.input_url is not None or one.stored]
         if not away:
             return executions
+        fetched: list[Execution] = []
+        put_off: list[Execution] = []
         with self._state.changed:
             lane.waiting -= len(away)
-            lane.fetching += len(away)
-        self._fetcher.request(lane, away)
+            for one in away:
+                if lane.may_fetch(one.tenant):
+                    lane.fetching[one.tenant] += 1
+                    fetched.append(one)
+                else:
+                    one.disposition = Hold(_FETCH_RETRY_MS)
+                    put_off.append(one)
+        self._fetcher.request(lane, fetched)
+        if put_off:
+            self._finisher.submit_ended(lane, put_off)
         return [one for one in executions if one.input_url is None and not one.stored]
 
     def _pass_on(
@@ -239,7 +252,7 @@ class Intake:
         """
         while executions and not self._state.stopping.is_set():
             try:
-                blobs = self._client.mget([blob_key(one.job_id) for one in executions])
+                blobs = self._mget([blob_key(one.job_id) for one in executions])
             except RedisError as exc:
                 TROUBLE.note("reading inputs", exc)
                 self._state.stopping.wait(_REDIS_PAUSE_SECONDS)
@@ -249,6 +262,17 @@ class Intake:
                 execution.blob = bytes(blob) if isinstance(blob, bytes) else None
             return True
         return not executions
+
+    def _mget(self, keys: Sequence[str]) -> list[Any]:
+        """The values; not many large ones in one call, in which Redis would serve nobody else."""
+        found: list[Any] = []
+        step = 1
+        while len(found) < len(keys):
+            values: Any = self._client.mget(keys[len(found) : len(found) + step])
+            found += values
+            size = sum(len(one) for one in values if one)
+            step = step * 4 if size * 4 <= _READ_BYTES else max(1, step * _READ_BYTES // (size + 1))
+        return found
 
     def _delay_early(self, lane: Lane, executions: list[Execution]) -> list[Execution]:
         """Return jobs whose ETA is in the future to Redis; returns the others."""

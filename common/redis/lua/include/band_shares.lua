@@ -1,18 +1,19 @@
 -- Chooses the messages that a reservation takes from a lane: from each band its share, and in
 -- turns from the tenants' lists beside it. `take` is called with messages and returns their number
 -- per tenant.
--- @include tenant_window, tenant_refill
+-- @include tenant_window, tenant_beside, tenant_refill, copy_bound
 
 -- For a band whose list is empty, so that no tenant has messages in it: takes an equal share from
 -- each tenant beside it, then refills all windows.
-local function take_beside(list, lane, band, count, window, take)
+local function take_beside(list, lane, band, count, window, take, most)
   local taken = 0
   redis.call('DEL', placed_key(lane, band))
   local tenants = waiting_beside(lane, band)
   while taken < count and #tenants > 0 do
     local share, left = math.ceil((count - taken) / #tenants), {}
     for _, tenant in ipairs(tenants) do
-      local messages = take_over(lane, band, tenant, math.min(share, count - taken))
+      share = math.min(share, count - taken)
+      local messages = take_over(lane, band, tenant, share, most)
       if #messages > 0 then
         left[#left + 1] = tenant
         take(band, messages)
@@ -27,12 +28,12 @@ local function take_beside(list, lane, band, count, window, take)
   return taken
 end
 
-local function pop(list, lane, band, beside, count, window, take)
+local function pop(list, lane, band, beside, count, window, take, most)
   if count <= 0 then return 0 end
-  local messages = redis.call('RPOP', list, count) or {}
+  local messages, all = pop_bounded(list, count, most)
   local tenants = take(band, messages)
-  if beside > 0 and #messages < count then
-    return #messages + take_beside(list, lane, band, count - #messages, window, take)
+  if beside > 0 and all then
+    return #messages + take_beside(list, lane, band, count - #messages, window, take, most)
   end
   for tenant, taken in pairs(tenants) do
     local placed = count_placed(lane, band, tenant, -taken)
@@ -41,13 +42,14 @@ local function pop(list, lane, band, beside, count, window, take)
   return #messages
 end
 
--- The first band, then the share of the lower ones in turn, then the rest from the lower ones.
-local function serve_bands(bands, lane, beside, wanted, share, turn, window, take)
+-- The first band, then the share of the lower ones in turn, then the rest from the lower ones, as
+-- long as `most` bytes are not taken.
+local function serve_bands(bands, lane, beside, wanted, share, turn, window, take, most)
   local low = 0
   for band = 2, 4 do low = low + redis.call('LLEN', bands[band]) end
   share = math.min(share, low)
   local function serve(band, count)
-    return pop(bands[band], lane, band, beside, count, window, take)
+    return pop(bands[band], lane, band, beside, count, window, take, most)
   end
   local left = wanted - serve(1, wanted - share)
   for i = 0, 2 do

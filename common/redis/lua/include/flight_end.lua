@@ -1,6 +1,6 @@
 -- The end of a flight: its leader is being settled, or was settled elsewhere.
 -- @include keys, record, result_document, single_flight, flight_followers, flight_promote
--- @include flight_share
+-- @include flight_share, copy_bound
 
 -- Update the hint for later jobs with the same input.
 local function write_hint(job, flight, successor)
@@ -21,9 +21,10 @@ end
 -- With a job.outcome the followers get the job's result: 'succeeded', or 'failed' by a fault of the
 -- input; they are appended to jobs. Otherwise one of them becomes the leader. job.flight is given
 -- by the worker that finished the job; otherwise the followers' entry has it.
+-- Where enough is copied, the followers are left to the reaper, which frees those without a leader.
 local function end_flight(job, jobs)
   local id, flight, successor = job.id, job.flight, nil
-  local fields = redis.call('HGETALL', FOLLOWERS .. id)
+  local fields = has_copied_most() and {} or redis.call('HGETALL', FOLLOWERS .. id)
   if #fields > 0 then
     redis.call('DEL', FOLLOWERS .. id)
     local followers, own = read_followers(id, fields)
@@ -32,7 +33,8 @@ local function end_flight(job, jobs)
     local rec = read_record(id) or blank_record('-')
     local parts = job.outcome and split_result(job.meta, id)
     if parts then
-      share(jobs, followers, rec.started, parts, job.outcome)
+      local rest = share(jobs, followers, rec.started, parts, job.outcome)
+      successor = promote(rest, flight, 0)
     elseif rec.state == 'w' and redis.call('EXISTS', FOLLOWERS .. rec.tag) == 1 then
       move_followers(followers, rec.tag)
       return

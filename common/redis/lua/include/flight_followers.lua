@@ -1,5 +1,5 @@
 -- The followers of a leader, all at once.
--- @include keys, chunks, record, single_flight
+-- @include keys, chunks, record, single_flight, copy_bound
 
 -- From the reply to HGETALL: the followers whose record agrees; and the leader's own entry.
 local function read_followers(leader, fields)
@@ -13,6 +13,7 @@ local function read_followers(leader, fields)
         id = fields[i], band = band, deadline = deadline, message = message, value = fields[i + 1],
       }
       keys[#keys + 1] = JOB .. fields[i]
+      copied_bytes = copied_bytes + #fields[i + 1]
     end
   end
   local texts, known = {}, {}

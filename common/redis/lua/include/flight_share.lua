@@ -1,5 +1,5 @@
 -- Settles the followers of a leader that ended.
--- @include keys, chunks, clock, record, result_document, single_flight
+-- @include keys, chunks, clock, record, result_document, single_flight, copy_bound
 
 -- The argument of settle for a follower whose deadline has passed.
 local function expired_follower(id, rec, listed, now)
@@ -29,8 +29,28 @@ local function forget_followers(followers)
   return leaders > 0
 end
 
--- Append the followers' results to the list of settle; `parts` is the leader's result.
-local function share(jobs, followers, leader_started, parts, outcome)
+local SHARED_BYTES, EACH_BYTES = 6 * 1024 * 1024, 4096 -- what one costs besides its result
+
+-- As many followers as results of this size may be written for, and the others.
+local function part_followers(followers, parts)
+  local each = #parts.head + #parts.middle + #parts.rest + EACH_BYTES
+  local room = math.max(math.floor((SHARED_BYTES - copied_bytes) / each), 1)
+  if #followers <= room then
+    copied_bytes = copied_bytes + #followers * each
+    return followers, {}
+  end
+  copied_bytes = copied_bytes + room * each
+  local near, rest = {}, {}
+  for i, one in ipairs(followers) do
+    if i <= room then near[i] = one else rest[#rest + 1] = one end
+  end
+  return near, rest
+end
+
+-- Append the followers' results to the list of settle; `parts` is the leader's result. Returns
+-- those that are too many for one call.
+local function share(jobs, all, leader_started, parts, outcome)
+  local followers, rest = part_followers(all, parts)
   local now, counts, leads = now_ms(), {}, forget_followers(followers)
   for _, one in ipairs(followers) do
     local id, rec, job = one.id, one.rec, nil
@@ -52,4 +72,5 @@ local function share(jobs, followers, leader_started, parts, outcome)
     -- Not counted as succeeded or failed: rates are measured by jobs that ran in a worker.
     redis.call('HINCRBY', LANE .. lane .. ':stats', 'shared', count)
   end
+  return rest
 end

@@ -1,4 +1,5 @@
 -- A lease's tag, the form in which its message is stored, and its end.
+-- @include copy_bound
 
 -- Padded, so that tags sort in the order in which their jobs were reserved.
 local function tag_of(prefix, serial, band)
@@ -19,6 +20,7 @@ end
 local function end_lease(unacked, index, tag, lane)
   local stored = redis.call('HGET', unacked, tag)
   if not stored then return nil end
+  copied_bytes = copied_bytes + #stored
   redis.call('HDEL', unacked, tag)
   redis.call('ZREM', index, tag)
   return string.sub(stored, 2, -(#lane + 8))

@@ -3,9 +3,9 @@
 -- once in doubling steps, since Redis walks to an index from the nearer end, and then by bisection.
 -- An index deeper than REACH from both ends is interpolated between the times known there: in a
 -- lane of a million, each access to its middle would cost Redis a millisecond.
--- @include keys, message
+-- @include keys, message, copy_bound
 
-local REACH = 4096
+local REACH, SEARCH_BYTES = 4096, 10 * 1024 * 1024 -- read only, so more than is moved
 
 local function created_of(id)
   local text = id and redis.call('GET', JOB .. id)
@@ -13,10 +13,12 @@ local function created_of(id)
 end
 
 -- When the message at this index, counted from the one that is served first, was created; nil
--- where four in a row have no known time, being sent by other Celery clients.
+-- where four in a row have no known time, being sent by other Celery clients, or enough is copied.
 local function moment(list, index, size)
   for at = index, math.min(index + 3, size - 1) do
+    if has_copied_most(SEARCH_BYTES) then return nil end
     local message = redis.call('LINDEX', list, -1 - at)
+    copied_bytes = copied_bytes + #(message or '')
     local created = message and created_of(id_of(message))
     if created then return created end
   end
@@ -52,15 +54,15 @@ end
 
 -- The index of this job among those created in the same millisecond, which begin at `first`.
 local function find(list, size, created, first, id)
-  local count = 4
-  while first < size and count <= 1024 do
-    local messages = redis.call('LRANGE', list, -first - count, -first - 1)
-    for at = #messages, 1, -1 do
-      if id_of(messages[at]) == id then return first + #messages - at end
+  local most = math.min(first + 1024, size)
+  while first < most and not has_copied_most(SEARCH_BYTES) do
+    local messages = peek_bounded(list, 4, first, SEARCH_BYTES)
+    for at, message in ipairs(messages) do
+      if id_of(message) == id then return first + at - 1 end
     end
-    local last = created_of(id_of(messages[1] or ''))
+    local last = created_of(id_of(messages[#messages] or ''))
     if last and last > created then return nil end
-    first, count = first + count, count * 4
+    first = first + 4
   end
 end
 

@@ -11,6 +11,12 @@ local function id_of(message)
   if type(id) == 'string' and string.find(id, '^[^"\\%c]+$') then return id end
 end
 
+-- The same of one that is too large to be parsed: kombu writes it near the end.
+local function id_at_ends(message)
+  local id = string.match(message, '^{"headers":{"lang":"py","task":"infer","id":"([^"\\]+)"')
+  return id or string.match(string.sub(message, -8192), '"correlation_id": ?"([^"\\%c]+)"')
+end
+
 -- The tenant in a message that this project built; nil where it has none.
 local function tenant_of(message)
   return string.match(message, '^{"headers":{"lang":"py","task":"infer","id":"[^"]+",'

@@ -1,5 +1,6 @@
 -- A message whose job is not in its first and simplest state.
 -- @include keys, record, dead_letter, result_document, flight_keep, settle, same_call
+-- @include tenant_counts
 
 -- Settle a job that is past its deadline as expired.
 local function expire(call, id, rec)
@@ -45,7 +46,10 @@ end
 local function known_to_run(call, id, message, rec, band)
   if not rec then return unknown_to_run(call, id, message) end
   if rec.state == 'x' then
-    redis.call('EXPIRE', JOB .. id, call.ttl)
+    rec = read_record(id) or rec -- a copy may have come with it, which is not counted again
+    if rec.tenant ~= '' then count_out(rec.lane, rec.tenant, 1) end
+    rec.tenant = ''
+    redis.call('SET', JOB .. id, settled_text(rec), 'EX', call.ttl)
     return nil
   end
   if rec.state == 'w' then

@@ -4,6 +4,7 @@
 
 local SHARED = ',"shared":true'
 local TAIL = 2048 -- bytes at a result's end that contain "lanefleet"
+local FOREIGN = 65536 -- most bytes of another Celery worker's result that are returned
 
 -- An id as JSON. Those of jobs need no escapes; cjson would write some for a slash.
 local function quoted(id)
@@ -20,6 +21,8 @@ local function ending(id, rec, state, reason, text, now)
     exc_type = 'UnreadableMessage'
   elseif reason == 'message_lost' then
     exc_type = 'MessageLost'
+  elseif reason == 'message_too_large' then
+    exc_type = 'MessageTooLarge'
   end
   local about = {
     state = state, lane = rec.lane, finished_ms = now, reason = reason, error = text,
@@ -81,7 +84,8 @@ local function read_about(id)
   if meta == '' then return nil end
   local about = string.match(meta, '.*("lanefleet":{.*)$')
   if about then return string.match(about, '"state":"(%l+)"'), '{"status":"",' .. about end
-  meta = redis.call('GET', META .. id)
+  meta = redis.call('GETRANGE', META .. id, 0, FOREIGN - 1)
   local status = string.match(meta, '"status": ?"(%u*)"')
+  if #meta == FOREIGN then meta = '{"status":"' .. (status or '') .. '"}' end -- too large to return
   return ({ SUCCESS = 'succeeded', FAILURE = 'failed', REVOKED = 'canceled' })[status], meta
 end

@@ -2,7 +2,8 @@
 -- appended to the list and settled likewise, until the end of the list. Each job of the list:
 --   id, meta      its result
 --   lane, tenant  whose count is reduced; no tenant where the job has none
---   record        the record that stays while its message still waits, or nil
+--   record        the record that stays while its message still waits, or nil; the job is counted
+--                 until its message is dropped, or a tenant that cancels could send without end
 --   buried        it is on the dead list, from which it may be retried, so its input stays
 --   has_blob      false where it is known to have no input beside its message
 --   leads         false where it is known to have no followers
@@ -39,7 +40,7 @@ local function settle(jobs, ttl, alone)
       end
       if not (job.has_blob == false or job.buried) then gone[#gone + 1] = BLOB .. id end
     end
-    if tenant and tenant ~= '' then
+    if tenant and tenant ~= '' and not job.record then
       local tenants = counts[job.lane] or {}
       counts[job.lane] = tenants
       tenants[tenant] = (tenants[tenant] or 0) + 1

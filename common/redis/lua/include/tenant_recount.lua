@@ -1,8 +1,18 @@
 -- Other consumers may have taken messages from the bands, a stock one or `celery purge`; so the
 -- counts are corrected, as far as that is quick, and no tenant's jobs are left beside a band.
--- @include keys, message, tenant_window, tenant_refill, tenant_counts
+-- @include keys, message, tenant_window, tenant_beside, tenant_refill, tenant_counts, copy_bound
 
 local RECOUNT = 1000 -- longest list that is read through
+
+-- Whose messages are beside the band and who has none in it: their reservation copied enough
+-- without them.
+local function refill_left_out(list, lane, band, beside, window)
+  for _, tenant in ipairs(beside) do
+    if redis.call('HEXISTS', placed_key(lane, band), tenant) == 0 then
+      refill(list, lane, band, tenant, 0, window)
+    end
+  end
+end
 
 local function recount(list, lane, band, window)
   local depth, counted, placed = redis.call('LLEN', list), 0, {}
@@ -10,8 +20,13 @@ local function recount(list, lane, band, window)
     counted = counted + count
   end
   local beside = waiting_beside(lane, band)
-  if depth > RECOUNT or (depth == counted and (depth > 0 or #beside == 0)) then return end
-  for _, message in ipairs(redis.call('LRANGE', list, 0, -1)) do
+  local right = depth > RECOUNT or (depth == counted and (depth > 0 or #beside == 0))
+  local messages = right and {} or peek_bounded(list, depth, 0)
+  if right or #messages < depth then
+    refill_left_out(list, lane, band, beside, window)
+    return
+  end
+  for _, message in ipairs(messages) do
     local tenant = tenant_of(message)
     if tenant then placed[tenant] = (placed[tenant] or 0) + 1 end
   end

@@ -7,22 +7,35 @@
 --   lane, and where that is unknown
 -- Moves: none
 -- Tests: tests/lua/test_queue_position.py
--- @include keys, message, record, tenant_window, list_search
+-- @include keys, message, record, tenant_window, list_search, copy_bound
 
-local WINDOWS = 1000
+local WINDOWS, LOOK_BYTES = 1000, 2 * 1024 * 1024
+local seen = {} -- per list: how many messages were looked at, and the index of each id
+
+local function look_at(list)
+  if seen[list] then return seen[list] end
+  local messages, found = peek_bounded(list, WINDOWS, 0, LOOK_BYTES), {}
+  for at = #messages, 1, -1 do
+    local id = id_of(messages[at])
+    if id then found[id] = at - 1 end
+  end
+  seen[list] = { count = #messages, index = found }
+  return seen[list]
+end
 
 -- A tenant's job: the list is short, as each tenant has a window of it, and in the order of
 -- turns. Jobs beside it are moved in by turns too, so of each other tenant no more are served
--- first than of this one.
+-- first than of this one. Where messages are too large to look at all of them, it is about in the
+-- middle of the others.
 local function position_among_tenants(id, rec)
-  local before = 0
+  local before, about = 0, -1
   for band, suffix in ipairs(BAND_SUFFIX) do
     local list = rec.lane .. suffix
-    local messages = redis.call('LRANGE', list, -WINDOWS, -1)
-    for at = #messages, 1, -1 do
-      if id_of(messages[at]) == id then return before + #messages - at end
-    end
-    before = before + redis.call('LLEN', list)
+    local near, depth = look_at(list), redis.call('LLEN', list)
+    if near.index[id] then return before + near.index[id] end
+    local unseen = depth - near.count
+    if about < 0 and unseen > 0 then about = before + near.count + math.floor(unseen / 2) end
+    before = before + depth
     local own = over_key(rec.lane, band, rec.tenant)
     local size = redis.call('LLEN', own)
     local index = size > 0 and search(own, size, tonumber(rec.created), id)
@@ -36,7 +49,7 @@ local function position_among_tenants(id, rec)
     if index then return before + index end
     before = before + size
   end
-  return -1
+  return about
 end
 
 local function position_of(id)

@@ -4,13 +4,13 @@
 --   1 lane
 --   2 limit
 --   3 result_ttl
--- Returns: how many messages were taken; fewer than the limit where none are left
+-- Returns: how many messages were taken; 0 where none are left
 -- Moves: q->settled, r->settled, x->settled, none->settled, w->q, w->w
 -- Tests: tests/lua/test_drop_lane.py
 -- Leases go as well: whoever calls knows that no worker holds any. Followers come into the lane
 -- as their leaders go, and are taken in their turn.
--- @include keys, clock, message, lease, record, result_document, tenant_refill, tenant_window
--- @include settle
+-- @include keys, clock, message, lease, record, result_document, tenant_beside, tenant_window
+-- @include settle, copy_bound, tenant_counts
 
 local bands, unacked, index, delayed, stats = KEYS, KEYS[5], KEYS[6], KEYS[7], KEYS[10]
 local lane, limit, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -21,7 +21,7 @@ local function take(messages, skip)
 end
 
 local function take_band(band)
-  take(redis.call('RPOP', bands[band], math.max(limit - #taken, 0)) or {}, 0)
+  take(pop_bounded(bands[band], math.max(limit - #taken, 0)), 0)
   if redis.call('LLEN', bands[band]) == 0 then redis.call('DEL', placed_key(lane, band)) end
   for _, tenant in ipairs(waiting_beside(lane, band)) do
     take(take_over(lane, band, tenant, limit - #taken), 0)
@@ -29,7 +29,9 @@ local function take_band(band)
 end
 
 local function take_delayed()
-  local found = redis.call('ZRANGE', delayed, 0, limit - #taken - 1)
+  local found = read_bounded(limit - #taken, nil, function(at)
+    return redis.call('ZRANGE', delayed, at, at)[1]
+  end)
   for _, member in ipairs(found) do redis.call('ZREM', delayed, member) end
   take(found, 2)
 end
@@ -37,7 +39,7 @@ end
 local function take_leased()
   if #taken >= limit then return end
   for _, tag in ipairs(redis.call('ZRANGE', index, 0, limit - #taken - 1)) do
-    take({ end_lease(unacked, index, tag, lane) }, 0)
+    if not has_copied_most() then take({ end_lease(unacked, index, tag, lane) }, 0) end
   end
 end
 
@@ -47,6 +49,7 @@ local function drop(message)
   if not id or (not rec and redis.call('EXISTS', META .. id) == 1) then return end
   if rec and rec.state == 'x' then
     redis.call('DEL', JOB .. id)
+    if rec.tenant ~= '' then count_out(rec.lane, rec.tenant, 1) end
     return
   end
   rec = rec or blank_record(lane)

@@ -17,7 +17,7 @@
 --     3 job_id
 --     4 message
 --     5 expires_ms: or ''
---     6 blob: a large input, or ''
+--     6 blob: a large input, or '' or PLACED, where it is kept already and expires
 --     7 tenant: or ''
 --     8 flight: the single-flight that it may join, or ''
 --     9 band: 1-4; with a flight
@@ -28,7 +28,7 @@
 -- Moves: none->q, none->w, none->settled, q->w, w->q, w->w
 -- Tests: tests/lua/test_enqueue.py
 -- @include keys, clock, chunks, record, lane_depth, tenant_entries, rate_limit, job_index
--- @include flight_join, known_jobs, outgoing
+-- @include flight_join, known_jobs, outgoing, blob_keep
 
 local max_backlog, window, list_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local words, jobs_at = tonumber(ARGV[4]), 6 + 4 * ARGV[5]
@@ -61,7 +61,7 @@ local function write(one, key)
     if not how then redis.call('SET', key, record) end -- at once: the next job may follow it
   end
   if not how then
-    if one.blob ~= '' then redis.call('SET', BLOB .. one.job_id, one.blob) end
+    if one.blob ~= '' then keep_blob(one) end
     send(one.lane, one.band_key, one.message, one.tenant)
   end
   if one.tenant ~= '' and how ~= 'arrived' then note_entry(one.lane, one.tenant) end

@@ -18,7 +18,7 @@
 -- Followers that are due expire, and those whose leader is gone are freed; the tenants' jobs are
 -- counted again.
 -- @include keys, clock, message, lease, record, lane_depth, tenant_window, delayed, flight_orphans
--- @include tenant_recount, chunks
+-- @include tenant_recount, chunks, copy_bound
 
 local bands, unacked, index, delayed, stats = KEYS, KEYS[5], KEYS[6], KEYS[7], KEYS[10]
 local lane, limit, ttl, window = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
@@ -58,12 +58,13 @@ if now - pulse > patience_ms then spare_since(pulse) end
 
 -- 1 leases: latest first, each to the front, so whoever lapsed first is served first
 local lapsed = redis.call('ZREVRANGEBYSCORE', index, '(' .. now / 1000, '-inf', 'LIMIT', 0, limit)
-for _, tag in ipairs(lapsed) do reap(tag) end
+for _, tag in ipairs(lapsed) do
+  if not has_copied_most() then reap(tag) end
+end
 if reaped > 0 then redis.call('HINCRBY', stats, 'reaped', reaped) end
 
 -- 2 delayed
-local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, limit)
-for i = #due, 1, -1 do make_due(bands, delayed, lane, due[i]) end
+local due = make_all_due(bands, delayed, lane, now, limit, nil)
 
 -- 3 counts
 if redis.call('EXISTS', LANE .. lane .. ':tenants') == 1 then
@@ -74,4 +75,4 @@ end
 -- 4 followers
 look_after_followers(lane, limit, ttl, now)
 local head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
-return { reaped, #due, head[2] and math.max(0, head[2] - now) or -1 }
+return { reaped, due, head[2] and math.max(0, head[2] - now) or -1 }

@@ -10,7 +10,7 @@
 -- Moves: q->settled, x->settled, w->q, w->w
 -- Tests: tests/lua/test_reconcile.py
 -- What is left of a job that ended already, or that another Celery worker finished, goes at once.
--- @include keys, clock, record, result_document, lane_ids, settle
+-- @include keys, clock, record, result_document, lane_ids, settle, tenant_counts
 
 local bands, delayed, stats = KEYS, KEYS[7], KEYS[10]
 local lane, ttl, ends = ARGV[1], ARGV[2], ARGV[3] == '1'
@@ -24,6 +24,7 @@ local function look_at(id)
   local ended = rec.state == 'q' and state_of_result(redis.call('GETRANGE', META .. id, 0, 63))
   if rec.state == 'x' or ended then
     redis.call('DEL', JOB .. id)
+    if rec.tenant ~= '' then count_out(rec.lane, rec.tenant, 1) end
   elseif rec.state == 'q' then
     lost[#lost + 1] = id
     if not ends then return end

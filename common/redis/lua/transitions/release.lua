@@ -6,17 +6,18 @@
 --     1 tag
 --     2 job_id
 --     3 uncount: '1' to uncount the attempt, '' to uncount the delivery
--- Returns: how many were still held
+-- Returns: how many were still held; less than none where it is to be called again for the rest
 -- Moves: r->q
 -- Tests: tests/lua/test_release.py
--- @include lease, record, tenant_window
+-- @include lease, record, tenant_window, copy_bound
 
 local bands, unacked, index, stats = KEYS, KEYS[5], KEYS[6], KEYS[10]
-local lane, released = ARGV[1], 0
+local lane, released, all = ARGV[1], 0, true
 
 for i = #ARGV - 2, 2, -3 do
+  all = not has_copied_most()
   local tag, id, uncount = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1'
-  local message = end_lease(unacked, index, tag, lane)
+  local message = all and end_lease(unacked, index, tag, lane)
   if message then
     local rec, band = leased_record(id, lane, tag), band_of(tag)
     put_back(bands[band], lane, band, message, rec.tenant)
@@ -27,4 +28,4 @@ for i = #ARGV - 2, 2, -3 do
   end
 end
 if released > 0 then redis.call('HINCRBY', stats, 'released', released) end
-return released
+return all and released or -released

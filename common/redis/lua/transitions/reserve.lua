@@ -12,12 +12,14 @@
 --   9 low_share: how many of them come from the lower bands, where these have any
 --   10 first_low_band: which of those begins, 0-2
 --   11 window: how many messages a tenant has in a band's list
+--   12 most_bytes: of messages, and one message more
+--   13 largest: bytes of a message; a larger one is parked, and its sender told
 -- Returns: {left waiting, server time in ms, then per job: tag, attempt, created_ms[:tenant],
 --   message}
 -- Moves: q->r, none->r, r->r, w->r, q->settled, x->settled, w->q, w->w, none->settled, settled->r
 -- Tests: tests/lua/test_reserve.py
 -- Set aside on the way: settled jobs, duplicates of a live lease, jobs past their
--- deadline, and what is no job (parked as it is). One whose id another has now waits for it.
+-- deadline, what is no job or too large (parked). One whose id another has now waits for it.
 -- @include keys, clock, chunks, message, record, lane_depth, band_shares, delayed
 -- @include leasing, met_again, same_call, unreadable
 
@@ -25,10 +27,9 @@ local bands, unacked, index, delayed = KEYS, KEYS[5], KEYS[6], KEYS[7]
 local parked = { dead = KEYS[8], letters = KEYS[9], stats = KEYS[10] }
 local lane, wanted, prefix, worker = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5]
 local keep, share, turn = tonumber(ARGV[7]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local window = tonumber(ARGV[11])
+local window, most, largest = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 
--- Numbers used in many commands are converted to text once: Redis would format each of them as a
--- double in every command.
+-- Numbers used in many commands are converted to text once: Redis formats them slowly.
 local now = now_ms()
 local stamp = string.format('%d', now)
 local due = string.format('%.3f', (now + ARGV[3]) / 1000)
@@ -41,7 +42,9 @@ local call = {
 local out = { 0, now }
 
 local function take_one(band, message, id, text, created, tenant)
-  if not id then
+  if #message > largest then
+    refuse_large(call, message, id, text, band, next_tag(prefix, band), largest)
+  elseif not id then
     refuse(call, message, band, next_tag(prefix, band))
   elseif created then
     local tag, born = next_tag(prefix, band), origin(created, tenant)
@@ -61,7 +64,7 @@ end
 local function take(band, messages)
   local ids, keys, texts, tenants = {}, {}, {}, {}
   for i, message in ipairs(messages) do
-    ids[i] = id_of(message) or false
+    ids[i] = (#message > largest and id_at_ends or id_of)(message) or false
     keys[i] = JOB .. (ids[i] or '')
   end
   in_chunks(keys, function(...)
@@ -84,12 +87,11 @@ local function take(band, messages)
 end
 
 -- 1 delayed jobs that are due
-local ready = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, wanted)
-for i = #ready, 1, -1 do make_due(bands, delayed, lane, ready[i]) end
+make_all_due(bands, delayed, lane, now, wanted, most / 2)
 
 -- 2 bands, and the lists beside them
 local beside = over_total(lane)
-serve_bands(bands, lane, beside, wanted, share, turn, window, take)
+serve_bands(bands, lane, beside, wanted, share, turn, window, take, most)
 
 -- 3 write
 write_leases(unacked, index, due)

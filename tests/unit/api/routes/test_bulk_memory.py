@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from api.http.request_context import CURRENT, BodyBudget, RequestContext
+from api.http.shares import Shares
 from api.routes.bulk import submit_bulk
 from common.jobs.job import Job
 
@@ -51,7 +52,13 @@ async def answer(
 ) -> None:
     """Run the route for a client that reads while `reads` is set."""
     settings = SimpleNamespace(max_body_bytes=1_000_000)
-    services: Any = SimpleNamespace(settings=settings, submission=submission)
+
+    async def recheck(_principal: object) -> None: ...
+
+    authenticator = SimpleNamespace(recheck=recheck)
+    services: Any = SimpleNamespace(
+        settings=settings, submission=submission, authenticator=authenticator
+    )
     response = await submit_bulk(body, services, object())  # type: ignore[arg-type]
 
     async def send(message: Any) -> None:
@@ -63,7 +70,7 @@ async def answer(
 
 
 def request_of(budget: BodyBudget) -> RequestContext:
-    request = RequestContext(b"id", "", budget)
+    request = RequestContext(b"id", "", budget, Shares(1, 1.0))
     CURRENT.set(request)
     return request
 

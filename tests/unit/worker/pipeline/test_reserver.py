@@ -168,7 +168,7 @@ def test_a_lane_is_looked_at_however_busy_another_is(engine: Engine, busy: str) 
 
 def test_a_reserver_that_was_replaced_leaves_the_rest_to_the_next(engine: Engine) -> None:
     for name in ("a", "b"):
-        engine.lanes[name].fetching += 1
+        engine.lanes[name].fetching[""] += 1
         engine.intake.fetched(engine.lanes[name], execution(name))
     decoding: list[str] = []
 
