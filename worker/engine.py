@@ -22,6 +22,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -115,22 +116,7 @@ class Engine:
         self._build_input(leases, client, redis_url, name_children)
         self._build_device(leases, is_revoked, has_revoked_stamp)
         self.parked = ParkedJobs(client, self.state.lanes)
-        self._alias_watch = AliasWatch(connect(redis_url, settings), self.models, catalog.aliases)
-        self._caretakers = [
-            *build_caretakers(
-                settings,
-                worker,
-                self.state,
-                self.redis_health,
-                lambda: connect(redis_url, settings),
-                self.report,
-                lambda: weights_digests(self),
-                blobs,
-            ),
-            self._alias_watch,
-            self.guard.watchdog(self.decode_pool, self.finisher, self.models, self.runner),
-            *caretakers,
-        ]
+        self._build_caretakers(catalog, redis_url, blobs, caretakers)
         self._health = health_server_of(self, settings)
 
     # Bottom up.
@@ -244,6 +230,22 @@ class Engine:
             on_stuck=self.guard.departure.on_stuck,
             max_attempts=settings.max_attempts,
         )
+
+    def _build_caretakers(
+        self, catalog: Catalog, redis_url: str, blobs: Blobs | None, others: Sequence[Caretaker]
+    ) -> None:
+        settings, health = self.settings, self.redis_health
+        digests = partial(weights_digests, self)
+        aliases = connect(redis_url, settings)
+        self._alias_watch = AliasWatch(aliases, self.models, catalog.aliases)
+        self._caretakers = [
+            *build_caretakers(
+                settings, self.worker, self.state, health, redis_url, self.report, digests, blobs
+            ),
+            self._alias_watch,
+            self.guard.watchdog(self.decode_pool, self.finisher, self.models, self.runner),
+            *others,
+        ]
 
     # Start and stop.
 

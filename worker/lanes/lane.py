@@ -75,8 +75,7 @@ class Lane:
         """Whether a tenant with no other job here waits while this worker is full."""
         self.asking = False
         """Whether a reservation was requested and not yet received."""
-        self.asked_at = 0.0
-        self.backlog = 0
+        self.asked_at, self.backlog = 0.0, 0
         self.clock_ahead = time.time() - time.monotonic()
         """Add it to the steady clock for the Redis server's time, in Unix seconds."""
         self._look_ahead = look_ahead_jobs

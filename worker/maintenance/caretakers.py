@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from redis import Redis
 
 from common.inputs.blobs import Blobs
+from common.redis.connect import connect
 from common.settings import Settings
 from common.worker_report import WorkerReport
 from worker.jobs.leases import LaneLeases, LeasePolicy
@@ -25,12 +26,15 @@ def build_caretakers(
     worker: str,
     state: WorkerState,
     redis_health: RedisHealth,
-    new_client: Callable[[], Redis],
+    redis_url: str,
     report: Callable[[float], WorkerReport],
     weights_digests: Callable[[], Mapping[str, str]],
     blobs: Blobs | None,
 ) -> list[Caretaker]:
     """Those that every worker has, and the sweeper of stored inputs where there is a store."""
+
+    def new_client() -> Redis:
+        return connect(redis_url, settings)
 
     def leases() -> dict[str, LaneLeases]:
         return leases_of(settings, state, worker, new_client())
