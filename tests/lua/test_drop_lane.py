@@ -7,6 +7,7 @@ from redis import Redis
 
 from tests.lua.cases import (
     COUNTS,
+    DIGEST,
     FLIGHT,
     FOLLOWERS,
     IN_FLIGHT,
@@ -19,11 +20,9 @@ from tests.lua.cases import (
     Says,
     Z,
     check,
-    follower_record,
     leased,
     led,
     message,
-    promoted_record,
     result,
     says,
 )
@@ -43,11 +42,11 @@ def call(limit: int = 10) -> list[object]:
 
 
 CASES = [
-    Case("an empty lane has nothing", call(), 0),
+    Case("an empty lane has nothing", call(), [0, 0]),
     Case(
         "what waits, is delayed or was leased is canceled",
         call(),
-        4,
+        [4, 4],
         given={
             KEYS.bands[1]: [message("a")],
             KEYS.delayed: Z({f"1:{message('b')}": 5}),
@@ -81,7 +80,7 @@ CASES = [
     Case(
         "no more than asked for",
         call(1),
-        1,
+        [1, 1],
         given={LANE: [message("b"), message("a")], "lf:job:a": f"q {LANE} 1"},
         then={LANE: [message("b")], "lf:job:a": None, meta("a"): DROPPED, **ONE},
         moves="q->settled",
@@ -90,7 +89,7 @@ CASES = [
     Case(
         "what another Celery client sent is canceled too",
         call(),
-        1,
+        [1, 1],
         given={LANE: [message("a")]},
         then={LANE: None, meta("a"): DROPPED, **ONE},
         moves="none->settled",
@@ -99,7 +98,7 @@ CASES = [
     Case(
         "one that has ended keeps its result",
         call(),
-        3,
+        [3, 0],
         given={
             LANE: [message("a"), message("b"), "{}"],
             "lf:job:a": f"x {LANE} 1",
@@ -110,24 +109,49 @@ CASES = [
         moves="x->settled",
     ),
     Case(
-        "a follower comes into the lane, for the next call",
+        "followers end with their leader",
         call(1),
-        1,
-        given={LANE: [message("a")], **led("a", "b", "c"), "lf:job:a": f"q {LANE} 1"},
+        [1, 3],
+        given={
+            LANE: [message("c"), message("a")],
+            "lf:job:a": f"q {LANE} 1",
+            **led("a", "b", "c"),
+            f"{FOLLOWERS}a": {"": f"1 0 {LANE}:{DIGEST}", "b": f"1 0 {message('b')}", "c": "1 0 "},
+        },
         then={
+            LANE: [message("c")],
             "lf:job:a": None,
-            meta("a"): DROPPED,
-            LANE: [message("b")],
-            "lf:job:b": promoted_record(),
-            "lf:job:c": follower_record("b"),
-            KEYS.followers: Z({"c": float("inf")}),
+            "lf:job:b": None,
+            "lf:job:c": Like("x .*"),
+            **{meta(one): DROPPED for one in "abc"},
+            KEYS.followers: None,
             f"{FOLLOWERS}a": None,
-            f"{FOLLOWERS}b": {"": Like(".*"), "c": f"1 0 {message('c')}"},
-            FLIGHT: "1 0 b",
+            FLIGHT: None,
+            KEYS.stats: {"canceled": "1", "shared": "2"},
+        },
+        moves="q->settled, w->settled, w->x",
+        published=[meta(one) for one in "abc"],
+    ),
+    Case(
+        "one whose leader has another turn ends alone",
+        call(1),
+        [1, 1],
+        given={
+            KEYS.bands[3]: [message("b")],
+            **leased("a", "t1:1"),
+            **led("a", "b", "c"),
+            f"{FOLLOWERS}a": {"": f"1 0 {LANE}:{DIGEST}", "b": "4 0 ", "c": f"1 0 {message('c')}"},
+        },
+        then={
+            KEYS.bands[3]: None,
+            "lf:job:b": None,
+            meta("b"): DROPPED,
+            KEYS.followers: Z({"c": float("inf")}),
+            f"{FOLLOWERS}a": {"": f"1 0 {LANE}:{DIGEST}", "c": f"1 0 {message('c')}"},
             **ONE,
         },
-        moves="q->settled, w->q, w->w",
-        published=[meta("a")],
+        moves="w->settled",
+        published=[meta("b")],
     ),
 ]
 

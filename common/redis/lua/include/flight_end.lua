@@ -18,9 +18,10 @@ local function write_hint(job, flight, successor)
   end
 end
 
--- With a job.outcome the followers get the job's result: 'succeeded', or 'failed' by a fault of the
--- input; they are appended to jobs. Otherwise one of them becomes the leader. job.flight is given
--- by the worker that finished the job; otherwise the followers' entry has it.
+-- With a job.outcome the followers get the job's result: 'succeeded', 'failed' by a fault of the
+-- input, or 'canceled' with its lane; they are appended to jobs. Otherwise one of them becomes the
+-- leader. job.flight is given by the worker that finished the job; otherwise the followers' entry
+-- has it.
 local function end_flight(job, jobs)
   local id, flight, successor = job.id, job.flight, nil
   local fields = redis.call('HGETALL', FOLLOWERS .. id)
