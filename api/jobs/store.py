@@ -118,12 +118,12 @@ class JobStore:
         return out
 
     async def drop_lane(self, lane: str) -> int:
-        """Cancel every job of a lane that nobody serves; returns how many messages it had."""
+        """Cancel every job of a lane that nobody serves; returns how many there were."""
         keys, dropped = LaneKeys.of(lane).as_list(), 0
         while True:
             call = DropCall(lane, _IDS_PER_CALL, self._result_ttl)
-            taken = int(await self._scripts.run("drop_lane", keys, call))
-            dropped += taken
+            taken, settled = await self._scripts.run("drop_lane", keys, call)
+            dropped += int(settled)
             if not taken:
                 return dropped
 

@@ -68,6 +68,8 @@ class FlightMachine(RuleBasedStateMachine):
         self.leases: dict[bytes, tuple[Lease, Job]] = {}
         self.heard: Counter[str] = Counter()
         self.foreign: set[str] = set()
+        self.purged: set[str] = set()
+        """Whose message somebody deleted."""
         self.listener = client.pubsub()
         self.listener.psubscribe(f"{META_PREFIX}*")
         self.listener.get_message(timeout=20)
@@ -224,6 +226,51 @@ class FlightMachine(RuleBasedStateMachine):
         self.reserve(0, 1)
         self.finish(list(range(100)), "succeeds")
 
+    @rule(how=st.sampled_from(["fails", "buried", "canceled", "lost"]))
+    def a_leader_of_several_ends(self, how: str) -> None:
+        """One of its followers leads the others from now on."""
+        leader = self._with_an_input_of_its_own([0, 0, 0], "none")
+        if how == "lost":
+            self.purge_and_reconcile()
+            return
+        self.reserve(0, 100)
+        held = [job.id for _, job in self.leases.values()]
+        if leader not in held:
+            return  # a tenant's turn, or the messages that wait beside, came first
+        match how:
+            case "fails":
+                self.finish([held.index(leader)], "fails")
+            case "buried":
+                self.bury([held.index(leader)])
+            case "canceled":
+                self.cancel(len(self.jobs) - 1 - list(self.jobs).index(leader))
+
+    @rule()
+    def one_that_was_overtaken_expires(self) -> None:
+        """Its message is still in its list, and it leads others."""
+        name = self._with_an_input_of_its_own([3, 3, 3, 0], "deadline")
+        if self.client.zscore(KEYS.followers, name) is not None:
+            self._expire(name)
+
+    @rule()
+    def a_leader_of_several_is_lost(self) -> None:
+        """By an eviction, say; a reaper frees those who follow it."""
+        name = self._with_an_input_of_its_own([0, 0, 0, 0], "none")
+        for message in self.client.lrange(LANE, 0, -1):
+            if json.loads(message)["headers"]["id"] == name:
+                self.client.lrem(LANE, 1, message)
+        self.client.delete(job_key(name))
+        del self.jobs[name]
+        for _ in range(40):
+            self.workers[0].reap()
+
+    def _with_an_input_of_its_own(self, bands: list[int], limit: str) -> str:
+        """Submit jobs of a new input; returns the first."""
+        number, first = 100 + next(self.serial), len(self.jobs)
+        for band in bands:
+            self.submit([number], band, limit, blob=False)
+        return list(self.jobs)[first]
+
     @rule()
     def who_was_overtaken_is_cancelled(self) -> None:
         """A follower whose own message is still in its list."""
@@ -260,9 +307,10 @@ class FlightMachine(RuleBasedStateMachine):
         """Of a follower: its limit is moved to now, wherever it is written."""
         ids = [name.decode() for name in self.client.zrange(KEYS.followers, 0, -1)]
         limited = [name for name in ids if self.jobs[name].expires_ms]
-        if not limited:
-            return
-        name = limited[number % len(limited)]
+        if limited:
+            self._expire(limited[number % len(limited)])
+
+    def _expire(self, name: str) -> None:
         words = self.client.get(job_key(name)).decode().split(" ")  # type: ignore[union-attr]
         words[3] = "1"
         self.client.set(job_key(name), " ".join(words))
@@ -273,6 +321,35 @@ class FlightMachine(RuleBasedStateMachine):
             self.client.hset(hash_key, name, b" ".join((band, b"1", message)))
         self.workers[0].reap()
         assert self._record(name).state == "expired"  # type: ignore[union-attr]
+
+    # -- operators and clean-ups ------------------------------------------
+
+    @rule(limit=st.sampled_from([1, 2, 500]))
+    def drop_the_lane(self, limit: int) -> None:
+        """Nobody serves it any more, so nobody holds the leases that are left."""
+        self.leases = {}
+        taken = limit
+        while taken == limit:
+            call = (LANE, limit, TTL_SECONDS)
+            taken, _ = self.scripts.run("drop_lane", KEYS.as_list(), call)
+        if not self.foreign and not self.purged:
+            assert not any(map(self._is_live, self.jobs)), "left after the drop"
+
+    @rule()
+    def purge_and_reconcile(self) -> None:
+        """Another client deletes the lists; followers have their messages elsewhere."""
+        for band in KEYS.bands:
+            self.purged |= {
+                json.loads(message)["headers"]["id"] for message in self.client.lrange(band, 0, -1)
+            }
+        self.client.delete(*KEYS.bands)
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        """Until nothing is missing: what was overtaken and leads now may be."""
+        call = (LANE, TTL_SECONDS, "1", *self.jobs)
+        while self.scripts.run("reconcile", KEYS.as_list(), call):
+            pass
 
     @rule()
     def forget_the_hints(self) -> None:
@@ -333,7 +410,7 @@ class FlightMachine(RuleBasedStateMachine):
                 assert self.heard[name] == (name not in self.foreign), name
                 assert name not in leased | followers, name
                 assert not self.client.exists(f"lf:followers:{name}"), name
-                if record and name not in self.foreign:
+                if record and name not in self.foreign | self.purged:
                     assert record.startswith(b"x "), name
                     assert waiting[name] == 1 or self.client.ttl(job_key(name)) > 0, name
                 self._check_result(job, known)
@@ -343,25 +420,28 @@ class FlightMachine(RuleBasedStateMachine):
             assert (name in leased) == (words[0] == "r"), name
             assert (name in followers) == (words[0] == "w"), name
             if words[0] != "w":
-                assert (waiting[name] + (name in leased)) == 1, (name, words)
+                assert name in self.purged or waiting[name] + (name in leased) == 1, (name, words)
                 continue
             leader = self._record(words[6])
             assert leader is not None, (name, words)
             assert leader.state not in TERMINAL, (name, words)
             seat = self.client.hget(f"lf:followers:{words[6]}", name)
             assert seat is not None, name
-            assert (waiting[name] == 1) == seat.endswith(b" "), name
+            assert name in self.purged or (waiting[name] == 1) == seat.endswith(b" "), name
             assert self.client.hexists(f"lf:followers:{words[6]}", ""), name
 
-        if not self.foreign:
+        if not self.foreign and not self.purged:
             live = Counter(job.tenant for name, job in self.jobs.items() if self._counts(name))
             counted = self.client.hgetall(f"lf:lane:{LANE}:tenants")
             del live[""]
             assert {name.decode(): int(n) for name, n in counted.items()} == dict(live)
 
-    def _counts(self, name: str) -> bool:
+    def _is_live(self, name: str) -> bool:
         record = self._record(name)
-        if record is not None and record.state not in TERMINAL:
+        return record is not None and record.state not in TERMINAL
+
+    def _counts(self, name: str) -> bool:
+        if self._is_live(name):
             return True
         # A canceled one counts until its message is dropped, and its record tells no tenant then.
         left = self.client.get(f"lf:job:{name}")
@@ -391,6 +471,8 @@ class FlightMachine(RuleBasedStateMachine):
             self.let_delays_pass()
             self.reserve(0, 100)
             self.finish(list(range(100)), "succeeds")
+            if self.purged:
+                self._reconcile()
             if not (self.client.zcard(KEYS.followers) or self.client.llen(LANE)):
                 break
         self.workers[0].reap()  # counts the tenants' jobs again, after strangers took some

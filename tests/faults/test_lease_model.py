@@ -498,6 +498,66 @@ class LeaseMachine(RuleBasedStateMachine):
         if chosen:
             assert self.scripts.run("dead_purge", KEYS.as_list(), chosen) == len(chosen)
 
+    @rule(limit=st.sampled_from([1, 3, 500]))
+    def drop_the_lane(self, limit: int) -> None:
+        """It is served no more; nobody holds the leases that are left."""
+        left: list[Known | bytes] = [one for band in self.model.bands for one in band]
+        parked = {_member(job): job for job in self.model.delayed}
+        left += [parked[member] for member in self.client.zrange(KEYS.delayed, 0, -1)]
+        tags = self.client.zrange(KEYS.index, 0, -1)
+        left += [self.model.drop(tag) for tag in tags]
+        self.model.bands, self.model.delayed = [[], [], [], []], {}
+        for first in range(0, len(left) + 1, limit):
+            taken = left[first : first + limit]
+            jobs = [one for one in taken if isinstance(one, Known) and not one.terminal]
+            for job in jobs:
+                job.recorded = True
+                self.model.settle(job, "canceled", ("REVOKED", "TaskRevokedError"))
+            self.model.stats["canceled"] += len(jobs)
+            call = (LANE, limit, TTL_SECONDS)
+            assert self.scripts.run("drop_lane", KEYS.as_list(), call) == [len(taken), len(jobs)]
+
+    @rule(by=st.sampled_from(["reserve", "drop", "reconcile"]))
+    def what_was_cancelled_is_met(self, by: str) -> None:
+        """In its list, or after the list is gone."""
+        names = ["unknown", *self.model.jobs]
+        waiting = [one.id for one in self._waiting() if one.recorded and not one.terminal]
+        for name in waiting[:2]:
+            self.cancel(len(names) - 1 - names.index(name))
+        match by:
+            case "reserve":
+                self.reserve(0, 33)
+            case "drop":
+                self.drop_the_lane(500)
+            case "reconcile":
+                self.purge_and_reconcile({0, 1, 2, 3})
+
+    def _waiting(self) -> list[Known]:
+        return [one for band in self.model.bands for one in band if isinstance(one, Known)]
+
+    @rule(bands=st.sets(st.integers(0, 3), min_size=1))
+    def purge_and_reconcile(self, bands: set[int]) -> None:
+        """A client deletes lists; what only it knew of is lost without a trace."""
+        model = self.model
+        self.client.delete(*[KEYS.bands[band] for band in bands])
+        gone = [one for band in bands for one in model.bands[band] if isinstance(one, Known)]
+        for band in bands:
+            model.bands[band] = []
+        for job in gone:
+            if not job.recorded:
+                del model.jobs[job.id]
+        lost = [job for job in model.jobs.values() if job in gone and not job.terminal]
+        names = [job.id for job in lost]
+        call = (LANE, TTL_SECONDS)
+        for settle in ("", "1"):
+            found = self.scripts.run(
+                "reconcile", KEYS.as_list(), (*call, settle, "unknown", *model.jobs)
+            )
+            assert [name.decode() for name in found] == names
+        for job in lost:
+            model.settle(job, "failed", ("FAILURE", "MessageLost"))
+        model.stats["lost"] += len(lost)
+
     # -- time -------------------------------------------------------------
 
     @while_leased

@@ -58,7 +58,6 @@ def test_killing_workers_at_random_loses_no_job(
     assert set(executions) == set(jobs.values()), "each ran, and nothing else did"
     hit = lane.executions_by(killed)
     assert all(count <= 1 + hit[value] for value, count in executions.items())
-    assert waited < LEASE + 5
     assert_one_terminal_record_each(stack, list(jobs))
     assert_lane_is_empty(stack)
 

@@ -71,6 +71,7 @@ def test_errbacks_of_either_style_are_called_once(client: Client) -> None:
     with pytest.raises(Exception, match="why"):
         result.get(timeout=SECONDS)
     assert client.await_noted("refused", 1) == [result.id]
+    assert client.await_noted("told", 1) == [f"{result.id} None"]
     client.await_quiet()
     assert client.infer("good").apply_async(link_error=client.task("refused")).get(timeout=SECONDS)
     client.await_quiet()

@@ -36,6 +36,13 @@ PULSE = f"lf:lane:{LANE}:pulse"
 CASES = [
     Case("there is nothing to do", CALL, [0, 0, -1]),
     Case(
+        "counts of a list that was deleted go with it",
+        CALL,
+        [0, 0, -1],
+        given={PLACED: {"acme": "2"}},
+        then={PLACED: None},
+    ),
+    Case(
         "who lapsed first is served first; a live lease stays",
         CALL,
         [2, 0, -1],

@@ -23,7 +23,8 @@ def _hold(*_arguments: Any, **_named: Any) -> None:
 
 if __name__ == "__main__":
     if os.environ["HOLD"] == "finish":
-        LaneLeases.finish = _hold  # type: ignore[method-assign,assignment]
+        for name in ("finish", "bury"):
+            setattr(LaneLeases, name, _hold)
     else:
         Continuations._push = _hold  # type: ignore[method-assign]
     runpy.run_module("worker", run_name="__main__")

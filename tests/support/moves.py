@@ -45,13 +45,17 @@ def states_of(client: Redis) -> States:
 
 
 def moves_between(script: str, before: States, after: States) -> set[Move]:
-    """What the script did; a job whose record alone changed moves to where it is."""
+    """What the script did; a job whose record alone changed moves to where it is.
+
+    What is left of a settled job's record for a while goes without a move.
+    """
     nothing = ("none", "")
-    return {
+    moves = {
         (script, before.get(job_id, nothing)[0], after.get(job_id, nothing)[0])
         for job_id in before.keys() | after.keys()
         if before.get(job_id, nothing) != after.get(job_id, nothing)
     }
+    return moves - {(script, "settled", "settled")}
 
 
 @contextmanager
@@ -99,20 +103,12 @@ IN_CASES_ONLY = {
 """Moves that only the cases of tests/lua show: the models do not play what leads to them."""
 
 
-CLEAN_UPS = frozenset({"drop_lane", "reconcile"})
-"""Scripts that act on lanes which somebody emptied or left; the models have none of either."""
-
-
-def _is_played(move: Move) -> bool:
-    return move not in IN_CASES_ONLY and move[0] not in CLEAN_UPS
-
-
 def is_of_a_flight(move: Move) -> bool:
     """Whether followers have part in it, or a result that came a moment ago."""
     shared = "w" in move or move == ("enqueue", "none", "settled")
-    return shared and _is_played(move)
+    return shared and move not in IN_CASES_ONLY
 
 
 def is_of_one_job(move: Move) -> bool:
     """Whether it happens without followers too."""
-    return not is_of_a_flight(move) and _is_played(move)
+    return not is_of_a_flight(move) and move not in IN_CASES_ONLY

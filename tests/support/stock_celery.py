@@ -42,6 +42,6 @@ def refused(task_id):
 
 
 @app.task(name="stock.told")
-def told(request, exc, traceback):
-    """A new-style errback."""
-    app.backend.client.rpush("stock:told", f"{request.id} {exc}")
+def told(request, exc=None, traceback=None):
+    """A new-style errback; a worker that has not its code sends it the id only."""
+    app.backend.client.rpush("stock:told", f"{getattr(request, 'id', request)} {exc}")

@@ -18,13 +18,16 @@ local function write_hint(job, flight, successor)
   end
 end
 
--- With a job.outcome the followers get the job's result: 'succeeded', or 'failed' by a fault of the
--- input; they are appended to jobs. Otherwise one of them becomes the leader. job.flight is given
--- by the worker that finished the job; otherwise the followers' entry has it.
--- Where enough is copied, the followers are left to the reaper, which frees those without a leader.
+-- With a job.outcome the followers get the job's result: 'succeeded', 'failed' by a fault of the
+-- input, or 'canceled' with its lane; they are appended to jobs. Otherwise one of them becomes the
+-- leader. job.flight is given by the worker that finished the job; otherwise the followers' entry
+-- has it.
+-- Where enough is copied, the followers are left to the reaper, which frees those without a leader;
+-- not those of a job that is unreaped.
 local function end_flight(job, jobs)
   local id, flight, successor = job.id, job.flight, nil
-  local fields = has_copied_most() and {} or redis.call('HGETALL', FOLLOWERS .. id)
+  local look = job.unreaped or not has_copied_most()
+  local fields = look and redis.call('HGETALL', FOLLOWERS .. id) or {}
   if #fields > 0 then
     redis.call('DEL', FOLLOWERS .. id)
     local followers, own = read_followers(id, fields)

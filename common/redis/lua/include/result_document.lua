@@ -28,13 +28,15 @@ local function ending(id, rec, state, reason, text, now)
     state = state, lane = rec.lane, finished_ms = now, reason = reason, error = text,
     attempts = math.max(rec.attempts, rec.state == 'r' and 1 or 0),
   }
-  if rec.created ~= '0' then about.created_ms = tonumber(rec.created) end
-  if rec.tenant ~= '' then about.tenant = rec.tenant end
   if rec.started > 0 then about.started_ms, about.worker = rec.started, rec.worker end
+  -- What differs between jobs that share a result comes last, as split_result wants it.
+  local own = rec.created ~= '0' and ',"created_ms":' .. rec.created or ''
+  if rec.tenant ~= '' then own = own .. ',"tenant":"' .. rec.tenant .. '"' end
+  local known = string.sub(cjson.encode(about), 1, -2) .. own .. '}'
   return '{"status":"' .. status .. '","result":{"exc_type":"' .. exc_type
     .. '","exc_message":[' .. cjson.encode(message) .. '],"exc_module":"' .. module
     .. '"},"traceback":null,"children":[],"date_done":"' .. iso_date(now)
-    .. '","task_id":' .. quoted(id) .. ',"lanefleet":' .. cjson.encode(about) .. '}'
+    .. '","task_id":' .. quoted(id) .. ',"lanefleet":' .. known .. '}'
 end
 
 -- A job's result in three parts, between which another job's id and time of acceptance are

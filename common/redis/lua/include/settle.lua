@@ -7,6 +7,7 @@
 --   buried        it is on the dead list, from which it may be retried, so its input stays
 --   has_blob      false where it is known to have no input beside its message
 --   leads         false where it is known to have no followers
+--   unreaped      no reaper will come by: its followers end with it or get another leader now
 --   next          false where it is known to lead to nothing (outbox.lua)
 --   outcome, flight, reuse_ms   see end_flight
 -- With `alone`, no job has followers or successors, and none has an input beside its message.

@@ -4,13 +4,14 @@
 --   1 lane
 --   2 limit
 --   3 result_ttl
--- Returns: how many messages were taken; 0 where none are left
--- Moves: q->settled, r->settled, x->settled, none->settled, w->q, w->w
+-- Returns: {messages taken, jobs settled}; no messages where none are left
+-- Moves: q->settled, r->settled, x->settled, none->settled, w->settled, w->x
 -- Tests: tests/lua/test_drop_lane.py
--- Leases go as well: whoever calls knows that no worker holds any. Followers come into the lane
--- as their leaders go, and are taken in their turn.
+-- Leases go as well: whoever calls knows that no worker holds any. Followers end with their leader:
+-- one after the other in its place, they would be met again in calls that are not made. Only where
+-- they are too many for one call, one of the others leads the rest and is taken in its turn.
 -- @include keys, clock, message, lease, record, result_document, tenant_beside, tenant_window
--- @include settle, copy_bound, tenant_counts
+-- @include flight_leave, settle, copy_bound, tenant_counts
 
 local bands, unacked, index, delayed, stats = KEYS, KEYS[5], KEYS[6], KEYS[7], KEYS[10]
 local lane, limit, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -52,16 +53,20 @@ local function drop(message)
     if rec.tenant ~= '' then count_out(rec.lane, rec.tenant, 1) end
     return
   end
+  if rec and rec.state == 'w' then leave(id, rec) end
   rec = rec or blank_record(lane)
   local text = 'its lane was dropped: the model is no longer served'
   local meta = ending(id, rec, 'canceled', 'lane_dropped', text, now)
-  jobs[#jobs + 1] = { id = id, meta = meta, lane = lane, tenant = rec.tenant }
+  jobs[#jobs + 1] = {
+    id = id, meta = meta, lane = lane, tenant = rec.tenant, outcome = 'canceled', unreaped = true,
+  }
 end
 
 for band = 1, 4 do take_band(band) end
 if #taken < limit then take_delayed() end
 take_leased()
 for _, message in ipairs(taken) do drop(message) end
+local own = #jobs -- of followers, `shared` is counted
 settle(jobs, ttl)
-if #jobs > 0 then redis.call('HINCRBY', stats, 'canceled', #jobs) end
-return #taken
+if own > 0 then redis.call('HINCRBY', stats, 'canceled', own) end
+return { #taken, #jobs }

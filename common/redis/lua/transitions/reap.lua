@@ -66,8 +66,10 @@ if reaped > 0 then redis.call('HINCRBY', stats, 'reaped', reaped) end
 -- 2 delayed
 local due = make_all_due(bands, delayed, lane, now, limit, nil)
 
--- 3 counts
-if redis.call('EXISTS', LANE .. lane .. ':tenants') == 1 then
+-- 3 counts, also those of a list that was deleted with all of its tenants' jobs
+local counts = { LANE .. lane .. ':tenants' }
+for band = 1, 4 do counts[band + 1] = placed_key(lane, band) end
+if redis.call('EXISTS', unpack(counts)) > 0 then
   for band = 1, 4 do recount(bands[band], lane, band, window) end
   recount_in_flight(lane, backlog_of(lane))
 end
