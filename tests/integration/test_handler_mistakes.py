@@ -40,7 +40,7 @@ from worker.residency.weights_digests import WeightsDigests
 HANDLER = "tests.support.mistakes:Mistaken"
 JOB_VERBS = ("decode", "cost", "infer", "encode")
 HOST_VERBS = ("load", "example", "unload")
-LIMIT = 0.15
+LIMIT = 1.0
 
 
 @dataclass
@@ -282,7 +282,7 @@ def test_a_load_that_hangs_lets_others_in_and_is_out_of_service_in_the_end(tmp_p
     one = host(tmp_path, mistakes={"load": "hang"})
     for times in (1, 2):
         assert not bring_in(one, "bad")
-        assert "did not end within 0.15 s" in (one.residency.models["bad"].error or "")
+        assert f"did not end within {LIMIT:g} s" in (one.residency.models["bad"].error or "")
         assert bring_in(one, "good") or times == 2
     assert not one.residency.may_load("bad", time.monotonic() + 1e9), "out of service"
     assert len(one._calls.left_behind()) == 2
