@@ -51,7 +51,7 @@ def fleet(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def api(fleet: Stack) -> ApiProcess:
-    return fleet.api("paced,shaky,broken,absent")
+    return fleet.api("paced,shaky,broken,absent", LANEFLEET_KEY_CACHE_SECONDS="0.2")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ _COMMAS = "a,b{c["
 _MANY, _MOST = 500_000, 5_000_000
 """3 MB of them, and 30, nearly what a body may have."""
 _NESTED = b'{"a:":' * 90 + b"1" + b"}" * 90
+_TWINS = ("/v1/classify", "/v1/detect")
+"""Served as /v1/embed is, so that they are asked by the thorough form only."""
 _VERBS = ("get", "post", "put", "delete")
 
 
@@ -42,7 +44,7 @@ def requests_of(
     commas = _COMMAS * (_MOST if thorough else _MANY)
     for path, item in document["paths"].items():
         for verb in _VERBS:
-            if verb not in item:
+            if verb not in item or (path in _TWINS and not thorough):
                 continue
             operation, method = item[verb], verb.upper()
             name, address = f"{method} {path}", path.format_map(places)
