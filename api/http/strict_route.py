@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from api.http.bodies import hold_bytes, parse_document, too_large
+from api.http.bodies import hold_bytes, parse_document, too_large, whole
 
 
 class StrictRequest(Request):
@@ -29,6 +29,15 @@ class StrictRequest(Request):
                 raise too_large(limit)
             hold_bytes(len(chunk))
             yield chunk
+
+    async def body(self) -> bytes:
+        """The whole body, in one piece; as `stream`."""
+        if not hasattr(self, "_body"):
+            pieces = bytearray()
+            async for chunk in self.stream():
+                pieces += chunk
+            self._body = await whole(pieces)
+        return self._body
 
     async def json(self) -> Any:
         """The body as strict JSON; raises a 400 problem."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from starlette.datastructures import FormData, UploadFile
 
-from api.http.bodies import FORM, Body, is_json, parse_json
+from api.http.bodies import FORM, Body, is_json, parse_aside
 from api.http.request_errors import InvalidRequest
 from api.inference.task_run import FetchedFrom
 
@@ -34,7 +34,7 @@ async def task_of(body: Body) -> TaskBody:
         return _from_json(await body.json(), len(body.data))
     if media_type == FORM:
         return await _from_form(await body.form(MAX_FILES, MAX_FIELDS), body.query())
-    return TaskBody(_fields(body.query()), [body.data])
+    return TaskBody(await _fields(body.query()), [body.data])
 
 
 def _from_json(document: Any, sent_bytes: int) -> TaskBody:
@@ -56,12 +56,12 @@ async def _from_form(form: FormData, query: Mapping[str, str]) -> TaskBody:
         raise InvalidRequest("send each file in a part named `file`")
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
     payloads = [await one.read() for one in uploads]
-    return TaskBody(_fields({**query, **texts}), payloads)
+    return TaskBody(await _fields({**query, **texts}), payloads)
 
 
-def _fields(texts: Mapping[str, str]) -> dict[str, Any]:
+async def _fields(texts: Mapping[str, str]) -> dict[str, Any]:
     """Form fields or query parameters; `params` is a JSON object in either."""
     fields: dict[str, Any] = {name: text for name, text in texts.items() if text and name != "file"}
     if "params" in fields:
-        fields["params"] = parse_json(fields["params"].encode())
+        fields["params"] = await parse_aside(fields["params"].encode())
     return fields

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from starlette.datastructures import UploadFile
 
-from api.http.bodies import FORM, Body, is_json, parse_json
+from api.http.bodies import FORM, Body, is_json, parse_aside
 from api.http.request_errors import InvalidRequest
 from api.jobs.request import JobRequest, job_request
 
@@ -49,15 +49,15 @@ async def _from_form(body: Body) -> SentJob:
         raise InvalidRequest("send the file in a part named `file`")
     fields = {name: value for name, value in form.items() if isinstance(value, str)}
     payload = await upload.read()
-    return SentJob(_with_params(fields), payload)
+    return SentJob(await _with_params(fields), payload)
 
 
 async def _from_bytes(body: Body) -> SentJob:
     """Take the job's fields from the query and its input from the body."""
-    return SentJob(_with_params(body.query()), body.data)
+    return SentJob(await _with_params(body.query()), body.data)
 
 
-def _with_params(fields: dict[str, Any]) -> JobRequest:
+async def _with_params(fields: dict[str, Any]) -> JobRequest:
     if "params" in fields:
-        fields["params"] = parse_json(fields["params"].encode())
+        fields["params"] = await parse_aside(fields["params"].encode())
     return job_request({**fields, "input": None}, strict=False)

@@ -15,8 +15,8 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import structlog
@@ -45,6 +45,12 @@ _AWAY_SECONDS = 2.0
 """The Retry-After of a queue that accepts no writes: it is sampled four times a second."""
 _LEAST_SECONDS = 1.0
 _JITTER = 0.25
+_UNLOADABLE = "no worker could load this model; /v1/models says why"
+_MODEL_FAILS = "this model fails again and again; its jobs are refused until it has recovered"
+_TENANT_FAILS = (
+    "this model fails again and again with this tenant's jobs; they are refused until one "
+    "succeeds, and those of other tenants are taken"
+)
 _UNSERVED = "no live worker serves this model; the job waits until one starts (`python -m worker`)"
 
 
@@ -60,6 +66,8 @@ class Gate:
     """Whether a job that gets a probe is accepted."""
     starts: tuple[float, ...] | None = None
     """By band, a lower bound on the seconds until a job starts."""
+    tenants: Mapping[str, Gate] = field(default_factory=dict)
+    """Of tenants whose jobs fail: their own, beside this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +180,11 @@ class Admission:
         return self.noted(job, self._guard.refused(self._spread(_AWAY_SECONDS)))
 
     async def _pass(self, gate: Gate, job: Job) -> None:
+        if job.tenant in gate.tenants:
+            await self._probe(gate.tenants[job.tenant], job, job.tenant)
+        await self._probe(gate, job)
         if gate.refusal is not None:
-            if gate.probing and await self._breakers.take_probe(job.model):
-                return
-            seconds = self._seconds_until(gate.until)
-            raise self.noted(job, gate.refusal(gate.text, self._spread(seconds)))
+            return
         limit_ms = job.expires_ms
         if gate.starts is None or limit_ms is None:
             return
@@ -188,6 +196,13 @@ class Admission:
             wait = min(wait, self._own_wait(job))
         if wait > left:
             raise self.noted(job, self._too_late(job, left, wait))
+
+    async def _probe(self, gate: Gate, job: Job, tenant: str = "") -> None:
+        """Raise the gate's refusal, unless the job may be tried all the same."""
+        if gate.refusal is None or (gate.probing and await self._breakers.take_probe(job, tenant)):
+            return
+        seconds = self._seconds_until(gate.until)
+        raise self.noted(job, gate.refusal(gate.text, self._spread(seconds)))
 
     def _own_wait(self, job: Job) -> float:
         """Seconds that its tenant's jobs alone would take, as if no others waited: tenants take
@@ -211,23 +226,23 @@ class Admission:
         return DeadlineUnreachable(text, self._spread(wait - max(left, 0.0)))
 
     def _gate(self, lane: str, now: float) -> Gate | None:
-        state, record = self._sampler.lanes[lane], self._breakers.records[lane]
+        state, record = self._sampler.lanes[lane], self._breakers.record(lane)
+        tenants = {
+            tenant: self._broken(one, now, _TENANT_FAILS)
+            for tenant, one in self._breakers.refused_tenants(lane).items()
+        }
         if record.state is not State.CLOSED:
-            return self._broken(record, now)
+            text = _UNLOADABLE if record.unloadable else _MODEL_FAILS
+            return replace(self._broken(record, now, text), tenants=tenants)
         if not self._policy.scale_from_zero and not state.workers:
             text = "no live worker serves this model, and none is started for what waits"
             return Gate(NoWorker, text)
         starts = self._starts(state)
-        return Gate(starts=starts) if starts else None
+        return Gate(starts=starts, tenants=tenants) if starts or tenants else None
 
-    def _broken(self, record: Record, now: float) -> Gate:
+    def _broken(self, record: Record, now: float, text: str) -> Gate:
         until = now + (record.until_ms - self._sampler.server_ms) / 1000
-        if record.unloadable:
-            text = "no worker could load this model; /v1/models says why"
-        else:
-            text = "this model fails again and again; its jobs are refused until it has recovered"
-        probing = record.state is State.HALF_OPEN
-        return Gate(ModelUnavailable, text, until, probing)
+        return Gate(ModelUnavailable, text, until, record.state is State.HALF_OPEN)
 
     def _starts(self, state: LaneState) -> tuple[float, ...] | None:
         factor = self._policy.deadline_safety_factor

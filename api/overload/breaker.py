@@ -9,15 +9,22 @@ first finds a reason (api/overload/shared_breakers.py); all replicas read the sa
 
 A job counts once, with its first failure in the model itself: errors in the input, and further
 attempts at a job that failed, do not predict the outcome of the next job.
+
+Each tenant whose jobs fail has a breaker of its own, by the same rules, and counts for at most half
+of what opens the lane's: the failures of one tenant refuse nobody else.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from common.settings import OverloadSettings
+
+_MOST_OF_ONE = 0.5
+"""Share of the failures that open a lane's breaker for which one tenant counts at most."""
 
 
 class State(StrEnum):
@@ -69,6 +76,12 @@ class Reading:
     """Jobs whose first failure was caused by the model."""
     unloadable: bool = False
     """Whether there are live workers and none could load the model."""
+    by_tenant: Mapping[str, int] = field(default_factory=dict)
+    """New failures by tenant since the last reading, of the lane's; others are nobody's."""
+    barred: Collection[str] = ()
+    """Tenants that are refused on their own."""
+    proven: bool | None = None
+    """Whether a probe succeeded; None where any success is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +125,22 @@ class Breaker:
         self._policy = policy
         self._seen = Record()
         self._last: Reading | None = None
-        self._lately: deque[tuple[int, int, int]] = deque()
-        """Time, successes and failures of the readings within the window."""
-        self._in_row = 0
+        self._lately: deque[tuple[int, int, Counter[str]]] = deque()
+        """Time, successes and failures by tenant of the readings within the window."""
+        self._in_row: Counter[str] = Counter()
+        self._early = 0
+        """Failures that were seen by tenant, and not yet in the total: they are read one after the
+        other."""
+        self._excused = 0
+        """Failures of barred tenants since the record changed."""
         self._failed_now = False
         """Whether the last reading had a new failure."""
 
     def observe(self, record: Record, reading: Reading) -> Record | None:
         """The record's next value; None where it need not change."""
         if record != self._seen:
-            self._seen, self._in_row = record, 0
+            self._seen, self._excused = record, 0
+            self._in_row.clear()
             self._lately.clear()
         self._look_back(reading)
         if not self._policy.failures:
@@ -140,21 +159,33 @@ class Breaker:
         if last is None:
             return
         succeeded = max(0, reading.succeeded - last.succeeded)
-        failed = max(0, reading.failed - last.failed)
-        self._failed_now = failed > 0
-        self._in_row = 0 if succeeded else self._in_row + failed
+        failed = self._failures(max(0, reading.failed - last.failed), reading.by_tenant)
+        self._failed_now = bool(failed)
+        self._excused += sum(failed[tenant] for tenant in reading.barred)
+        if succeeded:
+            self._in_row.clear()
+        else:
+            self._in_row += failed
         if succeeded or failed:
             self._lately.append((reading.now_ms, succeeded, failed))
         while self._lately and self._lately[0][0] <= reading.now_ms - self._policy.window_ms:
             self._lately.popleft()
 
+    def _failures(self, total: int, by_tenant: Mapping[str, int]) -> Counter[str]:
+        """By tenant; those of nobody under an empty name."""
+        ahead = self._early + sum(by_tenant.values()) - total
+        self._early = max(0, ahead)
+        return +Counter({**by_tenant, "": max(0, -ahead)})
+
     def _too_many(self) -> bool:
-        succeeded = sum(one[1] for one in self._lately)
-        failed = sum(one[2] for one in self._lately)
-        policy = self._policy
-        often = failed >= policy.share * (succeeded + failed)
-        return self._in_row >= policy.failures or (
-            often and failed > 0 and succeeded + failed >= policy.least_jobs
+        succeeded, failed = 0, Counter[str]()
+        for _, good, bad in self._lately:
+            succeeded += good
+            failed += bad
+        policy, total = self._policy, succeeded + failed.total()
+        often = _enough(failed, policy.share * total)
+        return _enough(self._in_row, policy.failures) or (
+            often and bool(failed) and total >= policy.least_jobs
         )
 
     def _when_closed(self, record: Record, reading: Reading) -> Record | None:
@@ -172,9 +203,12 @@ class Breaker:
         return self._half_open(record, reading)
 
     def _when_half_open(self, record: Record, reading: Reading) -> Record | None:
-        if reading.failed > record.failed:
+        if reading.failed - self._excused > record.failed:
             return self._open(record.openings + 1, reading)
-        if reading.succeeded > record.succeeded and not reading.unloadable:
+        proven = reading.proven
+        if proven is None:
+            proven = reading.succeeded > record.succeeded
+        if proven and not reading.unloadable:
             return Record(since_ms=reading.now_ms, openings=record.openings)
         if reading.now_ms < record.until_ms:
             return None
@@ -195,3 +229,9 @@ class Breaker:
             succeeded=reading.succeeded,
             failed=reading.failed,
         )
+
+
+def _enough(failures: Counter[str], needed: float) -> bool:
+    """Whether they are as many as are needed, where one tenant counts for half at most."""
+    most = needed * _MOST_OF_ONE
+    return sum(min(n, most) if tenant else n for tenant, n in failures.items()) >= needed

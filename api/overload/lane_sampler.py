@@ -95,8 +95,11 @@ class LaneState:
     tenants: Mapping[str, int] | None = None
     """Jobs waiting or leased by tenant; None while few jobs wait."""
     counters: Mapping[str, int] = field(default_factory=dict)
-    breaker: str = ""
-    """The record of its circuit breaker, as stored in Redis."""
+    breakers: Mapping[str, str] = field(default_factory=dict)
+    """The records of its circuit breakers, as stored in Redis, by tenant; the lane's own is under
+    an empty name."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Failures of the model by tenant; a count begins anew after some time."""
 
     @property
     def backlog(self) -> int:
@@ -212,7 +215,8 @@ class LaneSampler:
             pipe.hlen(keys.unacked)
             pipe.zcard(keys.delayed)
             pipe.hgetall(keys.stats)
-            pipe.hget(keys.breaker, "state")
+            pipe.hgetall(keys.breaker)
+            pipe.hgetall(keys.failures)
             if lane in self._deep:
                 pipe.hgetall(keys.tenants)
             else:
@@ -237,7 +241,7 @@ class LaneSampler:
         self._names = live
         self.reports = [WorkerReport.load(report) for report in reports if report]
         self.lanes = {
-            lane: self._lane(lane, now, of_lanes[at * 10 : at * 10 + 10])
+            lane: self._lane(lane, now, of_lanes[at * 11 : at * 11 + 11])
             for at, lane in enumerate(self._keys)
         }
         self._deep = {
@@ -251,7 +255,7 @@ class LaneSampler:
         pipe.mget([worker_key(name) for name in names] or [worker_key("")])
 
     def _lane(self, lane: str, now: float, reply: Sequence[Any]) -> LaneState:
-        *listed, beside, leased, delayed, stats, breaker, tenants = reply
+        *listed, beside, leased, delayed, stats, breakers, failures, tenants = reply
         waiting = [n + int(more or 0) for n, more in zip(listed, beside, strict=True)]
         by_tenant = tenants if isinstance(tenants, dict) else None
         counters = _counts(stats)
@@ -278,12 +282,22 @@ class LaneSampler:
             estimated=_by_batch_times(able),
             tenants=None if by_tenant is None else _counts(by_tenant),
             counters=counters,
-            breaker=breaker.decode() if breaker else "",
+            breakers=_records(breakers),
+            failures=_counts(failures),
         )
 
 
 def _counts(found: Mapping[bytes, bytes]) -> dict[str, int]:
     return {key.decode(): int(value) for key, value in found.items()}
+
+
+def _records(found: Mapping[bytes, bytes]) -> dict[str, str]:
+    """By tenant, of `state` and `state:<tenant>`."""
+    return {
+        name[6:].decode(): text.decode()
+        for name, text in found.items()
+        if name.startswith(b"state")
+    }
 
 
 def _by_batch_times(said: Sequence[LaneReport]) -> float | None:

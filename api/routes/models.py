@@ -129,7 +129,7 @@ async def list_lanes(services: ServicesDep, _principal: AdminDep) -> dict[str, L
     Lanes that hold jobs and are served no more are among them, as `abandoned`.
     """
     counts = await services.store.lanes(list(services.catalog))
-    sampler, records = services.sampler, services.breakers.records
+    sampler, breakers = services.sampler, services.breakers
     breaker = BreakerView(state=State.CLOSED)
     abandoned = {
         name: LaneView(**found, workers=0, per_second=None, breaker=breaker, abandoned=True)
@@ -140,7 +140,7 @@ async def list_lanes(services: ServicesDep, _principal: AdminDep) -> dict[str, L
             **found,
             workers=sampler.lane(name).workers,
             per_second=sampler.per_second(name),
-            breaker=BreakerView.of(records[name]),
+            breaker=BreakerView.of(breakers.record(name), breakers.refused_tenants(name)),
         )
         for name, found in counts.items()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -65,15 +66,20 @@ class BreakerView(BaseModel):
     since: datetime | None = Field(None, description="When it came into this state.")
     until: datetime | None = Field(None, description="When it is probed, or probed again.")
     openings: int = Field(0, description="Times in a row that it opened.")
+    tenants: dict[str, BreakerView] = Field(
+        default_factory=dict,
+        description="Tenants whose own jobs are refused because they fail.",
+    )
 
     @classmethod
-    def of(cls, record: Record) -> BreakerView:
-        """The view of a record."""
+    def of(cls, record: Record, tenants: Mapping[str, Record] | None = None) -> BreakerView:
+        """The view of a record, with those of tenants."""
         return cls(
             state=record.state,
             since=moment(record.since_ms or None),
             until=moment(record.until_ms or None),
             openings=record.openings,
+            tenants={name: cls.of(one) for name, one in (tenants or {}).items()},
         )
 
 

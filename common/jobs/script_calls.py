@@ -54,3 +54,5 @@ class BreakerMove(NamedTuple):
     next: str
     probes: int = 0
     """Number of probes."""
+    tenant: str = ""
+    """Whose breaker; empty for the lane's own."""

@@ -19,7 +19,8 @@
 | `lf:keys`                    | hash   | key id -> the record of an API key    | max 10,000 (api/tenants/api_keys.py) |
 | `lf:keys:used`               | hash   | key id -> when it was last used, Unix seconds | the same       |
 | `lf:limits`                  | hash   | tenant -> limits of its own           | max 10,000             |
-| `lf:lane:<lane>:breaker`     | hash   | the model's circuit breaker: its state (api/overload/breaker.py), probes let through | fixed fields |
+| `lf:lane:<lane>:breaker`     | hash   | the model's circuit breakers: `state` (api/overload/breaker.py) and `probes` let through, `state:<tenant>` and `probes:<tenant>` | two fields, and two per tenant that fails |
+| `lf:lane:<lane>:failures`    | hash   | tenant -> its jobs that failed in the model (lua/include/model_failures.lua) | 100 tenants; an hour |
 | `lf:job:<id>`                | string | the record of a job that is not settled (lua/include/record.lua) | max_backlog |
 | `celery-task-meta-<id>`      | string | the result, as Celery stores it, with the job's final state | result_ttl |
 | `lf:blob:<id>`               | string | a large input, or the mark that it is in LANEFLEET_BLOB_URL (blobs.py); deleted with the job | its job |
@@ -145,6 +146,7 @@ class LaneKeys:
     over: str
     breaker: str
     tenants: str
+    failures: str
 
     @classmethod
     def of(cls, lane: str) -> LaneKeys:
@@ -162,6 +164,7 @@ class LaneKeys:
             over=f"{prefix}over",
             breaker=f"{prefix}breaker",
             tenants=f"{prefix}tenants",
+            failures=f"{prefix}failures",
         )
 
     def as_list(self) -> list[str]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from api.tenants.api_keys import Keyring
+from common.jobs.job import Job
 from common.redis.embedded_server import RedisServer
+from common.settings import Settings
 from tests.support.abuse import (
     CLOSED,
     Target,
@@ -28,7 +33,10 @@ from tests.support.abuse import (
     pixel_bomb,
     post,
 )
-from tests.support.stack import DATA, ApiProcess, Process, Stack
+from tests.support.route_walk import Asked, requests_of
+from tests.support.stack import DATA, ApiProcess, Process, Stack, wait_until
+from worker.jobs.lease_calls import DeadLetter
+from worker.jobs.leases import LaneLeases, LeasePolicy
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -119,22 +127,37 @@ LARGE: dict[str, tuple[str, str, bytes]] = {
 }
 
 
+QUICK = (
+    "wrong lines",
+    "lines with 400,000 fields",
+    "400,000 fields of a control body",
+    "numbers for ids",
+    "450,000 dead ids",
+    "a form of half boundaries",
+)
+"""Those of every run; the others are of the same kinds."""
+
+
 @pytest.fixture(scope="module")
-def fleet(
-    embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[ApiProcess, Process]]:
-    stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("abuse"))
-    stack.redis.flushall()
-    stack.redis.slowlog_reset()
+def stack(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    one = Stack(embedded_redis.url, tmp_path_factory.mktemp("abuse"))
+    one.redis.flushall()
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def fleet(stack: Stack) -> tuple[ApiProcess, Process]:
+    """Nobody serves minilm, so that its jobs wait."""
     worker = stack.worker("echo,text-detect")
     api = stack.api(
-        "echo,text-detect",
+        "echo,text-detect,minilm",
         watched=stack.folder / "loop.json",
+        LANEFLEET_KEY_CACHE_SECONDS="0.2",
         LANEFLEET_HEADER_TIMEOUT_SECONDS=str(PATIENCE_SECONDS),
         LANEFLEET_BODY_TIMEOUT_SECONDS=str(PATIENCE_SECONDS),
     )
-    yield api, worker
-    stack.close()
+    return api, worker
 
 
 async def gather(attacks: dict[str, Awaitable[int]]) -> dict[str, int]:
@@ -209,11 +232,15 @@ def longest_callback(api: ApiProcess) -> tuple[float, str]:
     return found["seconds"], found["callback"]
 
 
-def test_large_requests_leave_the_loop_to_others(fleet: tuple[ApiProcess, Process]) -> None:
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_large_requests_leave_the_loop_to_others(
+    fleet: tuple[ApiProcess, Process], thorough: bool
+) -> None:
     api, _ = fleet
     found: dict[str, tuple[float, str]] = {}
     with Watch(Target.of(api.url), api.process.pid) as watch:
-        for name, (path, label, body) in LARGE.items():
+        for name in LARGE if thorough else QUICK:
+            path, label, body = LARGE[name]
             forget_callbacks(api)
             with httpx.stream(
                 "POST",
@@ -278,3 +305,102 @@ def test_the_worker_that_was_attacked_still_works(fleet: tuple[ApiProcess, Proce
     assert worker.alive
     record = api.client.submit("echo", "still here", wait=20)
     assert record["state"] == "succeeded"
+
+
+def lie_dead(stack: Stack, lane: str, count: int) -> None:
+    """Bury so many of the lane's jobs."""
+    leases = LaneLeases(stack.redis, lane, "undertaker", LeasePolicy.of(Settings()))
+    held = leases.reserve(count, 600).leases
+    leases.bury(
+        [DeadLetter(one.tag, "", "attempts_exhausted", "it broke " * 50, 3, b"") for one in held],
+        600,
+    )
+
+
+class Neighbour:
+    """A tenant that submits small jobs all the while."""
+
+    def __init__(self, api: ApiProcess, headers: dict[str, str]) -> None:
+        self._address, self._headers = f"{api.url}/v1/jobs", headers | {"Prefer": "wait=20"}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.statuses: Counter[int] = Counter()
+
+    def __enter__(self) -> Neighbour:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with httpx.Client(headers=self._headers, timeout=60) as client:
+            while not self._over.wait(0.1):
+                answer = client.post(self._address, json={"model": "echo", "input": 1})
+                self.statuses[answer.status_code] += 1
+
+
+def ask(client: httpx.Client, asked: Asked) -> int:
+    """The status; of an answer that goes on, once it began."""
+    headers = {"Content-Type": asked.content_type, "Prefer": "respond-async"}
+    try:
+        with client.stream(
+            asked.method, asked.path, params=asked.query, content=asked.body, headers=headers
+        ) as answer:
+            if answer.headers.get("content-type", "").startswith("text/event-stream"):
+                next(answer.iter_bytes())
+            else:
+                answer.read()
+            return answer.status_code
+    except httpx.ReadTimeout:  # it waits for a job that nobody runs
+        return 0
+    except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+        return CLOSED
+
+
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_route_leaves_the_loop_to_others(
+    stack: Stack, fleet: tuple[ApiProcess, Process], thorough: bool
+) -> None:
+    """The last ones here: keys exist from now on."""
+    api, worker = fleet
+    for _ in range(5 if thorough else 1):
+        ids = stack.publish([Job("minilm", "a", tenant="acme") for _ in range(2_000)])
+    lie_dead(stack, "minilm", 1_000 if thorough else 250)
+    ring, scopes = Keyring(stack.redis), frozenset({"submit", "read", "admin"})
+    acme, beta = ({"X-API-Key": ring.create(name, name, scopes)[1]} for name in ("acme", "beta"))
+    wait_until(lambda: httpx.get(f"{api.url}/v1/jobs").status_code == 401, 20, "keys to count")
+    stack.redis.slowlog_reset()
+    document = httpx.get(f"{api.url}/openapi.json", headers=acme).json()
+    places = {"job_id": ids[-1], "name": "echo", "lane": "minilm", "action": "warm"}
+    found: list[tuple[float, str, str]] = []
+    statuses: Counter[int] = Counter()
+    with (
+        Watch(Target.of(api.url), api.process.pid) as watch,
+        Neighbour(api, beta) as neighbour,
+        httpx.Client(base_url=api.url, headers=acme, timeout=httpx.Timeout(30, read=8)) as client,
+    ):
+        for asked in requests_of(document, places, ids * 2, thorough=thorough):
+            forget_callbacks(api)
+            status = ask(client, asked)
+            statuses[status] += 1
+            client.get("/health")  # a callback may go on after its answer
+            assert status < 500 or status == 503, (asked.name, status)
+            found.append((*longest_callback(api), f"{asked.name} of {len(asked.body)} bytes"))
+    found.sort(reverse=True)
+    slow: Any = stack.redis.slowlog_get(1_000)
+    slowest = max((one["duration"] for one in slow), default=0) / 1000
+    refusals = neighbour.statuses.total() - neighbour.statuses[200]
+    print(
+        f"{len(found)} requests to {len(document['paths'])} paths: {dict(statuses)}; "
+        f"longest callback {found[0][0] * 1000:.0f} ms of CPU; RSS +{watch.grown_mb:.0f} MB; "
+        f"/health p99 {watch.p99_ms:.1f} ms; slow log {slowest:.0f} ms; "
+        f"other tenant: {refusals} of {neighbour.statuses.total()} refused"
+    )
+    assert found[0][0] < LONGEST_CALLBACK_SECONDS, found[:8]
+    assert neighbour.statuses[200]
+    assert not refusals, neighbour.statuses
+    assert worker.alive
+    assert api.process.alive
+    assert "Traceback" not in api.process.output()

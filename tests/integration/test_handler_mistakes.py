@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,16 @@ HANDLER = "tests.support.mistakes:Mistaken"
 JOB_VERBS = ("decode", "cost", "infer", "encode")
 HOST_VERBS = ("load", "example", "unload")
 LIMIT = 1.0
+
+
+def crossed(verbs: Sequence[str]) -> list[Any]:
+    """Every mistake in every verb; each is made in one of them in every run, in the others in the
+    slow ones."""
+    return [
+        pytest.param(mistake, verb, marks=() if at % len(verbs) == turn else pytest.mark.slow)
+        for at, mistake in enumerate(RAISES)
+        for turn, verb in enumerate(verbs)
+    ]
 
 
 @dataclass
@@ -95,8 +105,7 @@ def fleet(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     made.stack.close()
 
 
-@pytest.mark.parametrize("verb", JOB_VERBS)
-@pytest.mark.parametrize("mistake", RAISES)
+@pytest.mark.parametrize(("mistake", "verb"), crossed(JOB_VERBS))
 def test_what_a_verb_raises_costs_its_job_alone_and_is_named(
     fleet: Fleet, mistake: str, verb: str
 ) -> None:
@@ -255,8 +264,7 @@ def bring_in(one: ModelHost, model: str) -> bool:
     raise AssertionError(f"{one.loading} is still being loaded")
 
 
-@pytest.mark.parametrize("verb", HOST_VERBS)
-@pytest.mark.parametrize("mistake", RAISES)
+@pytest.mark.parametrize(("mistake", "verb"), crossed(HOST_VERBS))
 def test_what_a_model_raises_outside_of_jobs_keeps_it_out_alone(
     tmp_path: Path, mistake: str, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.tenants.api_keys import Keyring
 from common.jobs.job import Job
 from common.redis.embedded_server import RedisServer
 from tests.support.stack import ApiProcess, Stack, wait_until
@@ -50,7 +51,7 @@ def fleet(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def api(fleet: Stack) -> ApiProcess:
-    return fleet.api("paced,shaky,broken,absent")
+    return fleet.api("paced,shaky,broken,absent", LANEFLEET_KEY_CACHE_SECONDS="0.2")
 
 
 @pytest.fixture(scope="module")
@@ -197,11 +198,12 @@ def test_a_model_that_fails_is_left_alone_until_it_works_again(
     wait_until(lambda: breaker(api) == breaker(replica) == "half-open", 20, "both to probe")
     gate = tmp_path / "verdict"
     held = {"params": {"until": str(gate)}}  # no verdict while we ask
-    began = round_of(fleet)
-    taken = [post(one, "shaky", **held).status_code for one in (api, replica) * 4]
-    rounds = 1 if round_of(fleet) == began else 2  # on a busy machine a next one may have begun
+    rounds, taken = {round_of(fleet)}, []
+    for one in (api, replica) * 4:
+        taken.append(post(one, "shaky", **held).status_code)
+        rounds.add(round_of(fleet))  # on a busy machine others may have begun
     gate.touch()
-    assert 1 <= taken.count(202) <= 3 * rounds, "three probes a round, over both"
+    assert 1 <= taken.count(202) <= 3 * len(rounds), "three probes a round, over both"
     wait_until(lambda: breaker(api) == breaker(replica) == "closed", 20, "both to close")
     assert post(replica, "shaky").status_code == 202
 
@@ -225,3 +227,53 @@ def test_a_model_that_nobody_can_load_is_unavailable(fleet: Stack, api: ApiProce
     assert problem(refused) == "model-unavailable"
     assert "could load" in refused.json()["detail"]
     assert "Missing" not in refused.text, "no internals"
+
+
+def test_a_tenant_whose_jobs_fail_is_refused_and_no_other(fleet: Stack, api: ApiProcess) -> None:
+    """The last one here: keys exist from now on."""
+    ring = Keyring(fleet.redis)
+    keys = {
+        name: {"X-API-Key": ring.create(name, name, frozenset(scopes))[1]}
+        for name, scopes in {
+            "acme": {"submit"},
+            "beta": {"submit", "read"},
+            "ops": {"admin"},
+        }.items()
+    }
+    wait_until(lambda: httpx.get(f"{api.url}/v1/lanes").status_code == 401, 20, "keys to count")
+    lane = f"{api.url}/v1/lanes/shaky"
+    assert httpx.post(f"{lane}/breaker/reset", headers=keys["ops"]).status_code == 200
+
+    def send(tenant: str, **params: Any) -> httpx.Response:
+        body = {"model": "shaky", "input": 1, "params": params}
+        headers = keys[tenant] | {"Prefer": "wait=10"} if tenant == "beta" else keys[tenant]
+        return httpx.post(f"{api.url}/v1/jobs", json=body, headers=headers, timeout=20)
+
+    def breakers() -> dict[str, Any]:
+        lanes = httpx.get(f"{api.url}/v1/lanes", headers=keys["ops"]).json()
+        found: dict[str, Any] = lanes["shaky"]["breaker"]
+        return found
+
+    for _ in range(14):  # 503 once it opened
+        assert send("acme", fail="as asked").status_code in (202, 503)
+    wait_until(lambda: breakers()["tenants"], 20, "acme to be refused")
+    refused = wait_until(lambda: (r := send("acme")).status_code == 503 and r, 20, "a refusal")
+    assert problem(refused) == "model-unavailable"
+    assert "with this tenant's jobs" in refused.json()["detail"]
+    assert int(refused.headers["retry-after"]) >= 1
+    for _ in range(3):
+        assert send("beta").json()["state"] == "succeeded"
+    found = breakers()
+    assert found["state"] == "closed", "and of the lane's own, nothing is said"
+    assert set(found["tenants"]) == {"acme"}
+    ready = httpx.get(f"{api.url}/ready").json()
+    assert "shaky" not in ready["models_unavailable"]
+
+    wait_until(lambda: breakers()["tenants"]["acme"]["state"] == "half-open", 30, "a probe")
+    assert send("beta").json()["state"] == "succeeded"
+    api.headers = keys["ops"]
+    api.await_samples()
+    assert breakers()["tenants"], "the success of another proves nothing"
+    wait_until(lambda: send("acme").status_code == 202, 20, "a probe to be taken")
+    wait_until(lambda: not breakers()["tenants"], 20, "it to close again")
+    assert send("acme").status_code == 202

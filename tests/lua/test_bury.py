@@ -49,6 +49,22 @@ CASES = [
         published=[META],
     ),
     Case(
+        "the failure is its tenant's",
+        [*HEAD, "t1:1", "a", "attempts_exhausted", "it broke", 1, "{}"],
+        1,
+        given=leased("a", "t1:1", "acme"),
+        then={
+            **GONE,
+            KEYS.dead: Z({"a": NOW_MS}),
+            KEYS.letters: {"a": Says(id="a", lane=LANE, tenant="acme")},
+            KEYS.stats: {"dead": "1", "model_failed": "1"},
+            KEYS.failures: {"acme": "1"},
+            META: "{}",
+        },
+        moves="r->settled",
+        published=[META],
+    ),
+    Case(
         "without one the script makes it; the oldest letter leaves with its input",
         [*HEAD, "t1:1", "a", "unreadable", "no call", 1, ""],
         1,

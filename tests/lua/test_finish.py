@@ -111,6 +111,31 @@ CASES = [
         published=[META_A],
     ),
     Case(
+        "the model's failures are counted by tenant, and successes are not",
+        [
+            *(TTL, 8),
+            *("t1:1", "a", "{}", "acme", "", "", "model", ""),
+            *("t2:1", "b", "{}", "beta", "", "", "", ""),
+            *("t3:1", "c", "{}", "acme", "", "", "model", ""),
+        ],
+        [],
+        given=together(
+            leased("a", "t1:1", "acme"), leased("b", "t2:1", "beta"), leased("c", "t3:1", "acme")
+        ),
+        then={
+            **GONE,
+            "lf:job:b": None,
+            "lf:job:c": None,
+            META_A: "{}",
+            META_B: "{}",
+            META_C: "{}",
+            KEYS.failures: {"acme": "2"},
+            KEYS.stats: {"succeeded": "1", "failed": "2", "model_failed": "2"},
+        },
+        moves="r->settled",
+        published=[META_A, META_B, META_C],
+    ),
+    Case(
         "a success without followers serves those to come for a while",
         [TTL, 6, "t1:1", "a", result("a"), "", *LEADS],
         [],
@@ -245,6 +270,16 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=says)
 def test_finish(redis_client: Redis, case: Case) -> None:
     check(redis_client, "finish", case)
+
+
+def test_few_tenants_are_counted_and_not_for_ever(redis_client: Redis) -> None:
+    for number in range(101):
+        fill(redis_client, leased("a", "t1:1", f"t{number}"))
+        args = [TTL, 8, "t1:1", "a", "{}", f"t{number}", "", "", "model", ""]
+        assert Scripts(redis_client).run("finish", KEYS.as_list(), args) == []
+        assert redis_client.hget(KEYS.failures, f"t{number}") == b"1"
+    assert redis_client.hlen(KEYS.failures) == 1, "they begin anew"
+    assert 0 < redis_client.ttl(KEYS.failures) <= 3600
 
 
 def test_a_full_flight_is_settled_in_a_call_of_bounded_length(redis_client: Redis) -> None:

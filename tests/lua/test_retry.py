@@ -45,6 +45,20 @@ CASES = [
         moves="r->q",
     ),
     Case(
+        "which is its tenant's",
+        [LANE, "t1:1", "a", "", 1000, "it broke", "", ""],
+        1,
+        given={**leased("a", "t1:1", "acme"), KEYS.failures: {"acme": "4", "beta": "1"}},
+        then={
+            **GONE,
+            KEYS.delayed: Z({f"1:{message('a', 'acme')}": NOW_MS}),
+            "lf:job:a": waiting_record(attempts=1, error="it broke", tenant="acme"),
+            KEYS.failures: {"acme": "5", "beta": "1"},
+            KEYS.stats: {"model_failed": "1", "retried": "1"},
+        },
+        moves="r->q",
+    ),
+    Case(
         "an input that could not be read charges a suspect with nothing",
         [LANE, "t1:1", "a", "", 0, "", "1", ""],
         1,

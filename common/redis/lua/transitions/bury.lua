@@ -15,7 +15,7 @@
 -- Returns: how many were still held
 -- Moves: r->settled, w->q, w->w
 -- Tests: tests/lua/test_bury.py
--- @include clock, message, lease, record, dead_letter, result_document, settle
+-- @include clock, message, lease, record, dead_letter, result_document, settle, model_failures
 
 local unacked, index = KEYS[5], KEYS[6]
 local parked = { dead = KEYS[8], letters = KEYS[9], stats = KEYS[10] }
@@ -30,10 +30,10 @@ local function bury_one(tag, id, reason, err, attempts, meta)
     id = id, lane = lane, band = band_of(tag), reason = reason, error = err,
     attempts = tonumber(attempts), worker = worker, died_ms = now,
   }, message, keep)
-  if reason == 'attempts_exhausted' and attempts == '1' then
-    redis.call('HINCRBY', parked.stats, 'model_failed', 1)
-  end
   local rec = leased_record(id, lane, tag)
+  if reason == 'attempts_exhausted' and attempts == '1' then
+    count_model_failures(lane, parked.stats, rec.tenant, 1)
+  end
   if meta == '' then meta = ending(id, rec, 'failed', reason, err, now) end
   jobs[#jobs + 1] = { id = id, meta = meta, lane = rec.lane, tenant = rec.tenant, buried = true }
 end

@@ -16,11 +16,11 @@
 -- Returns: the numbers (from 0) of the jobs that were fenced
 -- Moves: r->settled, w->settled, w->x, w->q, w->w
 -- Tests: tests/lua/test_finish.py
--- @include chunks, settle
+-- @include chunks, settle, model_failures
 
 local lane, unacked, index, stats = KEYS[1], KEYS[5], KEYS[6], KEYS[10]
 local ttl, words = ARGV[1], tonumber(ARGV[2])
-local fenced, tags, jobs, failed, model_failed = {}, {}, {}, 0, 0
+local fenced, tags, jobs, failed, model_failed = {}, {}, {}, 0, {}
 
 -- Only the fields that settle needs are built: six in place of two would cost 0.4 us per job.
 local function read_job(i)
@@ -31,7 +31,7 @@ local function read_job(i)
   local outcome = 'succeeded'
   if failure and failure ~= '' then
     failed = failed + 1
-    if failure == 'model' then model_failed = model_failed + 1 end
+    if failure == 'model' then model_failed[tenant] = (model_failed[tenant] or 0) + 1 end
     outcome = failure == 'input' and 'failed'
   end
   return {
@@ -53,9 +53,8 @@ end
 in_chunks(tags, function(...) redis.call('ZREM', index, ...) end)
 settle(jobs, ttl, words <= 4)
 
-local counts = {
-  succeeded = #tags - failed, failed = failed, model_failed = model_failed, fenced = #fenced,
-}
+for tenant, count in pairs(model_failed) do count_model_failures(lane, stats, tenant, count) end
+local counts = { succeeded = #tags - failed, failed = failed, fenced = #fenced }
 for field, count in pairs(counts) do
   if count > 0 then redis.call('HINCRBY', stats, field, count) end
 end

@@ -14,7 +14,7 @@
 -- Returns: how many were still held
 -- Moves: r->q
 -- Tests: tests/lua/test_retry.py
--- @include clock, lease, record
+-- @include clock, lease, record, model_failures
 
 local unacked, index, delayed, stats = KEYS[5], KEYS[6], KEYS[7], KEYS[10]
 local lane, now, parked = ARGV[1], now_ms(), 0
@@ -27,7 +27,7 @@ local function park(tag, id, due_ms, delay_ms, err, unread, uncount)
   local rec = leased_record(id, lane, tag)
   if err ~= '' then
     -- Only a job's first failure counts for the model; later ones concern this job.
-    if rec.error == '' then redis.call('HINCRBY', stats, 'model_failed', 1) end
+    if rec.error == '' then count_model_failures(lane, stats, rec.tenant, 1) end
     rec.error = err
   end
   unread, uncount = unread == '1', uncount == '1'

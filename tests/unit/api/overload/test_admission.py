@@ -142,10 +142,25 @@ def test_nobody_to_serve_matters_only_where_nobody_is_started() -> None:
     asyncio.run(main())
 
 
+def test_a_tenant_that_fails_is_refused_alone() -> None:
+    async def main() -> None:
+        record = Record(State.OPEN, 1_000_000, 1_010_000, 1)
+        front = Front(LaneState(workers=1, breakers={"acme": record.text()}))
+        refusal = await front.refusal(tenant="acme")
+        assert isinstance(refusal, ModelUnavailable)
+        assert "with this tenant's jobs" in str(refusal)
+        assert refusal.retry_after_seconds is not None
+        assert 10 <= refusal.retry_after_seconds <= 13
+        assert await front.refusal(tenant="beta") is None
+        assert await front.refusal() is None
+
+    asyncio.run(main())
+
+
 def test_an_open_breaker_says_when_the_model_is_probed() -> None:
     async def main() -> None:
         record = Record(State.OPEN, since_ms=990_000, until_ms=1_020_000, openings=1)
-        refusal = await Front(LaneState(workers=1, breaker=record.text())).refusal()
+        refusal = await Front(LaneState(workers=1, breakers={"": record.text()})).refusal()
         assert isinstance(refusal, ModelUnavailable)
         assert refusal.retry_after_seconds == pytest.approx(22.5, abs=2.6)
 

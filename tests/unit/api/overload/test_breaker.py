@@ -38,12 +38,21 @@ class Replica:
         self.see()
 
     def see(
-        self, succeeded: int = 0, failed: int = 0, after_ms: int = 1000, unloadable: bool = False
+        self,
+        succeeded: int = 0,
+        failed: int = 0,
+        after_ms: int = 1000,
+        unloadable: bool = False,
+        barred: str = "",
+        **by_tenant: int,
     ) -> State:
+        """`failed` are nobody's, beside those of tenants."""
         self.now_ms += after_ms
         self.succeeded += succeeded
-        self.failed += failed
-        reading = Reading(self.now_ms, self.succeeded, self.failed, unloadable)
+        self.failed += failed + sum(by_tenant.values())
+        reading = Reading(
+            self.now_ms, self.succeeded, self.failed, unloadable, by_tenant, barred.split()
+        )
         self.record = self.breaker.observe(self.record, reading) or self.record
         return self.record.state
 
@@ -165,6 +174,45 @@ def test_counters_that_began_anew_are_no_failures() -> None:
     replica.failed = replica.succeeded = 0
     assert replica.see() is State.CLOSED
     assert replica.see(failed=4) is State.CLOSED
+
+
+def test_one_tenants_failures_open_it_to_nobody_else() -> None:
+    replica = Replica()
+    for _ in range(20):
+        assert replica.see(acme=14) is State.CLOSED
+    assert replica.see(beta=2) is State.CLOSED
+    assert replica.see(beta=1) is State.OPEN, "both fail, and each counts for half at most"
+
+
+def test_failures_without_a_tenant_count_as_ever() -> None:
+    replica = Replica()
+    assert replica.see(failed=2, acme=14) is State.CLOSED
+    assert replica.see(failed=1) is State.OPEN
+
+
+def test_the_share_of_one_tenant_in_the_window_is_half_of_what_is_needed() -> None:
+    replica = Replica()
+    assert replica.see(succeeded=20, acme=100) is State.CLOSED
+    assert replica.see(succeeded=1, acme=10, beta=30) is State.CLOSED
+    assert replica.see(succeeded=1, beta=60) is State.OPEN
+
+
+def test_a_failure_seen_by_tenant_before_it_is_in_the_total_counts_once() -> None:
+    replica = Replica()
+    for _ in range(10):
+        replica.failed -= 4  # the total is read first
+        assert replica.see(acme=4) is State.CLOSED
+        assert replica.see(failed=4) is State.CLOSED
+
+
+def test_the_failures_of_a_tenant_that_is_refused_anyway_end_no_probe() -> None:
+    replica = Replica().opened()
+    replica.see(after_ms=10_000)
+    assert replica.see(acme=3, barred="acme") is State.HALF_OPEN
+    assert replica.see(succeeded=1, acme=3, barred="acme") is State.CLOSED
+    replica.see(failed=5)
+    replica.see(after_ms=20_000)
+    assert replica.see(acme=1, beta=1, barred="acme") is State.OPEN
 
 
 @pytest.mark.parametrize("text", ["", "open", "open a b", "ajar 1 2 3 4 5 0", "open 1 2 3 4 5 6 7"])
