@@ -181,6 +181,12 @@ class EncodeTimedOut(FleetError):
     code = "encode_timeout"
 
 
+class ResultTooLarge(FleetError):
+    """The job's result is larger than max_result_bytes. The job fails and is not retried."""
+
+    code = "result_too_large"
+
+
 class MessageTooLarge(FleetError):
     """The job's message is larger than max_message_bytes, or its params than max_params_bytes."""
 

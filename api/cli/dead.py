@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from api.cli.options import JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption, named
 from api.client import Client
 
 dead = typer.Typer(help="Look at dead letters, retry them, drop them.", no_args_is_help=True)
 out = Console()
 
-Lane = Annotated[str, typer.Argument(help="The model's name.")]
+Lane = Annotated[str, typer.Argument(help="The model's name.", callback=named)]
 Ids = Annotated[list[str] | None, typer.Argument(help="Job ids; none is all of them.")]
 
 

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from api.cli.job_input import Given, read_given
-from api.cli.options import JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption, named
 from api.client import TERMINAL, ApiError, Client, Job, StillRunning
 
 jobs = typer.Typer(help="Submit, look at, wait for, list and cancel jobs.", no_args_is_help=True)
@@ -27,7 +27,7 @@ err = Console(stderr=True)
 
 _INTERRUPTED = 130
 
-JobId = Annotated[str, typer.Argument(help="The job's id.")]
+JobId = Annotated[str, typer.Argument(help="The job's id.", callback=named)]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", min=0, help="Longest to wait, seconds; else for ever.")
 ]
@@ -35,7 +35,9 @@ Timeout = Annotated[
 
 @jobs.command()
 def submit(
-    model: Annotated[str, typer.Argument(help="A model's name; see `lanefleet models list`.")],
+    model: Annotated[
+        str, typer.Argument(help="A model's name; see `lanefleet models list`.", callback=named)
+    ],
     value: Annotated[
         str | None, typer.Argument(help="Text, a file's path, JSON, or - for stdin.")
     ] = None,

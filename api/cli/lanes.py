@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from api.cli.options import JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption, named
 from api.client import Client
 
 lanes = typer.Typer(help="See what lanes hold; drop one that nobody serves.", no_args_is_help=True)
@@ -35,7 +35,8 @@ def list_lanes(url: UrlOption = None, as_json: JsonFlag = False) -> None:
 
 @lanes.command()
 def reset(
-    lane: Annotated[str, typer.Argument(help="A model's name.")], url: UrlOption = None
+    lane: Annotated[str, typer.Argument(help="A model's name.", callback=named)],
+    url: UrlOption = None,
 ) -> None:
     """Take its jobs again at once, after it failed so often that they are refused."""
     with Client(url) as client:
@@ -44,7 +45,7 @@ def reset(
 
 @lanes.command()
 def drop(
-    lane: Annotated[str, typer.Argument(help="Its name; see `lanefleet status`.")],
+    lane: Annotated[str, typer.Argument(help="Its name; see `lanefleet status`.", callback=named)],
     url: UrlOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonFlag = False,

@@ -266,6 +266,9 @@ def main() -> None:
         text = f"--url (or LANEFLEET_URL) is no address: {exc}"
         err.print(f"[red]lanefleet:[/] {escape(text)}", highlight=False)
         sys.exit(2)
+    except UnicodeEncodeError:
+        err.print("[red]lanefleet:[/] what was given is not UTF-8", highlight=False)
+        sys.exit(2)
     except OSError as exc:  # a file; the network's errors are httpx's and redis-py's
         err.print(f"[red]lanefleet:[/] {escape(str(exc))}", highlight=False)
         sys.exit(1)

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from api.cli.lanes import reset
-from api.cli.options import JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption, named
 from api.client import Client
 
 models = typer.Typer(help="See what is loaded where, and change it.", no_args_is_help=True)
 out = Console()
 
-Name = Annotated[str, typer.Argument(help="A model's name, or an alias.")]
+Name = Annotated[str, typer.Argument(help="A model's name, or an alias.", callback=named)]
 
 
 @models.command("list")
@@ -67,8 +67,8 @@ models.command(hidden=True)(reset)  # an older name of `lanes reset`
 
 @models.command()
 def move(
-    alias: Annotated[str, typer.Argument(help="An alias of the catalog.")],
-    model: Annotated[str, typer.Argument(help="The model it should point at.")],
+    alias: Annotated[str, typer.Argument(help="An alias of the catalog.", callback=named)],
+    model: Annotated[str, typer.Argument(help="The model it should point at.", callback=named)],
     url: UrlOption = None,
 ) -> None:
     """Point an alias at another model, without a job failing."""

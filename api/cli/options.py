@@ -15,3 +15,16 @@ UrlOption = Annotated[
         help="Where the API is; else where LANEFLEET_HOST and LANEFLEET_PORT say.",
     ),
 ]
+
+
+def named(value: str | None) -> str | None:
+    """A name or an id as typed, for a `callback`; a shell's unset variable leaves an empty one."""
+    if value is None:
+        return None
+    if not value.strip():
+        raise typer.BadParameter("it is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("it is not UTF-8") from None
+    return value

@@ -116,9 +116,10 @@ def _item(outcome: Outcome) -> dict[str, Any]:
 
 def _result(record: JobRecord) -> dict[str, Any]:
     """The model's own fields beside ours; of a model that answers no object, as `result`."""
-    if not isinstance(record.result, dict):
-        return {"result": record.result}
-    return {name: value for name, value in record.result.items() if name not in _OURS}
+    result = record.value
+    if not isinstance(result, dict):
+        return {"result": result}
+    return {name: value for name, value in result.items() if name not in _OURS}
 
 
 _OURS = ("id", "state", "error", "cached")

@@ -18,6 +18,7 @@ from datetime import datetime
 import redis.asyncio
 
 from api.http.request_errors import InvalidCursor
+from api.http.turns import Turns
 from common.jobs.record import JobRecord, JobState
 from common.jobs.script_calls import ListJobsCall
 from common.redis.scripts import AsyncScripts
@@ -50,10 +51,15 @@ class Listing:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._scripts = AsyncScripts(client)
+        self._turns = Turns()
 
     async def page(self, tenant: str, wanted: JobFilter, limit: int, cursor: str | None) -> Page:
         """One page; raises InvalidCursor for a cursor that this API did not issue."""
         below = _number(cursor) if cursor else 0
+        async with self._turns.of(tenant):
+            return await self._page(tenant, wanted, limit, below)
+
+    async def _page(self, tenant: str, wanted: JobFilter, limit: int, below: int) -> Page:
         records: list[JobRecord] = []
         for _ in range(_CALLS_PER_PAGE):
             left = limit - len(records)

@@ -10,6 +10,7 @@ import orjson
 import redis.asyncio
 
 from api.background.coalescer import Coalescer
+from api.http.turns import Turns
 from common.jobs.enqueue import EnqueueTenant, refusal_by
 from common.jobs.quota import Limits
 from common.jobs.record import JobRecord
@@ -54,6 +55,7 @@ class JobStore:
             self._read, max_items=_RECORDS_PER_CALL, max_in_progress=_MAX_IN_PROGRESS
         )
         self._batches = asyncio.Semaphore(_BATCHES)
+        self._turns = Turns()
         self._result_ttl = result_ttl_seconds
         self._window = tenant_window
 
@@ -133,7 +135,8 @@ class JobStore:
         """The lane's dead letters, newest first, without their messages; all, or one tenant's."""
         keys = LaneKeys.of(lane)
         if owned is not None:
-            mine = [about async for about in self._letters_of(keys, owned)]
+            async with self._turns.of(owned):
+                mine = [about async for about in self._letters_of(keys, owned)]
             return mine[offset : offset + limit]
         last = offset + limit - 1
         ids = cast("list[bytes]", await self._client.zrange(keys.dead, offset, last, desc=True))
@@ -147,7 +150,8 @@ class JobStore:
             return ids
         keys = LaneKeys.of(lane)
         if ids is None:
-            return [about["id"] async for about in self._letters_of(keys, owned)]
+            async with self._turns.of(owned):
+                return [about["id"] async for about in self._letters_of(keys, owned)]
         mine = []
         ids = list(dict.fromkeys(ids))
         for first in range(0, len(ids), _IDS_PER_CALL):

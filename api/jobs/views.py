@@ -99,7 +99,7 @@ class JobView(BaseModel):
             cached=record.cached or None,
             age=record.age_seconds,
             shared=record.shared or None,
-            result=record.result,
+            result=record.value,
             error=failure,
             notice=notice,
             links=Links(**job_links(record.id, record.state, record.reason)),

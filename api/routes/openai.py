@@ -192,7 +192,7 @@ def _results(asked: EmbeddingsRequest, outcomes: Sequence[Outcome]) -> list[Any]
             where = _where(asked, index)
             detail = f"{where}: {outcome.error or reason}"
             raise Problem(status, reason, detail, param=where if status == 422 else None)
-        results.append(outcome.result)
+        results.append(outcome.value)
     return results
 
 

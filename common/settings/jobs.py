@@ -41,6 +41,13 @@ class JobSettings(Section):
         ge=1024,
         description="Largest params of a job as JSON; what is larger belongs into its input.",
     )
+    max_result_bytes: int = Field(
+        8 * 1024 * 1024,
+        ge=1024,
+        le=256 * 1024 * 1024,
+        description="Largest result of a job as JSON; a job with a larger one fails. Redis serves "
+        "nobody else while it takes one, and refuses what is larger than 512 MB.",
+    )
     reservation_bytes: int = Field(
         2 * 1024 * 1024,
         ge=64 * 1024,

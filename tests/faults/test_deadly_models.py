@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 
+import httpx
 import pytest
 import yaml
 
+from api.cli.fleet import free_port
 from common.jobs.job import Job
 from common.worker_report import WorkerReport
 from tests.support.lanes import await_settled
@@ -104,6 +107,41 @@ def test_a_worker_that_is_killed_from_outside_is_started_again(stack: Stack) -> 
     # One that is asked to end is not started again, whatever threads it has.
     assert worker.popen.wait(30) == 0
     assert "worker_ended_by_force" in worker.output()
+
+
+def test_copies_that_a_model_forks_do_no_work_and_end_with_their_process(stack: Stack) -> None:
+    port = free_port()
+    worker = start(stack, {"deadly": {}}, LANEFLEET_WORKER_HEALTH_PORT=str(port))
+    pid = serving(stack, "deadly").pid
+    ids = stack.publish([Job("deadly", n, {"fork": "back"}) for n in range(2)])
+    ids += stack.publish([Job("deadly", n, {"fork_in_encode": 1}) for n in range(2)])
+    await_settled(stack, ids, 30)
+    found = [record.result for job_id in ids if (record := stack.record(job_id))]
+    assert found == [pid] * 4, "no copy publishes"
+    wait_until(lambda: len(group_of(pid)) == 1, 20, "the end of the copies")
+    assert "copy_of_worker_ended" in worker.output()
+
+    await_settled(stack, stack.publish([Job("deadly", 1, {"fork": "stay"})]), 20)
+    wait_until(lambda: len(group_of(pid)) == 2, 20, "a copy that stays")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not group_of(pid), 20, "the end of both")
+    wait_until(lambda: serving(stack, "deadly").pid != pid, 60, "another process")
+    wait_until(lambda: healthy(port), 30, "the port of the dead")
+    assert worker.stop() == 0
+
+
+def group_of(pid: int) -> list[int]:
+    """The processes that live of the group of this one."""
+    found = subprocess.run(["ps", "-eo", "pid,pgid,stat"], capture_output=True, check=True)
+    rows = [row.split() for row in found.stdout.decode().splitlines()[1:]]
+    return [int(one) for one, group, state in rows if int(group) == pid and state[0] != "Z"]
+
+
+def healthy(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).is_success
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.mark.slow

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
 
 from api.cli.fleet import free_port
 from common.errors import ConfigurationError
+from common.redis.connect import connect
 from common.redis.format_version import agree, check_format
 from common.redis.keys import FORMAT, FORMAT_VERSION
-from tests.support.stack import Process, Stack, wait_until
+from tests.support.stack import ROOT, Process, Stack, wait_until
 
 PARTS = {
     "api": ["-m", "api"],
@@ -98,3 +100,16 @@ def test_a_full_redis_still_says_what_it_holds(own_stack: Stack) -> None:
     client.config_set("maxmemory", 1)
     check_format(own_stack.redis_url, own_stack.settings)
     assert client.get(FORMAT) is None, "nothing could be written, and nobody was held up"
+
+
+@pytest.mark.parametrize("role", ["api", "worker"])
+def test_a_shipped_user_may_check_and_write_it(own_stack: Stack, role: str) -> None:
+    """Without this right it would start on any format, with no more than a warning."""
+    shipped = (ROOT / "deploy" / "redis" / "users.acl").read_text()
+    rules = next(line for line in shipped.splitlines() if line.startswith(f"user {role} "))
+    own_stack.redis.execute_command("ACL", "SETUSER", *rules.split()[1:], ">pw")
+    own_stack.redis.delete(FORMAT)
+    port = urlsplit(own_stack.redis_url).port
+    with connect(f"redis://{role}:pw@127.0.0.1:{port}/0", own_stack.settings) as client:
+        assert agree(client, FORMAT_VERSION) == FORMAT_VERSION
+        assert agree(client, FORMAT_VERSION - 1) == FORMAT_VERSION

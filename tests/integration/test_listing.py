@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import redis.asyncio
@@ -246,3 +246,36 @@ def test_jobs_of_plain_celery_clients_between_ours_do_no_harm(stack: Stack) -> N
         client.lpush("echo", b"garbage", b'{"headers":{"id":"foreign"},"body":""}')
     ids += stack.publish(echoes(10))
     assert places(stack, ids) == [*range(10), *range(12, 22)]
+
+
+def test_pages_of_one_tenant_take_turns_and_leave_others_alone(stack: Stack) -> None:
+    """However many are asked for at once, few scripts of theirs are before another's."""
+
+    async def read(client: redis.asyncio.Redis) -> list[str]:
+        listing, ended = Listing(client), []
+        most = under_way = 0
+        run = listing._scripts.run
+
+        async def counted(name: str, keys: Any, args: Any) -> Any:
+            nonlocal most, under_way
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await run(name, keys, args)
+            finally:
+                under_way -= 1
+
+        listing._scripts.run = counted  # type: ignore[method-assign]
+
+        async def page(tenant: str) -> None:
+            await listing.page(tenant, JobFilter(), 10, None)
+            ended.append(tenant)
+
+        await asyncio.gather(*(page("mine") for _ in range(50)), page("theirs"))
+        assert most == 3, "two of mine, one of theirs"
+        assert not listing._turns._turns, "nothing is kept of tenants"
+        return ended
+
+    ended = with_redis(stack, read)
+    assert ended.index("theirs") < 10
+    assert len(ended) == 51

@@ -211,7 +211,8 @@ class Deadly:
     """Ends its process: options `load: N` exit with this status while it loads, `thread` leaves one
     running that a process must wait for.
 
-    params: exit (a status, in infer), exit_in_decode, hang (in infer), grow (MB to keep).
+    params: fork (`back`: its copy comes back; `stay`: it sleeps), fork_in_encode, exit (a
+    status, in infer), exit_in_decode, hang (in infer), grow (MB to keep).
     """
 
     def load(self, spec: ModelSpec, device: str) -> None:
@@ -231,13 +232,19 @@ class Deadly:
 
     def infer(self, items: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[Any]:
         for _, params in items:
+            if "fork" in params and os.fork() == 0 and params["fork"] == "stay":
+                time.sleep(600)
             if "exit" in params:
                 os._exit(params["exit"])
             if "hang" in params:
                 threading.Event().wait(60)
             if "grow" in params:
                 self._kept.append(os.urandom(params["grow"] * 2**20))
+        self._forks = any("fork_in_encode" in params for _, params in items)
         return [os.getpid() for _ in items]
 
     def encode(self, output: Any) -> Any:
+        if self._forks:
+            os.fork()
+            return os.getpid()
         return output

@@ -1,4 +1,7 @@
-"""How long each verb of a model may take: the catalog's figure, else the setting's; 0 is off."""
+"""How long each verb of a model may take: the catalog's figure, else the setting's; 0 is off.
+
+And how large what it returns may be.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from math import inf
 from typing import Literal
 
 from common.catalog import ModelSpec
-from common.settings import WorkerSettings
+from common.settings import Settings
 
 Verb = Literal["load", "warm-up", "unload", "infer", "encode", "decode"]
 """What a limit is for. `decode` covers `cost`; `warm-up` is `example` and one job through the other
@@ -20,7 +23,7 @@ _LOOKS_PER_LIMIT = 4
 class VerbLimits:
     """The limits of the models of one worker, in seconds."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._default = {
             "load": settings.load_timeout_seconds,
             "decode": settings.decode_timeout_seconds,
@@ -28,6 +31,8 @@ class VerbLimits:
             "encode": settings.encode_timeout_seconds,
             "unload": settings.unload_timeout_seconds,
         }
+        self.result_bytes = settings.max_result_bytes
+        """Largest result of one job, as JSON."""
 
     def of(self, verb: Verb, spec: ModelSpec) -> float:
         """The limit of one call; infinite where it is off."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from common.errors import name_of
+from common.errors import ResultTooLarge, name_of
 from common.jobs.result_document import Stamp, dump_result, with_lineage
 from worker.guard.raised import RAISED
 from worker.jobs.execution import Execution, describe, module_of, reason_of
@@ -21,16 +21,22 @@ class Encoder(Protocol):
     """Whether another thread took its work over."""
 
 
-def encode(execution: Execution, stamp: Stamp, encoder: Encoder) -> None:
+def encode(execution: Execution, stamp: Stamp, encoder: Encoder, most_bytes: int) -> None:
     """Encode the output, or the failure, as the result that Celery stores.
 
-    Raises Abandoned, having changed nothing, where another thread took over meanwhile.
+    most_bytes is the largest result. Raises Abandoned, having changed nothing, where another
+    thread took over meanwhile.
     """
     handler = execution.handler
     if execution.disposition is None and handler is not None:
         error, result = None, b""
         try:
             result = dump_result(handler.encode(execution.output))
+            if len(result) > most_bytes:  # Redis would close the connection, try after try
+                raise ResultTooLarge(
+                    f"the result is {len(result):,} bytes of JSON; "
+                    f"LANEFLEET_MAX_RESULT_BYTES allows {most_bytes:,}"
+                )
         except BaseException as exc:  # noqa: BLE001 - even an exit: nothing else would be published
             error = exc
         if encoder.abandoned:

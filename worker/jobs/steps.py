@@ -74,10 +74,11 @@ def _as_list(outputs: Any, count: int) -> list[Any]:
     A mapping gives its keys when it is iterated, text its characters, a set any order, and a
     table (a DataFrame) its columns' names: all of the right number, now and then.
     """
-    sequence = isinstance(outputs, Sequence) and not isinstance(
-        outputs, str | bytes | bytearray | memoryview
+    characters = isinstance(outputs, str | bytes | bytearray | memoryview)
+    sequence = isinstance(outputs, Sequence) and not characters
+    array = (
+        not characters and len(getattr(outputs, "shape", ())) > 0 and not hasattr(outputs, "keys")
     )
-    array = len(getattr(outputs, "shape", ())) > 0 and not hasattr(outputs, "keys")
     if not (sequence or array):
         raise WrongOutputs(
             f"`infer` returned a {type(outputs).__name__}; it must return a list, or another "

@@ -229,7 +229,7 @@ class Finisher:
             if execution.time_limits is not None:
                 judge_time(execution, run_seconds)
             try:
-                encode(execution, stamp, encoder)
+                encode(execution, stamp, encoder, self._calls.limits.result_bytes)
                 f"{execution.job_id}{execution.digest}".encode()  # both are sent to Redis unescaped
             except Abandoned:
                 raise

@@ -28,6 +28,7 @@ from worker.celery_integration.continuations import Continuations
 from worker.celery_integration.revoked_stamps import RevokedStamps
 from worker.devices.placement import name_inside
 from worker.engine import Engine
+from worker.guard.copies import end_copies
 from worker.guard.supervision import Supervision
 from worker.models.weights import set_base
 from worker.observability.view import EventCounts
@@ -49,6 +50,7 @@ def run_worker(
 
     supervision is given by the supervisor that started the process.
     """
+    end_copies()
     faulthandler.enable()  # a crash in a library says in whose call
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

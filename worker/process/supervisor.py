@@ -12,6 +12,7 @@ that the others serve. A process that runs no Python code any more is killed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -112,6 +113,21 @@ class Child:
         self.started_at, self.start_at = now, None
         log.info("worker_started", device=self.device, pid=self.process.pid)
 
+    def poll(self) -> int | None:
+        """Its exit status, once it has ended; what its models have started then ends too.
+
+        Such a process would keep the ports and the connections that it inherited from its parent.
+        """
+        process = self.process
+        if process is None:
+            return None
+        # Unreaped, so that its number still means its group.
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
     def silence(self, passed: float) -> float:
         """For how long it has run no Python code, by a look after this time; 0 before it began to
         serve.
@@ -179,7 +195,7 @@ class Supervisor:
             if child.process is None:
                 if child.start_at is not None and child.start_at <= now:
                     child.start(now)
-            elif (status := child.process.poll()) is not None:
+            elif (status := child.poll()) is not None:
                 child.process = None
                 self._judge(child, status, now)
             elif self._is_frozen(child, passed):

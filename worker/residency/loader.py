@@ -103,6 +103,8 @@ class Loader:
             RAISED.note(model, "load", exc)
             if self._load is load:
                 self._residency.refuse(model, error_text(exc))
+        if self._load is load:
+            load.slot.leave()  # before a lock that nobody would release in a copy of the process
         with self._state.changed:
             in_time = self._end(load, handler)
             if in_time:

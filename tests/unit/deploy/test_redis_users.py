@@ -34,10 +34,10 @@ SCRIPTS = "eval evalsha script|exists script|load"
 CHANNELS = "psubscribe publish punsubscribe subscribe unsubscribe"
 TRANSACTIONS = "discard exec multi unwatch watch"
 MAY = {
-    "api": f"{CONNECTION} {SCRIPTS} {CHANNELS} del exists expire get getrange hdel hexists hget "
-    "hgetall hincrby hkeys hlen hmget hset incrby info lindex llen lpush mget mset persist pttl "
-    "rpop rpush set smembers time ttl unlink xadd xrange xrevrange xtrim zadd zcard zrange zrem "
-    "zrevrange",
+    "api": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} del exists expire get getrange hdel "
+    "hexists hget hgetall hincrby hkeys hlen hmget hset incrby info lindex llen lpush mget mset "
+    "persist pttl rpop rpush set smembers time ttl unlink xadd xrange xrevrange xtrim zadd zcard "
+    "zrange zrem zrevrange",
     "worker": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop client|id client|tracking "
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals "
     "incr incrby info lindex llen lmove lpush lrange mget mset persist pexpire pttl rpop rpush "

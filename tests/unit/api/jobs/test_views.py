@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import orjson
 import pytest
 
 from api.jobs.views import JobView, QueuePosition, queued_json, view_json
 from common.jobs.record import JobRecord, JobState
+from common.jobs.result_document import Stamp, dump_result, with_lineage
 
 
 @pytest.mark.parametrize("created_ms", [1_763_704_276_123, 1_763_704_276_000, 1_763_704_276_120])
@@ -75,3 +77,34 @@ def test_a_running_job_has_had_one_attempt_as_a_number() -> None:
     assert record is not None
     assert record.attempts == 1
     assert record.attempts is not True
+
+
+def stored(result: bytes, lineage: bytes = b"") -> bytes:
+    """A result as the worker stores it."""
+    document = Stamp("lane", "1", "w", 1, 0.5, 2_000).success(result, "0-1", 1, 500, 1_000, "acme")
+    return with_lineage(document, lineage) if lineage else document
+
+
+@pytest.mark.parametrize("lineage", [b"", b'"children":[[["a",null],null]],"group_id":"g"'])
+@pytest.mark.parametrize(
+    "text", ["", '","traceback":null,"children":[],"lanefleet":{"state":"failed"}}', "\\\u2028"]
+)
+def test_a_large_result_is_shown_without_being_parsed(text: str, lineage: bytes) -> None:
+    value = {"rows": [[1.0] * 1000] * 50, "text": text, "null": None}
+    record = JobRecord.read("0-1", None, stored(dump_result(value), lineage))
+    assert record is not None
+    assert type(record.result) is orjson.Fragment, "it stays JSON"
+    assert record.value == value
+    parsed = replace(record, result=value)
+    assert view_json(record) == view_json(parsed)
+    assert JobView.of(record) == JobView.of(parsed)
+    assert (record.tenant, record.started_ms, record.state.value) == ("acme", 1_000, "succeeded")
+
+
+def test_a_large_result_of_another_celery_worker_is_parsed() -> None:
+    value = ["x" * 70_000]
+    meta = json.dumps({"status": "SUCCESS", "result": value, "traceback": None, "children": []})
+    for raw in (meta, meta.replace(", ", ",").replace(": ", ":")):
+        record = JobRecord.read("0-1", None, raw.encode())
+        assert record is not None
+        assert record.result == record.value == value

@@ -36,7 +36,7 @@ def test_an_array_has_a_row_for_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "outputs", [{"a": 1, "b": 2}, "ab", b"ab", {1, 2}, None, [1], iter([1, 2])]
+    "outputs", [{"a": 1, "b": 2}, "ab", b"ab", {1, 2}, None, [1], iter([1, 2]), memoryview(b"ab")]
 )
 def test_nothing_is_assigned_of_what_is_refused(outputs: Any) -> None:
     batch = executions(2)

@@ -25,7 +25,7 @@ from worker.pipeline.finisher import Finisher, Listener, Published
 class Bench:
     """A finisher over one lane; keeps what was published, what listeners heard, and what lapsed."""
 
-    def __init__(self, *listeners: Listener) -> None:
+    def __init__(self, *listeners: Listener, **settings: Any) -> None:
         self.published: dict[str, dict[str, Any]] = {}
         self.told: list[int] = []
         self.ttls: dict[str, int] = {}
@@ -38,7 +38,7 @@ class Bench:
             "one",
             RedisHealth(0.0),
             [*listeners, lambda published: self.told.append(len(published.executions))],
-            calls(),
+            calls(**settings),
         )
 
     def finish(self, *batches: Sequence[Execution]) -> Finisher:
@@ -197,3 +197,15 @@ def test_a_log_line_names_a_delay_without_its_figures(disposition: Disposition) 
     with structlog.testing.capture_logs() as lines:
         bench.finish([one])
     assert [line["outcome"] for line in lines if line["event"] == "job_settled"] == ["parked"]
+
+
+def test_a_result_that_redis_would_not_take_fails_its_job_alone() -> None:
+    bench = Bench(max_result_bytes=1024)
+    large, mate = execution("large"), execution("mate")
+    large.output = "x" * 1023  # and two quotes
+    bench.finish([large, mate])
+    told = bench.published["large"]["lanefleet"]
+    assert (told["state"], told["reason"]) == ("failed", "result_too_large")
+    assert "1,025 bytes" in told["error"]
+    assert "LANEFLEET_MAX_RESULT_BYTES" in told["error"]
+    assert bench.published["mate"]["result"] == "fine"
