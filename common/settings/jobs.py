@@ -42,7 +42,7 @@ class JobSettings(Section):
         description="Largest params of a job as JSON; what is larger belongs into its input.",
     )
     max_result_bytes: int = Field(
-        8 * 1024 * 1024,
+        4 * 1024 * 1024,
         ge=1024,
         le=256 * 1024 * 1024,
         description="Largest result of a job as JSON; a job with a larger one fails. Redis serves "
