@@ -177,6 +177,8 @@ def test_an_interrupted_command_tells_the_id_and_how_to_go_on(
         [*LANEFLEET, "submit", "echo", "interrupted",
          "--params", '{"sleep_ms": 15000}', "--url", api.url],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell has its background jobs, such as this run of the tests, ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
     def mine() -> str | None:
