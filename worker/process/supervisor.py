@@ -128,6 +128,11 @@ class Child:
             os.killpg(process.pid, signal.SIGKILL)
         return process.wait()
 
+    def send(self, number: int) -> None:
+        """Send it a signal. Popen's own methods would reap it where it is dead."""
+        if self.process is not None:
+            os.kill(self.process.pid, number)
+
     def silence(self, passed: float) -> float:
         """For how long it has run no Python code, by a look after this time; 0 before it began to
         serve.
@@ -200,7 +205,7 @@ class Supervisor:
                 self._judge(child, status, now)
             elif self._is_frozen(child, passed):
                 log.error("worker_frozen", device=child.device, seconds=self._frozen_seconds)
-                child.process.kill()
+                child.send(signal.SIGKILL)
                 child.silent_seconds = 0.0
         if self._kill_at is not None and self._kill_at <= now:
             self._kill()
@@ -219,13 +224,13 @@ class Supervisor:
         for child in self._children:
             child.start_at = None
             if child.process is not None:
-                child.process.send_signal(number)
+                child.send(number)
 
     def _kill(self) -> None:
         for child in self._children:
             if child.process is not None:
                 log.error("worker_killed", device=child.device, waited_seconds=self._stop_seconds)
-                child.process.kill()
+                child.send(signal.SIGKILL)
 
     def _judge(self, child: Child, status: int, now: float) -> None:
         """Decide on the end of a process: nothing, a restart, or the end of all."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +22,7 @@ from api.client import (
     ClientError,
     StillRunning,
 )
+from tests.support.stack import ROOT
 
 
 class _Echo(BaseHTTPRequestHandler):
@@ -84,6 +88,13 @@ def connections(server: ThreadingHTTPServer) -> dict[str, int]:
     return {job: port for port, job in server.seen}  # type: ignore[attr-defined]
 
 
+alone = pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" in os.environ,
+    reason="a process with other tests' threads must not be forked; run in one of its own below",
+)
+
+
+@alone
 def test_a_client_has_connections_of_its_own_in_each_process(server: ThreadingHTTPServer) -> None:
     with Client(url_of(server)) as client:
         assert client.get("before")["id"] == "before"
@@ -95,6 +106,7 @@ def test_a_client_has_connections_of_its_own_in_each_process(server: ThreadingHT
     assert len({used["before"], used["c1"], used["c2"]}) == 3
 
 
+@alone
 def test_an_asynchronous_client_has_its_own_in_each_process_and_loop(
     server: ThreadingHTTPServer,
 ) -> None:
@@ -116,6 +128,7 @@ def test_an_asynchronous_client_has_its_own_in_each_process_and_loop(
     assert len({used["a1"], used["child"], used["other-loop"]}) == 3
 
 
+@alone
 def test_what_cannot_be_shared_by_processes_is_refused(server: ThreadingHTTPServer) -> None:
     http = httpx.Client(base_url=url_of(server))
     client = Client(http=http)
@@ -150,3 +163,21 @@ def test_a_pool_of_processes_hears_of_an_error() -> None:
 
 def _late() -> None:
     raise StillRunning({"id": "j1", "model": "echo", "state": "queued"}, 1)
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="they run by themselves")
+def test_those_that_fork_pass_in_a_process_of_their_own() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    ended = subprocess.run(
+        [*command, "-k", "process", __file__],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    assert " 4 passed" in ended.stdout or "\n4 passed" in ended.stdout, ended.stdout
