@@ -229,6 +229,7 @@ def test_a_model_that_nobody_can_load_is_unavailable(fleet: Stack, api: ApiProce
     assert "Missing" not in refused.text, "no internals"
 
 
+@pytest.mark.slow
 def test_a_tenant_whose_jobs_fail_is_refused_and_no_other(fleet: Stack, api: ApiProcess) -> None:
     """The last one here: keys exist from now on."""
     ring = Keyring(fleet.redis)
