@@ -12,14 +12,16 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
 
 from .errors import ClientError
+
+Http = TypeVar("Http")
+Turns = TypeVar("Turns")
 
 __all__ = ("AsyncConnections", "AsyncPool", "Connections", "Pool", "limits_for")
 
@@ -50,16 +52,26 @@ def check_process(pid: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """What one process has open."""
-
-    http: httpx.Client
-    turns: threading.BoundedSemaphore
+class _Open(Generic[Http, Turns]):
+    http: Http
+    turns: Turns
     pid: int = field(default_factory=os.getpid)
 
-    def turn(self, lasting: bool = False) -> AbstractContextManager[Any]:
+    def turn(self, lasting: bool = False) -> Turns | contextlib.nullcontext[None]:
         """Holds one of the turns; a request that lasts as long as its caller likes takes none."""
         return contextlib.nullcontext() if lasting else self.turns
+
+
+class Pool(_Open[httpx.Client, threading.BoundedSemaphore]):
+    """What one process has open."""
+
+    __slots__ = ()
+
+
+class AsyncPool(_Open[httpx.AsyncClient, asyncio.Semaphore]):
+    """What one event loop has open."""
+
+    __slots__ = ()
 
 
 class Connections:
@@ -96,19 +108,6 @@ class Connections:
 
     def _new(self, http: httpx.Client) -> Pool:
         return Pool(http, threading.BoundedSemaphore(self._max))
-
-
-@dataclass(frozen=True, slots=True)
-class AsyncPool:
-    """What one event loop has open."""
-
-    http: httpx.AsyncClient
-    turns: asyncio.Semaphore
-    pid: int = field(default_factory=os.getpid)
-
-    def turn(self, lasting: bool = False) -> AbstractAsyncContextManager[Any]:
-        """Holds one of the turns; a request that lasts as long as its caller likes takes none."""
-        return contextlib.nullcontext() if lasting else self.turns
 
 
 class AsyncConnections:

@@ -14,9 +14,9 @@ from celery.result import AsyncResult
 
 from common.redis.embedded_server import RedisServer
 from common.redis.keys import OUTBOX
-from tests.support.canvases import CASES, FAILURES, SECONDS, Client
+from tests.support.canvases import CASES, FAILURES, SECONDS, Client, running_client
 from tests.support.lanes import LANE, assert_lane_is_empty
-from tests.support.stack import Process, Stack, wait_until
+from tests.support.stack import Process, wait_until
 from worker.celery_integration.continuations import GROUP
 
 SHORT = [("continue", "a chord of ours with a body of ours")]
@@ -53,17 +53,9 @@ def _cases(names: object) -> list[object]:
 def client(
     embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Client]:
-    stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("killed"))
-    stack.redis.flushall()
-    made = None
-    try:
-        made = Client(stack, LANEFLEET_LEASE_SECONDS="1")
+    folder = tmp_path_factory.mktemp("killed")
+    with running_client(embedded_redis.url, folder, LANEFLEET_LEASE_SECONDS="1") as made:
         yield made
-    finally:
-        if made is not None:
-            made.stock.kill()
-            made.stock.wait()
-        stack.close()
 
 
 def _held_worker(client: Client, hold: str) -> Process:

@@ -11,27 +11,19 @@ from celery.exceptions import ChordError, TaskRevokedError
 from celery.result import AsyncResult, GroupResult, result_from_tuple
 
 from common.redis.embedded_server import RedisServer
-from tests.support.canvases import CASES, FAILURES, SECONDS, Client
+from tests.support.canvases import CASES, FAILURES, SECONDS, Client, running_client
 from tests.support.lanes import LANE
-from tests.support.stack import Stack, wait_until
+from tests.support.stack import wait_until
 
 
 @pytest.fixture(scope="module")
 def client(
     embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Client]:
-    stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("canvas"))
-    stack.redis.flushall()
-    made = None
-    try:
-        made = Client(stack)
-        made.worker = stack.worker(LANE)
+    folder = tmp_path_factory.mktemp("canvas")
+    with running_client(embedded_redis.url, folder) as made:
+        made.worker = made.stack.worker(LANE)
         yield made
-    finally:
-        if made is not None:
-            made.stock.kill()
-            made.stock.wait()
-        stack.close()
 
 
 @pytest.mark.parametrize("name", CASES)

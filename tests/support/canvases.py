@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, Signature, chain, chord, group
@@ -60,7 +62,7 @@ class Client:
         return [one.decode() for one in self.stack.redis.lrange(f"stock:{key}", 0, -1)]  # type: ignore[union-attr]
 
     def await_noted(self, key: str, count: int) -> list[str]:
-        """Wait until so much was written down, and look that it stays so much."""
+        """Wait until so much was written down; returns all of it."""
         wait_until(lambda: len(self.noted(key)) >= count, SECONDS, f"{count} of {key}")
         return self.noted(key)
 
@@ -70,6 +72,22 @@ class Client:
         wait_until(lambda: not redis.xlen("lf:outbox"), SECONDS, "an empty outbox")
         wait_until(lambda: not [*redis.scan_iter("lf:next:*")], SECONDS, "the end of what leads on")
         assert not redis.exists("lf:outbox:failed")
+
+
+@contextmanager
+def running_client(redis_url: str, folder: Path, **environment: str) -> Iterator[Client]:
+    """A client and its stock worker over an emptied Redis; workers of ours are the test's."""
+    stack = Stack(redis_url, folder)
+    stack.redis.flushall()
+    made = None
+    try:
+        made = Client(stack, **environment)
+        yield made
+    finally:
+        if made is not None:
+            made.stock.kill()
+            made.stock.wait()
+        stack.close()
 
 
 Made = Callable[[Client], Any]
