@@ -45,6 +45,8 @@ _ENVIRONMENT = {
     "LANEFLEET_LOG_LEVEL": "warning",
     "LANEFLEET_LOG_FORMAT": "console",
     "LANEFLEET_MAX_BACKLOG": "10000000",
+    # Signals are for the worker itself: a supervised one has a session of its own, and went on.
+    "LANEFLEET_SUPERVISED": "false",
 }
 
 
