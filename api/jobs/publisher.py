@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import TypeVar
 
 import redis.asyncio
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 _RETRY_PAUSES_SECONDS = (0.05, 0.2, 0.5, 1.0)
 _JOBS_PER_CALL = 500
+_BLOB, _SENT_BYTES = attrgetter("blob"), attrgetter("sent_bytes")
 _BYTES_PER_CALL = 2 * 1024 * 1024
 """A message is up to twice as large as what was sent. Redis serves nobody else while a script
 copies them, and the event loop nobody while they are built."""
@@ -104,20 +106,25 @@ class Publisher:
         it, or Refused.
         """
         jobs = await self._large_inputs.put_all_aside(jobs)
-        outcomes: list[int | Refused] = []
         try:
-            for part in _parts(jobs):
-                placed = await self._placed(part)
-                outcomes += await self._publish(placed)
-                for job, outcome in zip(part, outcomes[-len(part) :], strict=True):
-                    if isinstance(outcome, Refused) and concerns(job):
-                        await take_back(self._client, job)
+            light = not any(map(_BLOB, jobs)) and sum(map(_SENT_BYTES, jobs)) <= _BYTES_PER_CALL
+            outcomes = await (self._publish(jobs) if light else self._publish_large_ones(jobs))
         except RedisError as exc:
             self._guard.publish_failed(exc)
             raise
         refused = [job for job, one in zip(jobs, outcomes, strict=True) if isinstance(one, Refused)]
         if refused:
             await self._large_inputs.drop(refused)
+        return outcomes
+
+    async def _publish_large_ones(self, jobs: Sequence[Job]) -> list[int | Refused]:
+        outcomes: list[int | Refused] = []
+        for part in _parts(jobs):
+            placed = await self._placed(part)
+            outcomes += await self._publish(placed)
+            for job, outcome in zip(part, outcomes[-len(part) :], strict=True):
+                if isinstance(outcome, Refused) and concerns(job):
+                    await take_back(self._client, job)
         return outcomes
 
     async def _publish(self, jobs: Sequence[Job]) -> list[int | Refused]:

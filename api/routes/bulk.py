@@ -43,8 +43,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _NDJSON = "application/x-ndjson"
 _JOBS_PER_CALL = 500
 _BYTES_PER_CALL = 4 * 1024 * 1024
-_LINES_AT_A_TIME = 100
-"""After so many lines others are served."""
+_LINES_AT_A_TIME, _REFUSALS_AT_A_TIME = 5_000, 100
+"""After so many lines, or refusals, others are served."""
 _MAX_IN_PROGRESS = 2
 """Most concurrent calls."""
 _MOST_UNREAD_BYTES = 32 * 1024 * 1024
@@ -153,7 +153,7 @@ class _BulkIntake:
         self._services = services
         self._principal = principal
         self._unread = unread
-        self._line = 0
+        self._line = self._refusals = 0
         self._directives = ANYTHING
         self._jobs: list[tuple[int, Job]] = []
         self._bytes = 0
@@ -181,7 +181,8 @@ class _BulkIntake:
                 held = 0
                 for line in lines:
                     await self._take(line, limit)
-                    if self._line % _LINES_AT_A_TIME == 0:
+                    if self._refusals >= _REFUSALS_AT_A_TIME or self._line % _LINES_AT_A_TIME == 0:
+                        self._refusals = 0
                         await asyncio.sleep(0)  # nothing else of a line that is refused waits
                         await self._unread.room()
                     if len(self._jobs) >= _JOBS_PER_CALL or self._bytes >= _BYTES_PER_CALL:
@@ -298,6 +299,7 @@ class _BulkIntake:
         self._answer(self._line, Problem(status, code, detail))
 
     def _answer(self, line: int, problem: Problem) -> None:
+        self._refusals += 1
         document = problem.document()
         self._unread.put(orjson.dumps({"line": line, "error": document}) + b"\n")
 
