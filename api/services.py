@@ -125,7 +125,9 @@ def _build(
     cache: ResultCache,
 ) -> Services:
     store = JobStore(client, settings.result_ttl_seconds, settings.tenant_window_jobs)
-    waiter = ResultWaiter(client, store, settings.redis_keepalive_seconds)
+    waiter = ResultWaiter(
+        client, store, settings.redis_keepalive_seconds, settings.redis_outage_seconds
+    )
     served_models = ServedModels(client, catalog)
     breakers = Breakers(client, Policy.of(settings), catalog)
     guard = QueueGuard()

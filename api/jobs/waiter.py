@@ -37,8 +37,6 @@ _PING_SECONDS = 10.0
 _CONFIRM_SECONDS = 2.0
 """Longest wait for the confirmation of a subscription; without one the record is read again at
 this interval."""
-_PATIENCE_SECONDS = 2.0
-"""How long Redis may be unavailable before waiters get the error; longer than a quick restart."""
 _RETRY_SECONDS = 0.2
 _DEAF_LOOK_SECONDS = 0.1
 """How often a waiter looks where the server lets nobody subscribe to results."""
@@ -50,9 +48,16 @@ class ResultWaiter:
     """Wakes waiters when their job is settled; one connection for all of them."""
 
     def __init__(
-        self, client: redis.asyncio.Redis, store: JobStore, keepalive_seconds: float = _PING_SECONDS
+        self,
+        client: redis.asyncio.Redis,
+        store: JobStore,
+        keepalive_seconds: float = _PING_SECONDS,
+        outage_seconds: float = 5.0,
     ) -> None:
-        """keepalive_seconds is how long its connection may be silent, if less than its own time."""
+        """keepalive_seconds is how long its connection may be silent, if less than its own time;
+        outage_seconds how long Redis may be unavailable before who waits gets the error.
+        """
+        self._outage_seconds = outage_seconds
         self._ping_seconds = min(_PING_SECONDS, keepalive_seconds)
         self._pool = client.connection_pool
         self._store = store
@@ -188,7 +193,7 @@ class ResultWaiter:
     async def _patiently(self, look: Callable[[], Awaitable[T]], deadline: float) -> T:
         """Call `look`, retrying while Redis is briefly unavailable; raises its error after that."""
         loop = asyncio.get_running_loop()
-        give_up = min(loop.time() + _PATIENCE_SECONDS, deadline)
+        give_up = min(loop.time() + self._outage_seconds, deadline)
         while True:
             try:
                 return await look()

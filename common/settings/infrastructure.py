@@ -43,7 +43,13 @@ class RedisSettings(Section):
     socket_timeout_seconds: float = Field(
         5.0, gt=0, description="Longest a Redis command may take before we reconnect."
     )
-
+    redis_outage_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=300,
+        description="How long Redis may be away before whoever waits for a result gets the error; "
+        "longer than it takes to restart.",
+    )
     redis_keepalive_seconds: float = Field(
         15.0,
         ge=1,

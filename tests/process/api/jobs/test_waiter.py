@@ -95,8 +95,8 @@ class Server:
         return [channel.removeprefix(META_PREFIX) for channel in named]
 
 
-async def started(server: Server) -> ResultWaiter:
-    waiter = ResultWaiter(server, server)  # type: ignore[arg-type]
+async def started(server: Server, outage: float = 2.0) -> ResultWaiter:
+    waiter = ResultWaiter(server, server, outage_seconds=outage)  # type: ignore[arg-type]
     waiter.start()
     await until(lambda: server.connections)
     return waiter
@@ -294,15 +294,13 @@ def test_a_restart_of_redis_is_no_news_to_who_waits(ask: Any) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize(("seconds", "patience", "at_least"), [(20, 0.5, 0.2), (0.1, 30, 0)])
+@pytest.mark.parametrize(("seconds", "outage", "at_least"), [(20, 0.5, 0.2), (0.1, 30, 0)])
 def test_who_waits_hears_of_a_redis_that_stays_away(
-    ask: Any, seconds: float, patience: float, at_least: float, monkeypatch: pytest.MonkeyPatch
+    ask: Any, seconds: float, outage: float, at_least: float
 ) -> None:
-    monkeypatch.setattr("api.jobs.waiter._PATIENCE_SECONDS", patience)
-
     async def main() -> None:
         server = Server()
-        waiter = await started(server)
+        waiter = await started(server, outage)
         server.up = False
         began = time.monotonic()
         with pytest.raises(RedisConnectionError):
