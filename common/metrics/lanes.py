@@ -49,3 +49,9 @@ LANE_JOBS = _lane(
     "outcome",
     unit="jobs",
 )
+LANE_SHARED = _lane(
+    "shared_total",
+    "counter",
+    "Jobs that got the result of an identical job's run: single-flight.",
+    unit="jobs",
+)
