@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 
 import structlog
 
@@ -17,13 +18,16 @@ from api.observability.channel import ASKED, HEAD, frame
 
 log = structlog.get_logger(__name__)
 
+_SILENT_SECONDS = 10.0
+
 
 class Totals:
     """The sum of all processes that the supervisor has started."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counted: dict[socket.socket, snapshot.Snapshot] = {}
+        self._counted: dict[socket.socket, tuple[snapshot.Snapshot, float]] = {}
+        """What each process told last, and when, in steady time."""
         self._ended: snapshot.Snapshot = {}
 
     def adopt(self) -> socket.socket:
@@ -32,12 +36,16 @@ class Totals:
         threading.Thread(target=self._read, args=(ours,), name="metrics", daemon=True).start()
         return theirs
 
-    def sum(self) -> snapshot.Snapshot:
-        """What all have counted until their last frames."""
+    def sum(self, now: float | None = None) -> snapshot.Snapshot:
+        """What all have counted until their last frames; without the gauges of a process that has
+        not told anything for some seconds, as one that hangs.
+        """
+        now = time.monotonic() if now is None else now
         with self._lock:
             total = dict(self._ended)
-            for counted in self._counted.values():
-                snapshot.add(total, counted)
+            for counted, told_at in self._counted.values():
+                silent = now - told_at > _SILENT_SECONDS
+                (snapshot.retire if silent else snapshot.add)(total, counted)
         return total
 
     def _read(self, process: socket.socket) -> None:
@@ -47,7 +55,7 @@ class Totals:
                     size, kind = HEAD.unpack(head)
                     counted = snapshot.load(frames.read(size))
                     with self._lock:
-                        self._counted[process] = counted
+                        self._counted[process] = counted, time.monotonic()
                     if kind == ASKED:
                         process.sendall(frame(ASKED, snapshot.dump(self.sum())))
             except (OSError, ValueError, struct.error) as exc:  # it was killed within a frame
@@ -55,4 +63,5 @@ class Totals:
             except Exception:
                 log.exception("metrics_of_a_process_failed")
             with self._lock:
-                snapshot.retire(self._ended, self._counted.pop(process, {}))
+                counted, _ = self._counted.pop(process, ({}, 0.0))
+                snapshot.retire(self._ended, counted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -128,3 +129,15 @@ def test_a_process_that_dies_within_a_frame_keeps_what_it_told_before(garbage: b
     other.requests = 1
     assert other.ask() == 5
     other.end()
+
+
+def test_a_process_that_hangs_keeps_its_counters_and_loses_its_gauges() -> None:
+    totals = Totals()
+    child = Child(totals)
+    child.requests = 4
+    assert child.ask() == 4
+    for seconds, demand in ((1.0, 3.0), (60.0, 0.0)):
+        total = totals.sum(time.monotonic() + seconds)
+        assert read(total, "lanefleet_lane_demand") == demand
+        assert read(total, "lanefleet_api_refused_total") == 4
+    child.end()
