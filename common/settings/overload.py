@@ -26,6 +26,14 @@ class OverloadSettings(Section):
         description="Whether a scaler starts workers for what waits; false refuses jobs of models "
         "that no live worker serves.",
     )
+    cold_start_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=86_400,
+        description="How long until a worker process runs once a lane has demand: the scaler's "
+        "polling, the schedule, the image. What worker and model then take is measured and added; "
+        "delayed jobs that fall due within both count as demand.",
+    )
     breaker_failures: int = Field(
         10,
         ge=0,
