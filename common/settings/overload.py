@@ -34,6 +34,13 @@ class OverloadSettings(Section):
         "polling, the schedule, the image. What worker and model then take is measured and added; "
         "delayed jobs that fall due within both count as demand.",
     )
+    expire_jobs_per_second: int = Field(
+        1_000,
+        ge=0,
+        le=100_000,
+        description="Waiting jobs of a lane without a worker that are looked at per second for a "
+        "deadline that has passed; 0 leaves them to the next worker.",
+    )
     breaker_failures: int = Field(
         10,
         ge=0,

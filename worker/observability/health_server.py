@@ -61,8 +61,10 @@ class HealthServer:
         """The response to a path: status, content type, body."""
         if path == "/metrics":
             return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        if path == "/ready":
+            return self._ready()
         if path != "/health":
-            return 404, "text/plain", b"try /health or /metrics\n"
+            return 404, "text/plain", b"try /health, /ready or /metrics\n"
         silence = self._view.redis_health.silence(time.monotonic())
         alive = silence < self._dead_after_seconds
         leaving = self._view.leaving
