@@ -38,11 +38,14 @@ def test_scale_ins_at_random_moments_lose_cut_and_repeat_nothing(stack: Stack) -
     workers = [stack.worker(LANE) for _ in range(REPLICAS)]
     feeder = Feeder(api.url, 30, params=params).start()
     exits: list[float] = []
+    held = 0
     for turn in range(SCALE_INS):
         rng = random.Random(turn)
+        # The oldest serves; one in eight is any of them, and may be anywhere in its start.
+        stack.await_worker(workers[0])
+        leaving = workers.pop(0 if turn % 8 else rng.randrange(REPLICAS))
         time.sleep(rng.uniform(0, 2 * BATCH_SECONDS))  # the moment is what is random
-        # The oldest is loaded; another may be anywhere in its start.
-        leaving = workers.pop(0 if turn % 4 else rng.randrange(REPLICAS))
+        held += _holds_jobs(stack, leaving)
         exits.append(_told_to_leave(stack, leaving))
         workers.append(stack._start("worker", ["-m", "worker"], LANE, {}))
         stack.processes.remove(leaving)
@@ -50,7 +53,7 @@ def test_scale_ins_at_random_moments_lose_cut_and_repeat_nothing(stack: Stack) -
     await_settled(stack, list(jobs), 120)
     executions, stats = lane.executions(), stack.stats(LANE)
     print(
-        f"{SCALE_INS} scale-ins, {len(jobs)} jobs: {stack.states(list(jobs))}, "
+        f"{SCALE_INS} scale-ins, {held} of workers with jobs, {len(jobs)} jobs: {stack.states(list(jobs))}, "
         f"{sum(executions.values()) - len(jobs)} repeated, reaped {stats.get('reaped', 0)}; "
         f"exits took {sorted(exits)[len(exits) // 2]:.2f} s, at most {max(exits):.2f} s"
     )
@@ -62,6 +65,12 @@ def test_scale_ins_at_random_moments_lose_cut_and_repeat_nothing(stack: Stack) -
     assert_one_terminal_record_each(stack, list(jobs))
     assert_lane_is_empty(stack)
     assert max(exits) < MOST_SECONDS
+
+
+def _holds_jobs(stack: Stack, worker: Process) -> bool:
+    """Whether it had any in hand half a second ago."""
+    found = [report for report in stack.reports() if report.pid == worker.pid]
+    return any(lane.in_hand for report in found for lane in report.lanes.values())
 
 
 def _told_to_leave(stack: Stack, worker: Process) -> float:
