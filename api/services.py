@@ -20,7 +20,8 @@ from api.jobs.listing import Listing
 from api.jobs.publisher import Publisher
 from api.jobs.queue_position import QueuePositions
 from api.jobs.store import JobStore
-from api.jobs.submission import Submission, SubmissionLimits
+from api.jobs.submission import Submission
+from api.jobs.submission_limits import SubmissionLimits
 from api.jobs.waiter import ResultWaiter
 from api.jobs.watch import JobWatches
 from api.overload.admission import Admission, AdmissionPolicy

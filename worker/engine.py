@@ -125,7 +125,7 @@ class Engine:
         now = time.monotonic()
         self.redis_health = RedisHealth(now)
         self.device_time = DeviceTime(now)
-        self.state = WorkerState(lanes_of(catalog, settings))
+        self.state = WorkerState(lanes_of(catalog, settings), settings.metrics_max_tenants)
 
     def _build_models(self, catalog: Catalog, settings: Settings) -> None:
         residency = Residency(
@@ -340,6 +340,7 @@ class Engine:
             cache_stored=self.cache_writer.stored,
             cache_dropped=self.cache_writer.dropped,
             switches=self.turns.switches,
+            process=self.state.counts,
         )
 
     def report(self, now: float) -> WorkerReport:

@@ -19,7 +19,6 @@ from typing import Any
 
 import redis.asyncio
 import structlog
-from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from api.background import tasks
@@ -28,8 +27,6 @@ from common.redis.keys import BANDS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, work
 from common.worker_report import LaneReport, WorkerReport
 
 log = structlog.get_logger(__name__)
-
-_SAMPLES = Counter("lanefleet_api_samples", "Looks at the lanes and workers, about one a second.")
 
 _INTERVAL_SECONDS = 1.0
 _TROUBLED_SECONDS = 0.25
@@ -199,7 +196,6 @@ class LaneSampler:
             except Exception:
                 log.exception("sample_unused")
         self.samples += 1
-        _SAMPLES.inc()
 
     async def _sample(self) -> Exception | None:
         """Read everything; returns the error of the write where Redis accepts none."""

@@ -112,6 +112,11 @@ class Breakers:
         """The lane's own record."""
         return self._lanes[lane].records[""]
 
+    def count(self, lane: str) -> dict[State, int]:
+        """How many of the lane's breakers, its own and its tenants', are in each state."""
+        states = [record.state for record in self._lanes[lane].records.values()]
+        return {state: states.count(state) for state in State}
+
     def refused_tenants(self, lane: str) -> dict[str, Record]:
         """By tenant, the breakers that are not closed."""
         found = self._lanes[lane].records

@@ -20,9 +20,11 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import structlog
 
+from api.server.totals import Totals
 from common.errors import ConfigurationError
 from common.processes import die_with_parent
 from common.settings import ENV_PREFIX, Settings
@@ -76,6 +78,7 @@ class Supervisor:
         self._environment = {**os.environ, f"{ENV_PREFIX}REDIS_URL": redis_url}
         self._listener = listener
         self._notices = selectors.DefaultSelector()
+        self._totals = Totals()
         self._children: set[Child] = set()
         self._young_deaths = 0
         self._start_after = 0.0
@@ -104,14 +107,17 @@ class Supervisor:
 
     def _start_one(self) -> None:
         notice, theirs = os.pipe()
-        listener = self._listener.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "api", str(listener), str(theirs)],
-            env=self._environment,
-            pass_fds=(listener, theirs),
-            stdin=subprocess.DEVNULL,
-            preexec_fn=partial(die_with_parent, os.getpid()),
-        )
+        counts, metrics = self._totals.adopt()
+        self._notices.register(counts, selectors.EVENT_READ)
+        with metrics:
+            passed = (self._listener.fileno(), theirs, metrics.fileno())
+            process = subprocess.Popen(
+                [sys.executable, "-m", "api", *map(str, passed)],
+                env=self._environment,
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=partial(die_with_parent, os.getpid()),
+            )
         os.close(theirs)
         child = Child(process, notice, time.monotonic())
         self._children.add(child)
@@ -120,12 +126,20 @@ class Supervisor:
 
     def _look(self) -> None:
         for key, _ in self._notices.select(_LOOK_SECONDS):
-            child: Child = key.data
-            if os.read(child.notice, 4096):
+            child: Child | None = key.data
+            if child is None:
+                self._read_counts(key.fileobj)
+            elif os.read(child.notice, 4096):
                 child.draining = True
                 log.info("api_process_draining", pid=child.process.pid)
             else:
                 self._bury(child)
+
+    def _read_counts(self, process: Any) -> None:
+        """Take what a process has counted; its socket is closed once it has ended."""
+        descriptor = process.fileno()
+        if not self._totals.read(process):
+            self._notices.unregister(descriptor)
 
     def _bury(self, child: Child) -> None:
         self._notices.unregister(child.notice)

@@ -29,6 +29,7 @@ from common.settings.infrastructure import (
 )
 from common.settings.inputs import BlobSettings, FetchSettings
 from common.settings.jobs import JobSettings
+from common.settings.metrics import MetricsSettings
 from common.settings.overload import OverloadSettings
 from common.settings.tenants import DEFAULT_WINDOW, TenantSettings
 from common.settings.worker import DeviceSettings, WorkerSettings
@@ -47,6 +48,7 @@ __all__ = (
     "HttpSettings",
     "JobSettings",
     "LogSettings",
+    "MetricsSettings",
     "Networks",
     "OverloadSettings",
     "Ports",
@@ -62,6 +64,7 @@ __all__ = (
 # pydantic orders the fields of the last base first, and so does `lanefleet doctor`.
 class Settings(
     LogSettings,
+    MetricsSettings,
     WorkerSettings,
     FetchSettings,
     DeviceSettings,

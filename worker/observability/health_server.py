@@ -14,23 +14,22 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-
+from common.metrics.exposition import CONTENT_TYPE, text_of
 from common.settings import Settings
-from worker.observability.metrics import EngineCollector, StageCollector
+from worker.observability.metrics import WorkerCollector
 from worker.observability.view import EngineView
 
 
 class HealthServer:
     """Serves `/health` and `/metrics` on the configured port."""
 
-    def __init__(self, view: EngineView, host: str, port: int, dead_after_seconds: float) -> None:
+    def __init__(
+        self, view: EngineView, host: str, port: int, dead_after_seconds: float, settings: Settings
+    ) -> None:
         """dead_after_seconds is how long Redis may not answer before the worker is unhealthy."""
         self._view = view
         self._dead_after_seconds = dead_after_seconds
-        self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(view))
-        self._registry.register(StageCollector(view))
+        self._metrics = WorkerCollector(view, settings)
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,17 +49,19 @@ class HealthServer:
 
     def start(self) -> None:
         """Start serving."""
+        self._metrics.pauses.watch()
         self._thread.start()
 
     def stop(self) -> None:
         """Stop serving."""
+        self._metrics.pauses.unwatch()
         self._http.shutdown()
         self._http.server_close()
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
         """The response to a path: status, content type, body."""
         if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+            return 200, CONTENT_TYPE, text_of(self._metrics.collect())
         if path != "/health":
             return 404, "text/plain", b"try /health or /metrics\n"
         silence = self._view.redis_health.silence(time.monotonic())
@@ -79,4 +80,6 @@ class HealthServer:
 def health_server_of(view: EngineView, settings: Settings) -> HealthServer | None:
     """The health server, where a port is set."""
     port = settings.worker_health_port
-    return HealthServer(view, settings.host, port, settings.lease_seconds) if port else None
+    if not port:
+        return None
+    return HealthServer(view, settings.host, port, settings.lease_seconds, settings)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from worker.jobs.worker_counts import WorkerCounts
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
@@ -35,6 +36,8 @@ class Counters:
     cache_dropped: int
     switches: int
     """How often the device switched from one lane to another."""
+    process: WorkerCounts
+    """What the process counts of leases and tenants."""
 
 
 class EngineView(Protocol):

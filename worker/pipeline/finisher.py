@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -28,11 +29,14 @@ from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
+from worker.observability.process_age import process_age
 from worker.pipeline.endings import Ending, by_ending, delay, letter, outcome
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+_DISPOSITION = attrgetter("disposition")
 
 _PAUSE_SECONDS = 0.2
 _IGNORED_RESULT_SECONDS = 60
@@ -197,6 +201,7 @@ class Finisher:
             self._until_done(lane, lambda: leases.retry(map(delay, delayed)))
         for execution in ending.get(Ending.CANCEL, ()):
             self._cancel(lane, leases, execution)
+        _count(lane, finished)
         _log_traced(lane, group.executions)
         self._tell(Published(lane, group.executions, finished))
 
@@ -260,6 +265,8 @@ class Finisher:
             return ()
         lane.stats.stages.stages["finish"].observe(time.monotonic() - began)
         self.finished += len(results) - len(fenced)
+        counts = self._state.counts
+        counts.cold_seconds = counts.cold_seconds or process_age()
         if not fenced:
             return results
         self.fenced += len(fenced)
@@ -291,6 +298,15 @@ class Finisher:
 
 def _is_unwritten(execution: Execution) -> bool:
     return not execution.meta and execution.disposition in (None, "failed")
+
+
+def _count(lane: Lane, finished: Sequence[Execution]) -> None:
+    """Count the results by their version, which one batch has in common."""
+    if finished:
+        version = lane.stats.version(finished[0].version or lane.spec.version)
+        failed = list(map(_DISPOSITION, finished)).count("failed")
+        version.failed += failed
+        version.succeeded += len(finished) - failed
 
 
 def _log_traced(lane: Lane, executions: Sequence[Execution]) -> None:

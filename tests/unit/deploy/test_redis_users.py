@@ -42,7 +42,7 @@ MAY = {
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals "
     "incr incrby info lindex llen lmove lpush lrange mget mset persist pexpire pttl rpop rpush "
     "sadd scan set setex setnx smembers srem time ttl xack xadd xautoclaim xdel xgroup|create "
-    "xpending xrange xreadgroup xrevrange xtrim zadd zcard zcount zpopmin zrandmember zrange "
+    "xlen xpending xrange xreadgroup xrevrange xtrim zadd zcard zcount zpopmin zrandmember zrange "
     "zrangebyscore zrem zremrangebyscore zrevrangebyscore",
     "keda": f"{CONNECTION} {SCRIPTS} hlen llen scard type zcard",
     "flower": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop del exists expire get hdel "
