@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from api.cli.acl import acl
 from api.cli.cache import cache
 from api.cli.dead import dead
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
@@ -28,6 +29,7 @@ from api.cli.lanes import lanes
 from api.cli.models import models
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.stages import stages
+from api.cli.top import top
 from api.cli.workers import workers
 from api.client import ApiError, Client, ClientError
 from common.errors import ConfigurationError, FleetError
@@ -47,6 +49,8 @@ app.add_typer(jobs, name="jobs")
 app.add_typer(workers, name="workers")
 app.command()(submit)
 app.command()(stages)
+app.command()(top)
+app.command()(acl)
 out = Console()
 err = Console(stderr=True)
 

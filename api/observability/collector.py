@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from api.http.request_counts import EDGES, RequestCounts
 from api.overload.breaker import State
+from api.overload.lane_metrics import lane_families
 from api.services import Services
 from common.metrics import api, compatible, lanes
 from common.metrics.declaration import MetricFamily
@@ -112,4 +114,5 @@ class ApiCollector:
 
 def collector_of(services: Services, requests: RequestCounts) -> ApiCollector:
     """The collector of a process with these services."""
-    return ApiCollector(requests, services)
+    sampled = partial(lane_families, breakers=services.breakers)
+    return ApiCollector(requests, services, (lambda: sampled(services.sampler.lanes),))

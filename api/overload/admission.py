@@ -24,7 +24,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from api.overload.breaker import Record, State
-from api.overload.lane_sampler import DEEP_SECONDS, LaneSampler, LaneState
+from api.overload.lane_sampler import DEEP_SECONDS, LaneSampler
+from api.overload.lane_state import LaneState
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
 from common.errors import DeadlineUnreachable, LaneFull, ModelUnavailable, NoWorker, Refused

@@ -22,7 +22,8 @@ import structlog
 
 from api.background.server_clock import ServerClock
 from api.overload.breaker import Breaker, Policy, Reading, Record, State
-from api.overload.lane_sampler import LaneSampler, LaneState
+from api.overload.lane_sampler import LaneSampler
+from api.overload.lane_state import LaneState
 from common.jobs.job import Job
 from common.jobs.script_calls import BreakerMove
 from common.redis.keys import LaneKeys, meta_key

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from redis import Redis
 
-from common.jobs.script_calls import CancelCall
+from common.jobs.script_calls import CancelCall, ReapCall
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Pending, Scripts
 from common.settings import Settings
@@ -24,7 +24,6 @@ from worker.jobs.lease_calls import (
     FinishCall,
     FinishedJob,
     LeadingJob,
-    ReapCall,
     ReclaimCall,
     ReleasedJob,
     ReserveCall,

@@ -13,6 +13,7 @@ from worker.jobs.worker_counts import WorkerCounts
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
+from worker.lanes.state import WorkerState
 from worker.residency.residency import Resident
 
 
@@ -58,6 +59,10 @@ class EngineView(Protocol):
     @property
     def on_the_bus(self) -> bool:
         """Whether Celery's remote control reaches it."""
+
+    @property
+    def state(self) -> WorkerState:
+        """What the threads share."""
 
     @property
     def lanes(self) -> Mapping[str, Lane]:
