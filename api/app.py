@@ -16,7 +16,7 @@ from api.http.middleware import RequestLayer
 from api.openapi import docs_page as docs
 from api.openapi import document as openapi
 from api.openapi import examples
-from api.routes import bulk, dead, health, job_list, jobs, models, openai, tasks
+from api.routes import bulk, dead, health, job_list, jobs, models, openai, outbox, system, tasks
 from api.routes import job_result as results
 from api.routes import job_results as collect
 from api.routes.fast_path import FastPath
@@ -75,7 +75,19 @@ def create_app(
         generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)
-    for one in (bulk, collect, jobs, job_list, results, tasks, openai, models, dead):
+    for one in (
+        bulk,
+        collect,
+        jobs,
+        job_list,
+        results,
+        tasks,
+        openai,
+        models,
+        dead,
+        outbox,
+        system,
+    ):
         app.include_router(one.router, responses=problems.UNAUTHENTICATED)
     app.include_router(health.router)
     docs.install(app)

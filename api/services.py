@@ -17,6 +17,7 @@ from api.jobs.abandoned_lanes import AbandonedLanes
 from api.jobs.idempotency import Claims
 from api.jobs.large_inputs import LargeInputs
 from api.jobs.listing import Listing
+from api.jobs.outbox import Outbox
 from api.jobs.publisher import Publisher
 from api.jobs.queue_position import QueuePositions
 from api.jobs.store import JobStore
@@ -55,6 +56,7 @@ class Services:
     watches: JobWatches
     positions: QueuePositions
     listing: Listing
+    outbox: Outbox
     served_models: ServedModels
     cache: ResultCache
     abandoned: AbandonedLanes
@@ -155,6 +157,7 @@ def _build(
         watches=JobWatches(store, waiter, settings.event_poll_seconds),
         positions=QueuePositions(client, sampler.per_second, sampler.clock),
         listing=Listing(client),
+        outbox=Outbox(client),
         served_models=served_models,
         cache=cache,
         streams=Shares(settings.max_event_streams, settings.tenant_share),

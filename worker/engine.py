@@ -35,6 +35,7 @@ from common.redis.connect import cache_url_of, connect, database_of
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Scripts
 from common.redis.trouble import TROUBLE
+from common.runtime import resident_set_mb
 from common.settings import Settings
 from common.worker_report import WorkerReport
 from worker.batching.turns import Turns
@@ -65,7 +66,7 @@ from worker.pipeline.scheduler import Scheduler
 from worker.residency.loader import Loader
 from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
-from worker.residency.residency import Residency, Resident, memory_in_use, resident_set_mb
+from worker.residency.residency import Residency, Resident, memory_in_use
 from worker.residency.weights_digests import WeightsDigests
 
 log = structlog.get_logger(__name__)

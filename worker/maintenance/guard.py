@@ -8,6 +8,7 @@ from math import inf
 from typing import Protocol
 
 from common.catalog import Catalog
+from common.runtime import resident_set_mb
 from common.settings import Settings
 from worker.guard.arrival import Arrival
 from worker.guard.calls import Calls
@@ -21,7 +22,7 @@ from worker.pipeline.failed_batch import charge_stuck
 from worker.pipeline.finisher import Finisher
 from worker.pipeline.runner import Runner
 from worker.residency.model_host import ModelHost
-from worker.residency.residency import Residency, resident_set_mb
+from worker.residency.residency import Residency
 
 _LOOK_SECONDS = 0.2
 

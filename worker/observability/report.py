@@ -14,6 +14,7 @@ from common.worker_report import (
 )
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
+from worker.observability.runtime import runtime_of
 from worker.observability.view import EngineView
 from worker.residency.residency import Resident
 
@@ -36,6 +37,7 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
         cache=CacheCounts(counters.cache_stored, counters.cache_dropped),
         switches=counters.switches,
         device_time=device_times(view.device_time, now),
+        runtime=runtime_of(view),
         lanes={
             lane.name: _lane_report(lane, view.residents[lane.spec.name])
             for lane in view.lanes.values()

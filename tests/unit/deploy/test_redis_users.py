@@ -27,6 +27,7 @@ API_SCRIPTS = (
     "enqueue",
     "list_jobs",
     "move_breaker",
+    "outbox_retry",
     "queue_position",
 )
 CONNECTION = "auth echo hello ping quit reset select"
@@ -36,8 +37,8 @@ TRANSACTIONS = "discard exec multi unwatch watch"
 MAY = {
     "api": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} del exists expire get getrange hdel "
     "hexists hget hgetall hincrby hkeys hlen hmget hset incrby info lindex llen lpush mget mset "
-    "persist pttl rpop rpush set smembers time ttl unlink xadd xrange xrevrange xtrim zadd zcard "
-    "zrange zrem zrevrange",
+    "persist pttl rpop rpush set smembers time ttl unlink xadd xdel xlen xrange xrevrange xtrim "
+    "zadd zcard zrange zrem zrevrange",
     "worker": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop client|id client|tracking "
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals "
     "incr incrby info lindex llen lmove lpush lrange mget mset persist pexpire pttl rpop rpush "
