@@ -21,9 +21,11 @@ from api.routes import job_result as results
 from api.routes import job_results as collect
 from api.routes.fast_path import FastPath
 from api.services import running_services
+from api.tracing.server_spans import API_SERVICE, ServerSpans
 from common.catalog import load_catalog
 from common.inputs.blobs import open_blobs
 from common.settings import Settings
+from common.tracing.spans import open_tracing
 
 _DESCRIPTION = """
 Runs ML models behind a queue. Submit a job, then poll, wait or ask for it to be waited for:
@@ -45,6 +47,8 @@ class Front:
             self.app: ASGIApp = RequestLayer(allowing, settings)
         else:
             self.app = RequestLayer(whole, settings, fast_path)
+        if tracing := open_tracing(settings, API_SERVICE):
+            self.app = ServerSpans(self.app, tracing, settings.root_path)
 
 
 def create_app(

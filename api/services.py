@@ -30,10 +30,13 @@ from api.overload.lane_sampler import LaneSampler
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
 from api.tenants.auth import Authenticator, KeyPolicy
+from api.tracing.server_spans import API_SERVICE
+from api.tracing.traced_publisher import TracedPublisher
 from common.catalog import Catalog
 from common.inputs.blobs import Blobs
 from common.redis.connect import cache_url_of, connect_async
 from common.settings import Settings
+from common.tracing.spans import open_tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +177,7 @@ def _authenticator(
 def _publisher(
     settings: Settings, client: redis.asyncio.Redis, blobs: Blobs | None, guard: QueueGuard
 ) -> Publisher:
-    return Publisher(
+    words = (
         client,
         settings.max_backlog,
         LargeInputs(blobs, settings.redis_input_bytes),
@@ -182,6 +185,8 @@ def _publisher(
         guard,
         settings.list_max_count,
     )
+    tracing = open_tracing(settings, API_SERVICE)
+    return Publisher(*words) if tracing is None else TracedPublisher(tracing, *words)
 
 
 async def _let_go_when_told(draining: asyncio.Event, waiter: ResultWaiter) -> None:

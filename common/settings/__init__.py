@@ -26,6 +26,7 @@ from common.settings.infrastructure import (
     CatalogSettings,
     LogSettings,
     RedisSettings,
+    TraceSettings,
 )
 from common.settings.inputs import BlobSettings, FetchSettings
 from common.settings.jobs import JobSettings
@@ -54,6 +55,7 @@ __all__ = (
     "Section",
     "Settings",
     "TenantSettings",
+    "TraceSettings",
     "WorkerSettings",
     "load_settings",
 )
@@ -61,6 +63,7 @@ __all__ = (
 
 # pydantic orders the fields of the last base first, and so does `lanefleet doctor`.
 class Settings(
+    TraceSettings,
     LogSettings,
     WorkerSettings,
     FetchSettings,
