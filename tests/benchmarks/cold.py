@@ -68,6 +68,7 @@ def start_once(arena: Arena, model: str, environment: Mapping[str, str]) -> Samp
             "LANEFLEET_MODELS": model,
             "LANEFLEET_LOG_LEVEL": "warning",
             "LANEFLEET_STATE_DIR": str(arena.folder / "state"),
+            "PYTHONDONTWRITEBYTECODE": "",  # compiled once, by the round that does not count
             **environment,
         },
         arena.folder / "cold.log",
