@@ -149,11 +149,10 @@ def _build(
     breakers = Breakers(client, Policy.of(settings), catalog)
     guard = QueueGuard()
     admission = Admission(AdmissionPolicy.of(settings), sampler, breakers, guard)
-    publisher = _publisher(settings, client, blobs, guard)
     claims = Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
     submission = Submission(
-        *(SubmissionLimits.of(settings), catalog, publisher, served_models, cache),
-        *(admission, claims, store, waiter, sampler.clock),
+        *(SubmissionLimits.of(settings), catalog, _publisher(settings, client, blobs, guard)),
+        *(served_models, cache, admission, claims, store, waiter, sampler.clock),
     )
     return Services(
         settings=settings,
@@ -165,9 +164,7 @@ def _build(
         sampler=sampler,
         server_watch=ServerWatch(client),
         abandoned=AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
-        unserved=UnservedLanes(
-            client, sampler, _result_ttl(settings, catalog), CarePolicy.of(settings)
-        ),
+        unserved=_unserved(settings, client, catalog, sampler),
         breakers=breakers,
         guard=guard,
         admission=admission,
@@ -180,6 +177,13 @@ def _build(
         cache=cache,
         streams=Shares(settings.max_event_streams, settings.tenant_share),
     )
+
+
+def _unserved(
+    settings: Settings, client: redis.asyncio.Redis, catalog: Catalog, sampler: LaneSampler
+) -> UnservedLanes:
+    policy = CarePolicy.of(settings)
+    return UnservedLanes(client, sampler, _result_ttl(settings, catalog), policy)
 
 
 def _authenticator(
