@@ -28,6 +28,7 @@ from api.cli.lanes import lanes
 from api.cli.models import models
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.stages import stages
+from api.cli.top import top
 from api.cli.workers import workers
 from api.client import ApiError, Client, ClientError
 from common.errors import ConfigurationError, FleetError
@@ -47,6 +48,7 @@ app.add_typer(jobs, name="jobs")
 app.add_typer(workers, name="workers")
 app.command()(submit)
 app.command()(stages)
+app.command()(top)
 out = Console()
 err = Console(stderr=True)
 

@@ -28,8 +28,8 @@ API_PROCESSES = _api("processes", "gauge", "API processes that serve.", unit="pr
 AUTH = _api(
     "auth_total",
     "counter",
-    "Requests by what became of their key: `accepted`, `none` (served without one), or the code "
-    "of the refusal.",
+    "Requests by what became of their key: `accepted`, `none` (served without one), `missing`, "
+    "`invalid`.",
     "outcome",
     unit="requests",
 )
@@ -39,9 +39,8 @@ AUTH = _api(
 API_JOBS = _api(
     "jobs_total",
     "counter",
-    "Jobs by what became of them on arrival: `queued`, `joined` (an identical job runs: "
-    "single-flight), `hit` (answered from the cache), `replayed` (the Idempotency-Key was known), "
-    "`refused`.",
+    "Jobs by what became of them on arrival: `queued`, `hit` (answered from the cache), "
+    "`replayed` (the Idempotency-Key was known), `refused`.",
     "lane",
     "outcome",
     unit="jobs",

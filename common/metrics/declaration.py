@@ -56,15 +56,15 @@ class MetricFamily(Family):
 
     def __init__(self, metric: Metric) -> None:
         super().__init__(metric.stem, metric.help, metric.kind)
-        self._declared = metric
+        self.declared = metric
 
     def add(self, value: float, *labels: str) -> None:
         """Add the value of a counter or gauge under these label values."""
-        self._add(self._declared.name, labels, value)
+        self._add(self.declared.name, labels, value)
 
     def add_summary(self, count: float, total: float, *labels: str) -> None:
         """Add a count and a sum."""
-        name = self._declared.name
+        name = self.declared.name
         self._add(f"{name}_count", labels, count)
         self._add(f"{name}_sum", labels, total)
 
@@ -72,7 +72,7 @@ class MetricFamily(Family):
         self, edges: Sequence[float], counts: Iterable[float], total: float, *labels: str
     ) -> None:
         """Add a histogram: a count for each bucket, the last one without an upper edge."""
-        name, cumulated = self._declared.name, 0.0
+        name, cumulated = self.declared.name, 0.0
         for edge, count in zip((*(f"{one:g}" for one in edges), "+Inf"), counts, strict=True):
             cumulated += count
             self._add(f"{name}_bucket", labels, cumulated, le=edge)
@@ -80,5 +80,5 @@ class MetricFamily(Family):
         self._add(f"{name}_sum", labels, total)
 
     def _add(self, name: str, labels: Sequence[str], value: float, **more: str) -> None:
-        named = dict(zip(self._declared.labels, labels, strict=True))
+        named = dict(zip(self.declared.labels, labels, strict=True))
         self.samples.append(Sample(name, {**named, **more}, value))

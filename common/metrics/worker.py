@@ -52,6 +52,7 @@ STAGE_SECONDS = _worker(
     "stage",
     unit="seconds",
 )
+BATCH_SIZE = _worker("batch_size", "histogram", "Jobs in a batch, of all lanes.", unit="jobs")
 BATCH_JOBS = _worker(
     "batch_jobs_total", "counter", "Jobs that ran in batches.", "lane", unit="jobs"
 )

@@ -29,6 +29,7 @@ from common.settings.infrastructure import (
 )
 from common.settings.inputs import BlobSettings, FetchSettings
 from common.settings.jobs import JobSettings
+from common.settings.metrics import MetricsSettings
 from common.settings.overload import OverloadSettings
 from common.settings.secret_files import SUFFIX, secret_fields
 from common.settings.tenants import DEFAULT_WINDOW, TenantSettings
@@ -48,6 +49,7 @@ __all__ = (
     "HttpSettings",
     "JobSettings",
     "LogSettings",
+    "MetricsSettings",
     "Networks",
     "OverloadSettings",
     "Ports",
@@ -63,6 +65,7 @@ __all__ = (
 # pydantic orders the fields of the last base first, and so does `lanefleet doctor`.
 class Settings(
     LogSettings,
+    MetricsSettings,
     WorkerSettings,
     FetchSettings,
     DeviceSettings,
