@@ -107,9 +107,7 @@ class JobStore:
             pipe.zcard(keys.dead)
             pipe.hgetall(keys.stats)
         replies = await pipe.execute()
-        return {
-            name: _lane_state(*replies[at * 9 : at * 9 + 9]) for at, name in enumerate(names)
-        }
+        return {name: _lane_state(*replies[at * 9 : at * 9 + 9]) for at, name in enumerate(names)}
 
     async def drop_lane(self, lane: str) -> int:
         """Cancel every job of a lane that nobody serves; returns how many there were."""

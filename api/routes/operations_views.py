@@ -117,9 +117,7 @@ class LaneView(BaseModel):
     drain_seconds: float | None = Field(
         description="Seconds until the demand is worked off; null while unknown."
     )
-    cold_start_seconds: float = Field(
-        description="Seconds from demand to a worker that serves it."
-    )
+    cold_start_seconds: float = Field(description="Seconds from demand to a worker that serves it.")
     workers: int = Field(description="Live workers that can serve it.")
     breaker: BreakerView
     abandoned: bool = Field(
