@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from api.cli.acl import acl
 from api.cli.cache import cache
 from api.cli.dead import dead
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
@@ -49,6 +50,7 @@ app.add_typer(workers, name="workers")
 app.command()(submit)
 app.command()(stages)
 app.command()(top)
+app.command()(acl)
 out = Console()
 err = Console(stderr=True)
 
