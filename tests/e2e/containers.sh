@@ -85,7 +85,7 @@ WORKDIR /data
 EOF
     debian_image standin-monitoring <<EOF
 RUN $apt $MONITORING_PACKAGES wget && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
-    && install -d -o 65534 -g 65534 /prometheus-data /alertmanager
+    && install -d -o 65534 -g 65534 /prometheus /alertmanager
 EOF
 }
 
