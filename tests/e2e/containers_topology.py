@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import yaml
 
@@ -190,11 +191,18 @@ def _holding(client: Client) -> int:
 
 
 def _prometheus_sees() -> None:
+    up = [f"{one['metric']['job']} {one['value'][1]}" for one in _query("up")]
+    print(f"Prometheus: {', '.join(sorted(up))}")
+    started = [one["value"][1] for one in _query("lanefleet_worker_cold_start_seconds")]
+    print(f"process start to first result: {', '.join(started)} s")
+    print(f"cores seen: {len(_query('count by (cpu) (node_cpu_seconds_total)'))}")
+
+
+def _query(expression: str) -> list[dict[str, Any]]:
     connection = http.client.HTTPConnection("127.0.0.1", 9090, timeout=5)
-    connection.request("GET", "/api/v1/query?query=up")
-    found = json.loads(connection.getresponse().read())["data"]["result"]
-    seen = sorted(f"{one['metric']['job']} {one['value'][1]}" for one in found)
-    print(f"Prometheus: {', '.join(seen)}")
+    connection.request("GET", f"/api/v1/query?{urlencode({'query': expression})}")
+    found: list[dict[str, Any]] = json.loads(connection.getresponse().read())["data"]["result"]
+    return found
 
 
 if __name__ == "__main__":
