@@ -145,6 +145,14 @@ def hardened(folder: Path) -> None:
         user, read_only, dropped = docker("inspect", "-f", form, container(name)).split()
         assert user not in ("", "0", "root"), name
         assert (read_only, dropped) == ("true", "[ALL]"), name
+    assert _in_the_api("touch /var/lib/lanefleet/tried && echo written") == "written"
+    assert _in_the_api("touch /opt/lanefleet/tried 2>/dev/null || echo refused") == "refused"
+    made = _in_the_api("lanefleet keys create tried --tenant ops --scopes metrics")
+    assert "lfk_" in made, made
+
+
+def _in_the_api(command: str) -> str:
+    return docker("exec", container("api"), "sh", "-c", command)
 
 
 def exercise(folder: Path) -> None:
