@@ -9,6 +9,7 @@
 # first run takes about 20 minutes. Prints sizes and times, and exits with 1 where one is too large.
 #
 #   PYTHON_IMAGE   a base image with Python, instead of one made from Debian's packages
+#   DEBIAN_MIRROR  where debootstrap gets its packages
 #   BUILD_WORDS    further words for `buildah bud`, such as volumes with pip's configuration
 #   REDIS_PACKAGE  and MONITORING_PACKAGES: what stands in for images of a registry
 #
@@ -70,7 +71,7 @@ debian_image() {  # TAG WORDS...: an image from the base and the lines of standa
 base_images() {
     if ! podman image exists localhost/base:bookworm; then
         rm -rf "$WORK/base"
-        debootstrap --variant=minbase bookworm "$WORK/base" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
+        debootstrap --variant=minbase bookworm "$WORK/base" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
         rm -rf "$WORK"/base/var/cache/apt/*
         tar -C "$WORK/base" -c . | podman import - localhost/base:bookworm
         rm -rf "$WORK/base"
