@@ -107,7 +107,7 @@ class WorkerCollector:
         yield declared.FENCED.of(counters.fenced)
         yield declared.REAPED.of(process.reaped)
         yield declared.RETRIED.of(process.retried)
-        yield declared.DEAD.of(process.dead)
+        yield declared.DEAD.of(process.dead + process.dead_at_start)
         yield declared.IN_HAND.of(sum(len(lane.in_hand) for lane in view.lanes.values()))
         yield declared.SWITCHES.of(counters.switches)
         cache, events = declared.CACHE_WRITES.family(), declared.EVENT_JOBS.family()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -34,6 +35,8 @@ from worker.pipeline.endings import Ending, by_ending, delay, letter, outcome
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+_DISPOSITION = attrgetter("disposition")
 
 _PAUSE_SECONDS = 0.2
 _IGNORED_RESULT_SECONDS = 60
@@ -301,7 +304,7 @@ def _count(lane: Lane, finished: Sequence[Execution]) -> None:
     """Count the results by their version, which one batch has in common."""
     if finished:
         version = lane.stats.version(finished[0].version or lane.spec.version)
-        failed = sum(one.disposition == "failed" for one in finished)
+        failed = list(map(_DISPOSITION, finished)).count("failed")
         version.failed += failed
         version.succeeded += len(finished) - failed
 

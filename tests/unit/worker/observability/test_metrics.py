@@ -39,7 +39,7 @@ def lane(name: str = "m") -> Lane:
 
 def view(*lanes: Lane, tenants: TenantUsage | None = None) -> Any:
     now = time.monotonic()
-    process = WorkerCounts(7, 6, 5, 4, 3, 1.5, 2, 1, tenants or TenantUsage(0))
+    process = WorkerCounts(7, 6, 5, 4, 3, 1, 1.5, 2, 1, tenants or TenantUsage(0))
     return SimpleNamespace(
         lanes={one.name: one for one in lanes},
         device="cuda:0",
