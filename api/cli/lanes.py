@@ -7,14 +7,13 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from api.cli.lane_table import lane_table
+from api.cli.lane_table import lane_table, wide_console
 from api.cli.options import JsonFlag, UrlOption, named
 from api.client import Client
 
 lanes = typer.Typer(help="See what lanes hold; drop one that nobody serves.", no_args_is_help=True)
-out = Console()
+out = wide_console()
 
 
 @lanes.command("list")
