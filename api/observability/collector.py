@@ -115,4 +115,8 @@ class ApiCollector:
 def collector_of(services: Services, requests: RequestCounts) -> ApiCollector:
     """The collector of a process with these services."""
     sampled = partial(lane_families, breakers=services.breakers)
-    return ApiCollector(requests, services, more=(lambda: sampled(services.sampler.lanes),))
+    return ApiCollector(
+        requests,
+        services,
+        more=(lambda: sampled(services.sampler.lanes), services.server_watch.families),
+    )

@@ -32,6 +32,7 @@ from common.settings.inputs import BlobSettings, FetchSettings
 from common.settings.jobs import JobSettings
 from common.settings.metrics import MetricsSettings
 from common.settings.overload import OverloadSettings
+from common.settings.secret_files import SUFFIX, secret_fields
 from common.settings.tenants import DEFAULT_WINDOW, TenantSettings
 from common.settings.worker import DeviceSettings, WorkerSettings
 
@@ -104,4 +105,5 @@ def _names() -> frozenset[str]:
         names.add(f"{ENV_PREFIX}{field.upper()}")
         if isinstance(about.validation_alias, AliasChoices):
             names.update(map(str, about.validation_alias.choices))
+    names.update(f"{ENV_PREFIX}{field.upper()}{SUFFIX}" for field in secret_fields(Settings))
     return frozenset(names)
