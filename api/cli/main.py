@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from api.cli.bench.command import bench
 from api.cli.cache import cache
 from api.cli.dead import dead
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
@@ -47,6 +48,7 @@ app.add_typer(jobs, name="jobs")
 app.add_typer(workers, name="workers")
 app.command()(submit)
 app.command()(stages)
+app.command()(bench)
 out = Console()
 err = Console(stderr=True)
 
