@@ -28,6 +28,7 @@ from api.cli.keys import keys
 from api.cli.lanes import lanes
 from api.cli.models import models
 from api.cli.options import JsonFlag, UrlOption
+from api.cli.profile import profile
 from api.cli.stages import stages
 from api.cli.workers import workers
 from api.client import ApiError, Client, ClientError
@@ -49,6 +50,7 @@ app.add_typer(workers, name="workers")
 app.command()(submit)
 app.command()(stages)
 app.command()(bench)
+app.command()(profile)
 out = Console()
 err = Console(stderr=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import socket
@@ -31,6 +32,7 @@ from worker.engine import Engine
 from worker.guard.copies import end_copies
 from worker.guard.supervision import Supervision
 from worker.models.weights import set_base
+from worker.observability.device_trace import socket_of_worker
 from worker.observability.view import EventCounts
 from worker.pipeline.finisher import Listener
 from worker.process.celery_log import quieten
@@ -129,14 +131,14 @@ def _engine_factory(
     stamps: RevokedStamps,
     supervision: Supervision | None,
 ) -> EngineFactory:
-    def engine(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
+    def make(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
 
         canvas = Canvas(redis_url, settings)
         continuations = Continuations(
             connect(redis_url, settings), hostname, canvas.successors, settings.lease_seconds
         )
-        return Engine(
+        engine = Engine(
             settings,
             catalog,
             redis_url,
@@ -151,5 +153,10 @@ def _engine_factory(
             caretakers=(continuations,),
             supervision=supervision,
         )
+        if settings.profiling:
+            local = socket_of_worker(settings.state_dir, engine.models.run_on_device, device)
+            local.start()
+            atexit.register(local.stop)
+        return engine
 
-    return engine
+    return make
