@@ -16,8 +16,9 @@ from common.settings import Settings, load_settings
 def main(arguments: Sequence[str] = ()) -> int:
     """Run until SIGTERM; returns the exit status.
 
-    The supervisor of several processes passes `LISTENER NOTICE`: the descriptors of the
-    socket to serve and of a pipe to which it writes when it begins to drain.
+    The supervisor of several processes passes `LISTENER NOTICE METRICS`: the descriptors of the
+    socket to serve, of a pipe to which it writes when it begins to drain, and of the socket on
+    which the metrics of all are added up.
     """
     from api.http.request_context import add_request
     from api.tenants.auth import check_exposure
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] = ()) -> int:
             with connect(redis.url, settings) as client:
                 check_exposure(client, settings)
         if arguments:
-            listener, notice = map(int, arguments)
-            _serve(settings, redis.url, [socket.socket(fileno=listener)], notice)
+            listener, notice, metrics = map(int, arguments)
+            _serve(settings, redis.url, [socket.socket(fileno=listener)], notice, metrics)
         elif settings.api_workers > 1 or settings.max_requests:
             from api.server.supervisor import supervise
 
@@ -59,6 +60,7 @@ def _serve(
     redis_url: str,
     sockets: list[socket.socket] | None = None,
     notice: int | None = None,
+    metrics: int | None = None,
 ) -> None:
     from api.server.server import serve
 
@@ -70,7 +72,7 @@ def _serve(
     # default handler that would end the process with an error status.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda _signum, _frame: None)
-    serve(settings, redis_url, sockets, tell)
+    serve(settings, redis_url, sockets, tell, metrics)
 
 
 if __name__ == "__main__":

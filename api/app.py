@@ -13,10 +13,13 @@ from starlette.types import ASGIApp
 from api.http import problems
 from api.http.cors import allow_origins
 from api.http.middleware import RequestLayer
+from api.http.request_counts import RequestCounts
+from api.observability.collector import collector_of
+from api.observability.exposition import Exposition
 from api.openapi import docs_page as docs
 from api.openapi import document as openapi
 from api.openapi import examples
-from api.routes import bulk, dead, health, job_list, jobs, models, openai, tasks
+from api.routes import bulk, dead, health, job_list, jobs, lanes, models, openai, tasks
 from api.routes import job_result as results
 from api.routes import job_results as collect
 from api.routes.fast_path import FastPath
@@ -36,33 +39,42 @@ Runs ML models behind a queue. Submit a job, then poll, wait or ask for it to be
 class Front:
     """The whole front: `app` is the application to serve; setting `draining` releases waiters."""
 
-    def __init__(self, settings: Settings, redis_url: str) -> None:
+    def __init__(self, settings: Settings, redis_url: str, metrics: int | None = None) -> None:
+        """metrics is the descriptor of the socket to a parent that adds up metrics."""
         self.draining = asyncio.Event()
-        whole = create_app(settings, redis_url, self.draining)
+        counts = RequestCounts()
+        whole = create_app(settings, redis_url, self.draining, counts, metrics)
         fast_path = FastPath(whole)
         if settings.cors_origins:  # for the fast path as well
             allowing = allow_origins(fast_path, settings.cors_origins)
-            self.app: ASGIApp = RequestLayer(allowing, settings)
+            self.app: ASGIApp = RequestLayer(allowing, settings, counts=counts)
         else:
-            self.app = RequestLayer(whole, settings, fast_path)
+            self.app = RequestLayer(whole, settings, fast_path, counts)
 
 
 def create_app(
-    settings: Settings, redis_url: str, draining: asyncio.Event | None = None
+    settings: Settings,
+    redis_url: str,
+    draining: asyncio.Event | None = None,
+    counts: RequestCounts | None = None,
+    metrics: int | None = None,
 ) -> FastAPI:
     """The application over this Redis; once `draining` is set it releases waiting requests.
 
     Raises ConfigurationError for a bad catalog.
     """
-    told = draining or asyncio.Event()
+    told, counted = draining or asyncio.Event(), counts or RequestCounts()
     catalog = load_catalog(settings.catalog).subset(settings.models)
     blobs = open_blobs(settings.blob_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running_services(settings, redis_url, catalog, blobs, told) as services:
-            app.state.services = services
+            exposition = Exposition(collector_of(services, counted), metrics)
+            await exposition.start()
+            app.state.services, app.state.metrics = services, exposition
             yield
+            await exposition.stop()
 
     app = FastAPI(
         title="Lanefleet",
@@ -75,7 +87,7 @@ def create_app(
         generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)
-    for one in (bulk, collect, jobs, job_list, results, tasks, openai, models, dead):
+    for one in (bulk, collect, jobs, job_list, results, tasks, openai, models, lanes, dead):
         app.include_router(one.router, responses=problems.UNAUTHENTICATED)
     app.include_router(health.router)
     docs.install(app)

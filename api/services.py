@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -20,12 +20,15 @@ from api.jobs.listing import Listing
 from api.jobs.publisher import Publisher
 from api.jobs.queue_position import QueuePositions
 from api.jobs.store import JobStore
-from api.jobs.submission import Submission, SubmissionLimits
+from api.jobs.submission import Submission
+from api.jobs.submission_limits import SubmissionLimits
+from api.jobs.unserved_lanes import CarePolicy, UnservedLanes
 from api.jobs.waiter import ResultWaiter
 from api.jobs.watch import JobWatches
 from api.overload.admission import Admission, AdmissionPolicy
 from api.overload.breaker import Policy
 from api.overload.lane_sampler import LaneSampler
+from api.overload.lane_state import ColdStarts
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
 from api.tenants.auth import Authenticator, KeyPolicy
@@ -58,6 +61,7 @@ class Services:
     served_models: ServedModels
     cache: ResultCache
     abandoned: AbandonedLanes
+    unserved: UnservedLanes
     streams: Shares
     """The event streams of each tenant."""
 
@@ -74,7 +78,8 @@ async def running_services(
     async with AsyncExitStack() as stack:
         client = connect_async(redis_url, settings)
         stack.push_async_callback(client.aclose)
-        sampler = LaneSampler(client, list(catalog), settings.max_backlog)
+        cold_starts = ColdStarts(catalog, settings.cold_start_seconds)
+        sampler = LaneSampler(client, list(catalog), settings.max_backlog, cold_starts)
         cache = _result_cache(settings, redis_url, catalog, sampler, stack)
         services = _build(settings, redis_url, client, catalog, blobs, draining, sampler, cache)
         services.waiter.start()
@@ -88,6 +93,8 @@ async def running_services(
         stack.push_async_callback(services.served_models.stop)
         await services.abandoned.start()
         stack.push_async_callback(services.abandoned.stop)
+        await services.unserved.start()
+        stack.push_async_callback(services.unserved.stop)
         letting_go = asyncio.create_task(_let_go_when_told(draining, services.waiter))
         stack.callback(letting_go.cancel)
         yield services
@@ -109,9 +116,14 @@ def _result_cache(
         kept,
         hits,
         settings.cache_timeout_seconds,
-        lambda lane: catalog[lane].result_ttl_seconds or settings.result_ttl_seconds,
+        _result_ttl(settings, catalog),
         lambda: sampler.readable,
     )
+
+
+def _result_ttl(settings: Settings, catalog: Catalog) -> Callable[[str], int]:
+    """How long results of a lane are kept, seconds."""
+    return lambda lane: catalog[lane].result_ttl_seconds or settings.result_ttl_seconds
 
 
 def _build(
@@ -148,6 +160,9 @@ def _build(
         sampler=sampler,
         server_watch=ServerWatch(client),
         abandoned=AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
+        unserved=UnservedLanes(
+            client, sampler, _result_ttl(settings, catalog), CarePolicy.of(settings)
+        ),
         breakers=breakers,
         guard=guard,
         admission=admission,

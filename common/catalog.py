@@ -123,6 +123,13 @@ class ModelSpec(BaseModel):
     unload_timeout_seconds: float | None = Field(
         None, ge=0, description="Longest it may take to unload; 0 is no limit."
     )
+    cold_start_seconds: float | None = Field(
+        None,
+        ge=0,
+        le=86_400,
+        description="From demand to a worker that serves it, all together; unset is measured "
+        "(LANEFLEET_COLD_START_SECONDS).",
+    )
     result_ttl_seconds: int | None = Field(
         None, ge=1, description="How long results are kept; unset is the fleet's."
     )

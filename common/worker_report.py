@@ -114,6 +114,8 @@ class WorkerReport:
     device: str = ""
     started_at: float = 0.0
     """Unix seconds."""
+    start_seconds: float = 0.0
+    """From the process' start until its threads ran; 0 where that is unknown."""
     on_the_bus: bool = False
     """Whether Celery's remote control reaches it."""
     loading: str | None = None

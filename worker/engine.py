@@ -53,6 +53,7 @@ from worker.maintenance.caretakers import build_caretakers, leases_of
 from worker.maintenance.guard import Guard
 from worker.observability.health_server import health_server_of
 from worker.observability.parked import ParkedJobs
+from worker.observability.process_age import process_age
 from worker.observability.report import report_of, weights_digests
 from worker.observability.view import Counters, EventCounts
 from worker.pipeline.cache_writer import CacheWriter
@@ -100,6 +101,7 @@ class Engine:
         self.worker = worker
         self.device = device
         self.started_at = time.time()
+        self.start_seconds = 0.0
         self.on_the_bus = False
         """Whether Celery's remote control reaches this worker. Written by Celery's step."""
         self.event_counts = event_counts or EventCounts()
@@ -125,7 +127,7 @@ class Engine:
         now = time.monotonic()
         self.redis_health = RedisHealth(now)
         self.device_time = DeviceTime(now)
-        self.state = WorkerState(lanes_of(catalog, settings))
+        self.state = WorkerState(lanes_of(catalog, settings), settings.metrics_max_tenants)
 
     def _build_models(self, catalog: Catalog, settings: Settings) -> None:
         residency = Residency(
@@ -267,6 +269,7 @@ class Engine:
         self.reserver.start()
         if self._health:
             self._health.start()
+        self.start_seconds = round(process_age(), 2)
 
     def request_stop(self) -> None:
         """Stop reserving; the running batch ends normally. Safe in a signal handler's thread."""
@@ -320,6 +323,11 @@ class Engine:
         return self.models.loading
 
     @property
+    def stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self.state.stopping.is_set()
+
+    @property
     def leaving(self) -> str:
         """Why the process is ending by itself; empty while it is not."""
         return self.guard.departure.reason
@@ -340,6 +348,7 @@ class Engine:
             cache_stored=self.cache_writer.stored,
             cache_dropped=self.cache_writer.dropped,
             switches=self.turns.switches,
+            process=self.state.counts,
         )
 
     def report(self, now: float) -> WorkerReport:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,6 @@ from typing import Any
 import hiredis
 import redis.asyncio
 import structlog
-from prometheus_client import Counter
 from redis.exceptions import RedisError, ResponseError
 
 from api.background.coalescer import Coalescer
@@ -40,10 +40,6 @@ _LATE_IN_A_ROW = 3
 _KEYS_PER_SCAN = 1_000
 _SCAN_SECONDS = 5.0
 _AWAY = (RedisError, TimeoutError, OSError)
-
-_LOOKS = Counter(
-    "lanefleet_cache_looks", "Looks into the cache for a kept result.", ("model", "outcome")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +92,8 @@ class ResultCache:
         self._replies: set[asyncio.Task[int]] = set()
         self._blind_until = 0.0
         self._late = 0
+        self.looks: Counter[tuple[str, str]] = Counter()
+        """Lookups by model and outcome."""
 
     async def find(self, job: Job) -> Hit | None:
         """The cached result for this job that its directives allow, or None. Never raises."""
@@ -160,14 +158,25 @@ class ResultCache:
             self._note_failure(late=isinstance(exc, TimeoutError))
             log.warning("cache_unreachable", error=str(exc), exc_type=type(exc).__name__)
             for ticket in tickets:
-                _LOOKS.labels(ticket.model, "error").inc()
+                self.looks[ticket.model, "error"] += 1
             return [None] * len(jobs)
         self._late = 0
         now_ms = int(time.time() * 1000)
         return [
-            _judge(job, ticket, unpack(key, raw), now_ms)
+            self._judge(job, ticket, unpack(key, raw), now_ms)
             for job, ticket, key, raw in zip(jobs, tickets, keys, raws, strict=True)
         ]
+
+    def _judge(self, job: Job, ticket: CacheTicket, entry: Entry | None, now_ms: int) -> Hit | None:
+        longest = ticket.max_age_seconds
+        if entry is None or entry.weights != ticket.weights:
+            self.looks[ticket.model, "miss"] += 1
+            return None
+        if longest is not None and age_seconds(entry, now_ms) > longest:
+            self.looks[ticket.model, "too_old"] += 1
+            return None
+        self.looks[ticket.model, "hit"] += 1
+        return Hit(job.id, job.model, entry, now_ms, job.tenant)
 
     def _note_failure(self, *, late: bool) -> None:
         """Pause the lookups after a failure; after timeouts only when several come in a row, as one
@@ -248,15 +257,3 @@ def _may_look(job: Job) -> bool:
 def _ticket(job: Job) -> CacheTicket:
     assert job.cache is not None
     return job.cache
-
-
-def _judge(job: Job, ticket: CacheTicket, entry: Entry | None, now_ms: int) -> Hit | None:
-    longest = ticket.max_age_seconds
-    if entry is None or entry.weights != ticket.weights:
-        _LOOKS.labels(ticket.model, "miss").inc()
-        return None
-    if longest is not None and age_seconds(entry, now_ms) > longest:
-        _LOOKS.labels(ticket.model, "too_old").inc()
-        return None
-    _LOOKS.labels(ticket.model, "hit").inc()
-    return Hit(job.id, job.model, entry, now_ms, job.tenant)

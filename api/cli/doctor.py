@@ -20,6 +20,7 @@ from common.redis.connect import connect
 from common.redis.embedded_server import find_server_binary, resolve_redis_url
 from common.redis.server_facts import flavour_of, policy_warning, vulnerability_warnings
 from common.settings import ENV_PREFIX, Settings
+from common.settings.secret_files import SUFFIX
 
 _PACKAGES = (
     *("celery", "kombu", "redis", "hiredis", "fastapi", "uvicorn", "uvloop", "httptools"),
@@ -186,7 +187,7 @@ def _settings_table(settings: Settings) -> list[dict[str, str]]:
         value = getattr(settings, name)
         variable = f"{ENV_PREFIX}{name.upper()}"
         alias = about.validation_alias
-        read = alias.choices if isinstance(alias, AliasChoices) else [variable]
+        read = alias.choices if isinstance(alias, AliasChoices) else [variable, variable + SUFFIX]
         rows.append(
             {
                 "name": variable,

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from api.cli.lane_table import lane_table
 from api.cli.options import JsonFlag, UrlOption, named
 from api.client import Client
 
@@ -18,19 +18,20 @@ out = Console()
 
 
 @lanes.command("list")
-def list_lanes(url: UrlOption = None, as_json: JsonFlag = False) -> None:
-    """List every lane with its jobs and its circuit breaker."""
+def list_lanes(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[LANE]...", help="Only these lanes.")
+    ] = None,
+    url: UrlOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List lanes with their demand, jobs, age, pace, workers and circuit breaker."""
     with Client(url) as client:
-        found = client.list_lanes()
+        found = client.list_lanes(*names or ())
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
-        return
-    table = Table("lane", "waiting", "leased", "delayed", "dead", "workers", "breaker", "")
-    for name, lane in found.items():
-        counts = (str(lane[each]) for each in ("waiting", "leased", "delayed", "dead", "workers"))
-        left = "nobody serves it" if lane.get("abandoned") else ""
-        table.add_row(name, *counts, lane["breaker"]["state"], left)
-    out.print(table)
+    else:
+        out.print(lane_table(found))
 
 
 @lanes.command()

@@ -30,6 +30,7 @@ from api.cli.models import models
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.profile import profile
 from api.cli.stages import stages
+from api.cli.top import top
 from api.cli.workers import workers
 from api.client import ApiError, Client, ClientError
 from common.errors import ConfigurationError, FleetError
@@ -51,6 +52,7 @@ app.command()(submit)
 app.command()(stages)
 app.command()(bench)
 app.command()(profile)
+app.command()(top)
 out = Console()
 err = Console(stderr=True)
 

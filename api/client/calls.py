@@ -228,9 +228,9 @@ def purge_cache(name: str) -> Call:
     return Call("DELETE", f"/v1/models/{_part(name)}/cache", repeatable=False)
 
 
-def lanes() -> Call:
-    """The state of every lane."""
-    return Call("GET", "/v1/lanes")
+def lanes(names: Sequence[str] = ()) -> Call:
+    """The state of these lanes, or of every one."""
+    return Call("GET", "/v1/lanes", {"params": {"lane": list(names)}} if names else {})
 
 
 def reset_breaker(lane: str) -> Call:

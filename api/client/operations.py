@@ -40,9 +40,9 @@ class Operations(ABC):
         """Drop every result that is kept of a model; returns how many."""
         return int(self._call(calls.purge_cache(name))["results"])
 
-    def list_lanes(self) -> dict[str, dict[str, Any]]:
-        """The state of every lane."""
-        return cast("dict[str, dict[str, Any]]", self._call(calls.lanes()))
+    def list_lanes(self, *lanes: str) -> dict[str, dict[str, Any]]:
+        """The state of these lanes, or of every one: its demand, what waits, its age and pace."""
+        return cast("dict[str, dict[str, Any]]", self._call(calls.lanes(lanes))["lanes"])
 
     def reset_breaker(self, lane: str) -> dict[str, Any]:
         """Take a failing model's jobs again at once; returns its circuit breaker."""
@@ -104,9 +104,9 @@ class AsyncOperations(ABC):
         """Drop every result that is kept of a model; returns how many."""
         return int((await self._call(calls.purge_cache(name)))["results"])
 
-    async def list_lanes(self) -> dict[str, dict[str, Any]]:
-        """The state of every lane."""
-        return cast("dict[str, dict[str, Any]]", await self._call(calls.lanes()))
+    async def list_lanes(self, *lanes: str) -> dict[str, dict[str, Any]]:
+        """The state of these lanes, or of every one: its demand, what waits, its age and pace."""
+        return cast("dict[str, dict[str, Any]]", (await self._call(calls.lanes(lanes)))["lanes"])
 
     async def reset_breaker(self, lane: str) -> dict[str, Any]:
         """Take a failing model's jobs again at once; returns its circuit breaker."""

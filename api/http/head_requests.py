@@ -12,15 +12,18 @@ from api.background.tasks import end
 async def answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Let the application answer a GET, up to its head; a stream would go on for minutes."""
     answered = asyncio.Event()
+    inner = {**scope, "method": "GET"}
 
     async def only_head(message: Message) -> None:
         if message["type"] == "http.response.start":
+            if "route" in inner:
+                scope["route"] = inner["route"]  # for the log and the metrics
             await send(message)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             answered.set()
 
     async def answer() -> None:
-        await app({**scope, "method": "GET"}, receive, only_head)
+        await app(inner, receive, only_head)
 
     answering, waiting = asyncio.create_task(answer()), asyncio.create_task(answered.wait())
     try:

@@ -29,6 +29,7 @@ from api.http.request_context import (
     path_of,
     request_id_of,
 )
+from api.http.request_counts import RequestCounts
 from api.http.shares import Shares
 from common.settings import Settings
 from common.trace import read_traceparent
@@ -47,6 +48,10 @@ class ShortWay(Protocol):
 
 
 _READ = frozenset((b"host", b"x-request-id", b"traceparent", b"content-encoding"))
+NO_ROUTE = "(none)"
+"""The route of a request that none takes."""
+_LEFT = 499
+"""The status of a request whose client left before it was answered."""
 _ALWAYS_ANSWERED = frozenset(("/health", "/ready", "/metrics"))
 
 
@@ -56,7 +61,13 @@ class RequestLayer:
     With a fast path, its requests are passed to it directly, and their responses need no wrapper.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, fast_path: ShortWay | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        fast_path: ShortWay | None = None,
+        counts: RequestCounts | None = None,
+    ) -> None:
         self._app = app
         self._fast_path = fast_path
         self._hosts = AllowedHosts(settings.allowed_hosts, settings.host)
@@ -65,7 +76,7 @@ class RequestLayer:
         self._most = settings.max_concurrent_requests
         self._slow_seconds = settings.slow_request_seconds or float("inf")
         self._root = settings.root_path
-        self._active_requests = 0
+        self._counts = counts or RequestCounts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,7 +98,8 @@ class RequestLayer:
         if self._root:
             scope = under_root(scope, self._root)
             request.root_path = self._root
-        self._active_requests += 1
+        counts = self._counts
+        counts.active += 1
         status = 0
         try:
             refusal = self._refusal(scope, seen)
@@ -106,12 +118,15 @@ class RequestLayer:
             if not request.has_left:
                 raise
         finally:
-            self._active_requests -= 1
+            counts.active -= 1
             self._budget.left += request.held_bytes
             request.held_bytes = 0
             seconds = perf_counter() - began - request.waited_seconds
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            status = status or (_LEFT if request.has_left else 500)
+            counts.ended((scope["method"], route, status, request.lane), seconds)
             if seconds > self._slow_seconds:
-                _log_slow(scope, status, seconds, request)
+                _log_slow(route, status, seconds, request, scope)
 
     async def _pass_on(
         self, scope: Scope, receive: Receive, send: Send, request: RequestContext, began: float
@@ -135,7 +150,7 @@ class RequestLayer:
     def _refusal(self, scope: Scope, seen: dict[bytes, bytes]) -> Problem | None:
         """The problem to respond with, where the request is refused here."""
         if seen.get(b"host") in self._hosts.good and len(seen) == 1:
-            return self._too_much(scope) if self._active_requests > self._most else None
+            return self._too_much(scope) if self._counts.active > self._most else None
         host = seen.get(b"host", b"" if scope["http_version"] == "1.1" else None)
         if host == b"":
             return Problem(400, "bad_request", "send one Host header, and each other once")
@@ -152,7 +167,7 @@ class RequestLayer:
                 "bodies are taken as they are; send it without Content-Encoding",
                 headers={"Accept-Encoding": "identity"},
             )
-        return self._too_much(scope) if self._active_requests > self._most else None
+        return self._too_much(scope) if self._counts.active > self._most else None
 
     def _too_much(self, scope: Scope) -> Problem | None:
         if path_of(scope) in _ALWAYS_ANSWERED:
@@ -172,13 +187,14 @@ def _add_fields(headers: list[tuple[bytes, bytes]], request: RequestContext, beg
         headers.append((b"traceparent", request.traceparent.encode()))
 
 
-def _log_slow(scope: Scope, status: int, seconds: float, request: RequestContext) -> None:
+def _log_slow(
+    route: str, status: int, seconds: float, request: RequestContext, scope: Scope
+) -> None:
     """Log a slow request by its route's template, never its content."""
-    route = scope.get("route")
     log.warning(
         "slow_request",
         method=scope["method"],
-        route=getattr(route, "path", None) or "(none)",
+        route=route,
         status=status,
         ms=round(seconds * 1000, 1),
         waited_ms=round(request.waited_seconds * 1000, 1),

@@ -53,6 +53,8 @@ class RequestContext:
     """Where a proxy publishes the API: what links begin with."""
     waiting: asyncio.Task[Any] | None = None
     """The task that answers it, while it waits; it ends when the client leaves."""
+    lane: str = ""
+    """The lane that its job is for; of several, the last."""
     has_left: bool = False
     """Whether the client left while the request waited."""
 
@@ -103,6 +105,13 @@ def current_traceparent() -> str:
     """The trace context of the current request; empty when it has none."""
     request = CURRENT.get()
     return request.traceparent if request else ""
+
+
+def note_lane(lane: str) -> None:
+    """Note for which lane the current request has a job, for the metrics."""
+    request = CURRENT.get()
+    if request:
+        request.lane = lane
 
 
 @contextmanager

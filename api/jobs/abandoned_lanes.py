@@ -7,7 +7,7 @@ jobs, is said in the log, in `/ready` and among the lanes, until it is served ag
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import cast
 
 import redis.asyncio
@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from api.background import tasks
 from api.jobs.neighbors import disputed_lanes, foreign_lanes, unread_lists
 from api.jobs.store import JobStore
+from api.overload.lane_state import LaneState
 from common.redis.keys import LANES
 from common.redis.trouble import TROUBLE
 from common.worker_report import WorkerReport
@@ -26,11 +27,6 @@ log = structlog.get_logger(__name__)
 _INTERVAL_SECONDS = 5.0
 _ONE_FLEET = "two fleets need a database each; otherwise give API and workers one catalog"
 _TRANSPORT = "a Celery client uses other priority_steps or sep; see docs/celery.md"
-
-
-def jobs_of(lane: Mapping[str, int]) -> int:
-    """How many jobs a lane holds."""
-    return lane["waiting"] + lane["leased"] + lane["delayed"]
 
 
 class AbandonedLanes:
@@ -51,7 +47,7 @@ class AbandonedLanes:
         self._task: asyncio.Task[None] | None = None
         self._said: set[tuple[str, str]] = set()
         """Each is said once, until it is over."""
-        self.lanes: dict[str, dict[str, int]] = {}
+        self.lanes: dict[str, LaneState] = {}
         """What each of them holds, as it was a few seconds ago."""
 
     async def start(self) -> None:
@@ -71,9 +67,9 @@ class AbandonedLanes:
         known = cast("set[bytes]", await self._client.smembers(LANES))
         names = sorted(name for one in known if not self.is_served(name := one.decode()))
         found = await self._store.lanes(names) if names else {}
-        before, self.lanes = self.lanes, {n: one for n, one in found.items() if jobs_of(one)}
+        before, self.lanes = self.lanes, {n: one for n, one in found.items() if one.backlog}
         for name in self.lanes.keys() - before.keys():
-            log.warning("lane_abandoned", lane=name, jobs=jobs_of(self.lanes[name]))
+            log.warning("lane_abandoned", lane=name, jobs=self.lanes[name].backlog)
         reports = self._reports()
         unread = await unread_lists(self._client, self._catalog)
         self._say("lane_of_another_catalog", foreign_lanes(reports, self._catalog), _ONE_FLEET)

@@ -11,6 +11,7 @@ import redis.asyncio
 
 from api.background.coalescer import Coalescer
 from api.http.turns import Turns
+from api.overload.lane_state import LaneState
 from common.jobs.enqueue import EnqueueTenant, refusal_by
 from common.jobs.quota import Limits
 from common.jobs.record import JobRecord
@@ -93,8 +94,8 @@ class JobStore:
         )
         return reply.decode() or None
 
-    async def lanes(self, names: list[str]) -> dict[str, dict[str, int]]:
-        """Per lane: waiting by band, leased, delayed, dead and the counters since its creation."""
+    async def lanes(self, names: list[str]) -> dict[str, LaneState]:
+        """What lanes hold and have counted; nothing of workers, ages and breakers."""
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             keys = LaneKeys.of(name)
@@ -106,18 +107,7 @@ class JobStore:
             pipe.zcard(keys.dead)
             pipe.hgetall(keys.stats)
         replies = await pipe.execute()
-        out = {}
-        for index, name in enumerate(names):
-            *counts, stats = replies[index * 9 : index * 9 + 9]
-            waiting, beside, (leased, delayed, dead) = counts[:4], counts[4], counts[5:]
-            out[name] = {
-                "waiting": sum(waiting) + sum(int(count or 0) for count in beside),
-                "leased": leased,
-                "delayed": delayed,
-                "dead": dead,
-                **{key.decode(): int(value) for key, value in stats.items()},
-            }
-        return out
+        return {name: _lane_state(*replies[at * 9 : at * 9 + 9]) for at, name in enumerate(names)}
 
     async def drop_lane(self, lane: str) -> int:
         """Cancel every job of a lane that nobody serves; returns how many there were."""
@@ -251,6 +241,19 @@ class JobStore:
         """Point an alias at a model; returns how many workers were notified at once."""
         await self._client.hset(ALIASES, alias, model)
         return await self.tell_workers("aliases")
+
+
+def _lane_state(*reply: Any) -> LaneState:
+    *listed, over, leased, delayed, dead, stats = reply
+    beside = [int(count or 0) for count in over]
+    return LaneState(
+        waiting=tuple(n + more for n, more in zip(listed, beside, strict=True)),
+        beside=sum(beside),
+        leased=leased,
+        delayed=delayed,
+        dead=dead,
+        counters={key.decode(): int(value) for key, value in stats.items()},
+    )
 
 
 def _record_or_error(

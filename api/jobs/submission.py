@@ -20,13 +20,15 @@ from api.cache.served_models import ServedModels
 from api.http.bodies import Body, aside
 from api.http.idempotency_key import key_of
 from api.http.preferences import Preferences
-from api.http.request_context import current_traceparent, waiting_by_choice
+from api.http.request_context import current_traceparent, note_lane, waiting_by_choice
 from api.jobs.idempotency import Claims
-from api.jobs.message_size import MAX_FIELD_BYTES, SizeLimits
+from api.jobs.job_counts import JobCounts
+from api.jobs.message_size import MAX_FIELD_BYTES
 from api.jobs.publisher import Publisher
 from api.jobs.request import MISSING, JobRequest
 from api.jobs.request_body import SentJob
 from api.jobs.store import JobStore
+from api.jobs.submission_limits import SubmissionLimits
 from api.jobs.waiter import ResultWaiter
 from api.overload.admission import Admission
 from api.tenants.auth import Principal
@@ -36,27 +38,6 @@ from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Re
 from common.inputs.checks import check_image, check_input, check_input_url
 from common.jobs.job import Job
 from common.jobs.record import JobRecord, JobState
-from common.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class SubmissionLimits:
-    """The settings for submitted jobs."""
-
-    inline_input_bytes: int
-    default_deadline_seconds: float | None
-    max_wait_seconds: float
-    size: SizeLimits
-
-    @classmethod
-    def of(cls, settings: Settings) -> SubmissionLimits:
-        """The limits of a process with these settings."""
-        return cls(
-            settings.inline_input_bytes,
-            settings.default_deadline_seconds,
-            settings.max_wait_seconds,
-            SizeLimits(settings.max_params_bytes, settings.max_message_bytes),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +89,7 @@ class Submission:
         self._store = store
         self._waiter = waiter
         self._clock = clock
+        self.counts = JobCounts()
 
     # One job.
 
@@ -163,6 +145,7 @@ class Submission:
 
     async def _follow(self, record: JobRecord, prefer: str | None) -> Taken:
         """Answer a repeated submit in the form of the first, with the job's current record."""
+        self.counts.replayed[record.lane] += 1
         preferences = self._preferences(prefer)
         if preferences.wait_seconds and not record.state.terminal:
             with waiting_by_choice(record.tenant):
@@ -171,6 +154,7 @@ class Submission:
         return Taken(record.id, preferences, record=record)
 
     def _found(self, hit: Hit, prefer: str | None) -> Taken:
+        self.counts.hits[hit.lane] += 1
         return Taken(hit.job_id, self._preferences(prefer), hit=hit)
 
     def _preferences(self, prefer: str | None) -> Preferences:
@@ -206,6 +190,7 @@ class Submission:
         except QuotaExceeded as exc:
             self._admission.noted(job, exc)
             raise
+        self.counts.queued[job.model] += 1
         now_ms = self._clock.now_ms()
         return JobRecord(id=job.id, state=JobState.QUEUED, lane=job.model, created_ms=now_ms)
 
@@ -224,6 +209,7 @@ class Submission:
         Raises UnknownModel, InvalidInput, UnsupportedMedia, InputUrlRefused or MessageTooLarge.
         """
         spec = self._catalog[request.model]
+        note_lane(request.model)
         own = sent_bytes if own_bytes is None else own_bytes
         if request.input is MISSING or request.input_url is not None:
             job = self._job(request, principal, NOTHING, None, None, own)
@@ -244,6 +230,7 @@ class Submission:
         if request.input_url is not None:
             raise InvalidInput("send either a file or `input_url`, not both")
         spec = self._catalog[request.model]
+        note_lane(request.model)
         inline = self._limits.inline_input_bytes
         if spec.input == "image":
             value, blob = check_image(payload, inline)
@@ -265,6 +252,7 @@ class Submission:
         if all(job.cache is None for job in jobs):
             return [*await self._enqueue_all(jobs)]
         hits = await self._cache.find_all(jobs)
+        self.counts.hits.update(hit.lane for hit in hits if hit is not None)
         missed = [job for job, hit in zip(jobs, hits, strict=True) if hit is None]
         outcomes = iter(await self._enqueue_all(missed))
         return [next(outcomes) if hit is None else hit for hit in hits]
@@ -280,6 +268,8 @@ class Submission:
                 outcome = self._admission.full(job)
             elif isinstance(outcome, Refused) and index not in refused:
                 self._admission.noted(job, outcome)
+            elif index not in refused:
+                self.counts.queued[job.model] += 1
             outcomes.append(outcome)
         return outcomes
 

@@ -72,7 +72,10 @@ curl -s localhost:8000/v1/embeddings {_JSON} \\
 # With `aliases: {{sentences: minilm}}` in the catalog.
 curl -s -X PUT localhost:8000/v1/models/sentences/alias {_JSON} -d '{{"model": "minilm"}}'
 """,
-    "GET /v1/lanes": "curl -s localhost:8000/v1/lanes\n",
+    "GET /v1/lanes": """\
+curl -s localhost:8000/v1/lanes
+curl -s 'localhost:8000/v1/lanes?lane=minilm&lane=echo'
+""",
     "POST /v1/lanes/{name}/drop": "curl -s -X POST localhost:8000/v1/lanes/gone/drop\n",
     "POST /v1/lanes/{name}/breaker/reset": (
         "curl -s -X POST localhost:8000/v1/lanes/minilm/breaker/reset\n"

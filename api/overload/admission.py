@@ -15,16 +15,17 @@ import asyncio
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import structlog
-from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from api.overload.breaker import Record, State
-from api.overload.lane_sampler import DEEP_SECONDS, LaneSampler, LaneState
+from api.overload.lane_sampler import DEEP_SECONDS, LaneSampler
+from api.overload.lane_state import LaneState
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
 from common.errors import DeadlineUnreachable, LaneFull, ModelUnavailable, NoWorker, Refused
@@ -36,8 +37,6 @@ from common.settings import OverloadSettings
 log = structlog.get_logger(__name__)
 
 E = TypeVar("E", bound=Refused)
-
-REFUSED = Counter("lanefleet_api_refused", "Jobs that were not taken.", ["lane", "reason"])
 
 UNKNOWN_SECONDS = 5.0
 """The Retry-After where the time of recovery is unknown."""
@@ -103,6 +102,8 @@ class Admission:
         self._gates: dict[str, Gate] = {}
         self._turns: dict[str, float] = {}
         """Per full lane, the retry time given to the last refused client."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """Jobs that were not taken, by lane and reason."""
         sampler.on_sample = self.refresh
 
     async def refresh(self) -> None:
@@ -276,8 +277,7 @@ class Admission:
             return UNKNOWN_SECONDS
         return moment - asyncio.get_running_loop().time()
 
-    @staticmethod
-    def noted(job: Job, exc: E) -> E:
+    def noted(self, job: Job, exc: E) -> E:
         """Count a refusal and return it."""
-        REFUSED.labels(job.model, exc.code).inc()
+        self.refused[job.model, exc.code] += 1
         return exc

@@ -1,35 +1,30 @@
-"""Measures each lane's throughput once a second, to estimate waiting times.
+"""Looks at every lane once a second: its demand, and its throughput to estimate waiting times.
 
 One pipelined sample per second and process reads every lane's counters, its backlog and the
-live workers' reports; requests use the last sample and take none of their own. It also writes
-a probe key, to learn whether Redis accepts writes.
-
-A rate is measured only while more jobs wait than the workers can hold in one batch each: the
-throughput of a lane with few arrivals does not show its capacity. It is kept per worker, so
-that a change in the number of workers applies at once.
+live workers' reports; requests that submit use the last sample and take none of their own. It
+also writes a probe key, to learn whether Redis accepts writes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import redis.asyncio
 import structlog
-from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from api.background import tasks
 from api.background.server_clock import ServerClock
-from common.redis.keys import BANDS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, worker_key
-from common.worker_report import LaneReport, WorkerReport
+from api.overload.lane_state import ColdStarts, LaneState
+from api.overload.oldest_jobs import OldestJobs
+from api.overload.throughput import SETTLED, Throughput, by_batch_times
+from common.redis.keys import COLD_STARTS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, worker_key
+from common.worker_report import WorkerReport
 
 log = structlog.get_logger(__name__)
-
-_SAMPLES = Counter("lanefleet_api_samples", "Looks at the lanes and workers, about one a second.")
 
 _INTERVAL_SECONDS = 1.0
 _TROUBLED_SECONDS = 0.25
@@ -37,89 +32,8 @@ _TIMEOUT_SECONDS = 1.0
 DEEP_SECONDS = 0.5
 """Shorter waits are neither counted by tenant nor a reason to refuse."""
 _PROBE_TTL_SECONDS = 60
-_MEMORY_SECONDS = 15.0
-"""A measurement this many seconds of work old has 1/e of the weight of a new one."""
-_TRUST_SECONDS = 600.0
-"""A rate that could not be measured for this long is discarded."""
-_SETTLED = ("succeeded", "failed", "dead", "expired")
-"""Counters of jobs that took time in a worker. Canceled ones do not: hundreds of thousands may
-end in a moment, which does not measure how fast the next ones will run."""
-
-
-class Throughput:
-    """Jobs per second and worker of one lane. Pure: readings are passed in with their time."""
-
-    def __init__(self) -> None:
-        self._jobs = self._worker_seconds = 0.0
-        self._last: tuple[float, int, bool] | None = None
-        self._measured_at = -math.inf
-
-    def observe(self, now: float, settled: int, *, busy: bool, workers: int) -> None:
-        """Record the total of settled jobs, and whether the lane had more jobs at this time than
-        its `workers` could hold.
-        """
-        last, self._last = self._last, (now, settled, busy)
-        if last is None or not (busy and last[2]) or now <= last[0] or settled < last[1]:
-            return
-        seconds, done = now - last[0], settled - last[1]
-        keep = math.exp(-seconds / _MEMORY_SECONDS)
-        self._jobs = self._jobs * keep + done
-        self._worker_seconds = self._worker_seconds * keep + seconds * workers
-        self._measured_at = now
-
-    def per_worker(self, now: float) -> float | None:
-        """Jobs per second and worker; None while nothing was measured, or too long ago."""
-        if not self._jobs or now - self._measured_at > _TRUST_SECONDS:
-            return None
-        return self._jobs / self._worker_seconds
-
-
-@dataclass(frozen=True, slots=True)
-class LaneState:
-    """A lane in the last sample."""
-
-    waiting: tuple[int, ...] = (0, 0, 0, 0)
-    """Waiting jobs by band; the first band is served first."""
-    leased: int = 0
-    delayed: int = 0
-    workers: int = 0
-    """Live workers that serve it, or will once its model is loaded."""
-    loaded: int = 0
-    """How many of these workers have its model in memory."""
-    load_errors: tuple[str, ...] = ()
-    """The errors of live workers that could not load its model."""
-    measured: float | None = None
-    """Measured throughput of all its workers, jobs per second; None when unknown."""
-    estimated: float | None = None
-    """Throughput estimated from the workers' batch times, for use while none is measured."""
-    tenants: Mapping[str, int] | None = None
-    """Jobs waiting or leased by tenant; None while few jobs wait."""
-    counters: Mapping[str, int] = field(default_factory=dict)
-    breakers: Mapping[str, str] = field(default_factory=dict)
-    """The records of its circuit breakers, as stored in Redis, by tenant; the lane's own is under
-    an empty name."""
-    failures: Mapping[str, int] = field(default_factory=dict)
-    """Failures of the model by tenant; a count begins anew after some time."""
-
-    @property
-    def backlog(self) -> int:
-        """Jobs waiting, leased or delayed."""
-        return sum(self.waiting) + self.leased + self.delayed
-
-    @property
-    def per_second(self) -> float | None:
-        """Jobs per second: measured, else estimated, else None."""
-        return self.measured or self.estimated
-
-    def ahead(self, priority: int = 0) -> int:
-        """Jobs waiting in this priority's band and those before it."""
-        return sum(n for band, n in zip(BANDS, self.waiting, strict=True) if band <= priority)
-
-    def start_seconds(self, priority: int = 0) -> float | None:
-        """Estimated seconds until a job published now starts; None when unknown."""
-        rate = self.per_second
-        return None if rate is None else self.ahead(priority) / rate
-
+_REPLIES = 13
+"""Of each lane in a sample."""
 
 _UNKNOWN = LaneState()
 
@@ -132,8 +46,12 @@ class LaneSampler:
         client: redis.asyncio.Redis,
         lanes: Sequence[str],
         max_backlog: int,
+        cold_starts: ColdStarts | None = None,
     ) -> None:
         self._client = client
+        self.cold_starts = cold_starts or ColdStarts({}, 0.0)
+        self._oldest = OldestJobs(client)
+        self._turn = asyncio.Lock()
         self._keys = {lane: LaneKeys.of(lane) for lane in lanes}
         self._rates = {lane: Throughput() for lane in lanes}
         self._max_backlog = max_backlog
@@ -177,10 +95,19 @@ class LaneSampler:
         """The lane's throughput in jobs per second: measured, else estimated, else None."""
         return self.lane(lane).per_second
 
+    async def refresh(self) -> None:
+        """Take a sample that begins after this call; calls at the same time share one. Whether it
+        could read is in `readable`.
+        """
+        called = asyncio.get_running_loop().time()
+        async with self._turn:
+            if self.began < called:
+                await self._once()
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_TROUBLED_SECONDS if self.trouble else _INTERVAL_SECONDS)
-            await self._once()
+            await self.refresh()
 
     async def _once(self) -> None:
         self.began = asyncio.get_running_loop().time()
@@ -199,7 +126,6 @@ class LaneSampler:
             except Exception:
                 log.exception("sample_unused")
         self.samples += 1
-        _SAMPLES.inc()
 
     async def _sample(self) -> Exception | None:
         """Read everything; returns the error of the write where Redis accepts none."""
@@ -208,12 +134,16 @@ class LaneSampler:
         pipe.time()
         pipe.zrange(WORKERS, 0, -1)
         self._ask_reports(pipe, self._names)
+        pipe.hgetall(COLD_STARTS)
+        now_ms = self.clock.now_ms()
         for lane, keys in self._keys.items():
             for band in keys.bands:
                 pipe.llen(band)
             pipe.hmget(keys.over, OVER_TOTALS)
             pipe.hlen(keys.unacked)
             pipe.zcard(keys.delayed)
+            pipe.zcount(keys.delayed, "-inf", now_ms + self.cold_starts.seconds(lane) * 1000)
+            pipe.zcard(keys.dead)
             pipe.hgetall(keys.stats)
             pipe.hgetall(keys.breaker)
             pipe.hgetall(keys.failures)
@@ -229,7 +159,7 @@ class LaneSampler:
         return written if isinstance(written, Exception) else None
 
     async def _take(self, replies: list[Any]) -> None:
-        (seconds, micros), names, reports, *of_lanes = replies
+        (seconds, micros), names, reports, cold_starts, *of_lanes = replies
         self.server_ms = seconds * 1000 + micros // 1000
         self.clock.read(self.server_ms)
         now = asyncio.get_running_loop().time()
@@ -240,9 +170,14 @@ class LaneSampler:
             (reports,) = await pipe.execute()
         self._names = live
         self.reports = [WorkerReport.load(report) for report in reports if report]
-        self.lanes = {
-            lane: self._lane(lane, now, of_lanes[at * 11 : at * 11 + 11])
+        self.cold_starts.recall(cold_starts)
+        lanes = {
+            lane: self._lane(lane, now, of_lanes[at * _REPLIES : (at + 1) * _REPLIES])
             for at, lane in enumerate(self._keys)
+        }
+        ages = await self._oldest.ages([name for name, lane in lanes.items() if any(lane.waiting)])
+        self.lanes = lanes | {
+            name: replace(lanes[name], oldest_age_seconds=age) for name, age in ages.items()
         }
         self._deep = {
             name
@@ -255,8 +190,9 @@ class LaneSampler:
         pipe.mget([worker_key(name) for name in names] or [worker_key("")])
 
     def _lane(self, lane: str, now: float, reply: Sequence[Any]) -> LaneState:
-        *listed, beside, leased, delayed, stats, breakers, failures, tenants = reply
-        waiting = [n + int(more or 0) for n, more in zip(listed, beside, strict=True)]
+        *listed, over, leased, delayed, due, dead, stats, breakers, failures, tenants = reply
+        beside = [int(count or 0) for count in over]
+        waiting = [n + more for n, more in zip(listed, beside, strict=True)]
         by_tenant = tenants if isinstance(tenants, dict) else None
         counters = _counts(stats)
         said = [one.lanes[lane] for one in self.reports if lane in one.lanes]
@@ -266,20 +202,25 @@ class LaneSampler:
         rate, serving = self._rates[lane], max(1, len(loaded))
         rate.observe(
             now,
-            sum(counters.get(name, 0) for name in _SETTLED),
+            sum(counters.get(name, 0) for name in SETTLED),
             busy=bool(loaded) and sum(waiting) + leased > min(holding, self._max_backlog // 2),
             workers=serving,
         )
         each = rate.per_worker(now)
         return LaneState(
             waiting=tuple(waiting),
+            beside=sum(beside),
             leased=leased,
             delayed=delayed,
+            due=due,
+            cold_start_seconds=self.cold_starts.seconds(lane),
+            dead=dead,
+            reported=len(said),
             workers=len(able),
             loaded=len(loaded),
             load_errors=tuple(one.error for one in said if one.error),
             measured=each * serving if able and each else None,
-            estimated=_by_batch_times(able),
+            estimated=by_batch_times(able),
             tenants=None if by_tenant is None else _counts(by_tenant),
             counters=counters,
             breakers=_records(breakers),
@@ -298,15 +239,3 @@ def _records(found: Mapping[bytes, bytes]) -> dict[str, str]:
         for name, text in found.items()
         if name.startswith(b"state")
     }
-
-
-def _by_batch_times(said: Sequence[LaneReport]) -> float | None:
-    """Jobs per second if every future batch is like those that ran."""
-    return (
-        sum(
-            one.batched_jobs / one.batch_count / one.batch_seconds
-            for one in said
-            if one.batch_count and one.batch_seconds
-        )
-        or None
-    )

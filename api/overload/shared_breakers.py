@@ -22,7 +22,8 @@ import structlog
 
 from api.background.server_clock import ServerClock
 from api.overload.breaker import Breaker, Policy, Reading, Record, State
-from api.overload.lane_sampler import LaneSampler, LaneState
+from api.overload.lane_sampler import LaneSampler
+from api.overload.lane_state import LaneState
 from common.jobs.job import Job
 from common.jobs.script_calls import BreakerMove
 from common.redis.keys import LaneKeys, meta_key
@@ -111,6 +112,11 @@ class Breakers:
     def record(self, lane: str) -> Record:
         """The lane's own record."""
         return self._lanes[lane].records[""]
+
+    def count(self, lane: str) -> dict[State, int]:
+        """How many of the lane's breakers, its own and its tenants', are in each state."""
+        states = [record.state for record in self._lanes[lane].records.values()]
+        return {state: states.count(state) for state in State}
 
     def refused_tenants(self, lane: str) -> dict[str, Record]:
         """By tenant, the breakers that are not closed."""

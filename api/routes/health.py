@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import APIRouter, Request, Response
 
 from api.dependencies import ServicesDep
-from api.http.problems import from_fleet_error, responses
+from api.http.problems import Problem, from_fleet_error, responses
+from api.observability.exposition import Exposition
 from api.overload.breaker import State
 from api.routes.operations_views import Ready
 from api.tenants.dependencies import MetricsDep
+from common.metrics.exposition import CONTENT_TYPE
 from common.redis.trouble import refusal_of
 
 router = APIRouter(tags=["health"])
@@ -49,6 +50,11 @@ async def ready(services: ServicesDep) -> Ready:
 
 
 @router.get("/metrics", include_in_schema=False)
-async def metrics(_principal: MetricsDep) -> Response:
-    """Prometheus' text format."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request, _principal: MetricsDep) -> Response:
+    """Prometheus' text format, of all processes that share the port."""
+    exposition: Exposition = request.app.state.metrics
+    try:
+        return Response(await exposition.text(), media_type=CONTENT_TYPE)
+    except TimeoutError as exc:
+        text = "the process that adds up the metrics does not answer; scrape again"
+        raise Problem(503, "metrics_unavailable", text) from exc

@@ -11,12 +11,8 @@ from starlette.convertors import Convertor, register_url_convertor
 from api.dependencies import ServicesDep
 from api.http.problems import Problem, responses
 from api.http.strict_route import StrictRoute
-from api.overload.breaker import State
 from api.routes.operations_views import (
     AliasTarget,
-    BreakerView,
-    Dropped,
-    LaneView,
     ModelList,
     ModelView,
     OpenAIModel,
@@ -120,49 +116,6 @@ async def move_alias(
     # Failures of the old model do not concern the new one.
     await services.admission.close_breaker(name)
     return Told(model=new.name, workers=told)
-
-
-@router.get("/lanes")
-async def list_lanes(services: ServicesDep, _principal: AdminDep) -> dict[str, LaneView]:
-    """Per lane: jobs waiting, leased, delayed and dead, its counters, pace and circuit breaker.
-
-    Lanes that hold jobs and are served no more are among them, as `abandoned`.
-    """
-    counts = await services.store.lanes(list(services.catalog))
-    sampler, breakers = services.sampler, services.breakers
-    breaker = BreakerView(state=State.CLOSED)
-    abandoned = {
-        name: LaneView(**found, workers=0, per_second=None, breaker=breaker, abandoned=True)
-        for name, found in services.abandoned.lanes.items()
-    }
-    return abandoned | {
-        name: LaneView(
-            **found,
-            workers=sampler.lane(name).workers,
-            per_second=sampler.per_second(name),
-            breaker=BreakerView.of(breakers.record(name), breakers.refused_tenants(name)),
-        )
-        for name, found in counts.items()
-    }
-
-
-@router.post(
-    "/lanes/{name}/drop",
-    responses=responses(s409="The lane is in the catalog, or a live worker serves it."),
-)
-async def drop_lane(name: str, services: ServicesDep, _principal: AdminDep) -> Dropped:
-    """Cancel every job of a lane whose model is served no more. To run them, serve it again."""
-    if services.abandoned.is_served(name):
-        detail = f"lane {name!r} is in the catalog, or a live worker serves it; cancel its jobs"
-        raise Problem(409, "lane_served", detail)
-    return Dropped(lane=name, jobs=await services.store.drop_lane(name))
-
-
-@router.post("/lanes/{name}/breaker/reset", responses=responses(s404="No such lane."))
-async def reset_breaker(name: str, services: ServicesDep, _principal: AdminDep) -> BreakerView:
-    """Take the model's jobs again at once, whatever failed before."""
-    services.catalog[name]
-    return BreakerView.of(await services.admission.close_breaker(name))
 
 
 @router.get("/workers")

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.timestamps import moment
 from api.overload.breaker import Record, State
+from api.overload.lane_state import LaneState
 from common.catalog import ModelSpec
+from common.redis.keys import BANDS
 from common.worker_report import WorkerReport
 
 
@@ -72,6 +74,11 @@ class BreakerView(BaseModel):
     )
 
     @classmethod
+    def closed(cls) -> BreakerView:
+        """The view of one that refuses nothing."""
+        return cls(state=State.CLOSED)
+
+    @classmethod
     def of(cls, record: Record, tenants: Mapping[str, Record] | None = None) -> BreakerView:
         """The view of a record, with those of tenants."""
         return cls(
@@ -84,22 +91,71 @@ class BreakerView(BaseModel):
 
 
 class LaneView(BaseModel):
-    """A lane: what waits, what became of the rest, how fast it drains."""
+    """A lane: what it needs, what waits, what became of the rest, how fast it drains."""
 
     model_config = ConfigDict(extra="allow")
 
-    waiting: int
+    demand: int = Field(
+        description="Jobs that workers are needed for: waiting, leased, and delayed ones that fall "
+        "due within the cold start."
+    )
+    waiting: int = Field(description="Jobs that wait, beside the bands as well.")
+    bands: dict[str, int] = Field(description="The same by priority band: 0, 3, 6, 9.")
+    beside: int = Field(
+        description="How many of these wait beside the bands, for their tenant's turn."
+    )
     leased: int
     delayed: int
-    dead: int
-    workers: int = Field(description="Live workers that can serve it.")
-    per_second: float | None = Field(
-        description="Jobs per second that it drains; null while unknown."
+    due: int = Field(description="How many of the delayed ones fall due within the cold start.")
+    dead: int = Field(description="Dead letters.")
+    oldest_age_seconds: float = Field(
+        description="How long the oldest of the jobs that are served next has waited."
     )
+    drain_jobs_per_second: float | None = Field(
+        description="Jobs per second that its workers run; null while unknown."
+    )
+    drain_seconds: float | None = Field(
+        description="Seconds until the demand is worked off; null while unknown."
+    )
+    cold_start_seconds: float = Field(description="Seconds from demand to a worker that serves it.")
+    workers: int = Field(description="Live workers that can serve it.")
     breaker: BreakerView
     abandoned: bool = Field(
         False, description="Whether it is neither in the catalog nor served by a live worker."
     )
+
+    @classmethod
+    def of(cls, state: LaneState, breaker: BreakerView, *, abandoned: bool = False) -> LaneView:
+        """The view of a lane in a sample; its counters become fields too."""
+        counters = {n: count for n, count in state.counters.items() if n not in cls.model_fields}
+        return cls(
+            **counters,
+            demand=state.demand,
+            waiting=sum(state.waiting),
+            beside=state.beside,
+            leased=state.leased,
+            delayed=state.delayed,
+            dead=state.dead,
+            bands={str(band): n for band, n in zip(BANDS, state.waiting, strict=True)},
+            due=state.due,
+            oldest_age_seconds=state.oldest_age_seconds,
+            drain_jobs_per_second=state.per_second,
+            drain_seconds=state.drain_seconds,
+            cold_start_seconds=state.cold_start_seconds,
+            workers=state.workers,
+            breaker=breaker,
+            abandoned=abandoned,
+        )
+
+
+class LaneList(BaseModel):
+    """The lanes, and the figures that scalers read."""
+
+    lanes: dict[str, LaneView]
+    demand: dict[str, int] = Field(
+        description="The demand of each lane; not of abandoned ones, which no worker would serve."
+    )
+    demand_total: int = Field(description="Their sum.")
 
 
 class Dropped(BaseModel):

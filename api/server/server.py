@@ -75,9 +75,13 @@ def serve(
     redis_url: str,
     sockets: list[socket.socket] | None = None,
     on_drain: Callable[[], None] | None = None,
+    metrics: int | None = None,
 ) -> None:
-    """Serve until SIGTERM, or until the process has served its maximum number of requests."""
-    front = Front(settings, redis_url)
+    """Serve until SIGTERM, or until the process has served its maximum number of requests.
+
+    metrics is the descriptor of the socket to the parent that adds up the processes' metrics.
+    """
+    front = Front(settings, redis_url, metrics)
     _give_large_memory_back()
     gc.collect()
     gc.freeze()  # excludes imported objects from collections, which cost bulk 6 %

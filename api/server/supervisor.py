@@ -23,6 +23,7 @@ from types import FrameType
 
 import structlog
 
+from api.server.totals import Totals
 from common.errors import ConfigurationError
 from common.processes import die_with_parent
 from common.settings import ENV_PREFIX, Settings
@@ -76,6 +77,7 @@ class Supervisor:
         self._environment = {**os.environ, f"{ENV_PREFIX}REDIS_URL": redis_url}
         self._listener = listener
         self._notices = selectors.DefaultSelector()
+        self._totals = Totals()
         self._children: set[Child] = set()
         self._young_deaths = 0
         self._start_after = 0.0
@@ -104,14 +106,15 @@ class Supervisor:
 
     def _start_one(self) -> None:
         notice, theirs = os.pipe()
-        listener = self._listener.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "api", str(listener), str(theirs)],
-            env=self._environment,
-            pass_fds=(listener, theirs),
-            stdin=subprocess.DEVNULL,
-            preexec_fn=partial(die_with_parent, os.getpid()),
-        )
+        with self._totals.adopt() as metrics:
+            passed = (self._listener.fileno(), theirs, metrics.fileno())
+            process = subprocess.Popen(
+                [sys.executable, "-m", "api", *map(str, passed)],
+                env=self._environment,
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=partial(die_with_parent, os.getpid()),
+            )
         os.close(theirs)
         child = Child(process, notice, time.monotonic())
         self._children.add(child)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -153,6 +154,8 @@ class Authenticator:
         self._open_until = float("inf") if policy.required is not None else 0.0
         self._marked = policy.mark is not None and policy.mark.exists()
         self._may_open = policy.required is None and policy.loopback and not self._marked
+        self.outcomes: Counter[str] = Counter()
+        """Requests by what became of their key, for the metrics."""
 
     async def start(self) -> None:
         """Read whether keys are required, so that it is known if Redis is unavailable later."""
@@ -169,7 +172,9 @@ class Authenticator:
             if time.monotonic() >= self._open_until:
                 await self._look_whether_open()
             if self._open:
+                self.outcomes["none"] += 1
                 return LOCAL
+            self.outcomes["invalid" if text else "missing"] += 1
             raise _unauthorized(text is not None)
         digest = sha256(text).digest()
         known = self._known.get(digest)
@@ -177,7 +182,9 @@ class Authenticator:
             known = await self._ask(text, digest)
         expired = known.expires_at is not None and known.expires_at <= time.time()
         if known.principal is None or expired:
+            self.outcomes["invalid"] += 1
             raise _unauthorized(True)
+        self.outcomes["accepted"] += 1
         return known.principal
 
     async def recheck(self, principal: Principal) -> None:

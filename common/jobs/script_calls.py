@@ -26,6 +26,31 @@ class DropCall(NamedTuple):
     result_ttl: int
 
 
+class ReapCall(NamedTuple):
+    """Return expired leases and due delayed jobs to their lane."""
+
+    lane: str
+    limit: int
+    result_ttl: int
+    window: int
+    grace_ms: int
+    patience_ms: int
+
+
+class ExpireCall(NamedTuple):
+    """Settle waiting jobs of one list that are past their deadline."""
+
+    lane: str
+    result_ttl: int
+    band: int
+    """The band's number, 1 to 4."""
+    tenant: str
+    """Whose messages beside the band; empty for the band's own list."""
+    first: int
+    """The index to begin at, counted from the one that is served first."""
+    limit: int
+
+
 class ListJobsCall(NamedTuple):
     """A page of a tenant's jobs. 0 or an empty string means no filter."""
 

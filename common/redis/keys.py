@@ -31,6 +31,7 @@
 | `lf:outbox`                  | stream | settled jobs that lead to something, until their successors are sent | those |
 | `lf:outbox:failed`           | stream | entries whose successors could not be made | 10,000             |
 | `lf:fingerprints`            | hash   | lane -> the model that serves it, and a digest of its weights | the catalog's names |
+| `lf:cold-starts`             | hash   | lane -> seconds that worker and model took to start when last seen | the catalog's names |
 | `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
 | `lf:cache:<model>:<digest>`  | string | a result that may be used again; in the cache's Redis | cache_seconds |
 | `lf:blob-sweep`              | string | who looks for inputs without a job now | blob_sweep_seconds    |
@@ -94,6 +95,7 @@ a form that the previous release cannot read (docs/durability.md describes the u
 ALIASES = "lf:aliases"
 WEIGHTS_DIGESTS = "lf:fingerprints"
 CACHE_EPOCHS = "lf:cache-epochs"
+COLD_STARTS = "lf:cold-starts"
 CACHE_PREFIX = "lf:cache:"
 OVER_TOTALS = ("1:", "2:", "3:", "4:")
 """Fields of a lane's `over`: how many wait beside each band's list."""
@@ -147,6 +149,7 @@ class LaneKeys:
     breaker: str
     tenants: str
     failures: str
+    pulse: str
 
     @classmethod
     def of(cls, lane: str) -> LaneKeys:
@@ -165,6 +168,7 @@ class LaneKeys:
             breaker=f"{prefix}breaker",
             tenants=f"{prefix}tenants",
             failures=f"{prefix}failures",
+            pulse=f"{prefix}pulse",
         )
 
     def as_list(self) -> list[str]:

@@ -26,6 +26,21 @@ class OverloadSettings(Section):
         description="Whether a scaler starts workers for what waits; false refuses jobs of models "
         "that no live worker serves.",
     )
+    cold_start_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=86_400,
+        description="How long until a worker process runs once a lane has demand: the scaler's "
+        "polling, the schedule, the image. What worker and model then take is measured and added; "
+        "delayed jobs that fall due within both count as demand.",
+    )
+    expire_jobs_per_second: int = Field(
+        1_000,
+        ge=0,
+        le=100_000,
+        description="Waiting jobs of a lane without a worker that are looked at per second for a "
+        "deadline that has passed; 0 leaves them to the next worker.",
+    )
     breaker_failures: int = Field(
         10,
         ge=0,

@@ -517,7 +517,7 @@ class LeaseMachine(RuleBasedStateMachine):
             call = (LANE, limit, TTL_SECONDS)
             assert self.scripts.run("drop_lane", KEYS.as_list(), call) == [len(taken), len(jobs)]
 
-    @rule(by=st.sampled_from(["reserve", "drop", "reconcile"]))
+    @rule(by=st.sampled_from(["reserve", "drop", "reconcile", "expire"]))
     def what_was_cancelled_is_met(self, by: str) -> None:
         """In its list, or after the list is gone."""
         names = ["unknown", *self.model.jobs]
@@ -531,6 +531,9 @@ class LeaseMachine(RuleBasedStateMachine):
                 self.drop_the_lane(500)
             case "reconcile":
                 self.purge_and_reconcile({0, 1, 2, 3})
+            case "expire":
+                for band in range(4):
+                    self.expire(band)
 
     def _waiting(self) -> list[Known]:
         return [one for band in self.model.bands for one in band if isinstance(one, Known)]
@@ -557,6 +560,23 @@ class LeaseMachine(RuleBasedStateMachine):
         for job in lost:
             model.settle(job, "failed", ("FAILURE", "MessageLost"))
         model.stats["lost"] += len(lost)
+
+    @rule(band=st.integers(0, 3))
+    def expire(self, band: int) -> None:
+        """Nobody has reserved for a while."""
+        left, late = [], []
+        for job in self.model.bands[band]:
+            if isinstance(job, Known) and not job.terminal and job.recorded and job.past_deadline:
+                late.append(job)
+            elif isinstance(job, bytes) or not job.terminal:
+                left.append(job)
+        call = (LANE, TTL_SECONDS, band + 1, "", 0, 1000)
+        found = self.scripts.run("expire", KEYS.as_list(), call)
+        assert found == [-1, len(late), 0]
+        self.model.bands[band] = left
+        for job in late:
+            self.model.settle(job, "expired", ("REVOKED", "TaskRevokedError"))
+        self.model.stats["expired"] += len(late)
 
     # -- time -------------------------------------------------------------
 

@@ -183,7 +183,9 @@ def test_a_run_that_hangs_is_told_and_ends_the_process_with_its_leases_released(
         wait_until(lambda: fleet.ended, 10, "the end")
         assert fleet.ended == ["infer of one did not end within 0.6 s"]
         assert fleet.engine.guard.departure.status == 70
-        status, _, body = HealthServer(fleet.engine, "127.0.0.1", 0, 30).answer("/health")
+        status, _, body = HealthServer(fleet.engine, "127.0.0.1", 0, 30, Settings()).answer(
+            "/health"
+        )
         assert status == 503
         assert b"leaving: infer of one did not end" in body
         evidence = fleet.engine.guard.supervision.marks.read()

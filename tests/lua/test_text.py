@@ -14,7 +14,15 @@ from redis.exceptions import ResponseError
 from common.errors import ConfigurationError
 from common.jobs.enqueue import EnqueueCall, EnqueuedJob, EnqueueTenant, enqueue_args
 from common.jobs.quota import Limits
-from common.jobs.script_calls import BreakerMove, CancelCall, ClaimCall, DropCall, ListJobsCall
+from common.jobs.script_calls import (
+    BreakerMove,
+    CancelCall,
+    ClaimCall,
+    DropCall,
+    ExpireCall,
+    ListJobsCall,
+    ReapCall,
+)
 from common.redis import keys as key_names
 from common.redis import scripts as loader
 from common.redis.connect import connect
@@ -171,11 +179,12 @@ CALLS = {
     ("bury", ""): lease_calls.BuryCall,
     ("bury", "job"): lease_calls.DeadLetter,
     ("reclaim", ""): lease_calls.ReclaimCall,
-    ("reap", ""): lease_calls.ReapCall,
+    ("reap", ""): ReapCall,
     ("report_worker", ""): ReportCall,
     ("report_worker", "lane"): LaneFingerprint,
     ("cancel", ""): CancelCall,
     ("drop_lane", ""): DropCall,
+    ("expire", ""): ExpireCall,
     ("reconcile", ""): ReconcileCall,
     ("list_jobs", ""): ListJobsCall,
     ("claim_idempotency_key", ""): ClaimCall,
@@ -290,7 +299,7 @@ def test_no_other_module_spells_a_key() -> None:
 
 
 USERS = (ROOT / "deploy" / "redis" / "users.acl").read_text()
-WORKERS_ONLY = {"reserve", "start", "renew", "finish", "release", "retry", "bury", "reap",
+WORKERS_ONLY = {"reserve", "start", "renew", "finish", "release", "retry", "bury",
                 "reclaim", "reconcile", "report_worker", "lead", "continue"}  # fmt: skip
 
 

@@ -98,6 +98,9 @@ IN_CASES_ONLY = {
     ("reserve", "w", "w"): "the same, where it had several",
     ("reserve", "none", "settled"): "a message that is no job names who waits for it",
     ("reserve", "settled", "r"): "another Celery client used an id again for another call",
+    ("expire", "q", "x"): "the message is deep in its list",
+    ("expire", "w", "q"): "a leader's deadline passed and no worker was there",
+    ("expire", "w", "w"): "the same, where it had several",
     ("dead_retry", "none", "q"): "a dead job's result went before its letter",
 }
 """Moves that only the cases of tests/lua show: the models do not play what leads to them."""

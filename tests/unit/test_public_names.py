@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
@@ -25,7 +26,9 @@ from fastapi.routing import APIRoute
 
 from api.app import create_app
 from api.cli import app as command_line
+from common.metrics.table import METRICS
 from common.settings import ENV_PREFIX, Settings
+from common.settings.secret_files import SUFFIX, secret_fields
 
 ROOT = Path(__file__).parents[2]
 SNAPSHOT = ROOT / "tests" / "data" / "public_names.json"
@@ -38,14 +41,6 @@ MODULES = (
     "worker.models.weights",
     "worker.transfer",
 )
-METRIC_CLASSES = {
-    "Counter": "counter",
-    "Gauge": "gauge",
-    "Histogram": "histogram",
-    "CounterMetricFamily": "counter",
-    "GaugeMetricFamily": "gauge",
-    "HistogramMetricFamily": "histogram",
-}
 
 
 def _defined_in(module: ModuleType) -> Iterator[str]:
@@ -123,34 +118,20 @@ def operations() -> dict[str, str]:
 
 def settings() -> dict[str, str]:
     """Each field with the environment names that set it."""
-    found = {}
+    found, secrets = {}, set(secret_fields(Settings))
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         choices = getattr(alias, "choices", [alias] if isinstance(alias, str) else [])
         spelled = [str(each) for each in choices] or [(ENV_PREFIX + name).upper()]
+        if name in secrets:
+            spelled.append(f"{(ENV_PREFIX + name).upper()}{SUFFIX}")
         found[name] = " ".join(spelled)
     return dict(sorted(found.items()))
 
 
 def metrics() -> dict[str, str]:
-    """Names and kinds, read from the sources: some exist only while a worker runs."""
-    found = {}
-    for package in ("api", "common", "worker"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(_parsed(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and node.args:
-                    kind = METRIC_CLASSES.get(getattr(node.func, "id", ""))
-                    first = node.args[0]
-                    if kind and isinstance(first, ast.Constant) and isinstance(first.value, str):
-                        found[first.value] = kind
-    return dict(sorted(found.items()))
-
-
-def _parsed(text: str) -> ast.Module:
-    try:
-        return ast.parse(text)
-    except SystemError:  # CPython 3.11 miscounts its depth once in a while
-        return ast.parse(text)
+    """Names, without `_total`, and kinds."""
+    return {metric.stem: metric.kind for metric in sorted(METRICS, key=attrgetter("stem"))}
 
 
 def broker() -> dict[str, object]:

@@ -132,14 +132,3 @@ class ReclaimCall(NamedTuple):
     tag_prefix: str
     """The prefix of the call whose reply was lost."""
     wanted: int
-
-
-class ReapCall(NamedTuple):
-    """The arguments of the reap script."""
-
-    lane: str
-    limit: int
-    result_ttl: int
-    window: int
-    grace_ms: int
-    patience_ms: int

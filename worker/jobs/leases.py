@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from redis import Redis
 
-from common.jobs.script_calls import CancelCall
+from common.jobs.script_calls import CancelCall, ReapCall
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Pending, Scripts
 from common.settings import Settings
@@ -24,13 +24,13 @@ from worker.jobs.lease_calls import (
     FinishCall,
     FinishedJob,
     LeadingJob,
-    ReapCall,
     ReclaimCall,
     ReleasedJob,
     ReserveCall,
     RetryJob,
     StartCall,
 )
+from worker.jobs.worker_counts import WorkerCounts
 
 
 class Lease(NamedTuple):
@@ -112,7 +112,16 @@ class LeasePolicy(NamedTuple):
 class LaneLeases:
     """Reserve, start, renew, finish, release, retry, bury, cancel and reap for one lane."""
 
-    def __init__(self, client: Redis, lane: str, worker: str, policy: LeasePolicy) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        lane: str,
+        worker: str,
+        policy: LeasePolicy,
+        counts: WorkerCounts | None = None,
+    ) -> None:
+        """counts are those of the process."""
+        self._counts = counts or WorkerCounts()
         self._scripts = Scripts(client)
         self._lane = lane
         self._worker = worker
@@ -168,6 +177,7 @@ class LaneLeases:
         self._unanswered = None
         words = iter(reply[2:])
         leases = list(map(Lease, words, words, words, words))
+        self._counts.reserved += len(leases)
         return Reservation(leases, int(reply[0]), int(reply[1]))
 
     def _reclaim(self, prefix: str, wanted: int) -> None:
@@ -190,7 +200,9 @@ class LaneLeases:
 
     def renew(self, tags: Sequence[bytes]) -> list[bytes]:
         """Extend these leases; returns the tags that this worker no longer holds."""
-        return list(self._scripts.run("renew", self._keys, (self._policy.lease_ms, *tags)))
+        lost = list(self._scripts.run("renew", self._keys, (self._policy.lease_ms, *tags)))
+        self._counts.renewed += len(tags) - len(lost)
+        return lost
 
     def finish(self, jobs: Sequence[FinishedJob], result_ttl: int) -> list[int]:
         """Publish and acknowledge; returns the positions of the jobs that were fenced."""
@@ -227,7 +239,11 @@ class LaneLeases:
         args: list[str | bytes | int | float] = [self._lane]
         for job in jobs:
             args += job
-        return int(self._scripts.run("retry", self._keys, args)) if len(args) > 1 else 0
+        if len(args) == 1:
+            return 0
+        retried = int(self._scripts.run("retry", self._keys, args))
+        self._counts.retried += retried
+        return retried
 
     def bury(self, letters: Iterable[DeadLetter], result_ttl: int) -> int:
         """Move these to the dead list and publish their failure; returns how many were held."""
@@ -236,7 +252,9 @@ class LaneLeases:
         ]
         for letter in letters:
             args += letter
-        return int(self._scripts.run("bury", self._keys, args))
+        buried = int(self._scripts.run("bury", self._keys, args))
+        self._counts.dead += buried
+        return buried
 
     def cancel(self, job_id: str, result_ttl: int, state: str) -> str:
         """Settle a job as `canceled` or `expired`, whichever worker holds it. Returns its state
@@ -257,4 +275,5 @@ class LaneLeases:
             self._lane, limit, ttl, policy.tenant_window_jobs, policy.grace_ms, policy.patience_ms
         )
         reaped, promoted, next_due = self._scripts.run("reap", self._keys, call)
+        self._counts.reaped += int(reaped)
         return int(reaped), int(promoted), int(next_due)

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from common.metrics.histogram import Histogram
 from worker.lanes.stages import LaneStages
 
 _WEIGHT = 4
 """A new measurement counts as a quarter of the average."""
+INFER_EDGES = (0.01, 0.1, 1.0, 10.0)
+"""Upper edges of the buckets of a batch's time on the device, in seconds."""
+
+
+class VersionStats:
+    """What one version of the lane's model has done."""
+
+    __slots__ = ("failed", "infer", "succeeded")
+
+    def __init__(self) -> None:
+        self.infer = Histogram(INFER_EDGES)
+        """Seconds of a batch on the device. Written by the device thread."""
+        self.succeeded = 0
+        """Jobs with a result. Written by the finisher, as `failed`."""
+        self.failed = 0
 
 
 class LaneStats:
@@ -20,6 +36,8 @@ class LaneStats:
         self.stages = LaneStages()
         self.sizes: dict[int, int] = {}
         """Number of batches by batch size. Written by the device thread."""
+        self.versions: dict[str, VersionStats] = {}
+        """By version of the model: an alias may be moved."""
         self.decode_seconds = 1.0
         """The last time to decode one input. Written by the decode threads."""
         self.reserve_seconds = 0.0
@@ -34,6 +52,11 @@ class LaneStats:
     def ran(self, seconds: float) -> None:
         """Average in the time that a batch occupied the device, overheads included."""
         self.run_seconds += (seconds - self.run_seconds) / _WEIGHT
+
+    def version(self, version: str) -> VersionStats:
+        """What this version of the model has done; on any thread."""
+        found = self.versions.get(version)
+        return found or self.versions.setdefault(version, VersionStats())
 
     def count(self, size: int) -> None:
         """Count a batch of this size."""

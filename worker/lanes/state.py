@@ -11,6 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from worker.jobs.execution import Execution
+from worker.jobs.tenant_usage import TenantUsage
+from worker.jobs.worker_counts import WorkerCounts
 from worker.lanes.lane import Lane
 
 _EARLY_WAKE_UP_SECONDS = 1.0
@@ -20,8 +22,10 @@ _EARLY_WAKE_UP_SECONDS = 1.0
 class WorkerState:
     """The lanes of one worker process and the events between its threads."""
 
-    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+    def __init__(self, lanes: Mapping[str, Lane], max_tenants: int = 0) -> None:
+        """max_tenants is how many have a name in the metrics."""
         self.lanes = lanes
+        self.counts = WorkerCounts(tenants=TenantUsage(max_tenants))
         self.changed = threading.Condition()
         self.stopping = threading.Event()
         self.running: frozenset[bytes] = frozenset()

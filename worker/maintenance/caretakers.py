@@ -42,7 +42,7 @@ def build_caretakers(
     found: list[Caretaker] = [
         LeaseRenewer(state, leases(), redis_health, settings.renew_interval_seconds),
         LeaseReaper(state.lanes, leases(), settings.reap_interval_seconds),
-        Reporter(new_client(), worker, redis_health, report, weights_digests),
+        Reporter(new_client(), worker, redis_health, report, weights_digests, state.counts),
         Reconciler(new_client(), list(state.lanes), worker, settings.result_ttl_seconds),
     ]
     if blobs is not None:
@@ -56,4 +56,4 @@ def leases_of(
 ) -> dict[str, LaneLeases]:
     """The leases of every lane, over this client."""
     policy = LeasePolicy.of(settings)
-    return {lane: LaneLeases(client, lane, worker, policy) for lane in state.lanes}
+    return {lane: LaneLeases(client, lane, worker, policy, state.counts) for lane in state.lanes}

@@ -10,15 +10,24 @@ from itertools import chain, starmap
 from typing import NamedTuple
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from common.redis.keys import WEIGHTS_DIGESTS, WORKER_TTL_SECONDS, WORKERS, worker_key
+from common.redis.keys import (
+    OUTBOX,
+    OUTBOX_FAILED,
+    WEIGHTS_DIGESTS,
+    WORKER_TTL_SECONDS,
+    WORKERS,
+    worker_key,
+)
 from common.redis.scripts import Scripts
 from common.worker_report import WorkerReport
+from worker.jobs.worker_counts import WorkerCounts
 from worker.lanes.redis_health import RedisHealth
 from worker.maintenance.caretaker import Caretaker
 
 _REPORT_SECONDS = 0.5
+_OUTBOX_SECONDS = 5.0
 
 
 class ReportCall(NamedTuple):
@@ -46,15 +55,19 @@ class Reporter(Caretaker):
         redis_health: RedisHealth,
         report: Callable[[float], WorkerReport],
         weights_digests: Callable[[], Mapping[str, str]],
+        counts: WorkerCounts,
     ) -> None:
-        """report is called with the steady time."""
+        """report is called with the steady time; counts are told how long the outbox is."""
         super().__init__("reporter")
+        self._client = client
         self._scripts = Scripts(client)
         self._worker = worker
         self._redis_health = redis_health
         self._report = report
         self._weights_digests = weights_digests
         self._keys = (worker_key(worker), WORKERS, WEIGHTS_DIGESTS)
+        self._counts = counts
+        self._outbox_at = 0.0
 
     def stop(self) -> None:
         """End the thread, and delete the worker's report so that the API stops counting on this
@@ -77,4 +90,17 @@ class Reporter(Caretaker):
             *chain.from_iterable(lanes),
         ]
         self._scripts.run("report_worker", self._keys, args)
-        self._redis_health.answered(time.monotonic())
+        now = time.monotonic()
+        self._redis_health.answered(now)
+        if now >= self._outbox_at:
+            self._outbox_at = now + _OUTBOX_SECONDS
+            self._look_at_outbox()
+
+    def _look_at_outbox(self) -> None:
+        """Read how long it is; unknown where the server's users may not."""
+        counts, client = self._counts, self._client
+        try:
+            counts.outbox_entries = client.xlen(OUTBOX)
+            counts.outbox_failed = client.xlen(OUTBOX_FAILED)
+        except ResponseError:
+            counts.outbox_entries = counts.outbox_failed = None

@@ -1,153 +1,164 @@
-"""A worker's counters, its stages and its device's time as Prometheus metrics.
+"""A worker's metrics, read from its counters when Prometheus asks: no job pays for them.
 
-Read at scrape time. Time that is reassigned from one cause of idleness to another between two
-scrapes must not decrease a counter, so each keeps its maximum.
+A lane has at most 32 series: the waits in the queue and the runs are histograms of four edges,
+the other stages a sum and a count. Lanes that are not loaded have none of these until they run.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from itertools import accumulate
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, ProcessCollector
 
-from worker.lanes.stages import BOUNDS, Histogram
+from common.metrics import worker as declared
+from common.metrics.declaration import MetricFamily
+from common.metrics.exposition import process_families
+from common.settings import Settings
+from worker.lanes.lane import Lane
+from worker.lanes.lane_stats import INFER_EDGES
+from worker.lanes.stages import BOUNDS, Histogram, Stage
+from worker.observability.device_metrics import DeviceMetrics
+from worker.observability.gc_pauses import GcPauses
 from worker.observability.view import EngineView
 
-Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_QUEUE_EDGES = (0.1, 1.0, 10.0, 50.0)
+_SUMMED: tuple[Stage, ...] = ("hold", "decode", "device_wait", "collate", "encode")
 
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
+class WorkerCollector:
+    """The metrics of one worker process."""
 
-class StageCollector(Collector):
-    """Collects times by lane and stage, and the device's time."""
-
-    def __init__(self, view: EngineView) -> None:
+    def __init__(self, view: EngineView, settings: Settings) -> None:
         self._view = view
-        self._highest: dict[str, float] = {}
+        self._price = settings.device_hour_price
+        self._device = DeviceMetrics(view, settings)
+        self._process = ProcessCollector(registry=CollectorRegistry())
+        self.pauses = GcPauses()
 
-    def collect(self) -> Iterator[Family]:
-        """Stage histograms, the device's seconds by state, batch sizes, fill and padding."""
-        yield from self._device()
+    def collect(self) -> Iterator[MetricFamily]:
+        """Every family, those without samples as well."""
         yield from self._stages()
+        yield from self._versions()
         yield from self._batches()
+        yield from self._jobs()
+        yield from self._process_facts()
+        yield from self._device.collect()
+        yield from self._tenants()
+        yield from process_families(self._process)
 
-    def _device(self) -> Iterator[Family]:
-        device, now = self._view.device_time, time.monotonic()
-        seconds = CounterMetricFamily(
-            "lanefleet_worker_device_seconds",
-            "What the device did: busy, or idle for want of what the state says.",
-            labels=["state"],
-        )
-        states: list[tuple[str, float]] = [("busy", device.busy_at(now))]
-        states += device.idle_seconds(now).items()
-        for state, spent in states:
-            highest = self._highest[state] = max(spent, self._highest.get(state, 0.0))
-            seconds.add_metric([state], highest)
-        recent = GaugeMetricFamily(
-            "lanefleet_worker_device_busy_ratio", "The device's busy share of the last 10 seconds."
-        )
-        recent.add_metric([], device.recent_busy)
-        yield from (seconds, recent)
+    def _lanes(self) -> list[Lane]:
+        """Those that are served: loaded now, or were."""
+        return [
+            lane
+            for lane in self._view.lanes.values()
+            if lane.handler is not None or lane.stats.versions
+        ]
 
-    def _stages(self) -> Iterator[Family]:
-        stages = HistogramMetricFamily(
-            "lanefleet_worker_stage_seconds",
-            "Seconds in each stage; a job's up to device_wait, a batch's from collate on.",
-            labels=["lane", "stage"],
-        )
-        beside = CounterMetricFamily(
-            "lanefleet_worker_decode_beside_seconds",
-            "Seconds of decoding during which the device ran a batch.",
-            labels=["lane"],
-        )
-        for lane in self._view.lanes.values():
-            beside.add_metric([lane.name], lane.stats.stages.beside_seconds)
-            for stage, one in lane.stats.stages.stages.items():
-                if one.count:
-                    stages.add_metric([lane.name, stage], _buckets(one), one.seconds)
-        yield from (stages, beside)
+    def _stages(self) -> Iterator[MetricFamily]:
+        waits, stages = declared.QUEUE_WAIT.family(), declared.STAGE_SECONDS.family()
+        for lane in self._lanes():
+            found = lane.stats.stages.stages
+            queue = found["queue"]
+            waits.add_histogram(_QUEUE_EDGES, coarse(queue), queue.seconds, lane.name)
+            for stage in _SUMMED:
+                if found[stage].count:
+                    stages.add_summary(found[stage].count, found[stage].seconds, lane.name, stage)
+            if count := found["finish"].count:
+                seconds = found["publish"].seconds + found["finish"].seconds
+                stages.add_summary(count, seconds, lane.name, "publish")
+        yield from (waits, stages)
 
-    def _batches(self) -> Iterator[Family]:
-        sizes = HistogramMetricFamily(
-            "lanefleet_worker_batch_size", "Jobs in a batch.", labels=["lane"]
-        )
-        jobs = CounterMetricFamily(
-            "lanefleet_worker_batch_jobs", "Jobs that ran in batches.", labels=["lane"]
-        )
-        room = CounterMetricFamily(
-            "lanefleet_worker_batch_room",
-            "Jobs that as many full batches would have held; jobs / room is the fill.",
-            labels=["lane"],
-        )
-        cost = CounterMetricFamily(
-            "lanefleet_worker_cost",
-            "What ran, in the model's unit of cost, as it is and padded to one length a batch.",
-            labels=["lane", "kind"],
-        )
-        for lane in self._view.lanes.values():
-            if counts := lane.stats.sizes.copy():
-                total = sum(size * count for size, count in counts.items())
-                sizes.add_metric([lane.name], _size_buckets(counts), total)
-            jobs.add_metric([lane.name], lane.stats.stages.jobs)
-            room.add_metric([lane.name], lane.stats.stages.room)
-            cost.add_metric([lane.name, "own"], lane.stats.stages.cost)
-            cost.add_metric([lane.name, "padded"], lane.stats.stages.padded_cost)
-        yield from (sizes, jobs, room, cost)
+    def _versions(self) -> Iterator[MetricFamily]:
+        infer, jobs = declared.INFERENCE_SECONDS.family(), declared.PREDICTIONS.family()
+        for lane in self._lanes():
+            for version, one in list(lane.stats.versions.items()):
+                infer.add_histogram(
+                    INFER_EDGES, one.infer.counts, one.infer.total, lane.name, version
+                )
+                jobs.add(one.succeeded, lane.name, version, "success")
+                jobs.add(one.failed, lane.name, version, "error")
+        yield from (infer, jobs)
 
+    def _batches(self) -> Iterator[MetricFamily]:
+        jobs, room = declared.BATCH_JOBS.family(), declared.BATCH_ROOM.family()
+        cost, sizes = declared.COST.family(), Counter[int]()
+        for lane in self._lanes():
+            stages = lane.stats.stages
+            sizes.update(lane.stats.sizes.copy())
+            jobs.add(stages.jobs, lane.name)
+            room.add(stages.room, lane.name)
+            cost.add(stages.cost, lane.name, "own")
+            cost.add(stages.padded_cost, lane.name, "padded")
+        batch = declared.BATCH_SIZE.family()
+        total = sum(size * count for size, count in sizes.items())
+        batch.add_histogram(_SIZES, by_size(sizes), total)
+        yield from (batch, jobs, room, cost)
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Cumulative buckets, as Prometheus requires."""
-    edges = (*(f"{bound:g}" for bound in BOUNDS), "+Inf")
-    return list(zip(edges, accumulate(histogram.counts), strict=True))
-
-
-def _size_buckets(counts: Mapping[int, int]) -> list[tuple[str, float]]:
-    edges = [
-        (str(edge), float(sum(count for size, count in counts.items() if size <= edge)))
-        for edge in _SIZES
-    ]
-    return [*edges, ("+Inf", float(sum(counts.values())))]
-
-
-class EngineCollector(Collector):
-    """Reads the worker's counters at scrape time."""
-
-    def __init__(self, view: EngineView) -> None:
-        self._view = view
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Jobs, fenced results, batches by size, jobs in hand, seconds since Redis answered."""
+    def _jobs(self) -> Iterator[MetricFamily]:
         view, counters = self._view, self._view.counters()
-        jobs = CounterMetricFamily("lanefleet_worker_jobs", "Jobs published by this worker.")
-        jobs.add_metric([], counters.finished)
-        fenced = CounterMetricFamily("lanefleet_worker_fenced", "Results refused by the fence.")
-        fenced.add_metric([], counters.fenced)
-        batches = CounterMetricFamily(
-            "lanefleet_worker_batches", "Batches run, by lane and size.", labels=["lane", "size"]
-        )
-        held = GaugeMetricFamily(
-            "lanefleet_worker_jobs_in_hand", "Jobs leased by this worker.", labels=["lane"]
-        )
-        for lane in view.lanes.values():
-            held.add_metric([lane.name], len(lane.in_hand))
-            for size, count in lane.stats.sizes.copy().items():
-                batches.add_metric([lane.name, str(size)], count)
-        events = CounterMetricFamily(
-            "lanefleet_worker_event_jobs",
-            "Jobs by whether their Celery events were sent; above a set rate they are sampled.",
-            labels=["sent"],
-        )
-        events.add_metric(["yes"], view.event_counts.sent)
-        events.add_metric(["no"], view.event_counts.sampled_out)
-        silence = GaugeMetricFamily(
-            "lanefleet_worker_redis_silence_seconds", "Seconds since Redis last answered."
-        )
-        silence.add_metric([], view.redis_health.silence(time.monotonic()))
-        memory = GaugeMetricFamily(
-            "lanefleet_worker_rss_bytes", "Resident memory of the worker process."
-        )
-        memory.add_metric([], view.rss_mb() * 2**20)
-        yield from (jobs, fenced, batches, held, events, silence, memory)
+        process = counters.process
+        yield declared.WORKER_JOBS.of(counters.finished)
+        yield declared.RESERVED.of(process.reserved)
+        yield declared.RENEWED.of(process.renewed)
+        yield declared.FENCED.of(counters.fenced)
+        yield declared.REAPED.of(process.reaped)
+        yield declared.RETRIED.of(process.retried)
+        yield declared.DEAD.of(process.dead)
+        yield declared.IN_HAND.of(sum(len(lane.in_hand) for lane in view.lanes.values()))
+        yield declared.SWITCHES.of(counters.switches)
+        cache, events = declared.CACHE_WRITES.family(), declared.EVENT_JOBS.family()
+        cache.add(counters.cache_stored, "stored")
+        cache.add(counters.cache_dropped, "dropped")
+        events.add(view.event_counts.sent, "yes")
+        events.add(view.event_counts.sampled_out, "no")
+        yield from (cache, events)
+        if process.outbox_entries is not None:
+            yield declared.OUTBOX_ENTRIES.of(process.outbox_entries)
+        if process.outbox_failed is not None:
+            yield declared.OUTBOX_FAILED.of(process.outbox_failed)
+
+    def _process_facts(self) -> Iterator[MetricFamily]:
+        yield declared.REDIS_SILENCE.of(self._view.redis_health.silence(time.monotonic()))
+        yield declared.RSS.of(self._view.rss_mb() * 2**20)
+        pauses = declared.GC_PAUSES.family()
+        pauses.add_summary(self.pauses.count, self.pauses.seconds)
+        yield pauses
+        if cold := self._view.counters().process.cold_seconds:
+            yield declared.COLD_START.of(cold)
+
+    def _tenants(self) -> Iterator[MetricFamily]:
+        """What tenants used, and what that costs at the set price."""
+        seconds, items = declared.TENANT_DEVICE_SECONDS.family(), declared.TENANT_ITEMS.family()
+        spend, each = declared.TENANT_SPEND.family(), self._price / 3600
+        for tenant, use in self._view.counters().process.tenants.items():
+            seconds.add(use.seconds, tenant)
+            items.add(use.items, tenant)
+            if each:
+                spend.add(use.seconds * each, tenant)
+        yield from (seconds, items, spend)
+        if each:
+            yield declared.HOUR_PRICE.of(self._price)
+            jobs = sum(lane.stats.stages.jobs for lane in self._view.lanes.values())
+            busy = self._view.device_time.busy_at(time.monotonic())
+            if jobs:
+                yield declared.INFERENCE_PRICE.of(each * busy / jobs)
+
+
+def coarse(histogram: Histogram) -> list[float]:
+    """The counts of a stage between fewer edges, which are among its own."""
+    counts = histogram.counts.copy()
+    cuts = [0, *(BOUNDS.index(edge) + 1 for edge in _QUEUE_EDGES), len(counts)]
+    return [float(sum(counts[first:last])) for first, last in pairwise(cuts)]
+
+
+def by_size(sizes: Counter[int]) -> list[float]:
+    """The number of batches in each bucket."""
+    edges = (0, *_SIZES, float("inf"))
+    return [
+        float(sum(count for size, count in sizes.items() if low < size <= high))
+        for low, high in pairwise(edges)
+    ]

@@ -27,6 +27,7 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
         round=number,
         device=view.device,
         started_at=view.started_at,
+        start_seconds=view.start_seconds,
         on_the_bus=view.on_the_bus,
         loading=view.loading,
         warnings=view.warnings(),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from worker.jobs.worker_counts import WorkerCounts
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
@@ -35,6 +36,8 @@ class Counters:
     cache_dropped: int
     switches: int
     """How often the device switched from one lane to another."""
+    process: WorkerCounts
+    """What the process counts of leases and tenants."""
 
 
 class EngineView(Protocol):
@@ -53,8 +56,16 @@ class EngineView(Protocol):
         """Unix seconds."""
 
     @property
+    def start_seconds(self) -> float:
+        """From the process' start until its threads ran; 0 before."""
+
+    @property
     def on_the_bus(self) -> bool:
         """Whether Celery's remote control reaches it."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end: it reserves no more, and its running batch ends."""
 
     @property
     def lanes(self) -> Mapping[str, Lane]:

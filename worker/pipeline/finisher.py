@@ -28,6 +28,7 @@ from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
+from worker.observability.process_age import process_age
 from worker.pipeline.endings import Ending, by_ending, delay, letter, outcome
 
 log = structlog.get_logger(__name__)
@@ -197,6 +198,7 @@ class Finisher:
             self._until_done(lane, lambda: leases.retry(map(delay, delayed)))
         for execution in ending.get(Ending.CANCEL, ()):
             self._cancel(lane, leases, execution)
+        _count(lane, finished)
         _log_traced(lane, group.executions)
         self._tell(Published(lane, group.executions, finished))
 
@@ -260,6 +262,8 @@ class Finisher:
             return ()
         lane.stats.stages.stages["finish"].observe(time.monotonic() - began)
         self.finished += len(results) - len(fenced)
+        counts = self._state.counts
+        counts.cold_seconds = counts.cold_seconds or process_age()
         if not fenced:
             return results
         self.fenced += len(fenced)
@@ -291,6 +295,15 @@ class Finisher:
 
 def _is_unwritten(execution: Execution) -> bool:
     return not execution.meta and execution.disposition in (None, "failed")
+
+
+def _count(lane: Lane, finished: Sequence[Execution]) -> None:
+    """Count the results by their version, which one batch has in common."""
+    if finished:
+        version = lane.stats.version(finished[0].version or lane.spec.version)
+        failed = sum(one.disposition == "failed" for one in finished)
+        version.failed += failed
+        version.succeeded += len(finished) - failed
 
 
 def _log_traced(lane: Lane, executions: Sequence[Execution]) -> None:

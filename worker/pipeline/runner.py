@@ -35,6 +35,7 @@ from worker.pipeline.error_policy import decide
 from worker.pipeline.failed_batch import Split, charge, set_cap
 from worker.pipeline.finisher import Finisher
 from worker.pipeline.in_progress import InProgress, Runs
+from worker.pipeline.measures import measure
 from worker.pipeline.scheduler import Scheduler
 from worker.transfer import Later, is_lost
 
@@ -313,20 +314,9 @@ class Runner:
         """Share, measure and submit the outputs of a batch that took `seconds` on the device."""
         if len(runs) < len(batch):
             steps.share_outputs(runs)
-        lane.stats.count(len(batch))
-        self._measure(lane, batch, runs, seconds)
+        measure(lane, batch, runs, seconds, time.monotonic(), self._state.counts.tenants)
         self._scheduler.ran(lane, batch, seconds)
         self._finisher.submit_batch(lane, batch, seconds * 1000)
-
-    @staticmethod
-    def _measure(lane: Lane, batch: Batch[Execution], runs: Runs, seconds: float) -> None:
-        """Record cost, padding and fill for the stages' report."""
-        alike = len(runs) == len(batch)
-        cost = sum(map(_COST, batch)) if alike else sum(run[0].cost for run in runs)
-        padded = batch.padded_cost
-        caps = lane.limits
-        share = max(len(runs) / caps.max_batch, padded / caps.max_cost if caps.max_cost else 0.0)
-        lane.stats.stages.ran(len(batch), min(1.0, share), cost, padded, seconds)
 
     def _judge(
         self, lane: Lane, batch: Batch[Execution], error: BaseException, split: Split | None

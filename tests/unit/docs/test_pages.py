@@ -21,7 +21,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]+)")
 SETTING = re.compile(r"LANEFLEET_[A-Z0-9_]*[A-Z0-9]\b(?!_?\*)")
 COMMAND = re.compile(r"(?:`|^ {4}|^)lanefleet ([a-z]+)(?: ([a-z][a-z|]*))?", re.MULTILINE)
-METRIC = re.compile(r"\blanefleet_(?:api|cache|worker)_[a-z_]+")
+METRIC = re.compile(r"\blanefleet_(?:api|cache|lane|worker)_[a-z_]+")
 TEST = re.compile(r"`(test_\w+)`")
 
 

@@ -13,7 +13,8 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from api.overload.admission import Admission
 from api.overload.breaker import Policy, Record, State
-from api.overload.lane_sampler import LaneSampler, LaneState
+from api.overload.lane_sampler import LaneSampler
+from api.overload.lane_state import LaneState
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
 from common.errors import (

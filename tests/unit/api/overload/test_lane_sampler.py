@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.overload.lane_sampler import LaneState, Throughput
+from api.overload.lane_state import LaneState
+from api.overload.throughput import Throughput
 
 
 def steady(rate: Throughput, per_second: float, seconds: int, since: float = 0.0) -> float:

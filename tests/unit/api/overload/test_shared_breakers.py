@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from api.overload.breaker import Policy, Record, State
-from api.overload.lane_sampler import LaneState
+from api.overload.lane_state import LaneState
 from api.overload.shared_breakers import LaneBreakers
 from common.settings import Settings
 

@@ -1,0 +1,1 @@
+"""The metrics that Lanefleet exposes: their declarations, one table."""
