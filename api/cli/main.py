@@ -226,6 +226,8 @@ def doctor(as_json: JsonFlag = False) -> None:
         out.print(f"[red]missing[/] {name}: {escape(remedy)}")
     if not report.missing:
         out.print("[green]nothing is missing[/]")
+    for symptom, entry in report.symptoms.items():
+        out.print(f"{symptom}: {entry}", highlight=False)
 
 
 @app.command()
