@@ -91,14 +91,8 @@ def profile(
             out.print(f"{running.kind} {running.pid}: {seconds:g} s", highlight=False)
         _draw_flames(sampler, running, seconds, rate, native, flames)
         device, refused = _result_of(recording)
-    said = {
-        "target": running.kind,
-        "pid": running.pid,
-        "flame_graph": str(flames),
-        "device": device,
-        "device_refused": refused,
-        "nsys": nsys_command(running.kind),
-    }
+    about = {"target": running.kind, "pid": running.pid, "flame_graph": str(flames)}
+    said = {**about, "device": device, "device_refused": refused, "nsys": nsys_command(target)}
     if as_json:
         sys.stdout.write(json.dumps(said) + "\n")
     else:
@@ -192,12 +186,12 @@ def _result_of(recording: Future[dict[str, Any]] | None) -> tuple[dict[str, Any]
         return None, f"the trace could not be taken over: {exc}"
 
 
-def nsys_command(kind: str) -> str | None:
+def nsys_command(target: Target) -> str | None:
     """How to run a worker under Nsight Systems; None where it is not installed.
 
     It cannot attach to a process that runs: the worker has to be started under it.
     """
-    if kind != Target.WORKER.value or shutil.which("nsys") is None:
+    if target is not Target.WORKER or shutil.which("nsys") is None:
         return None
     words = [
         *("nsys", "profile", "--trace=cuda,nvtx,cublas,cudnn,osrt", "--delay=60", "--duration=30"),

@@ -30,6 +30,8 @@ from api.client import Client
 from api.client.calls import base_url_of
 
 _MOST_CLIENTS = 4096
+_MOST_SECONDS = 3600.0
+"""Of a stage that ends after a number of answers."""
 _SLOWER = 1
 """The exit status where `--compare` finds that the run is slower."""
 
@@ -94,61 +96,63 @@ RepeatOption = Annotated[
 ]
 
 
+ModelOption = Annotated[
+    str | None, typer.Option(callback=named, help="Any that the fleet serves; else it chooses.")
+]
+RequestsOption = Annotated[
+    int | None, typer.Option(min=1, help="End each stage after so many answers.")
+]
+DurationOption = Annotated[float | None, typer.Option(min=1, help="Seconds of each stage.")]
+WarmupOption = Annotated[
+    float, typer.Option(min=0, help="Seconds before each stage that do not count.")
+]
+TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds until a result is an error.")]
+TimesOption = Annotated[int, typer.Option(min=1, help="Starts, with --mode cold.")]
+SaveOption = Annotated[Path | None, typer.Option(help="Keep the run in this JSON file.")]
+CompareOption = Annotated[
+    Path | None, typer.Option("--compare", help="A kept run: status 1 where this one is slower.")
+]
+ThresholdOption = Annotated[float, typer.Option(min=0.01, max=1, help="How much worse is slower.")]
+PlotOption = Annotated[Path | None, typer.Option(help="Draw the run into this PNG (or SVG).")]
+
+
 def bench(
     mode: ModeOption = Mode.QUICK,
     url: UrlOption = None,
-    model: Annotated[
-        str | None, typer.Option(callback=named, help="Any that the fleet serves; else it chooses.")
-    ] = None,
+    model: ModelOption = None,
     clients: ClientsOption = None,
-    requests: Annotated[
-        int | None, typer.Option(min=1, help="End each stage after so many answers.")
-    ] = None,
-    duration: Annotated[float | None, typer.Option(min=1, help="Seconds of each stage.")] = None,
-    warmup: Annotated[
-        float, typer.Option(min=0, help="Seconds before each that do not count.")
-    ] = 2.0,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds until a result is an error.")] = 60,
+    requests: RequestsOption = None,
+    duration: DurationOption = None,
+    warmup: WarmupOption = 2.0,
+    timeout: TimeoutOption = 60.0,
     text: TextOption = None,
     image: ImageOption = None,
     folder: FolderOption = None,
     params: ParamsOption = None,
     repeat_inputs: RepeatOption = False,
-    times: Annotated[int, typer.Option(min=1, help="Starts, with --mode cold.")] = 5,
-    save: Annotated[Path | None, typer.Option(help="Keep the run in this JSON file.")] = None,
-    compare_with: Annotated[
-        Path | None,
-        typer.Option("--compare", help="A kept run: status 1 where this one is slower."),
-    ] = None,
-    threshold: Annotated[
-        float, typer.Option(min=0.01, max=1, help="How much worse is slower.")
-    ] = THRESHOLD,
-    plot: Annotated[Path | None, typer.Option(help="Draw the run into this PNG (or SVG).")] = None,
+    times: TimesOption = 5,
+    save: SaveOption = None,
+    compare_with: CompareOption = None,
+    threshold: ThresholdOption = THRESHOLD,
+    plot: PlotOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Load a running fleet, and tell latency, throughput, batch sizes and errors."""
+    texts, images = text or [], image or []
     if mode is Mode.COLD:
-        _cold(model, text or [], image or [], times, duration or _SECONDS[mode], as_json)
+        _cold(model, texts, images, times, duration or _SECONDS[mode], as_json)
         return
     before = Record.load(compare_with) if compare_with else None
     if plot:
         check_plot(plot)
+    seconds = duration or (_SECONDS[mode] if requests is None else _MOST_SECONDS)
+    numbers = clients_of(clients) if clients else _CLIENTS[mode]
     with Client(url, timeout=20) as client:
-        wanted = "image" if image else "text" if text else None
-        name, kind = choose_model(client, model, wanted)
-        plan = Plan(
-            base_url_of(url),
-            name,
-            kind,
-            clients_of(clients) if clients else _CLIENTS[mode],
-            duration or _SECONDS[mode],
-            warmup if requests is None else 0.0,
-            requests,
-            timeout,
-            repeat_inputs,
-            Given.read(text or [], image or [], folder, kind),
-            _params(params),
-        )
+        name, kind = choose_model(client, model, "image" if images else "text" if texts else None)
+        given = Given.read(texts, images, folder, kind)
+        warm = warmup if requests is None else 0.0
+        how = (numbers, seconds, warm, requests, timeout, repeat_inputs)
+        plan = Plan(base_url_of(url), name, kind, *how, given, _params(params))
         record, outcome = _run(plan, client, mode, Console(stderr=True))
     if save:
         record.save(save)
@@ -172,7 +176,9 @@ def _params(text: str | None) -> dict[str, Any] | None:
 def _run(plan: Plan, client: Client, mode: Mode, progress: Console) -> tuple[Record, Outcome]:
     total = len(plan.clients) * (plan.seconds + plan.warm_seconds)
     if progress.is_terminal:
-        progress.print(f"{plan.model}: {len(plan.clients)} stages, {total:.0f} s at most")
+        stages = "1 stage" if len(plan.clients) == 1 else f"{len(plan.clients)} stages"
+        ends = f"about {total:.0f} s" if plan.most is None else f"{plan.most} answers each"
+        progress.print(f"{plan.model}: {stages}, {ends}", highlight=False)
 
     def tell(stage: Stage) -> None:
         if progress.is_terminal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,9 +22,11 @@ from api.cli.bench.inputs import Given, Target, requests
 from api.cli.bench.limit import limit
 from api.client import Client
 from api.client.calls import headers_of
+from common.errors import ConfigurationError
 
 _LIMIT_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
+_SPARE_FILES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,24 @@ def _waited() -> float | None:
 def run(
     plan: Plan, client: Client, on_stage: Callable[[Stage], None] = lambda _stage: None
 ) -> Outcome:
-    """Run every stage. Raises ConfigurationError for inputs that cannot be read."""
+    """Run every stage. Raises ConfigurationError for inputs that cannot be read, or too many
+    clients for this system.
+    """
+    _allow_open_files(max(plan.clients))
     return uvloop.run(_run(plan, client, on_stage))
+
+
+def _allow_open_files(clients: int) -> None:
+    """Raise this process' own limit where that is needed and possible."""
+    wanted = clients + _SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise ConfigurationError(
+            f"{clients} clients need {wanted} open files, and the system allows {hard}: fewer "
+            "clients, or raise `ulimit -Hn`"
+        )
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _run(plan: Plan, client: Client, on_stage: Callable[[Stage], None]) -> Outcome:

@@ -1,4 +1,4 @@
-"""The guides name options, metrics and catalog fields that exist; commands point to their entries."""
+"""The guides name what exists: options, metrics, catalog fields; commands point to their entries."""
 
 from __future__ import annotations
 
