@@ -139,7 +139,7 @@ def _sampler() -> str:
     beside = Path(sys.executable).with_name("py-spy")
     found = str(beside) if beside.exists() else shutil.which("py-spy")
     if found is None:
-        raise ConfigurationError("profile needs py-spy: pip install -e '.[profile]'")
+        raise ConfigurationError("profile needs py-spy: pip install py-spy")
     return found
 
 

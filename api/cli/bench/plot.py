@@ -20,8 +20,8 @@ def check_plot(file: Path) -> None:
         raise ConfigurationError(f"--plot {file}: its name must end in {', '.join(_FORMATS)}")
     if find_spec("matplotlib") is None:
         raise ConfigurationError(
-            "--plot needs matplotlib: pip install -e '.[plot]', then make setup, as it brings "
-            "Pillow, which replaces pillow-simd until then"
+            "--plot needs matplotlib: python3 deploy/bootstrap.py --extra plot (pip alone would "
+            "put Pillow over pillow-simd)"
         )
 
 

@@ -1,4 +1,4 @@
-"""The guides name what exists: options, metrics, catalog fields; commands point to their entries."""
+"""What the guides name exists: options, metrics, catalog fields, and the entries of commands."""
 
 from __future__ import annotations
 
