@@ -115,7 +115,7 @@ class WorkerReport:
     started_at: float = 0.0
     """Unix seconds."""
     start_seconds: float = 0.0
-    """From the process' start until its threads ran; 0 where that is unknown."""
+    """From the process' start until its lanes were built; 0 where that is unknown."""
     on_the_bus: bool = False
     """Whether Celery's remote control reaches it."""
     loading: str | None = None

@@ -53,7 +53,6 @@ from worker.maintenance.caretakers import build_caretakers, leases_of
 from worker.maintenance.guard import Guard
 from worker.observability.health_server import health_server_of
 from worker.observability.parked import ParkedJobs
-from worker.observability.process_age import process_age
 from worker.observability.report import report_of, weights_digests
 from worker.observability.view import Counters, EventCounts
 from worker.pipeline.cache_writer import CacheWriter
@@ -101,7 +100,6 @@ class Engine:
         self.worker = worker
         self.device = device
         self.started_at = time.time()
-        self.start_seconds = 0.0
         self.on_the_bus = False
         """Whether Celery's remote control reaches this worker. Written by Celery's step."""
         self.event_counts = event_counts or EventCounts()
@@ -269,7 +267,6 @@ class Engine:
         self.reserver.start()
         if self._health:
             self._health.start()
-        self.start_seconds = round(process_age(), 2)
 
     def request_stop(self) -> None:
         """Stop reserving; the running batch ends normally. Safe in a signal handler's thread."""
@@ -321,11 +318,6 @@ class Engine:
     def loading(self) -> str | None:
         """The model that is being loaded or warmed up."""
         return self.models.loading
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it was told to end."""
-        return self.state.stopping.is_set()
 
     @property
     def leaving(self) -> str:

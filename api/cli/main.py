@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from api.cli.acl import acl
 from api.cli.bench.command import bench
 from api.cli.cache import cache
 from api.cli.dead import dead
@@ -53,6 +54,7 @@ app.command()(stages)
 app.command()(bench)
 app.command()(profile)
 app.command()(top)
+app.command()(acl)
 out = Console()
 err = Console(stderr=True)
 

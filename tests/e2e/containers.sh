@@ -9,6 +9,7 @@
 # first run takes about 20 minutes. Prints sizes and times, and exits with 1 where one is too large.
 #
 #   PYTHON_IMAGE   a base image with Python, instead of one made from Debian's packages
+#   DEBIAN_MIRROR  where debootstrap gets its packages
 #   BUILD_WORDS    further words for `buildah bud`, such as volumes with pip's configuration
 #   REDIS_PACKAGE  and MONITORING_PACKAGES: what stands in for images of a registry
 #
@@ -31,7 +32,9 @@ say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 timed() {  # NAME COMMAND...: run it with its output in a log, and say how long it took
     local name=$1 began=$SECONDS
     shift
-    if ! "$@" >"$WORK/$name.log" 2>&1; then
+    # In the background, as `set -e` is off in whatever a condition runs.
+    "$@" >"$WORK/$name.log" 2>&1 &
+    if ! wait $!; then
         tail -n 25 "$WORK/$name.log" >&2
         say "$name failed; all of it is in $WORK/$name.log"
         exit 1
@@ -54,8 +57,7 @@ bud() {  # TAG FILE CONTEXT WORDS...
     local tag=$1 file=$2 context=$3
     shift 3
     # Without the format HEALTHCHECK is lost.
-    buildah bud --format docker --isolation chroot --network host --layers \
-        --volume /etc/ssl/certs:/etc/ssl/certs:ro "$@" -t "localhost/$tag" -f "$file" "$context"
+    buildah bud --format docker --isolation chroot --network host --layers "$@" -t "localhost/$tag" -f "$file" "$context"
 }
 
 debian_image() {  # TAG WORDS...: an image from the base and the lines of standard input
@@ -69,7 +71,8 @@ debian_image() {  # TAG WORDS...: an image from the base and the lines of standa
 base_images() {
     if ! podman image exists localhost/base:bookworm; then
         rm -rf "$WORK/base"
-        debootstrap --variant=minbase bookworm "$WORK/base" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
+        debootstrap --variant=minbase bookworm "$WORK/base" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
+        rm -rf "$WORK"/base/var/cache/apt/*
         tar -C "$WORK/base" -c . | podman import - localhost/base:bookworm
         rm -rf "$WORK/base"
     fi
@@ -83,19 +86,21 @@ WORKDIR /data
 EOF
     debian_image standin-monitoring <<EOF
 RUN $apt $MONITORING_PACKAGES wget && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
-    && install -d -o 65534 -g 65534 /prometheus-data /alertmanager
+    && install -d -o 65534 -g 65534 /prometheus /alertmanager
 EOF
 }
 
 build() {
     local python=${PYTHON_IMAGE:-localhost/python:local}
+    # pip needs them; a package that installs certificates must be able to write there, so only here.
+    local certificates="--volume /etc/ssl/certs:/etc/ssl/certs:ro"
     timed base_images base_images
     # shellcheck disable=SC2086  # words, on purpose
     timed build_api bud lanefleet-api deploy/docker/Dockerfile.api . \
-        --build-arg "PYTHON_IMAGE=$python" ${BUILD_WORDS:-}
+        --build-arg "PYTHON_IMAGE=$python" $certificates ${BUILD_WORDS:-}
     # shellcheck disable=SC2086
     timed build_worker bud lanefleet-worker deploy/docker/Dockerfile.worker . \
-        --build-arg "PYTHON_IMAGE=$python" ${BUILD_WORDS:-}
+        --build-arg "PYTHON_IMAGE=$python" $certificates ${BUILD_WORDS:-}
     local base over worker
     base=$(podman image inspect --format '{{.Size}}' "$python")
     over=$((($(podman image inspect --format '{{.Size}}' localhost/lanefleet-api) - base) / 1000000))

@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import yaml
 
@@ -144,6 +145,14 @@ def hardened(folder: Path) -> None:
         user, read_only, dropped = docker("inspect", "-f", form, container(name)).split()
         assert user not in ("", "0", "root"), name
         assert (read_only, dropped) == ("true", "[ALL]"), name
+    assert _in_the_api("touch /var/lib/lanefleet/tried && echo written") == "written"
+    assert _in_the_api("touch /opt/lanefleet/tried 2>/dev/null || echo refused") == "refused"
+    made = _in_the_api("lanefleet keys create tried --tenant ops --scopes metrics")
+    assert "lfk_" in made, made
+
+
+def _in_the_api(command: str) -> str:
+    return docker("exec", container("api"), "sh", "-c", command)
 
 
 def exercise(folder: Path) -> None:
@@ -190,11 +199,18 @@ def _holding(client: Client) -> int:
 
 
 def _prometheus_sees() -> None:
+    up = [f"{one['metric']['job']} {one['value'][1]}" for one in _query("up")]
+    print(f"Prometheus: {', '.join(sorted(up))}")
+    started = [one["value"][1] for one in _query("lanefleet_worker_cold_start_seconds")]
+    print(f"process start to first result: {', '.join(started)} s")
+    print(f"cores seen: {len(_query('count by (cpu) (node_cpu_seconds_total)'))}")
+
+
+def _query(expression: str) -> list[dict[str, Any]]:
     connection = http.client.HTTPConnection("127.0.0.1", 9090, timeout=5)
-    connection.request("GET", "/api/v1/query?query=up")
-    found = json.loads(connection.getresponse().read())["data"]["result"]
-    seen = sorted(f"{one['metric']['job']} {one['value'][1]}" for one in found)
-    print(f"Prometheus: {', '.join(seen)}")
+    connection.request("GET", f"/api/v1/query?{urlencode({'query': expression})}")
+    found: list[dict[str, Any]] = json.loads(connection.getresponse().read())["data"]["result"]
+    return found
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_a_full_lane_says_when_there_is_room_and_then_there_is(
     fleet: Stack, api: ApiProcess
 ) -> None:
     fill(fleet)
-    wait_until(lambda: api.client.lanes()["paced"]["per_second"], 20, "a measured rate")
+    wait_until(lambda: api.client.lanes()["paced"]["drain_jobs_per_second"], 20, "a measured rate")
     fleet.publish([Job("paced", number) for number in range(BOUND)])
     refused = wait_until(
         lambda: (r := post(api, "paced")).status_code == 429 and r, 20, "the lane to be full"
@@ -251,7 +251,7 @@ def test_a_tenant_whose_jobs_fail_is_refused_and_no_other(fleet: Stack, api: Api
 
     def look() -> dict[str, Any]:
         lanes = httpx.get(f"{api.url}/v1/lanes", headers=keys["ops"]).json()
-        found: dict[str, Any] = lanes["shaky"]
+        found: dict[str, Any] = lanes["lanes"]["shaky"]
         return found
 
     def breakers() -> dict[str, Any]:

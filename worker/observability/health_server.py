@@ -84,7 +84,7 @@ class HealthServer:
         lanes = [lane for lane in view.lanes.values() if lane.spec.load == "eager"]
         loaded = all(lane.handler or view.residents[lane.spec.name].error for lane in lanes)
         status = "ready" if loaded and view.on_the_bus else "loading"
-        if view.stopping:
+        if view.state.stopping.is_set():
             status = "stopping"
         report = json.dumps({"status": status, "loading": view.loading}).encode()
         return (200 if status == "ready" else 503), "application/json", report

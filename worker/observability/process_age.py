@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import cache
 from pathlib import Path
 
 _IMPORTED = time.monotonic()
@@ -20,3 +21,9 @@ def process_age() -> float:
         return float(uptime.split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return time.monotonic() - _IMPORTED
+
+
+@cache
+def process_started_at() -> float:
+    """When the process was started, Unix seconds."""
+    return time.time() - process_age()

@@ -14,6 +14,7 @@ from common.worker_report import (
 )
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
+from worker.observability.process_age import process_started_at
 from worker.observability.view import EngineView
 from worker.residency.residency import Resident
 
@@ -27,7 +28,7 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
         round=number,
         device=view.device,
         started_at=view.started_at,
-        start_seconds=view.start_seconds,
+        start_seconds=round(max(0.0, view.started_at - process_started_at()), 2),
         on_the_bus=view.on_the_bus,
         loading=view.loading,
         warnings=view.warnings(),

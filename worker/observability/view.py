@@ -13,6 +13,7 @@ from worker.jobs.worker_counts import WorkerCounts
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
+from worker.lanes.state import WorkerState
 from worker.residency.residency import Resident
 
 
@@ -56,16 +57,12 @@ class EngineView(Protocol):
         """Unix seconds."""
 
     @property
-    def start_seconds(self) -> float:
-        """From the process' start until its threads ran; 0 before."""
-
-    @property
     def on_the_bus(self) -> bool:
         """Whether Celery's remote control reaches it."""
 
     @property
-    def stopping(self) -> bool:
-        """Whether it was told to end: it reserves no more, and its running batch ends."""
+    def state(self) -> WorkerState:
+        """What the threads share."""
 
     @property
     def lanes(self) -> Mapping[str, Lane]:

@@ -523,6 +523,12 @@ def test_every_service_has_a_health_check_of_its_own_or_its_images(
         assert "healthcheck" in service or name in ("api", "worker-cpu", "worker-gpu")
 
 
+def test_no_service_runs_as_root(compose: dict[str, Any]) -> None:
+    """Our own images name their user; of the others it is named here."""
+    for name, service in compose["services"].items():
+        assert "user" in service or service["image"].startswith("lanefleet-"), name
+
+
 def test_the_profiles_are_those_of_the_docs(compose: dict[str, Any]) -> None:
     found: dict[str, set[str]] = {}
     for name, service in compose["services"].items():

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.support.stack import IN_CI, ROOT
+
 DEPLOY = ROOT / "deploy"
 
 
 def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of Debian's packages; one that is not here skips the test."""
+    """Run a program of Debian's packages; a missing one skips locally and fails in CI."""
     path = shutil.which(name)
     if path is None:
-        pytest.skip(f"no {name} on PATH (Debian: prometheus, prometheus-alertmanager)")
+        message = f"no {name} on PATH (Debian: prometheus, prometheus-alertmanager)"
+        (pytest.fail if IN_CI else pytest.skip)(message)
     return subprocess.run([path, *words], capture_output=True, text=True, check=False)
 
 

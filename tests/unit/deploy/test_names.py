@@ -120,6 +120,17 @@ def test_every_image_is_built_here_or_has_a_tag() -> None:
                 assert tag not in ("", "latest"), image
 
 
+def test_every_file_of_an_image_that_is_named_is_in_it() -> None:
+    for path in MANIFESTS:
+        for name in re.findall(r"/opt/lanefleet/([\w./-]+)", path.read_text(encoding="utf-8")):
+            copied = [
+                file.name
+                for file in sorted((ROOT / "deploy" / "docker").glob("Dockerfile.*"))
+                if f"COPY {name} " in file.read_text(encoding="utf-8")
+            ]
+            assert copied == ["Dockerfile.api", "Dockerfile.worker"], (path, name)
+
+
 def _dockerfile_value(name: str, variable: str) -> int:
     text = (ROOT / "deploy" / "docker" / name).read_text(encoding="utf-8")
     found = re.search(rf"{variable}=(\d+)", text)

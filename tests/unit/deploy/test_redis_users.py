@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from api.cli.acl import acl_text, passwords
+from common.catalog import load_catalog
+from common.errors import ConfigurationError
 from common.redis.connect import connect
 from common.redis.scripts import script_text
 from common.settings import Settings
@@ -25,9 +30,12 @@ API_SCRIPTS = (
     "dead_retry",
     "drop_lane",
     "enqueue",
+    "expire",
     "list_jobs",
     "move_breaker",
+    "oldest_jobs",
     "queue_position",
+    "reap",
 )
 CONNECTION = "auth echo hello ping quit reset select"
 SCRIPTS = "eval evalsha script|exists script|load"
@@ -35,16 +43,16 @@ CHANNELS = "psubscribe publish punsubscribe subscribe unsubscribe"
 TRANSACTIONS = "discard exec multi unwatch watch"
 MAY = {
     "api": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} del exists expire get getrange hdel "
-    "hexists hget hgetall hincrby hkeys hlen hmget hset incrby info lindex llen lpush mget mset "
-    "persist pttl rpop rpush set smembers time ttl unlink xadd xrange xrevrange xtrim zadd zcard "
-    "zrange zrem zrevrange",
+    "hexists hget hgetall hincrby hkeys hlen hmget hset hvals incrby info lindex llen lmove lpush "
+    "lrem mget mset persist pttl rpop rpush set smembers time ttl unlink xadd xrange xrevrange "
+    "xtrim zadd zcard zcount zrandmember zrange zrangebyscore zrem zrevrange zrevrangebyscore",
     "worker": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop client|id client|tracking "
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals "
-    "incr incrby info lindex llen lmove lpush lrange mget mset persist pexpire pttl rpop rpush "
-    "sadd scan set setex setnx smembers srem time ttl xack xadd xautoclaim xdel xgroup|create "
-    "xpending xrange xreadgroup xrevrange xtrim zadd zcard zcount zpopmin zrandmember zrange "
-    "zrangebyscore zrem zremrangebyscore zrevrangebyscore",
-    "keda": f"{CONNECTION} {SCRIPTS} hlen llen scard type zcard",
+    "incr incrby info lindex llen lmove lpush lrange lrem mget mset persist pexpire pttl rpop "
+    "rpush sadd scan set setex setnx smembers srem time ttl xack xadd xautoclaim xdel "
+    "xgroup|create xlen xpending xrange xreadgroup xrevrange xtrim zadd zcard zcount zpopmin "
+    "zrandmember zrange zrangebyscore zrem zremrangebyscore zrevrangebyscore",
+    "keda": f"{CONNECTION} {SCRIPTS} client|setname hlen llen scard type zcard",
     "flower": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop del exists expire get hdel "
     "hget hset info llen lpush pexpire sadd set smembers srem time zadd zrange zrangebyscore zrem "
     "zrevrangebyscore",
@@ -121,8 +129,58 @@ def test_roles_see_the_keys_and_channels_of_their_work(server: Redis) -> None:
         assert not answers("keda", "PUBLISH", channel, "x"), channel
 
 
-def test_an_acl_file_has_nothing_but_users() -> None:
+def test_the_shipped_file_is_what_the_command_writes_for_the_shipped_catalog() -> None:
+    lanes = load_catalog(ROOT / "deploy" / "models.yaml")
+    words = passwords((), lambda name: f">change-me-{name}")
+    assert SHIPPED.read_text() == acl_text(lanes, words), (
+        "lanefleet acl --placeholders --output deploy/redis/users.acl"
+    )
     assert all(line.startswith("user ") for line in SHIPPED.read_text().splitlines())
+
+
+def test_passwords_are_taken_as_hashes_files_or_none(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse\n")
+    digest = sha256(b"correct horse").hexdigest()
+    given = (f"api=#{'a' * 64}", f"worker=@{secret}", "keda=nopass", "flower=off")
+    found = passwords(given, lambda name: f">change-me-{name}")
+    assert found == {
+        "admin": ">change-me-admin",
+        "api": "#" + "a" * 64,
+        "worker": f"#{digest}",
+        "keda": "nopass",
+        "flower": "off",
+    }
+    lines = acl_text(["echo"], found).splitlines()
+    assert lines[0] == "user default off"
+    assert lines[4].startswith("user keda on nopass ~echo ~echo??[369] ~lf:lane:echo:* ")
+    assert lines[5].startswith("user flower off ~_kombu.* ")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("api=hunter2", "a password itself is not taken"),
+        ("api=#abc", "64 hexadecimal digits"),
+        ("api", "roles are admin, api, worker, keda, flower"),
+        ("courier=nopass", "roles are admin"),
+        ("api=@/nowhere/secret", "cannot read /nowhere/secret: No such file"),
+    ],
+)
+def test_a_bad_password_gets_a_sentence_without_it(given: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        passwords([given], lambda name: "nopass")
+    assert said in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_role_is_given_one_password_of_one_line(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("two\nlines\n")
+    with pytest.raises(ConfigurationError, match="must have one line"):
+        passwords([f"api=@{secret}"], lambda name: "nopass")
+    with pytest.raises(ConfigurationError, match="given twice"):
+        passwords(["api=nopass", "api=off"], lambda name: "nopass")
 
 
 @pytest.mark.parametrize("name", API_SCRIPTS)
