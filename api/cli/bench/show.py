@@ -25,7 +25,8 @@ def show_run(console: Console, stages: Sequence[Stage], limit_per_second: float)
     """The table, then the knee, errors and doubts, a line each."""
     console.print(_table(stages))
     for stage in stages:
-        console.print(_spark_line(stage), highlight=False)
+        if len(stage.windows) > 1:
+            console.print(_spark_line(stage), highlight=False)
     for line in (*_knee(stages), *_errors(stages), *doubts(stages, limit_per_second)):
         console.print(line, highlight=False)
 
