@@ -58,7 +58,9 @@ class Stage:
     generator_busy: float = 0.0
     """Share of one core that the load took, 0 to 1."""
     generator_waited: float | None = None
-    """Share of the time in which the load waited for a core, 0 to 1: the machine is too busy."""
+    """Of the time in which the load needed a core, the share in which it waited for one, 0 to 1:
+    near 0 on a machine that has enough of them.
+    """
     machine_busy: float | None = None
     """Share of this machine's cores that was in use, by whatever, 0 to 1."""
 

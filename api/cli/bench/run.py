@@ -83,6 +83,13 @@ class Used:
     waited: float | None = None
     """For a core; None where the system does not tell."""
 
+    @property
+    def waited_share(self) -> float | None:
+        """Of the time in which it needed a core."""
+        if self.waited is None or self.waited + self.cpu <= 0:
+            return None
+        return round(self.waited / (self.waited + self.cpu), 4)
+
 
 class Meter:
     """Counts from its making until `read`."""
@@ -213,7 +220,7 @@ def stage_of(
         batches=dict(ran.batches) if ran else _batches_of(tally),
         device_busy=None if ran is None or ran.device_busy is None else round(ran.device_busy, 4),
         generator_busy=round(used.cpu / seconds, 4),
-        generator_waited=None if used.waited is None else round(used.waited / seconds, 4),
+        generator_waited=used.waited_share,
         machine_busy=None if machine_busy is None else round(machine_busy, 4),
     )
 

@@ -13,8 +13,8 @@ from api.cli.bench.comparison import Change
 from api.cli.bench.figures import KNEE_SHARE, Stage, is_still_rising, knee, spread
 
 _BAR_WIDTH = 10
-_WAITED = 0.15
-"""Of the time, for a core."""
+_WAITED = 0.5
+"""Of the time in which it needed a core."""
 _NEAR_LIMIT = 0.5
 """Of what the generator reaches by itself, from which on it may be what is measured."""
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -112,8 +112,8 @@ def unsteady(stages: Sequence[Stage]) -> list[str]:
     if waited < _WAITED:
         return []
     return [
-        f"[yellow]the generator waited for a core {waited:.0%} of the time[/]: this machine has "
-        "more to do than it can, and figures follow what else runs"
+        f"[yellow]the generator waited for a core {waited:.0%} of the time that it needed one[/]: "
+        "this machine has more to do than it can, and figures follow what else runs"
     ]
 
 
