@@ -145,14 +145,14 @@ def _build(
     waiter = ResultWaiter(
         client, store, settings.redis_keepalive_seconds, settings.redis_outage_seconds
     )
-    served_models = ServedModels(client, catalog)
+    served_models, guard = ServedModels(client, catalog), QueueGuard()
     breakers = Breakers(client, Policy.of(settings), catalog)
-    guard = QueueGuard()
     admission = Admission(AdmissionPolicy.of(settings), sampler, breakers, guard)
     claims = Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
+    publisher = _publisher(settings, client, blobs, guard)
     submission = Submission(
-        *(SubmissionLimits.of(settings), catalog, _publisher(settings, client, blobs, guard)),
-        *(served_models, cache, admission, claims, store, waiter, sampler.clock),
+        *(SubmissionLimits.of(settings), catalog, publisher, served_models, cache),
+        *(admission, claims, store, waiter, sampler.clock),
     )
     return Services(
         settings=settings,

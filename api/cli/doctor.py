@@ -14,6 +14,7 @@ from typing import Any
 import redis
 from pydantic import AliasChoices, SecretStr
 
+from api.cli.guides import SYMPTOMS
 from common.catalog import load_catalog
 from common.errors import ConfigurationError
 from common.redis.connect import connect
@@ -50,6 +51,8 @@ class Report:
     redis: dict[str, Any]
     settings: list[dict[str, str]]
     missing: dict[str, str] = field(default_factory=dict)
+    symptoms: dict[str, str] = field(default_factory=lambda: dict(SYMPTOMS))
+    """What is wrong, and where the guide tells what to do about it."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON can carry it."""

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from api.cli.acl import acl
+from api.cli.bench.command import bench
 from api.cli.cache import cache
 from api.cli.dead import dead
 from api.cli.doctor import Report, examine
@@ -30,6 +31,7 @@ from api.cli.lanes import lanes
 from api.cli.models import models
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.outbox import outbox
+from api.cli.profile import profile
 from api.cli.stages import stages
 from api.cli.system import show_system, system
 from api.cli.top import top
@@ -53,6 +55,8 @@ app.add_typer(workers, name="workers")
 app.add_typer(outbox, name="outbox")
 app.command()(submit)
 app.command()(stages)
+app.command()(bench)
+app.command()(profile)
 app.command()(top)
 app.command()(acl)
 app.command()(system)
@@ -243,6 +247,8 @@ def _show_report(report: Report) -> None:
         out.print(f"[red]missing[/] {name}: {escape(remedy)}")
     if not report.missing:
         out.print("[green]nothing is missing[/]")
+    for symptom, entry in report.symptoms.items():
+        out.print(f"{symptom}: {entry}", highlight=False)
 
 
 @app.command()

@@ -90,7 +90,13 @@ class TraceSettings(Section):
 
 
 class LogSettings(Section):
-    """Logs."""
+    """Logs, and what may be seen of a process besides."""
+
+    profiling: bool = Field(
+        True,
+        description="Whether `lanefleet profile` of the same user, on the same machine, may look "
+        "into a process; false opens no socket in state_dir.",
+    )
 
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto is console on a terminal, JSON elsewhere."

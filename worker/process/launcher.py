@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import socket
@@ -32,6 +33,7 @@ from worker.engine import Engine
 from worker.guard.copies import end_copies
 from worker.guard.supervision import Supervision
 from worker.models.weights import set_base
+from worker.observability.device_trace import socket_of_worker
 from worker.observability.view import EventCounts
 from worker.pipeline.batch_spans import BatchSpans
 from worker.pipeline.finisher import Listener
@@ -135,7 +137,7 @@ def _engine_factory(
 ) -> EngineFactory:
     tracing = open_tracing(settings, _SERVICE)
 
-    def engine(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
+    def make(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
 
         if tracing is not None:
@@ -144,7 +146,7 @@ def _engine_factory(
         continuations = Continuations(
             connect(redis_url, settings), hostname, canvas.successors, settings.lease_seconds
         )
-        return Engine(
+        engine = Engine(
             settings,
             catalog,
             redis_url,
@@ -159,5 +161,10 @@ def _engine_factory(
             caretakers=(continuations,),
             supervision=supervision,
         )
+        if settings.profiling:
+            local = socket_of_worker(settings.state_dir, engine.models.run_on_device, device)
+            local.start()
+            atexit.register(local.stop)
+        return engine
 
-    return engine
+    return make

@@ -182,6 +182,12 @@ class ModelHost:
             self._obey(verb, model)
             self._state.changed.notify_all()
 
+    def run_on_device(self, task: Task) -> None:
+        """Have the device's thread run this between two batches; returns at once."""
+        with self._state.changed:
+            self._tasks.append(task)
+            self._state.changed.notify_all()
+
     def _obey(self, verb: str, model: str) -> None:
         handler = self.residency.handler(model)
         if verb in ("load", "warm") and handler is None:
