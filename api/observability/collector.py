@@ -118,5 +118,5 @@ def collector_of(services: Services, requests: RequestCounts) -> ApiCollector:
     return ApiCollector(
         requests,
         services,
-        more=(lambda: sampled(services.sampler.lanes),),
+        more=(lambda: sampled(services.sampler.lanes), services.server_watch.families),
     )
