@@ -335,13 +335,10 @@ class Engine:
 
     def counters(self) -> Counters:
         """The current counters."""
+        finisher, cache = self.finisher, self.cache_writer
         return Counters(
-            finished=self.finisher.finished,
-            fenced=self.finisher.fenced,
-            cache_stored=self.cache_writer.stored,
-            cache_dropped=self.cache_writer.dropped,
-            switches=self.turns.switches,
-            process=self.state.counts,
+            *(finisher.finished, finisher.fenced, cache.stored, cache.dropped),
+            *(self.turns.switches, self.state.counts),
         )
 
     def report(self, now: float) -> WorkerReport:

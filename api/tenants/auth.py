@@ -130,7 +130,7 @@ def _place_of(redis_url: str) -> str:
 
 
 class Authenticator:
-    """Maps keys to principals; one per process."""
+    """Maps keys to principals; one per process. `outcomes` counts what became of keys."""
 
     def __init__(
         self,
@@ -140,10 +140,8 @@ class Authenticator:
         trouble: Callable[[], Exception | None] = lambda: None,
     ) -> None:
         """trouble is why it is not reachable."""
-        self._client = client
-        self._trouble = trouble
-        self._reachable = reachable
-        self._policy = policy
+        self._client, self._policy = client, policy
+        self._trouble, self._reachable = trouble, reachable
         self._known: dict[bytes, _Known] = {}
         self._rechecked: dict[str, tuple[bool, float]] = {}
         """By the key's id, whether it was valid, and when to look again."""
@@ -155,7 +153,6 @@ class Authenticator:
         self._marked = policy.mark is not None and policy.mark.exists()
         self._may_open = policy.required is None and policy.loopback and not self._marked
         self.outcomes: Counter[str] = Counter()
-        """Requests by what became of their key, for the metrics."""
 
     async def start(self) -> None:
         """Read whether keys are required, so that it is known if Redis is unavailable later."""
