@@ -140,12 +140,11 @@ def _build(
     waiter = ResultWaiter(
         client, store, settings.redis_keepalive_seconds, settings.redis_outage_seconds
     )
-    served_models = ServedModels(client, catalog)
+    served_models, guard = ServedModels(client, catalog), QueueGuard()
     breakers = Breakers(client, Policy.of(settings), catalog)
-    guard = QueueGuard()
     admission = Admission(AdmissionPolicy.of(settings), sampler, breakers, guard)
-    publisher = _publisher(settings, client, blobs, guard)
     claims = Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
+    publisher = _publisher(settings, client, blobs, guard)
     submission = Submission(
         *(SubmissionLimits.of(settings), catalog, publisher, served_models, cache),
         *(admission, claims, store, waiter, sampler.clock),
@@ -160,9 +159,7 @@ def _build(
         sampler=sampler,
         server_watch=ServerWatch(client),
         abandoned=AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
-        unserved=UnservedLanes(
-            client, sampler, _result_ttl(settings, catalog), CarePolicy.of(settings)
-        ),
+        unserved=_unserved(settings, client, catalog, sampler),
         breakers=breakers,
         guard=guard,
         admission=admission,
@@ -174,6 +171,13 @@ def _build(
         cache=cache,
         streams=Shares(settings.max_event_streams, settings.tenant_share),
     )
+
+
+def _unserved(
+    settings: Settings, client: redis.asyncio.Redis, catalog: Catalog, sampler: LaneSampler
+) -> UnservedLanes:
+    policy = CarePolicy.of(settings)
+    return UnservedLanes(client, sampler, _result_ttl(settings, catalog), policy)
 
 
 def _authenticator(

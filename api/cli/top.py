@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from api.cli.lane_table import lane_table, wide_console
-from api.cli.options import JsonFlag, UrlOption
+from api.cli.options import JsonFlag, UrlOption, all_named
 from api.client import Client, ClientError
 from api.client.calls import base_url_of
 
@@ -26,7 +26,8 @@ Trouble = ClientError | httpx.HTTPError
 
 def top(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[LANE]...", help="Only these lanes.")
+        list[str] | None,
+        typer.Argument(metavar="[LANE]...", help="Only these lanes.", callback=all_named),
     ] = None,
     url: UrlOption = None,
     interval: Annotated[
