@@ -40,13 +40,12 @@ NOT_HERE = {
     compatible.SERVING_GPU,
 }
 """Without a GPU and without tenants."""
-LANES_LATER = {
-    one for one in vars(lanes).values() if isinstance(one, Metric) and one is not lanes.LANE_SHARED
-}
+UNKNOWN_YET = {lanes.LANE_DRAIN_RATE, lanes.LANE_DRAIN_SECONDS}
+"""Nothing has kept the workers busy for long enough."""
 
 
 def declared_for(process: Process) -> set[Metric]:
-    return {one for one in METRICS if process in one.served_by} - NOT_HERE - LANES_LATER
+    return {one for one in METRICS if process in one.served_by} - NOT_HERE - UNKNOWN_YET
 
 
 def send(api: ApiProcess, count: int) -> None:

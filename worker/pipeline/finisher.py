@@ -29,7 +29,6 @@ from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
-from worker.observability.process_age import process_age
 from worker.pipeline.endings import Ending, by_ending, delay, letter, outcome
 
 log = structlog.get_logger(__name__)
@@ -265,8 +264,6 @@ class Finisher:
             return ()
         lane.stats.stages.stages["finish"].observe(time.monotonic() - began)
         self.finished += len(results) - len(fenced)
-        counts = self._state.counts
-        counts.cold_seconds = counts.cold_seconds or process_age()
         if not fenced:
             return results
         self.fenced += len(fenced)

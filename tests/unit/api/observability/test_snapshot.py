@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.observability import snapshot
@@ -88,6 +88,7 @@ class Child:
         assert not self.totals.read(self.parent)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whichever_process_answers_and_ends_no_counter_goes_back(data: st.DataObject) -> None:
     totals = Totals()
