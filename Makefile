@@ -9,7 +9,7 @@ PYTEST     = .venv/bin/python -m pytest
 PYTEST_ARGS ?= -n 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test-fast test check nightly bench faults coverage mutants fmt client-wheel clean
+.PHONY: help setup demo up test-fast test check nightly bench faults coverage mutants fmt client-wheel secrets compose-check dashboards clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,17 @@ client-wheel: ## Build the Python client's own wheel into dist/
 	rm -rf deploy/client/build
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist deploy/client
 	rm -rf deploy/client/build
+
+secrets: ## Write passwords and the like for the containers into secrets/, once
+	@$(PYTHON) deploy/make_secrets.py
+
+compose-check: ## Check docker-compose.yml with Compose, or by its schema where there is none
+	$(BOOTSTRAP) test
+	@.venv/bin/python deploy/compose_check.py
+
+dashboards: ## Make Grafana's dashboards from deploy/grafana/build.py anew
+	$(BOOTSTRAP) test --extra dashboards
+	.venv/bin/python deploy/grafana/build.py
 
 clean: ## Remove .venv and every cache
 	rm -rf .venv build deploy/client/build deploy/client/*.egg-info dist demo-output bench-output *.egg-info

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import redis.asyncio
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from api.background import tasks
+from common.metrics.declaration import MetricFamily
+from common.metrics.server import REDIS_MAX, REDIS_MAY_EVICT, REDIS_USED
 from common.redis.refusals import tell_refusal
 from common.redis.server_facts import policy_warning
 
@@ -32,6 +36,7 @@ class ServerWatch:
         self._task: asyncio.Task[None] | None = None
         self.warnings: list[str] = []
         """What its operator should see to; a sentence each."""
+        self._memory: Mapping[str, Any] = {}
 
     async def start(self) -> None:
         """Look, for no longer than a second, and go on in the background."""
@@ -41,6 +46,24 @@ class ServerWatch:
     async def stop(self) -> None:
         """End."""
         await tasks.end(self._task)
+
+    async def ask(self) -> dict[str, object]:
+        """What INFO says of the server and its memory now; nothing where it may not be asked."""
+        try:
+            found: dict[str, object] = await self._client.info("server")
+            return found | await self._client.info("memory")
+        except ResponseError as exc:
+            tell_refusal("INFO", "its version and memory cannot be told", exc)
+            return {}
+
+    def families(self) -> Iterator[MetricFamily]:
+        """The server's memory as metrics; without samples where INFO is refused."""
+        used, most, may_evict = (one.family() for one in (REDIS_USED, REDIS_MAX, REDIS_MAY_EVICT))
+        if self._memory:
+            used.add(float(self._memory.get("used_memory", 0)))
+            most.add(float(self._memory.get("maxmemory", 0)))
+            may_evict.add(float(bool(self.warnings)))
+        yield from (used, most, may_evict)
 
     async def _run(self) -> None:
         while True:
@@ -61,6 +84,7 @@ class ServerWatch:
         return found
 
     def _take(self, info: dict[str, object]) -> None:
+        self._memory = info
         warning = policy_warning(info)
         found = [warning] if warning else []
         if found != self.warnings:

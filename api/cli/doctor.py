@@ -14,12 +14,15 @@ from typing import Any
 import redis
 from pydantic import AliasChoices, SecretStr
 
+from api.cli.guides import SYMPTOMS
 from common.catalog import load_catalog
 from common.errors import ConfigurationError
 from common.redis.connect import connect
 from common.redis.embedded_server import find_server_binary, resolve_redis_url
 from common.redis.server_facts import flavour_of, policy_warning, vulnerability_warnings
+from common.runtime import image_library
 from common.settings import ENV_PREFIX, Settings
+from common.settings.secret_files import SUFFIX
 
 _PACKAGES = (
     *("celery", "kombu", "redis", "hiredis", "fastapi", "uvicorn", "uvloop", "httptools"),
@@ -48,6 +51,8 @@ class Report:
     redis: dict[str, Any]
     settings: list[dict[str, str]]
     missing: dict[str, str] = field(default_factory=dict)
+    symptoms: dict[str, str] = field(default_factory=lambda: dict(SYMPTOMS))
+    """What is wrong, and where the guide tells what to do about it."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON can carry it."""
@@ -95,11 +100,10 @@ def _image_library() -> str:
         from PIL import features
     except ImportError:
         return "none"
-    simd = ".post" in PIL.__version__
     turbo = features.check_feature("libjpeg_turbo")
     jpeg = "libjpeg-turbo" if turbo else "libjpeg"
     tiff = ", libtiff" if features.check("libtiff") else ""
-    return f"{'pillow-simd' if simd else 'Pillow'} {PIL.__version__}, {jpeg}{tiff}"
+    return f"{image_library() or f'Pillow {PIL.__version__}'}, {jpeg}{tiff}"
 
 
 def _missing_images() -> dict[str, str]:
@@ -186,7 +190,7 @@ def _settings_table(settings: Settings) -> list[dict[str, str]]:
         value = getattr(settings, name)
         variable = f"{ENV_PREFIX}{name.upper()}"
         alias = about.validation_alias
-        read = alias.choices if isinstance(alias, AliasChoices) else [variable]
+        read = alias.choices if isinstance(alias, AliasChoices) else [variable, variable + SUFFIX]
         rows.append(
             {
                 "name": variable,

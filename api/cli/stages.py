@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from api.cli.guides import SYMPTOMS
 from api.cli.options import JsonFlag, UrlOption
 from api.client import Client
 from common.worker_report import DeviceTimes, LaneReport, StageTime, WorkerReport
@@ -75,6 +76,8 @@ def stages(
             f"[bold]{escape(report.worker)}[/]: {escape(sentence(report))}",
             highlight=False,
         )
+        if entry := entry_of(report):
+            out.print(f"  more: {entry}", highlight=False)
 
 
 def _telling(client: Client) -> list[WorkerReport]:
@@ -103,6 +106,16 @@ def sentence(report: WorkerReport) -> str:
         prefix += "the device "
     what, remedy = _ADVICE[cause]
     return f"{prefix}{what} {_percent(waited, with_work)} of the time: {remedy}."
+
+
+def entry_of(report: WorkerReport) -> str | None:
+    """The entry of the guide that goes on from the sentence; None where nothing is wrong."""
+    device = report.device_time or DeviceTimes()
+    with_work = device.seconds - device.idle.get("no_work", 0.0)
+    if device.seconds <= 0 or with_work < 0.01 * device.seconds:
+        return None
+    busy = device.busy / with_work >= _BUSY_ENOUGH
+    return SYMPTOMS["low throughput" if busy else "GPU under 80% busy"]
 
 
 def _if_unfilled(report: WorkerReport) -> str:
@@ -218,4 +231,5 @@ def _facts(report: WorkerReport) -> dict[str, Any]:
         "device_time": asdict(report.device_time or DeviceTimes()),
         "lanes": lanes,
         "sentence": sentence(report),
+        "more": entry_of(report),
     }

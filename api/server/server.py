@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
 import resource
 import socket
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import uvicorn
 
 from api.app import Front
 from api.server.connection import Connection, Patience
+from common.profiling.tracing import socket_of_api
 from common.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -83,7 +85,13 @@ def serve(
     _give_large_memory_back()
     gc.collect()
     gc.freeze()  # excludes imported objects from collections, which cost bulk 6 %
-    Server(_config(settings, front), front, on_drain).run(sockets)
+    local = socket_of_api(settings.state_dir, os.getpid())
+    if settings.profiling:
+        local.start()
+    try:
+        Server(_config(settings, front), front, on_drain).run(sockets)
+    finally:
+        local.stop()
 
 
 def _config(settings: Settings, front: Front) -> uvicorn.Config:

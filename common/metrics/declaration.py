@@ -73,7 +73,7 @@ class MetricFamily(Family):
     ) -> None:
         """Add a histogram: a count for each bucket, the last one without an upper edge."""
         name, cumulated = self.declared.name, 0.0
-        for edge, count in zip((*(f"{one:g}" for one in edges), "+Inf"), counts, strict=True):
+        for edge, count in zip((*map(str, map(float, edges)), "+Inf"), counts, strict=True):
             cumulated += count
             self._add(f"{name}_bucket", labels, cumulated, le=edge)
         self._add(f"{name}_count", labels, cumulated)

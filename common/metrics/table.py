@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from common.metrics import api, compatible, lanes, process, worker
+from common.metrics import api, compatible, lanes, process, server, worker
 from common.metrics.declaration import Metric
 
 
@@ -20,6 +20,7 @@ def _of(module: ModuleType) -> tuple[Metric, ...]:
 METRICS: tuple[Metric, ...] = (
     *_of(api),
     *_of(lanes),
+    *_of(server),
     *_of(worker),
     *_of(process),
     *_of(compatible),

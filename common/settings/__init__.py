@@ -26,11 +26,13 @@ from common.settings.infrastructure import (
     CatalogSettings,
     LogSettings,
     RedisSettings,
+    TraceSettings,
 )
 from common.settings.inputs import BlobSettings, FetchSettings
 from common.settings.jobs import JobSettings
 from common.settings.metrics import MetricsSettings
 from common.settings.overload import OverloadSettings
+from common.settings.secret_files import SUFFIX, secret_fields
 from common.settings.tenants import DEFAULT_WINDOW, TenantSettings
 from common.settings.worker import DeviceSettings, WorkerSettings
 
@@ -56,6 +58,7 @@ __all__ = (
     "Section",
     "Settings",
     "TenantSettings",
+    "TraceSettings",
     "WorkerSettings",
     "load_settings",
 )
@@ -63,6 +66,7 @@ __all__ = (
 
 # pydantic orders the fields of the last base first, and so does `lanefleet doctor`.
 class Settings(
+    TraceSettings,
     LogSettings,
     MetricsSettings,
     WorkerSettings,
@@ -101,4 +105,5 @@ def _names() -> frozenset[str]:
         names.add(f"{ENV_PREFIX}{field.upper()}")
         if isinstance(about.validation_alias, AliasChoices):
             names.update(map(str, about.validation_alias.choices))
+    names.update(f"{ENV_PREFIX}{field.upper()}{SUFFIX}" for field in secret_fields(Settings))
     return frozenset(names)

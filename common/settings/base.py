@@ -10,10 +10,16 @@ import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from common.net.addresses import Network, parse_networks
 from common.net.redis_address import RedisAddress
+from common.settings.secret_files import SecretFiles
 
 ENV_PREFIX = "LANEFLEET_"
 _ROOT_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*")
@@ -59,3 +65,15 @@ class Section(BaseSettings):
         populate_by_name=True,
         hide_input_in_errors=True,  # it may be a URL with its password
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # none is read
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the files that it names for secrets."""
+        return init_settings, env_settings, SecretFiles(settings_cls)

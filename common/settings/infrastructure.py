@@ -79,8 +79,24 @@ class CatalogSettings(Section):
     )
 
 
+class TraceSettings(Section):
+    """Traces."""
+
+    traces: bool = Field(
+        False,
+        description="Whether spans are recorded and sent by OTLP over HTTP, where and how the "
+        "OTEL_* variables say; needs the extra `otel`.",
+    )
+
+
 class LogSettings(Section):
-    """Logs."""
+    """Logs, and what may be seen of a process besides."""
+
+    profiling: bool = Field(
+        True,
+        description="Whether `lanefleet profile` of the same user, on the same machine, may look "
+        "into a process; false opens no socket in state_dir.",
+    )
 
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto is console on a terminal, JSON elsewhere."

@@ -75,8 +75,10 @@ def test_every_stage_of_every_job_is_counted_and_shown(stack: Stack, paced: str)
 
     found = samples(httpx.get(paced, timeout=20).text)
     assert found["lanefleet_worker_stage_seconds_count", "device_wait"] == JOBS
-    assert found["lanefleet_worker_stage_seconds_bucket", "infer"] == batches
-    assert found["lanefleet_worker_batch_size_count", "paced"] == batches
+    assert found["lanefleet_worker_stage_seconds_count", "publish"] == batches
+    assert found["lanefleet_worker_queue_wait_seconds_count", "paced"] == JOBS
+    assert found["inference_duration_seconds_count", "paced"] == batches
+    assert found["lanefleet_worker_batch_size_count", ""] == batches
     assert found["lanefleet_worker_device_seconds_total", "busy"] >= 0.02 * batches
 
     shown = CliRunner().invoke(app, ["stages", "--url", api.url])

@@ -28,6 +28,7 @@ from api.app import create_app
 from api.cli import app as command_line
 from common.metrics.table import METRICS
 from common.settings import ENV_PREFIX, Settings
+from common.settings.secret_files import SUFFIX, secret_fields
 
 ROOT = Path(__file__).parents[2]
 SNAPSHOT = ROOT / "tests" / "data" / "public_names.json"
@@ -117,11 +118,13 @@ def operations() -> dict[str, str]:
 
 def settings() -> dict[str, str]:
     """Each field with the environment names that set it."""
-    found = {}
+    found, secrets = {}, set(secret_fields(Settings))
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         choices = getattr(alias, "choices", [alias] if isinstance(alias, str) else [])
         spelled = [str(each) for each in choices] or [(ENV_PREFIX + name).upper()]
+        if name in secrets:
+            spelled.append(f"{(ENV_PREFIX + name).upper()}{SUFFIX}")
         found[name] = " ".join(spelled)
     return dict(sorted(found.items()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import socket
@@ -22,6 +23,7 @@ from common.redis.connect import connect
 from common.redis.embedded_server import obtain_redis
 from common.redis.format_version import check_format
 from common.settings import Settings
+from common.tracing.spans import open_tracing
 from worker.celery_integration.bootstep import EngineFactory, install
 from worker.celery_integration.canvas import Canvas
 from worker.celery_integration.continuations import Continuations
@@ -31,13 +33,17 @@ from worker.engine import Engine
 from worker.guard.copies import end_copies
 from worker.guard.supervision import Supervision
 from worker.models.weights import set_base
+from worker.observability.device_trace import socket_of_worker
 from worker.observability.view import EventCounts
+from worker.pipeline.batch_spans import BatchSpans
 from worker.pipeline.finisher import Listener
 from worker.process.celery_log import quieten
 
 log = structlog.get_logger(__name__)
 
 _EXIT_SECONDS = 5.0
+_SERVICE = "lanefleet-worker"
+"""What its spans name as their service, unless OTEL_SERVICE_NAME does."""
 
 
 def run_worker(
@@ -129,14 +135,18 @@ def _engine_factory(
     stamps: RevokedStamps,
     supervision: Supervision | None,
 ) -> EngineFactory:
-    def engine(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
+    tracing = open_tracing(settings, _SERVICE)
+
+    def make(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
 
+        if tracing is not None:
+            listener = BatchSpans(tracing, hostname).beside(listener)
         canvas = Canvas(redis_url, settings)
         continuations = Continuations(
             connect(redis_url, settings), hostname, canvas.successors, settings.lease_seconds
         )
-        return Engine(
+        engine = Engine(
             settings,
             catalog,
             redis_url,
@@ -151,5 +161,10 @@ def _engine_factory(
             caretakers=(continuations,),
             supervision=supervision,
         )
+        if settings.profiling:
+            local = socket_of_worker(settings.state_dir, engine.models.run_on_device, device)
+            local.start()
+            atexit.register(local.stop)
+        return engine
 
-    return engine
+    return make

@@ -487,8 +487,11 @@ def test_the_compose_file_keeps_to_the_schema(compose: dict[str, Any]) -> None:
     [
         ("api", "enviroment", {}),
         ("api", "ports", ["8000:8000"]),
+        ("api", "read_only", False),
+        ("worker-cpu", "cap_drop", ["NET_RAW"]),
+        ("prometheus", "user", "0:0"),
         ("redis", "stop_grace_period", "30"),
-        ("worker", "depends_on", {"redis": {"condition": "healthy"}}),
+        ("worker-cpu", "depends_on", {"redis": {"condition": "healthy"}}),
     ],
 )
 def test_the_schema_refuses_a_slip(
@@ -499,34 +502,94 @@ def test_the_schema_refuses_a_slip(
         jsonschema.Draft7Validator(compose_schema()).validate(compose)
 
 
+def test_make_compose_check_finds_the_file_in_order() -> None:
+    check = [sys.executable, str(ROOT / "deploy" / "compose_check.py")]
+    result = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("docker-compose.yml is in order, by ")
+
+
 def test_compose_waits_for_redis_to_be_healthy(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    assert "healthcheck" in services["redis"]
-    for name in services.keys() - {"redis"}:
-        assert services[name]["depends_on"]["redis"] == {"condition": "service_healthy"}
+    for name in ("api", "worker-cpu", "worker-gpu", "flower"):
+        for needed in ("redis", "cache-redis"):
+            assert services[name]["depends_on"][needed] == {"condition": "service_healthy"}
+
+
+def test_every_service_has_a_health_check_of_its_own_or_its_images(
+    compose: dict[str, Any],
+) -> None:
+    for name, service in compose["services"].items():
+        assert "healthcheck" in service or name in ("api", "worker-cpu", "worker-gpu")
+
+
+def test_no_service_runs_as_root(compose: dict[str, Any]) -> None:
+    """Our own images name their user; of the others it is named here."""
+    for name, service in compose["services"].items():
+        assert "user" in service or service["image"].startswith("lanefleet-"), name
+
+
+def test_the_profiles_are_those_of_the_docs(compose: dict[str, Any]) -> None:
+    found: dict[str, set[str]] = {}
+    for name, service in compose["services"].items():
+        for profile in service.get("profiles", ["none"]):
+            found.setdefault(profile, set()).add(name)
+    assert found == {
+        "none": {"redis", "cache-redis", "api"},
+        "cpu": {"worker-cpu"},
+        "gpu": {"worker-gpu"},
+        "monitoring": {"flower", "prometheus", "alertmanager", "grafana", "node-exporter"},
+    }
 
 
 def test_compose_names_only_files_services_and_volumes_that_exist(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for service in services.values():
         assert service.get("depends_on", {}).keys() <= services.keys()
+        assert set(service.get("networks", ())) <= compose["networks"].keys()
+        assert set(service.get("secrets", ())) <= compose["secrets"].keys()
         if "build" in service:
             assert (ROOT / service["build"]["dockerfile"]).is_file()
-        for volume in service["volumes"]:
+        for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
             assert source in compose["volumes"] or (ROOT / source).exists()
 
 
-def test_compose_sets_only_settings_that_exist(compose: dict[str, Any]) -> None:
-    from common.settings import ENV_PREFIX, Settings
+def test_a_secret_of_compose_is_written_by_make_secrets_and_used_by_a_service(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
+    make = [sys.executable, str(ROOT / "deploy" / "make_secrets.py"), str(tmp_path / "secrets")]
+    subprocess.run(make, check=True, capture_output=True)
+    written = {path.name: path for path in (tmp_path / "secrets").iterdir()}
+    named = {Path(one["file"]).name for one in compose["secrets"].values()}
+    assert named <= written.keys()
+    used = {name for service in compose["services"].values() for name in service.get("secrets", ())}
+    assert used == compose["secrets"].keys()
+    users = written["redis_users"].read_text()
+    assert "change-me" not in users
+    for role in ("api", "worker", "flower", "keda", "admin"):
+        password = re.search(rf"^user {role} on >(\S+)", users, re.MULTILINE)
+        assert password is not None
+        assert f"//{role}:{password[1]}@redis:6379" in written[f"redis_url_{role}"].read_text()
 
-    known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields}
-    for service in compose["services"].values():
-        assert service.get("environment", {}).keys() <= known
+
+def test_make_secrets_changes_nothing_that_is_there_and_refuses_half_a_pair(tmp_path: Path) -> None:
+    make = [sys.executable, str(ROOT / "deploy" / "make_secrets.py"), str(tmp_path)]
+    subprocess.run(make, check=True, capture_output=True)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    (tmp_path / "flower_auth").unlink()
+    subprocess.run(make, check=True, capture_output=True)
+    after = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert after.pop("flower_auth") != before.pop("flower_auth")
+    assert after == before
+    (tmp_path / "redis_url_api").unlink()
+    refused = subprocess.run(make, check=False, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "delete" in refused.stderr
 
 
 def test_compose_lets_a_worker_drain_before_it_is_killed(compose: dict[str, Any]) -> None:
-    for name in ("worker", "worker-gpu"):
+    for name in ("worker-cpu", "worker-gpu"):
         service = compose["services"][name]
         drain = float(service["environment"]["LANEFLEET_SHUTDOWN_GRACE_SECONDS"])
         assert float(service["stop_grace_period"].removesuffix("s")) > drain

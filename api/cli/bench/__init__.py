@@ -1,0 +1,1 @@
+"""`lanefleet bench`: load for a running fleet, what it answered, and how two runs compare."""
