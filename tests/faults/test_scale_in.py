@@ -53,7 +53,8 @@ def test_scale_ins_at_random_moments_lose_cut_and_repeat_nothing(stack: Stack) -
     await_settled(stack, list(jobs), 120)
     executions, stats = lane.executions(), stack.stats(LANE)
     print(
-        f"{SCALE_INS} scale-ins, {held} of workers with jobs, {len(jobs)} jobs: {stack.states(list(jobs))}, "
+        f"{SCALE_INS} scale-ins, {held} of workers with jobs; "
+        f"{len(jobs)} jobs: {stack.states(list(jobs))}, "
         f"{sum(executions.values()) - len(jobs)} repeated, reaped {stats.get('reaped', 0)}; "
         f"exits took {sorted(exits)[len(exits) // 2]:.2f} s, at most {max(exits):.2f} s"
     )

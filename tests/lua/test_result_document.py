@@ -98,6 +98,8 @@ def arguments(golden: GoldenDocument) -> list[Any]:
             return [LANE, 1, 30_000, "n.", "w", TTL, 10, most, 0, 0, 2, 10_000, 10_000]
         case "drop_lane":
             return [LANE, 10, TTL]
+        case "expire":
+            return [LANE, TTL, 1, "", 0, 10]
         case "reconcile":
             return [LANE, TTL, "1", job_id]
         case "start":

@@ -40,6 +40,8 @@ def test_a_cold_start_is_the_setting_and_what_was_measured(starts: ColdStarts) -
     assert starts.seconds("echo") == 30
     starts.recall({b"echo": b"4.5"})
     assert starts.seconds("echo") == 34.5
+    starts.recall({b"echo": b"nan", b"other": b""})
+    assert starts.seconds("echo") == 30, "what somebody else wrote does no harm"
 
 
 def test_the_catalogs_figure_is_the_whole_time(starts: ColdStarts) -> None:
