@@ -53,17 +53,22 @@ class Role:
     keys: tuple[str, ...] = ("*",)
     of_lanes: bool = False
     """Whether its keys are the lanes' lists and hashes instead."""
+    reads_of_lanes: str = ""
+    """What it may do besides to those of lanes, which it may not write; needs Redis 7 or Valkey."""
 
     def rules(self, lanes: Sequence[str]) -> list[str]:
         """The words after its password."""
         keys = [key for lane in lanes for key in _keys_of(lane)] if self.of_lanes else self.keys
         names = " ".join(self.commands).split()
+        reads = [f"%R~{key}" for lane in lanes for key in _keys_of(lane)]
+        reading = " ".join([*reads, *(f"+{name}" for name in self.reads_of_lanes.split())])
         return [
             *(f"~{key}" for key in keys),
             "resetchannels",
             *(f"&{channel}" for channel in self.channels),
             "-@all",
             *(f"+{name}" for name in names),
+            *([f"({reading})"] if self.reads_of_lanes and lanes else []),
         ]
 
 
@@ -91,6 +96,7 @@ ROLES = (
             "/0.celeryev/*",
         ),
         keys=("_kombu.*", "unacked*", "celeryev.*", "*.reply.celery.pidbox*"),
+        reads_of_lanes="llen hmget",  # the lengths of queues
     ),
 )
 """Every role but `admin`, which may do everything; the `default` user is off."""

@@ -56,8 +56,8 @@ MAY = {
     "zrandmember zrange zrangebyscore zrem zremrangebyscore zrevrangebyscore",
     "keda": f"{CONNECTION} {SCRIPTS} client|setname hlen llen scard type zcard",
     "flower": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop del exists expire get hdel "
-    "hget hset info llen lpush pexpire sadd set smembers srem time zadd zrange zrangebyscore zrem "
-    "zrevrangebyscore",
+    "hget hmget hset info llen lpush pexpire sadd set smembers srem time zadd zrange zrangebyscore "
+    "zrem zrevrangebyscore",
 }
 
 
@@ -126,6 +126,10 @@ def test_roles_see_the_keys_and_channels_of_their_work(server: Redis) -> None:
     assert answers("flower", "PUBLISH", "/0.celery.pidbox", "x")
     for key in ("lf:keys", "lf:job:1", "celery-task-meta-1", "echo"):
         assert not answers("flower", "GET", key), key
+    assert answers("flower", "LLEN", "echo")
+    assert answers("flower", "HMGET", "lf:lane:echo:over", "0")
+    assert not answers("flower", "LPUSH", "echo", "forged")
+    assert not answers("flower", "HSET", "lf:lane:echo:over", "0", "1")
     for channel in ("celery-task-meta-1", "lf:control", "lf:canceled"):
         assert not answers("flower", "PUBLISH", channel, "x"), channel
         assert not answers("keda", "PUBLISH", channel, "x"), channel
