@@ -100,8 +100,8 @@ async def running_services(
         stack.push_async_callback(services.abandoned.stop)
         await services.unserved.start()
         stack.push_async_callback(services.unserved.stop)
-        letting_go = asyncio.create_task(_let_go_when_told(draining, services.waiter))
-        stack.callback(letting_go.cancel)
+        releasing = asyncio.create_task(_release_when_draining(draining, services.waiter))
+        stack.callback(releasing.cancel)
         yield services
 
 
@@ -208,6 +208,6 @@ def _publisher(
     return Publisher(*words) if tracing is None else TracedPublisher(tracing, *words)
 
 
-async def _let_go_when_told(draining: asyncio.Event, waiter: ResultWaiter) -> None:
+async def _release_when_draining(draining: asyncio.Event, waiter: ResultWaiter) -> None:
     await draining.wait()
     waiter.drain()

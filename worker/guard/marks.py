@@ -51,7 +51,7 @@ class Evidence(NamedTuple):
     running: list[Ran]
     loaded: frozenset[str]
     """Models that were loaded and warmed up during its life."""
-    forgiven: frozenset[str]
+    reset: frozenset[str]
     """Models that an operator asked for by hand."""
     orderly: bool = False
     """Whether it came to its end in good order: else its status may be of a model's making."""
@@ -112,7 +112,7 @@ class Marks:
         """Mark that it was loaded and warmed up."""
         self._set_state(model, _LOADED)
 
-    def forgiven(self, model: str) -> None:
+    def reset(self, model: str) -> None:
         """Mark that an operator asked for it."""
         self._set_state(model, _FORGIVEN)
 

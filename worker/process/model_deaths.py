@@ -53,7 +53,7 @@ class ModelDeaths:
         """Take in which models were loaded, and which an operator asked for."""
         for model in evidence.loaded:
             self._loading.pop(model, None)
-        for model in evidence.forgiven:
+        for model in evidence.reset:
             self._loading.pop(model, None)
             self._running.pop(model, None)
             self._out.pop(model, None)

@@ -19,7 +19,7 @@ from worker.guard.calls import Call, Calls, Slot, stack_of
 from worker.guard.raised import RAISED, error_text
 from worker.lanes.state import WorkerState
 from worker.models.base import Model
-from worker.residency.residency import Residency, let_go
+from worker.residency.residency import Residency, call_unload
 from worker.residency.weights_digests import FileState, WeightsDigests
 
 log = structlog.get_logger(__name__)
@@ -113,7 +113,7 @@ class Loader:
             return
         if not in_time:
             log.warning("model_loaded_too_late", model=model)
-            let_go(model, handler)
+            call_unload(model, handler)
         elif files is not None:
             self._take_weights_digest(model, files)
 

@@ -24,7 +24,7 @@ from worker.lanes.state import WorkerState
 from worker.models.base import Model
 from worker.residency.loader import Loader
 from worker.residency.loading import warm_up
-from worker.residency.residency import Residency, let_go
+from worker.residency.residency import Residency, call_unload
 
 log = structlog.get_logger(__name__)
 
@@ -191,8 +191,8 @@ class ModelHost:
     def _obey(self, verb: str, model: str) -> None:
         handler = self.residency.handler(model)
         if verb in ("load", "warm") and handler is None:
-            self.residency.models[model].forgive()
-            self._calls.marks.forgiven(model)
+            self.residency.models[model].reset_failures()
+            self._calls.marks.reset(model)
             self._wanted.append(model)
         elif verb == "warm" and handler is not None:
             self._tasks.append(lambda: self._warm_up(model, handler))
@@ -232,7 +232,7 @@ class ModelHost:
         """Warm up the model, then open its lanes for reserving."""
         warm = self._warm_up(model, handler)
         if not warm:
-            self._let_go(model, handler)
+            self._unload_refused(model, handler)
         with self._state.changed:
             self.loading = None
             if warm:
@@ -262,9 +262,9 @@ class ModelHost:
             self._tasking.leave()
         return True
 
-    def _let_go(self, model: str, handler: Model) -> None:
+    def _unload_refused(self, model: str, handler: Model) -> None:
         self._tasking.enter("unload", self.residency.models[model].spec, time.monotonic())
-        let_go(model, handler)
+        call_unload(model, handler)
         self._tasking.leave()
 
     def _unload(self, models: list[str]) -> None:

@@ -49,7 +49,7 @@ class Resident:
     hangs: int = 0
     """Consecutive loads that did not end within their limit."""
 
-    def forgive(self) -> None:
+    def reset_failures(self) -> None:
         """Reset the failures, so that its next load may be tried at once."""
         self.failures, self.hangs, self.retry_at = 0, 0, 0.0
 
@@ -137,7 +137,7 @@ class Residency:
         """Record that it is loaded and warm."""
         model = self.models[name]
         model.handler, model.error = handler, None
-        model.forgive()
+        model.reset_failures()
         model.admitted_at = model.used_at = time.monotonic()
         log.info(
             "model_loaded",
@@ -169,7 +169,7 @@ class Residency:
         handler, model.handler = model.handler, None
         if handler is None:
             return False
-        let_go(name, handler)
+        call_unload(name, handler)
         del handler
         gc.collect()
         torch = sys.modules.get("torch")
@@ -183,7 +183,7 @@ class Residency:
         self.models[name].used_at = time.monotonic()
 
 
-def let_go(name: str, handler: Model) -> None:
+def call_unload(name: str, handler: Model) -> None:
     """Call the handler's `unload`, which frees what dropping the handler would not.
 
     Whatever it raises is logged; the handler is dropped all the same.

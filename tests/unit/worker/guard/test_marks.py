@@ -25,7 +25,7 @@ def test_calls_that_run_are_told_from_those_that_ended() -> None:
     marks.words[first] = marks.call("decode", "a")
     marks.words[second] = marks.call("infer", "b")
     marks.loaded("b")
-    marks.forgiven("a")
+    marks.reset("a")
     assert set(marks.read().running) == {Ran("decode", "a"), Ran("infer", "b")}
     marks.words[first] = 0
     marks.blame("warm-up", "a")

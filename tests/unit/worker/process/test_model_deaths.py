@@ -13,10 +13,8 @@ LOAD_A, RUN_A, RUN_B, DECODE_A = (
 )
 
 
-def death(
-    *running: Ran, culprit: Ran | None = None, loaded: str = "", forgiven: str = ""
-) -> Evidence:
-    return Evidence(culprit, list(running), frozenset(loaded), frozenset(forgiven))
+def death(*running: Ran, culprit: Ran | None = None, loaded: str = "", reset: str = "") -> Evidence:
+    return Evidence(culprit, list(running), frozenset(loaded), frozenset(reset))
 
 
 def out(deaths: ModelDeaths, now: float = 0.0) -> set[str]:
@@ -31,7 +29,7 @@ def test_a_load_that_ends_its_process_three_times_is_not_tried_again() -> None:
     (reason, seconds), *_ = deaths.out_of_service(1e9).values()
     assert seconds is None
     assert "`lanefleet models load a`" in reason
-    deaths.judge(death(forgiven="a"), 4)
+    deaths.judge(death(reset="a"), 4)
     assert out(deaths) == set()
 
 

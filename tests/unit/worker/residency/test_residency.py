@@ -107,7 +107,7 @@ def test_the_pause_doubles_with_each_failure_in_a_row() -> None:
         return found
 
     assert pauses(6) == [30, 60, 120, 240, 300, 300]
-    model.forgive()
+    model.reset_failures()
     assert one.may_load("a", time.monotonic())
     assert pauses(2) == [30, 60]
     one.admit("a", object())  # type: ignore[arg-type]
