@@ -247,8 +247,6 @@ class Engine:
             *others,
         ]
 
-    # Start and stop.
-
     def start(self) -> None:
         """Start every thread; models are loaded beside the device thread."""
         try:

@@ -11,6 +11,8 @@ from api.jobs.outbox import OutboxCounts
 from common.worker_report import WorkerReport
 
 Status = Literal["ok", "degraded", "unavailable"]
+_WORKERS_SAY: Mapping[str, Any] = {"pillow-simd": None, "threads": {}}
+"""As long as no worker has said more."""
 
 
 class MemoryUsage(BaseModel):
@@ -132,7 +134,8 @@ def system_view(
         ),
         performance=Performance(
             memory_mb=round(sum(one.memory_mb for one in processes), 1),
-            optimizations=merged([api.optimizations, *(one.optimizations for one in runtimes)]),
+            optimizations=dict(_WORKERS_SAY)
+            | merged([api.optimizations, *(one.optimizations for one in runtimes)]),
         ),
         versions=merged([api.versions, *(one.versions for one in runtimes)]),
         redis=redis,

@@ -156,3 +156,22 @@ def test_only_operators_see_the_outbox_and_ids_are_checked(place: Place) -> None
     for ids in (["x"], ["1-1", "*"], "1-1"):
         url = f"{place.api.url}/v1/outbox/drop"
         assert httpx.post(url, json={"ids": ids}, headers=admin).status_code == 422
+
+
+@pytest.mark.slow
+def test_the_view_is_there_without_redis_and_sums_several_api_processes(own_stack: Stack) -> None:
+    api = own_stack.api(LANEFLEET_API_WORKERS="2", LANEFLEET_API_KEYS_REQUIRED="false")
+    view = httpx.get(f"{api.url}/v1/system", timeout=30).json()
+    roles = [one["role"] for one in view["processes"]]
+    assert roles == ["api"] * 3, "the parent and its two children"
+    assert view["performance"]["memory_mb"] == pytest.approx(
+        sum(one["memory_mb"] for one in view["processes"]), abs=0.2
+    )
+    own_stack.redis.shutdown(nosave=True)
+
+    def status() -> str:
+        return str(httpx.get(f"{api.url}/health?full", timeout=30).json()["status"])
+
+    wait_until(lambda: status() == "unavailable", 30, "it to be noticed")
+    assert httpx.get(f"{api.url}/health", timeout=30).json() == {"status": "ok"}
+    own_stack.processes[-1].stop()

@@ -53,6 +53,7 @@ class Arrival:
         then; None until it is known."""
         self._began = began
         self._ready: float | None = None
+        self._collects_nothing = not gc.isenabled()
 
     def age(self) -> float:
         """Seconds since the start."""
@@ -75,7 +76,8 @@ class Arrival:
         if self.cold_start_seconds is None and ready is not None and idle:
             self.cold_start_seconds = ready - self._began
         over = not loading or now - self._began > _LONGEST_WITHOUT_SECONDS
-        if over and not gc.isenabled():
+        if over and self._collects_nothing:
+            self._collects_nothing = False
             resume_collecting(self.pauses)
 
 

@@ -19,6 +19,7 @@ import structlog
 from common.settings import Settings
 from tests.support.stack import wait_until
 from worker.devices.placement import Placement
+from worker.guard.arrival import process_began
 from worker.process.model_deaths import ModelDeaths
 from worker.process.supervisor import MISCONFIGURED, Child, RestartPolicy, Supervisor, child_for
 
@@ -33,6 +34,14 @@ DIES = """
     import sys
     open(sys.argv[1], "a").write("x")
     sys.exit(int(sys.argv[2]))
+"""
+
+
+TELLS = """
+    import os, sys
+    began = sys.argv[-1].partition("=")[2]
+    open(sys.argv[1], "a").write(began + "\\n")
+    os._exit(1)
 """
 
 
@@ -103,6 +112,16 @@ def test_sigterm_ends_every_process_and_is_success(tmp_path: Path) -> None:
     children = [child(LIVES, mark) for mark in marks]
     assert supervise(children, stop_when_up) == 0
     assert [starts(mark) for mark in marks] == [1, 1]
+
+
+def test_a_first_start_counts_from_the_supervisor_s_and_others_from_their_own(
+    tmp_path: Path,
+) -> None:
+    before = time.monotonic()
+    supervise([child(TELLS, tmp_path / "told")])
+    first, *others = map(float, (tmp_path / "told").read_text().split())
+    assert first == pytest.approx(process_began(), abs=0.1)
+    assert first < before <= min(others)
 
 
 def test_a_killed_process_is_started_again_and_its_neighbour_left_alone(tmp_path: Path) -> None:

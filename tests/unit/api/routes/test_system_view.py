@@ -41,6 +41,7 @@ def test_memory_is_summed_and_versions_are_named_once_where_they_are_one() -> No
     assert view.performance.optimizations == {
         "orjson": "3",
         "uvloop": None,
+        "pillow-simd": None,
         "threads": {"torch": [2, 4]},
     }
     assert view.outbox is not None
@@ -56,6 +57,7 @@ def test_versions_that_differ_are_both_named() -> None:
 def test_without_workers_there_is_the_api_alone() -> None:
     view = system_view("ok", API, [], REDIS, None)
     assert (view.model_loaded, view.performance.memory_mb) == (False, 50.0)
+    assert view.performance.optimizations["threads"] == {}
 
 
 def test_a_worker_of_an_older_version_says_less() -> None:

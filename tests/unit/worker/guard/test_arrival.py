@@ -52,8 +52,8 @@ def test_a_job_long_after_the_start_does_not_count() -> None:
 
 @pytest.mark.usefixtures("_collector")
 def test_nothing_is_collected_until_the_models_are_loaded_and_what_there_is_is_frozen() -> None:
-    arrival, before = Arrival(100.0), len(gc.callbacks)
     stop_collecting()
+    arrival, before = Arrival(100.0), len(gc.callbacks)
     arrival.look(101.0, None, loading=True, busy=False)
     assert not gc.isenabled()
     arrival.look(102.0, 101.5, loading=False, busy=False)
@@ -61,12 +61,16 @@ def test_nothing_is_collected_until_the_models_are_loaded_and_what_there_is_is_f
     assert gc.isenabled()
     assert gc.get_freeze_count() > 1000
     assert len(gc.callbacks) == before + 1
+    gc.disable()  # by a model, which may
+    arrival.look(104.0, 101.5, loading=False, busy=False)
+    assert not gc.isenabled()
+    assert len(gc.callbacks) == before + 1
 
 
 @pytest.mark.usefixtures("_collector")
 def test_a_load_of_minutes_does_not_keep_the_collector_off() -> None:
-    arrival = Arrival(100.0)
     stop_collecting()
+    arrival = Arrival(100.0)
     arrival.look(131.0, None, loading=True, busy=False)
     assert gc.isenabled()
 
