@@ -78,7 +78,7 @@ client-wheel: ## Build the Python client's own wheel into dist/
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist deploy/client
 	rm -rf deploy/client/build
 
-secrets: ## Write passwords and the like for the containers into secrets/, once
+secrets: ## Write passwords and the like for the containers into secrets/
 	@$(PYTHON) deploy/make_secrets.py
 
 compose-check: ## Check docker-compose.yml with Compose, or by its schema where there is none

@@ -19,14 +19,28 @@ from api.observability.exposition import Exposition
 from api.openapi import docs_page as docs
 from api.openapi import document as openapi
 from api.openapi import examples
-from api.routes import bulk, dead, health, job_list, jobs, lanes, models, openai, tasks
+from api.routes import (
+    bulk,
+    dead,
+    health,
+    job_list,
+    jobs,
+    lanes,
+    models,
+    openai,
+    outbox,
+    system,
+    tasks,
+)
 from api.routes import job_result as results
 from api.routes import job_results as collect
 from api.routes.fast_path import FastPath
 from api.services import running_services
+from api.tracing.server_spans import API_SERVICE, ServerSpans
 from common.catalog import load_catalog
 from common.inputs.blobs import open_blobs
 from common.settings import Settings
+from common.tracing.spans import open_tracing
 
 _DESCRIPTION = """
 Runs ML models behind a queue. Submit a job, then poll, wait or ask for it to be waited for:
@@ -50,6 +64,8 @@ class Front:
             self.app: ASGIApp = RequestLayer(allowing, settings, counts=counts)
         else:
             self.app = RequestLayer(whole, settings, fast_path, counts)
+        if tracing := open_tracing(settings, API_SERVICE):
+            self.app = ServerSpans(self.app, tracing, settings.root_path)
 
 
 def create_app(
@@ -87,7 +103,20 @@ def create_app(
         generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)
-    for one in (bulk, collect, jobs, job_list, results, tasks, openai, models, lanes, dead):
+    for one in (
+        bulk,
+        collect,
+        jobs,
+        job_list,
+        results,
+        tasks,
+        openai,
+        models,
+        lanes,
+        dead,
+        outbox,
+        system,
+    ):
         app.include_router(one.router, responses=problems.UNAUTHENTICATED)
     app.include_router(health.router)
     docs.install(app)

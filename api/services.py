@@ -17,6 +17,7 @@ from api.jobs.abandoned_lanes import AbandonedLanes
 from api.jobs.idempotency import Claims
 from api.jobs.large_inputs import LargeInputs
 from api.jobs.listing import Listing
+from api.jobs.outbox import Outbox
 from api.jobs.publisher import Publisher
 from api.jobs.queue_position import QueuePositions
 from api.jobs.store import JobStore
@@ -32,10 +33,13 @@ from api.overload.lane_state import ColdStarts
 from api.overload.queue_guard import QueueGuard
 from api.overload.shared_breakers import Breakers
 from api.tenants.auth import Authenticator, KeyPolicy
+from api.tracing.server_spans import API_SERVICE
+from api.tracing.traced_publisher import TracedPublisher
 from common.catalog import Catalog
 from common.inputs.blobs import Blobs
 from common.redis.connect import cache_url_of, connect_async
 from common.settings import Settings
+from common.tracing.spans import open_tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class Services:
     watches: JobWatches
     positions: QueuePositions
     listing: Listing
+    outbox: Outbox
     served_models: ServedModels
     cache: ResultCache
     abandoned: AbandonedLanes
@@ -140,12 +145,11 @@ def _build(
     waiter = ResultWaiter(
         client, store, settings.redis_keepalive_seconds, settings.redis_outage_seconds
     )
-    served_models = ServedModels(client, catalog)
+    served_models, guard = ServedModels(client, catalog), QueueGuard()
     breakers = Breakers(client, Policy.of(settings), catalog)
-    guard = QueueGuard()
     admission = Admission(AdmissionPolicy.of(settings), sampler, breakers, guard)
-    publisher = _publisher(settings, client, blobs, guard)
     claims = Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
+    publisher = _publisher(settings, client, blobs, guard)
     submission = Submission(
         *(SubmissionLimits.of(settings), catalog, publisher, served_models, cache),
         *(admission, claims, store, waiter, sampler.clock),
@@ -160,9 +164,7 @@ def _build(
         sampler=sampler,
         server_watch=ServerWatch(client),
         abandoned=AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
-        unserved=UnservedLanes(
-            client, sampler, _result_ttl(settings, catalog), CarePolicy.of(settings)
-        ),
+        unserved=_unserved(settings, client, catalog, sampler),
         breakers=breakers,
         guard=guard,
         admission=admission,
@@ -170,10 +172,18 @@ def _build(
         watches=JobWatches(store, waiter, settings.event_poll_seconds),
         positions=QueuePositions(client, sampler.per_second, sampler.clock),
         listing=Listing(client),
+        outbox=Outbox(client),
         served_models=served_models,
         cache=cache,
         streams=Shares(settings.max_event_streams, settings.tenant_share),
     )
+
+
+def _unserved(
+    settings: Settings, client: redis.asyncio.Redis, catalog: Catalog, sampler: LaneSampler
+) -> UnservedLanes:
+    policy = CarePolicy.of(settings)
+    return UnservedLanes(client, sampler, _result_ttl(settings, catalog), policy)
 
 
 def _authenticator(
@@ -186,7 +196,7 @@ def _authenticator(
 def _publisher(
     settings: Settings, client: redis.asyncio.Redis, blobs: Blobs | None, guard: QueueGuard
 ) -> Publisher:
-    return Publisher(
+    words = (
         client,
         settings.max_backlog,
         LargeInputs(blobs, settings.redis_input_bytes),
@@ -194,6 +204,8 @@ def _publisher(
         guard,
         settings.list_max_count,
     )
+    tracing = open_tracing(settings, API_SERVICE)
+    return Publisher(*words) if tracing is None else TracedPublisher(tracing, *words)
 
 
 async def _let_go_when_told(draining: asyncio.Event, waiter: ResultWaiter) -> None:

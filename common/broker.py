@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from celery import Celery, bootsteps
 from celery.exceptions import Reject
+from redis.exceptions import RedisError
 
 from common.errors import ConfigurationError, InvalidInput
 from common.jobs.message import TASK_NAME
 from common.net.redis_address import RedisAddress
 from common.redis.connect import master_tls, probes, sentinel_options
 from common.redis.embedded_server import resolve_redis_url
+from common.redis.keys import OVER_TOTALS, LaneKeys
 from common.settings import Settings, load_settings
 
 
@@ -132,4 +134,34 @@ def _app_of_the_environment() -> Celery:
     # Flower asks the current app for results, on threads of its own too.
     app.set_current()
     app.set_default()
+    if "flower.command" in sys.modules:  # the `celery` command has found it
+        _count_beside()
     return app
+
+
+def _count_beside() -> None:
+    """Have Flower's queue lengths include what tenants have beside the bands' lists.
+
+    It asks for the lengths of lists, and shows those as they are where it may ask for no more.
+    """
+    try:
+        from flower.utils.broker import RedisBase
+    except ImportError:
+        return
+    lengths_of_lists = RedisBase.queues
+
+    async def queues(self: Any, names: Iterable[str]) -> list[dict[str, Any]]:
+        lanes = list(names)
+        try:
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for lane in lanes:
+                    pipe.hmget(LaneKeys.of(lane).over, OVER_TOTALS)
+                beside = await pipe.execute()
+        except RedisError:
+            beside = []
+        found: list[dict[str, Any]] = await lengths_of_lists(self, lanes)
+        for one, counts in zip(found, beside, strict=False):
+            one["messages"] += sum(int(count or 0) for count in counts)
+        return found
+
+    RedisBase.queues = queues

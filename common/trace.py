@@ -1,7 +1,7 @@
 """The W3C `traceparent` of a request, which is passed with its job to the worker.
 
-It is passed on unchanged: the fleet records no spans of its own, and a parent span that is
-never reported would leave a gap in the trace.
+It is passed on unchanged where the fleet records no spans of its own (LANEFLEET_TRACES): a parent
+span that is never reported would leave a gap in the trace.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ def read_traceparent(value: object) -> str:
     if found is None or (value.startswith("00") and found.group(2)):
         return ""
     return value
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether a valid traceparent says that its trace is recorded; no, for an empty string."""
+    return bool(traceparent) and int(traceparent[53:55], 16) & 1 == 1
 
 
 def trace_id(traceparent: str) -> str:

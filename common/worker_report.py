@@ -103,6 +103,24 @@ class CacheCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeReport:
+    """What the process runs on; the versions are empty until its models are loaded."""
+
+    gpu: bool = False
+    gpu_allocated_gb: float = 0.0
+    gpu_reserved_gb: float = 0.0
+    """Memory of the device that tensors take, and that torch keeps for them; in 2^30 bytes."""
+    optimizations: dict[str, Any] = field(default_factory=dict)
+    """What makes it fast, by version, None where it is not in use; and `threads` by library."""
+    versions: dict[str, str] = field(default_factory=dict)
+    cold_start_seconds: float | None = None
+    """From its start to its first result, or to its first loaded model where no job waited."""
+    gc_pauses: int = 0
+    gc_pause_seconds: float = 0.0
+    """Pauses of the garbage collector over 5 ms: their number and total time."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReport:
     """One worker process."""
 
@@ -133,6 +151,7 @@ class WorkerReport:
     """How often the device switched from one lane to another."""
     device_time: DeviceTimes | None = None
     """None where the worker's version does not report it."""
+    runtime: RuntimeReport = field(default_factory=RuntimeReport)
     lanes: dict[str, LaneReport] = field(default_factory=dict)
     models: dict[str, ModelReport] = field(default_factory=dict)
 
@@ -162,6 +181,7 @@ class WorkerReport:
             cls,
             found,
             cache=_known(CacheCounts, found.get("cache") or {}),
+            runtime=_known(RuntimeReport, found.get("runtime") or {}),
             device_time=None if times is None else _known(DeviceTimes, times),
             lanes={name: _lane(lane) for name, lane in (found.get("lanes") or {}).items()},
             models={

@@ -2,9 +2,10 @@
 
     python deploy/make_secrets.py [FOLDER] [--alert-webhook URL]
 
-Standard library only. What is there already is kept, so that running it again changes nothing;
-delete a file to have it made anew (of a password that Redis and a process share, both).
-Containers run as various users, so the files may be read by all, and the folder by its owner only.
+Standard library only. Run it again after an upgrade: passwords are kept, what users of Redis may do
+follows deploy/redis/users.acl. Delete a file to have its secret made anew; of a login to Redis that
+is its `*_url`. Containers run as various users, so the files may be read by all, and the folder by
+its owner only.
 """
 
 import argparse
@@ -22,39 +23,50 @@ NO_KEY = "none"
 NOWHERE = "http://127.0.0.1:9/"
 
 
-def make(redis: str, cache: str, alert_webhook: str) -> dict[str, str]:
-    """Return each file's text by its name; the servers are `host:port`."""
+def password_in(url: str) -> str:
+    """Return the password of a URL that this wrote before, or a fresh one."""
+    found = re.match(r"redis://\w+:([^@]+)@", url)
+    return found[1] if found else secrets.token_urlsafe(24)
+
+
+def make(redis: str, cache: str, webhook: str, there: Mapping[str, str]) -> dict[str, str]:
+    """Return each file's text by its name.
+
+    The servers are `host:port`; `there` is what an earlier run wrote.
+    """
     users = USERS.read_text(encoding="utf-8")
-    roles = re.findall(r">change-me-(\w+)", users)
-    passwords = {role: secrets.token_urlsafe(24) for role in roles}
-    for role, password in passwords.items():
+    made = {}
+    for role in re.findall(r">change-me-(\w+)", users):
+        password = password_in(there.get(f"redis_url_{role}", ""))
         users = users.replace(f">change-me-{role} ", f">{password} ")
-    cached = secrets.token_urlsafe(24)
+        made[f"redis_url_{role}"] = f"redis://{role}:{password}@{redis}/0"
+    cached = password_in(there.get("cache_redis_url", ""))
     cache_users = f"user default off\nuser cache on >{cached} ~* &* +@all -@dangerous +info\n"
-    urls = {f"redis_url_{role}": f"redis://{role}:{passwords[role]}@{redis}/0" for role in roles}
-    return {
-        "redis_users": users + HEALTH_USER,
-        "cache_users": cache_users + HEALTH_USER,
-        **urls,
-        "cache_redis_url": f"redis://cache:{cached}@{cache}/0",
+    kept = {
         "flower_auth": f"flower:{secrets.token_urlsafe(18)}",
         "grafana_password": secrets.token_urlsafe(18),
         "metrics_key": NO_KEY,
-        "alert_webhook_url": alert_webhook,
+        "alert_webhook_url": webhook,
+    }
+    return {
+        **made,
+        "redis_users": users + HEALTH_USER,
+        "cache_users": cache_users + HEALTH_USER,
+        "cache_redis_url": f"redis://cache:{cached}@{cache}/0",
+        **{name: there.get(name, text) for name, text in kept.items()},
     }
 
 
-def write(folder: Path, texts: Mapping[str, str]) -> list[str]:
-    """Write what is not there yet; return the names of the written files."""
+def write(folder: Path, texts: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    """Write what is not there as it should be; return the names of the written files."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    written = []
-    for name, text in texts.items():
+    changed = [name for name, text in texts.items() if there.get(name) != text]
+    for name in changed:
         path = folder / name
-        if not path.exists():
-            path.write_text(text, encoding="utf-8")
-            path.chmod(0o444)
-            written.append(name)
-    return written
+        path.unlink(missing_ok=True)
+        path.write_text(texts[name], encoding="utf-8")
+        path.chmod(0o444)
+    return changed
 
 
 def main() -> None:
@@ -67,15 +79,10 @@ def main() -> None:
         "--alert-webhook", default=NOWHERE, help="where Alertmanager posts alerts to"
     )
     options = parser.parse_args()
-    texts = make(options.redis, options.cache, options.alert_webhook)
-    paired = [name for name in texts if name.endswith("_users") or "redis_url" in name]
-    there = [name for name in paired if (options.folder / name).exists()]
-    if there and len(there) < len(paired):
-        parser.error(
-            f"{options.folder} has some of the files that share passwords and lacks others; "
-            f"delete {', '.join(there)} there and start over"
-        )
-    written = write(options.folder, texts)
+    files = options.folder.glob("*") if options.folder.is_dir() else ()
+    there = {path.name: path.read_text(encoding="utf-8") for path in files if path.is_file()}
+    texts = make(options.redis, options.cache, options.alert_webhook, there)
+    written = write(options.folder, texts, there)
     print(f"{options.folder}: {len(written)} written, {len(texts) - len(written)} kept")
     if "alert_webhook_url" in written and options.alert_webhook == NOWHERE:
         print("Alerts go nowhere yet: write a URL into alert_webhook_url (docs/deployment.md).")

@@ -17,6 +17,7 @@ from common.log import configure_logging
 from common.settings import Settings, load_settings
 from worker.devices.discovery import look_around
 from worker.devices.placement import DEVICES_HELP, enter, plan
+from worker.guard.arrival import stop_collecting
 from worker.guard.marks import Marks
 from worker.guard.supervision import Supervision
 
@@ -57,16 +58,20 @@ def _place_and_serve(settings: Settings, name: str | None) -> int:
 
 
 def _read(words: Sequence[str] | None) -> Supervision:
-    """What the supervisor says: the file of the marks, models out of service, whether to hold."""
+    """What the supervisor says: the file of the marks, models out of service, whether to hold, and
+    when the start began.
+    """
     if not words:
         return Supervision()
-    descriptor, out_of_service, hold = words
-    return Supervision(Marks(int(descriptor)), json.loads(out_of_service), hold == str(True))
+    descriptor, out_of_service, hold, began = words
+    marks = Marks(int(descriptor))
+    return Supervision(marks, json.loads(out_of_service), hold == str(True), float(began))
 
 
 def _serve(
     settings: Settings, device: str, name: str | None, supervision: Supervision | None = None
 ) -> int:
+    stop_collecting()
     # A process that only supervises others does not import Celery and the engine.
     from worker.process.launcher import run_worker
 

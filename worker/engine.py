@@ -35,6 +35,7 @@ from common.redis.connect import cache_url_of, connect, database_of
 from common.redis.keys import LaneKeys
 from common.redis.scripts import Scripts
 from common.redis.trouble import TROUBLE
+from common.runtime import resident_set_mb
 from common.settings import Settings
 from common.worker_report import WorkerReport
 from worker.batching.turns import Turns
@@ -65,7 +66,7 @@ from worker.pipeline.scheduler import Scheduler
 from worker.residency.loader import Loader
 from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
-from worker.residency.residency import Residency, Resident, memory_in_use, resident_set_mb
+from worker.residency.residency import Residency, Resident, memory_in_use
 from worker.residency.weights_digests import WeightsDigests
 
 log = structlog.get_logger(__name__)
@@ -110,6 +111,7 @@ class Engine:
         self.guard = Guard(
             settings, catalog, supervision or Supervision(), lambda: self.finisher.finished
         )
+        self.arrival = self.guard.arrival
         self._build_models(catalog, settings)
         leases = leases_of(settings, self.state, worker, client)
         self._build_output(leases, redis_url, blobs, listener)
@@ -118,8 +120,6 @@ class Engine:
         self.parked = ParkedJobs(client, self.state.lanes)
         self._build_caretakers(catalog, redis_url, blobs, caretakers)
         self._health = health_server_of(self, settings)
-
-    # Bottom up.
 
     def _build_lanes(self, catalog: Catalog, settings: Settings) -> None:
         now = time.monotonic()
@@ -163,7 +163,7 @@ class Engine:
             leases,
             self.worker,
             self.redis_health,
-            (self._discard_inputs, self.cache_writer.offer, listener),
+            (self._on_published, self.cache_writer.offer, listener),
             self.guard.calls,
         )
 
@@ -228,7 +228,7 @@ class Engine:
             has_revoked_stamp=has_revoked_stamp,
             on_device_lost=self.guard.departure.fail,
             on_stuck=self.guard.departure.on_stuck,
-            max_attempts=settings.max_attempts,
+            retries=self.guard.retries,
         )
 
     def _build_caretakers(
@@ -299,7 +299,9 @@ class Engine:
         ttl = self.settings.result_ttl_seconds
         return bytes(self._scripts.run("cancel", (), (job_id, ttl, "canceled"))).decode()
 
-    def _discard_inputs(self, published: Published) -> None:
+    def _on_published(self, published: Published) -> None:
+        if published.finished and self.arrival.cold_start_seconds is None:
+            self.arrival.published(time.monotonic(), published.finished[0].arrived)
         self.fetcher.discard([one.job_id for one in published.finished if one.stored])
 
     # The read-only interface: EngineView.
@@ -328,9 +330,8 @@ class Engine:
         """Sentences about calls of models that take long, and why the process leaves."""
         return self.guard.warnings()
 
-    def rss_mb(self) -> float:
-        """The resident memory of this process."""
-        return resident_set_mb()
+    rss_mb = staticmethod(resident_set_mb)
+    """The resident memory of this process."""
 
     def counters(self) -> Counters:
         """The current counters."""
@@ -346,5 +347,6 @@ class Engine:
     def report(self, now: float) -> WorkerReport:
         """The worker's report; called regularly, by one thread."""
         self.device_time.mark(now)
+        self.guard.watch_arrival(now, self.models, self.lanes)
         self._reports += 1
         return report_of(self, self._reports, now)

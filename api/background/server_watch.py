@@ -47,6 +47,15 @@ class ServerWatch:
         """End."""
         await tasks.end(self._task)
 
+    async def ask(self) -> dict[str, object]:
+        """What INFO says of the server and its memory now; nothing where it may not be asked."""
+        try:
+            found: dict[str, object] = await self._client.info("server")
+            return found | await self._client.info("memory")
+        except ResponseError as exc:
+            tell_refusal("INFO", "its version and memory cannot be told", exc)
+            return {}
+
     def families(self) -> Iterator[MetricFamily]:
         """The server's memory as metrics; without samples where INFO is refused."""
         used, most, may_evict = (one.family() for one in (REDIS_USED, REDIS_MAX, REDIS_MAY_EVICT))

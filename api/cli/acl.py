@@ -134,9 +134,7 @@ def acl(
 
 
 def _write(path: Path, text: str) -> None:
-    """For its owner alone; an existing file keeps its mode."""
     try:
-        path.touch(mode=0o600)
         path.write_text(text, encoding="utf-8")
     except OSError as exc:
         raise ConfigurationError(f"--output: cannot write {path}: {exc.strerror}") from exc

@@ -20,6 +20,7 @@ from common.errors import ConfigurationError
 from common.redis.connect import connect
 from common.redis.embedded_server import find_server_binary, resolve_redis_url
 from common.redis.server_facts import flavour_of, policy_warning, vulnerability_warnings
+from common.runtime import image_library
 from common.settings import ENV_PREFIX, Settings
 from common.settings.secret_files import SUFFIX
 
@@ -99,11 +100,10 @@ def _image_library() -> str:
         from PIL import features
     except ImportError:
         return "none"
-    simd = ".post" in PIL.__version__
     turbo = features.check_feature("libjpeg_turbo")
     jpeg = "libjpeg-turbo" if turbo else "libjpeg"
     tiff = ", libtiff" if features.check("libtiff") else ""
-    return f"{'pillow-simd' if simd else 'Pillow'} {PIL.__version__}, {jpeg}{tiff}"
+    return f"{image_library() or f'Pillow {PIL.__version__}'}, {jpeg}{tiff}"
 
 
 def _missing_images() -> dict[str, str]:

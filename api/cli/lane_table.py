@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_COUNTS = ("demand", "waiting", "beside", "leased", "delayed", "dead", "workers")
+_COUNTS = ("demand", "waiting", "leased", "delayed", "dead", "workers")
+_PIPED_COLUMNS = 140
 _UNKNOWN = "-"
+
+
+def wide_console() -> Console:
+    """A console that leaves tables whole where they do not go to a terminal."""
+    return Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 
 
 def lane_table(lanes: Mapping[str, Mapping[str, Any]]) -> Table:
     """One row a lane; the fields are those of `GET /v1/lanes`."""
-    table = Table()
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
     table.add_column("lane", no_wrap=True)
     for name in (*_COUNTS, "oldest", "jobs/s", "drain"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -7,20 +7,20 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from api.cli.lane_table import lane_table
-from api.cli.options import JsonFlag, UrlOption, named
+from api.cli.lane_table import lane_table, wide_console
+from api.cli.options import JsonFlag, UrlOption, all_named, named
 from api.client import Client
 
 lanes = typer.Typer(help="See what lanes hold; drop one that nobody serves.", no_args_is_help=True)
-out = Console()
+out = wide_console()
 
 
 @lanes.command("list")
 def list_lanes(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[LANE]...", help="Only these lanes.")
+        list[str] | None,
+        typer.Argument(metavar="[LANE]...", help="Only these lanes.", callback=all_named),
     ] = None,
     url: UrlOption = None,
     as_json: JsonFlag = False,

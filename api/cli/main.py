@@ -23,14 +23,17 @@ from api.cli.acl import acl
 from api.cli.bench.command import bench
 from api.cli.cache import cache
 from api.cli.dead import dead
+from api.cli.doctor import Report, examine
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
 from api.cli.jobs import jobs, submit
 from api.cli.keys import keys
 from api.cli.lanes import lanes
 from api.cli.models import models
 from api.cli.options import JsonFlag, UrlOption
+from api.cli.outbox import outbox
 from api.cli.profile import profile
 from api.cli.stages import stages
+from api.cli.system import show_system, system
 from api.cli.top import top
 from api.cli.workers import workers
 from api.client import ApiError, Client, ClientError
@@ -49,12 +52,14 @@ app.add_typer(lanes, name="lanes")
 app.add_typer(keys, name="keys")
 app.add_typer(jobs, name="jobs")
 app.add_typer(workers, name="workers")
+app.add_typer(outbox, name="outbox")
 app.command()(submit)
 app.command()(stages)
 app.command()(bench)
 app.command()(profile)
 app.command()(top)
 app.command()(acl)
+app.command()(system)
 out = Console()
 err = Console(stderr=True)
 
@@ -199,14 +204,28 @@ def status(url: UrlOption = None, as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def doctor(as_json: JsonFlag = False) -> None:
+def doctor(
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="A running API; what `lanefleet system` shows of it is added."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Say what this machine has, what is missing, and how to get it."""
-    from api.cli.doctor import examine
-
-    report = examine(settings_for_checkout())
+    report, fleet = examine(settings_for_checkout()), None
+    if url is not None:
+        with Client(url) as client:
+            fleet = client.get_system()
     if as_json:
-        sys.stdout.write(json.dumps(report.as_dict()) + "\n")
+        also = {} if fleet is None else {"system": fleet}
+        sys.stdout.write(json.dumps(report.as_dict() | also) + "\n")
         return
+    _show_report(report)
+    if fleet is not None:
+        show_system(fleet, out)
+
+
+def _show_report(report: Report) -> None:
     out.print(f"Python {report.python} on {report.platform}, {report.cores} cores")
     table = Table("package", "version")
     for name, found in report.packages.items():

@@ -17,6 +17,13 @@ UrlOption = Annotated[
 ]
 
 
+def all_named(values: list[str] | None) -> list[str] | None:
+    """As `named`, for an argument that is given any number of times."""
+    for value in values or ():
+        named(value)
+    return values
+
+
 def named(value: str | None) -> str | None:
     """A name or an id as typed, for a `callback`; a shell's unset variable leaves an empty one."""
     if value is None:

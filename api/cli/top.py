@@ -10,23 +10,24 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from api.cli.lane_table import lane_table
-from api.cli.options import JsonFlag, UrlOption
+from api.cli.lane_table import lane_table, wide_console
+from api.cli.options import JsonFlag, UrlOption, all_named
 from api.client import Client, ClientError
 from api.client.calls import base_url_of
 
-out = Console()
+out = wide_console()
 Lanes = Mapping[str, Mapping[str, Any]]
 Trouble = ClientError | httpx.HTTPError
 
 
 def top(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[LANE]...", help="Only these lanes.")
+        list[str] | None,
+        typer.Argument(metavar="[LANE]...", help="Only these lanes.", callback=all_named),
     ] = None,
     url: UrlOption = None,
     interval: Annotated[

@@ -248,6 +248,21 @@ def workers() -> Call:
     return Call("GET", "/v1/workers")
 
 
+def system() -> Call:
+    """The fleet in one view."""
+    return Call("GET", "/v1/system")
+
+
+def outbox(limit: int) -> Call:
+    """What could not be sent."""
+    return Call("GET", "/v1/outbox", {"params": {"limit": limit}})
+
+
+def settle_outbox(action: str, ids: list[str] | None) -> Call:
+    """Retry or drop entries; what is gone already does not count the second time."""
+    return Call("POST", f"/v1/outbox/{action}", {"json": {"ids": ids}}, repeatable=False)
+
+
 def dead(lane: str, offset: int, limit: int) -> Call:
     """A lane's dead letters."""
     return Call("GET", f"/v1/dead/{_part(lane)}", {"params": {"offset": offset, "limit": limit}})

@@ -72,6 +72,22 @@ class Operations(ABC):
         """Drop dead letters for good; returns how many."""
         return int(self._call(calls.purge_dead(lane, ids))["jobs"])
 
+    def get_system(self) -> dict[str, Any]:
+        """The fleet in one view: status, memory, versions, what makes it fast, Redis."""
+        return cast("dict[str, Any]", self._call(calls.system()))
+
+    def list_outbox(self, *, limit: int = 100) -> dict[str, Any]:
+        """What settled jobs lead to: how much waits, and the entries that were given up."""
+        return cast("dict[str, Any]", self._call(calls.outbox(limit)))
+
+    def retry_outbox(self, ids: list[str] | None = None) -> int:
+        """Have entries tried again that were given up; returns how many."""
+        return int(self._call(calls.settle_outbox("retry", ids))["entries"])
+
+    def drop_outbox(self, ids: list[str] | None = None) -> int:
+        """Drop entries that were given up; returns how many."""
+        return int(self._call(calls.settle_outbox("drop", ids))["entries"])
+
     # Older names.
     models, lanes, workers = list_models, list_lanes, list_workers
     dead, dead_letter = list_dead, show_dead
@@ -137,6 +153,22 @@ class AsyncOperations(ABC):
     async def purge_dead(self, lane: str, ids: list[str] | None = None) -> int:
         """Drop dead letters for good; returns how many."""
         return int((await self._call(calls.purge_dead(lane, ids)))["jobs"])
+
+    async def get_system(self) -> dict[str, Any]:
+        """The fleet in one view: status, memory, versions, what makes it fast, Redis."""
+        return cast("dict[str, Any]", await self._call(calls.system()))
+
+    async def list_outbox(self, *, limit: int = 100) -> dict[str, Any]:
+        """What settled jobs lead to: how much waits, and the entries that were given up."""
+        return cast("dict[str, Any]", await self._call(calls.outbox(limit)))
+
+    async def retry_outbox(self, ids: list[str] | None = None) -> int:
+        """Have entries tried again that were given up; returns how many."""
+        return int((await self._call(calls.settle_outbox("retry", ids)))["entries"])
+
+    async def drop_outbox(self, ids: list[str] | None = None) -> int:
+        """Drop entries that were given up; returns how many."""
+        return int((await self._call(calls.settle_outbox("drop", ids)))["entries"])
 
     # Older names.
     models, lanes, workers = list_models, list_lanes, list_workers

@@ -21,6 +21,8 @@ _SAFE = "/:@!$&'()*+,;=-._~"
 def under_root(scope: Scope, root: str) -> Scope:
     """The scope of a request below the root, whether the proxy has cut it off or not."""
     path, raw = scope["path"], scope.get("raw_path") or b""
+    if scope.get("root_path") == root and path.startswith(f"{root}/"):
+        return scope
     if path == root:
         path, raw = f"{path}/", raw + b"/"
     elif not path.startswith(f"{root}/"):

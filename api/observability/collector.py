@@ -6,7 +6,7 @@ The parts of the process count in plain attributes; so no request pays for label
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -31,6 +31,9 @@ class ApiCollector:
 
     requests: RequestCounts
     services: Services
+    process: ProcessCollector = field(
+        default_factory=lambda: ProcessCollector(registry=CollectorRegistry())
+    )
     more: Sequence[Families] = ()
     """What other parts of the process expose."""
 
@@ -39,7 +42,7 @@ class ApiCollector:
         yield from self._requests()
         yield from self._jobs()
         yield from self._lanes()
-        yield from process_families(ProcessCollector(registry=CollectorRegistry()))
+        yield from process_families(self.process)
         for families in self.more:
             yield from families()
         if self.services.settings.metrics_compatibility:
@@ -115,5 +118,5 @@ def collector_of(services: Services, requests: RequestCounts) -> ApiCollector:
     return ApiCollector(
         requests,
         services,
-        (lambda: sampled(services.sampler.lanes), services.server_watch.families),
+        more=(lambda: sampled(services.sampler.lanes), services.server_watch.families),
     )

@@ -11,14 +11,19 @@ import contextlib
 import socket
 from collections import deque
 
+import structlog
+
 from api.background import tasks
 from api.observability import snapshot
 from api.observability.channel import ASKED, COUNTED, HEAD, frame
 from api.observability.collector import ApiCollector
 from common.metrics.exposition import text_of
 
+log = structlog.get_logger(__name__)
+
 _TELL_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
+_UNREAD_BYTES = 1024 * 1024
 
 
 class Exposition:
@@ -68,7 +73,12 @@ class Exposition:
     async def _tell(self, writer: asyncio.StreamWriter) -> None:
         while True:
             await asyncio.sleep(_TELL_SECONDS)
-            writer.write(self._counted(COUNTED))
+            if writer.transport.get_write_buffer_size() > _UNREAD_BYTES:
+                continue  # the parent hangs
+            try:
+                writer.write(self._counted(COUNTED))
+            except Exception:
+                log.exception("metrics_not_told")
 
     async def _hear(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):  # the parent has ended

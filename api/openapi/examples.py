@@ -81,6 +81,10 @@ curl -s 'localhost:8000/v1/lanes?lane=minilm&lane=echo'
         "curl -s -X POST localhost:8000/v1/lanes/minilm/breaker/reset\n"
     ),
     "GET /v1/workers": "curl -s localhost:8000/v1/workers\n",
+    "GET /v1/system": "curl -s localhost:8000/v1/system\n",
+    "GET /v1/outbox": "curl -s localhost:8000/v1/outbox\n",
+    "POST /v1/outbox/retry": f"curl -s localhost:8000/v1/outbox/retry {_JSON} -d '{{}}'\n",
+    "POST /v1/outbox/drop": f"curl -s localhost:8000/v1/outbox/drop {_JSON} -d '{{}}'\n",
     "GET /v1/dead/{lane}": "curl -s 'localhost:8000/v1/dead/echo?limit=10'\n",
     "GET /v1/dead/{lane}/{job_id}": _DEAD_JOB + "curl -s localhost:8000/v1/dead/echo/$job\n",
     "POST /v1/dead/{lane}/retry": _DEAD_JOB

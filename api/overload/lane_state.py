@@ -6,12 +6,15 @@ take it from the same sample.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.catalog import ModelSpec
 from common.redis.keys import BANDS
 from common.worker_report import WorkerReport
+
+_SECONDS = re.compile(rb"\d{1,9}(\.\d{1,9})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,12 @@ class ColdStarts:
         return self._setting_seconds + self._measured.get(lane, 0.0) if fixed is None else fixed
 
     def recall(self, kept: Mapping[bytes, bytes]) -> None:
-        """What Redis has, as lane -> seconds."""
-        self._measured = {lane.decode(): float(seconds) for lane, seconds in kept.items()}
+        """What Redis has, as lane -> seconds; what is no number is measured anew."""
+        self._measured = {
+            lane.decode(): float(seconds)
+            for lane, seconds in kept.items()
+            if _SECONDS.fullmatch(seconds)
+        }
 
     def news(self, reports: Sequence[WorkerReport]) -> dict[str, str]:
         """What the reports say that is not known yet, as text to keep: the longest per lane, to a

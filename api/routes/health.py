@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
 
 from api.dependencies import ServicesDep
 from api.http.problems import Problem, from_fleet_error, responses
 from api.observability.exposition import Exposition
 from api.overload.breaker import State
 from api.routes.operations_views import Ready
+from api.routes.system import describe
+from api.routes.system_view import SystemView
+from api.tenants.auth import require
 from api.tenants.dependencies import MetricsDep
 from common.metrics.exposition import CONTENT_TYPE
 from common.redis.trouble import refusal_of
@@ -16,10 +22,25 @@ from common.redis.trouble import refusal_of
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health")
-async def health() -> dict[str, str]:
-    """The process is alive; says nothing about Redis or workers."""
-    return {"status": "ok"}
+class Alive(BaseModel):
+    """One word."""
+
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/health", responses=responses(s403="`full` needs the `metrics` scope."))
+async def health(
+    request: Request,
+    services: ServicesDep,
+    full: Annotated[
+        str | None, Query(description="Answer as `/v1/system` does; needs the `metrics` scope.")
+    ] = None,
+) -> Alive | SystemView:
+    """The process is alive; says nothing about Redis or workers unless `full` is asked for."""
+    if full is None or full.lower() in ("0", "false", "no"):
+        return Alive()
+    require(await services.authenticator.identify(request.scope["headers"]), "metrics")
+    return await describe(services)
 
 
 @router.get("/ready", responses=responses(s503="Redis cannot be reached."))

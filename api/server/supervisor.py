@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import structlog
 
@@ -106,7 +107,9 @@ class Supervisor:
 
     def _start_one(self) -> None:
         notice, theirs = os.pipe()
-        with self._totals.adopt() as metrics:
+        counts, metrics = self._totals.adopt()
+        self._notices.register(counts, selectors.EVENT_READ)
+        with metrics:
             passed = (self._listener.fileno(), theirs, metrics.fileno())
             process = subprocess.Popen(
                 [sys.executable, "-m", "api", *map(str, passed)],
@@ -123,12 +126,20 @@ class Supervisor:
 
     def _look(self) -> None:
         for key, _ in self._notices.select(_LOOK_SECONDS):
-            child: Child = key.data
-            if os.read(child.notice, 4096):
+            child: Child | None = key.data
+            if child is None:
+                self._read_counts(key.fileobj)
+            elif os.read(child.notice, 4096):
                 child.draining = True
                 log.info("api_process_draining", pid=child.process.pid)
             else:
                 self._bury(child)
+
+    def _read_counts(self, process: Any) -> None:
+        """Take what a process has counted; its socket is closed once it has ended."""
+        descriptor = process.fileno()
+        if not self._totals.read(process):
+            self._notices.unregister(descriptor)
 
     def _bury(self, child: Child) -> None:
         self._notices.unregister(child.notice)

@@ -295,7 +295,11 @@ class Authenticator:
         until = time.monotonic() + self._policy.cache_seconds
         kept = cast("bytes | None", await cast("Any", self._client.hget(API_KEYS, key_id)))
         record = read_record(kept)
-        if not opens(record, secret) or record is None or record.dead(time.time()):
+        opened = opens(record, secret)
+        dead = record is None or record.dead(time.time()) is not None
+        if dead and key_id in self._rechecked:  # requests under way learn of it with this one
+            self._rechecked[key_id] = (False, until)
+        if record is None or dead or not opened:
             return _Known(None, until)
         pipe = self._client.pipeline(transaction=False)
         pipe.hget(TENANT_LIMITS, record.tenant)

@@ -26,6 +26,7 @@ from common.settings.infrastructure import (
     CatalogSettings,
     LogSettings,
     RedisSettings,
+    TraceSettings,
 )
 from common.settings.inputs import BlobSettings, FetchSettings
 from common.settings.jobs import JobSettings
@@ -57,6 +58,7 @@ __all__ = (
     "Section",
     "Settings",
     "TenantSettings",
+    "TraceSettings",
     "WorkerSettings",
     "load_settings",
 )
@@ -64,6 +66,7 @@ __all__ = (
 
 # pydantic orders the fields of the last base first, and so does `lanefleet doctor`.
 class Settings(
+    TraceSettings,
     LogSettings,
     MetricsSettings,
     WorkerSettings,

@@ -79,6 +79,16 @@ class CatalogSettings(Section):
     )
 
 
+class TraceSettings(Section):
+    """Traces."""
+
+    traces: bool = Field(
+        False,
+        description="Whether spans are recorded and sent by OTLP over HTTP, where and how the "
+        "OTEL_* variables say; needs the extra `otel`.",
+    )
+
+
 class LogSettings(Section):
     """Logs, and what may be seen of a process besides."""
 

@@ -27,6 +27,13 @@ class JobSettings(Section):
         le=100,
         description="Tries before a job is dead; with 1, one that a dead worker held is not run.",
     )
+    retry_base_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=60,
+        description="Pause before the second try of a job that a model failed; it doubles with "
+        "each try, up to a minute.",
+    )
     dead_max_count: int = Field(
         10_000, ge=1, description="Dead letters kept per lane; the oldest leave first."
     )

@@ -23,7 +23,9 @@ class DeviceSettings(Section):
         description="false keeps every model on the CPU; a plain USE_GPU is read as well.",
     )
     cpu_affinity: bool = Field(
-        True, description="Whether a GPU's process stays on the cores of the GPU's NUMA node."
+        True,
+        description="Whether a GPU's process stays on the cores of the GPU's NUMA node, and each "
+        "of several CPU processes on cores of its own, of one NUMA node.",
     )
     gpu_memory_fraction: float = Field(
         1.0,

@@ -30,6 +30,7 @@ NAMES = (
     "tenants",
     "efficiency",
     "gpu",
+    "cold",
 )
 _DEFAULT = tuple(name for name in NAMES if name != "efficiency")
 """What fits into ten minutes; the other takes as long by itself."""

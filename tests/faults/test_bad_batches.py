@@ -68,7 +68,7 @@ def test_errors_name_the_step_that_failed(stack: Stack) -> None:
 
 
 def test_a_failed_attempt_is_retried_later_and_alone(stack: Stack) -> None:
-    lane = RecordedLane.on(stack, LANEFLEET_MAX_ATTEMPTS="2")
+    lane = RecordedLane.on(stack, LANEFLEET_MAX_ATTEMPTS="2", LANEFLEET_RETRY_BASE_SECONDS="2")
     stack.worker(LANE)
     ids = stack.publish([Job(LANE, f"n{n}", {"fail": "flaky"} if n == 0 else {}) for n in range(4)])
     wait_until(lambda: stack.states(ids).get("succeeded") == 3, 20, "the innocent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import yaml
 
 from common.redis.keys import LaneKeys
@@ -34,6 +35,10 @@ def worker_and_api(stack: Stack, **environment: str) -> tuple[Process, ApiProces
     worker = stack.worker(LANE)
     wait_until(lambda: stack.redis.exists("lf:fingerprints"), 20, "the fingerprint")
     return worker, stack.api(LANE, **environment)
+
+
+def takes_work(api: ApiProcess) -> bool:
+    return bool(httpx.get(f"{api.url}/ready").json().get("queue") == "ok")
 
 
 def test_a_leader_whose_worker_is_killed_leads_again_and_all_get_one_result(
@@ -103,5 +108,6 @@ def test_hits_are_answered_while_the_queues_redis_is_full(stack: Stack, tmp_path
         finally:
             stack.redis.config_set("maxmemory", 0)
         cache.stop()
+        wait_until(lambda: takes_work(api), 20, "the API to see that there is memory")
         again = api.client.submit(LANE, "kept", wait=10)
         assert (again["state"], again.get("cached")) == ("succeeded", None)

@@ -7,8 +7,10 @@ import random
 import signal
 import time
 
+import httpx
 import pytest
 
+from api.cli.fleet import free_port
 from common.jobs.job import Job
 from common.redis.keys import LaneKeys
 from tests.support.lanes import (
@@ -134,19 +136,30 @@ def test_an_input_that_kills_its_worker_is_dead_and_its_mates_succeed(stack: Sta
     assert stack.redis.zrange(LaneKeys.of(LANE).dead, 0, -1) == [ids[13].encode()]
 
 
+def probed(port: int, path: str) -> tuple[int, str]:
+    """What a worker answers to a probe."""
+    answer = httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=10)
+    return answer.status_code, answer.json()["status"]
+
+
 @pytest.mark.parametrize("soft", [False, True], ids=["sigterm", "soft-shutdown"])
 def test_a_worker_told_to_leave_finishes_its_batch_and_hands_the_rest_back(
     stack: Stack, soft: bool
 ) -> None:
     lane = RecordedLane.on(stack, max_batch=8)
     environment = {"REMAP_SIGTERM": "SIGQUIT", "LANEFLEET_SOFT_SHUTDOWN_SECONDS": "3"}
-    leaving = stack.worker(LANE, **(environment if soft else {}))
+    port = free_port()
+    probes = {"LANEFLEET_WORKER_HEALTH_PORT": str(port)}
+    leaving = stack.worker(LANE, **probes, **(environment if soft else {}))
+    wait_until(lambda: probed(port, "ready") == (200, "ready"), 20, "it to be ready")
     ids = stack.publish([Job(LANE, f"n{n}", {"sleep_ms": 4000}) for n in range(24)])
     wait_until(lambda: len(lane.executions()) == 8, 20, "the first batch")
     wait_until(lambda: stack.states(ids).get("running", 0) > 8, 20, "the look-ahead")
     leaving.signal(signal.SIGTERM)
     wait_until(lambda: stack.states(ids).get("queued", 0) >= 16, 20, "unstarted jobs back")
     assert "succeeded" not in stack.states(ids), "at once, not when the batch has ended"
+    assert probed(port, "ready") == (503, "stopping"), "nobody should count on it"
+    assert probed(port, "health") == (200, "ok"), "nor kill it while its batch runs"
     status = leaving.popen.wait(30)
     assert status == (0 if not soft else status)
     assert stack.states(ids) == {"succeeded": 8, "queued": 16}

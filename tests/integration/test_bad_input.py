@@ -9,15 +9,26 @@ import httpx
 import pytest
 
 from common.jobs.job import Job
+from common.redis.embedded_server import RedisServer
 from common.redis.keys import FORMAT, PROBE
 from tests.support.stack import DATA, ApiProcess, Stack, wait_until
 
 PHOTO = DATA / "astronaut.jpg"
 
 
+@pytest.fixture(scope="module")
+def front(
+    embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiProcess]:
+    made = Stack(embedded_redis.url, tmp_path_factory.mktemp("front"))
+    yield made.api("echo,minilm,text-detect")
+    made.close()
+
+
 @pytest.fixture
-def api(stack: Stack) -> Iterator[ApiProcess]:
-    return stack.api("echo,minilm,text-detect")  # type: ignore[return-value]
+def api(stack: Stack, front: ApiProcess) -> ApiProcess:
+    """The same for all tests, over a database that is empty for each."""
+    return front
 
 
 def nothing_was_queued(stack: Stack) -> bool:

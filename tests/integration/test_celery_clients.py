@@ -14,26 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
-from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
 from common.jobs.job import Job
-from common.redis.keys import meta_key
+from tests.support.celery_client import client, send
 from tests.support.lanes import LANE, RecordedLane
 from tests.support.stack import ROOT, Stack, wait_until
-
-
-def client(stack: Stack, **conf: Any) -> Celery:
-    """A producer as anybody may have it."""
-    app = Celery("producer", broker=stack.redis_url, backend=stack.redis_url, set_as_current=False)
-    app.conf.update(conf)
-    return app
-
-
-def send(app: Celery, value: str, options: dict[str, Any] | None = None, **params: Any) -> Any:
-    """One job of the recorder's lane."""
-    kwargs = {"model": LANE, "input": value, "params": params}
-    return app.send_task("infer", kwargs=kwargs, queue=LANE, **(options or {}))
 
 
 @pytest.mark.parametrize("name", ["gzip", "zlib", "bzip2", "lzma"])
@@ -86,21 +72,6 @@ def test_a_revoked_stamp_ends_what_is_held_and_what_comes(stack: Stack) -> None:
     assert not {"held", "later"} & set(lane.executions())
 
 
-def test_an_ignored_result_is_kept_for_a_moment_only(stack: Stack) -> None:
-    lane = RecordedLane.on(stack)
-    stack.worker(LANE)
-    app = client(stack)
-    ignored = send(app, "ignored", {"ignore_result": True})
-    failed = send(app, "failed", {"ignore_result": True}, refuse="no")
-    kept = send(app, "kept")
-    assert kept.get(timeout=20) == "kept"
-    wait_until(lambda: len(lane.executions()) == 2, 20, "both to run")
-    wait_until(lambda: stack.redis.exists(meta_key(failed.id)), 20, "the refusal")
-    for one in (ignored, failed):
-        assert 0 < stack.redis.ttl(meta_key(one.id)) <= 60
-    assert stack.redis.ttl(meta_key(kept.id)) > 3600
-
-
 def test_every_ending_has_its_date(stack: Stack) -> None:
     RecordedLane.on(stack)
     app = client(stack)
@@ -114,37 +85,6 @@ def test_every_ending_has_its_date(stack: Stack) -> None:
     for one in (expired, revoked, done, failed):
         one.get(timeout=20, propagate=False)
         assert abs(one.date_done.timestamp() - time.time()) < 60, one.state
-
-
-@pytest.mark.parametrize(
-    ("command", "arguments", "instead"),
-    [
-        ("add_consumer", {"queue": LANE}, "LANEFLEET_MODELS"),
-        ("cancel_consumer", {"queue": LANE}, "LANEFLEET_MODELS"),
-        ("rate_limit", {"task_name": "infer", "rate_limit": "1/m"}, "lanefleet keys limit"),
-        ("time_limit", {"task_name": "infer", "hard": 1}, "`time_limit`"),
-        ("pool_grow", {"n": 1}, "more workers"),
-        ("autoscale", {"max": 3, "min": 1}, "more workers"),
-    ],
-)
-def test_commands_without_effect_are_refused(
-    stack: Stack, command: str, arguments: dict[str, Any], instead: str
-) -> None:
-    RecordedLane.on(stack)
-    stack.worker(LANE)
-    app = client(stack)
-    (answer,) = app.control.broadcast(command, arguments=arguments, reply=True, timeout=20, limit=1)
-    assert instead in next(iter(answer.values()))["error"]
-    assert send(app, "still served").get(timeout=20) == "still served"
-
-
-def test_add_consumer_costs_no_job(stack: Stack) -> None:
-    RecordedLane.on(stack)
-    stack.worker(LANE)
-    app = client(stack)
-    app.control.add_consumer(LANE)
-    results = [send(app, f"n{n}") for n in range(120)]
-    assert [one.get(timeout=20) for one in results] == [f"n{n}" for n in range(120)]
 
 
 def test_celerys_own_worker_refuses_to_serve_lanes(stack: Stack) -> None:
@@ -210,53 +150,6 @@ def test_the_same_id_with_another_call_runs_and_a_copy_does_not(stack: Stack) ->
     assert busy.get(timeout=20) in ("busy", "next")
     wait_until(lambda: app.AsyncResult("twice").result == "next", 20, "the second's result")
     assert lane.executions() == {"one": 1, "other": 1, "busy": 1, "next": 1}
-
-
-@pytest.mark.parametrize("task_id", ['say "a"', "back\\slash", "new\nline", "nu\0l"])
-def test_an_id_that_no_job_can_have_is_refused(stack: Stack, task_id: str) -> None:
-    RecordedLane.on(stack)
-    stack.worker(LANE)
-    with pytest.raises(Exception, match="a task id with quotation marks"):
-        send(client(stack), "never", {"task_id": task_id}).get(timeout=20)
-
-
-@pytest.mark.parametrize("task_id", ["a space", "#fragment", "a/b?c%d", "é" * 40, "x" * 500])
-def test_any_other_id_runs(stack: Stack, task_id: str) -> None:
-    RecordedLane.on(stack)
-    stack.worker(LANE)
-    assert send(client(stack), "fine", {"task_id": task_id}).get(timeout=20) == "fine"
-
-
-@pytest.mark.parametrize("task_id", ["a space", "#fragment", "what?", "50%", "é", "x" * 500])
-def test_any_such_id_is_reached_over_http(stack: Stack, task_id: str) -> None:
-    RecordedLane.on(stack)
-    api = stack.api(LANE)
-    sent = client(stack)
-    send(sent, "fine", {"task_id": task_id})
-    stack.worker(LANE)
-    assert sent.AsyncResult(task_id).get(timeout=20) == "fine"
-    found = api.client.get(task_id)
-    assert (found["id"], found["state"]) == (task_id, "succeeded")
-    assert httpx.get(f"{api.url}{found['links']['result']}", timeout=10).json() == "fine"
-
-
-def test_an_id_with_a_slash_is_asked_for_in_a_body(stack: Stack) -> None:
-    RecordedLane.on(stack)
-    api = stack.api(LANE)
-    stack.worker(LANE)
-    assert send(client(stack), "fine", {"task_id": "a/b"}).get(timeout=20) == "fine"
-    refused = httpx.get(f"{api.url}/v1/jobs/a%2Fb", timeout=10)
-    assert refused.status_code == 404
-    assert "POST /v1/jobs/results" in refused.json()["detail"]
-    line = httpx.post(f"{api.url}/v1/jobs/results", json={"ids": ["a/b"]}, timeout=10).json()
-    assert (line["id"], line["result"]) == ("a/b", "fine")
-
-
-def test_protocol_1_is_refused(stack: Stack) -> None:
-    RecordedLane.on(stack)
-    stack.worker(LANE)
-    with pytest.raises(Exception, match="set task_protocol = 2"):
-        send(client(stack, task_protocol=1), "old").get(timeout=20)
 
 
 def test_a_lane_that_left_the_catalog_is_told_of_and_dropped(stack: Stack) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import httpx
+import pytest
 from celery import Celery
 
 from api.cli.fleet import free_port
+from common.jobs.enqueue import publish_many
+from common.jobs.job import Job
+from common.redis.keys import OVER_TOTALS, LaneKeys
 from tests.support.lanes import LANE, RecordedLane
-from tests.support.stack import Stack, wait_until
+from tests.support.stack import ROOT, Stack, wait_until
 
 
 def start_flower(stack: Stack) -> str:
@@ -74,8 +81,18 @@ def test_flower_and_inspect_know_every_job(stack: Stack) -> None:
     }
     assert revoked in inspect.revoked()[node]
 
-    lengths = ask("/api/queues/length").json()["active_queues"]
-    assert {one["name"]: one["messages"] for one in lengths} == {LANE: stack.waiting(LANE)}
+    publish_many(stack.redis, [Job(LANE, f"acme {n}", tenant="acme") for n in range(20)], window=2)
+
+    def length() -> dict[str, int]:
+        found = ask("/api/queues/length").json()["active_queues"]
+        return {one["name"]: one["messages"] for one in found}
+
+    def beside() -> int:
+        over = stack.redis.hmget(LaneKeys.of(LANE).over, OVER_TOTALS)
+        return sum(int(count or 0) for count in over)  # type: ignore[union-attr]
+
+    assert beside() > 0, "a tenant's jobs over its window wait beside the lists"
+    wait_until(lambda: length() == {LANE: stack.waiting(LANE) + beside()}, 20, "Flower's length")
     told = wait_until(
         lambda: (found := ask(f"/api/task/info/{running}")).is_success and found.json(),
         20,
@@ -105,3 +122,53 @@ def test_flower_and_inspect_know_every_job(stack: Stack) -> None:
     assert ended["received"] <= ended["started"]
     assert ask(f"/api/task/info/{waiting[3]}").json()["state"] == "SUCCESS"
     assert worker.alive
+
+
+def celery_command(stack: Stack, *words: str) -> list[str]:
+    """The lines that `celery` prints, as an operator calls it."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "common.broker:app", *words],
+        env={**os.environ, **stack.environment, "LANEFLEET_REDIS_URL": stack.redis_url},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return ran.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_celery_s_own_commands_show_lanes_and_jobs_as_they_are(stack: Stack) -> None:
+    RecordedLane.on(stack, LANEFLEET_MAX_ATTEMPTS="1")
+    for _ in range(2):
+        stack.worker(LANE)
+    nodes = {one.worker for one in stack.reports()}
+    status = celery_command(stack, "status", "--timeout", "20")
+    assert {line.split()[1].rstrip(":") for line in status if ": OK" in line} == nodes
+    queues = celery_command(stack, "inspect", "active_queues", "--timeout", "20")
+    assert sum(f"{{'name': '{LANE}'" in line for line in queues) == len(nodes)
+
+    words = ["-m", "celery", "-A", "common.broker:app", "events", "--dump"]
+    dump = stack._start("events", words, LANE, {})
+    wait_until(lambda: "heartbeat" in dump.output(), 60, "events")
+    app = Celery("producer", broker=stack.redis_url, backend=stack.redis_url)
+    app.control.enable_events(reply=True, timeout=20, limit=2)
+
+    def send(value: str, **params: Any) -> str:
+        kwargs = {"model": LANE, "input": value, "params": params}
+        return str(app.send_task("infer", kwargs=kwargs, queue=LANE).id)
+
+    done, failed = send("done"), send("failed", fail="no")
+    assert app.AsyncResult(done).get(timeout=30) == "done"
+    for job, last in ((done, "succeeded"), (failed, "failed")):
+        for state in ("received", "started", last):
+            told = f"{state}: infer({job})" if state == "received" else f"{state}: "
+            wait_until(
+                lambda told=told, job=job: any(
+                    told in line and job in line for line in dump.output().splitlines()
+                ),
+                30,
+                f"{job} {state}",
+            )
+    assert celery_command(stack, "result", done)[0] == "done"

@@ -245,6 +245,7 @@ PYTHON_NAMES = {
     "FOLLOWERS": key_names.FOLLOWERS_PREFIX,
     "NEXT": key_names.NEXT_PREFIX,
     "OUTBOX": key_names.OUTBOX,
+    "OUTBOX_FAILED": key_names.OUTBOX_FAILED,
     "CANCELED": key_names.CANCELED_CHANNEL,
     "STARVED": key_names.STARVED_CHANNEL,
     "SCOPE": key_names.channel_scope(0),

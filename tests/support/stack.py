@@ -249,6 +249,7 @@ class Stack:
                 "LANEFLEET_MODELS": models,
                 "LANEFLEET_LOG_FORMAT": "console",
                 "LANEFLEET_SUPERVISED": "false",
+                "LANEFLEET_RETRY_BASE_SECONDS": "0.1",
                 "LANEFLEET_STATE_DIR": str(self.folder / "state"),
                 **self.environment,
                 **environment,

@@ -29,6 +29,7 @@ CUDA_TOKEN = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 """One entry of CUDA_VISIBLE_DEVICES that CUDA understands."""
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _PCI = Path("/sys/bus/pci/devices")
+_SYSTEM = Path("/sys/devices/system")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -53,6 +54,9 @@ class Machine:
     quota: int | None = None
     """Whole cores that a container's CPU limit grants; None is all of them."""
     has_mps: bool = False
+    nodes: tuple[tuple[int, ...], ...] = ()
+    """The usable cores of each NUMA node, the threads of one physical core side by side; empty
+    where the kernel does not say."""
 
 
 def look_around(
@@ -60,16 +64,37 @@ def look_around(
     load_nvml: Callable[[], Any] = lambda: import_module("pynvml"),
     driver: Path = _DRIVER,
     pci: Path = _PCI,
+    system: Path = _SYSTEM,
 ) -> Machine:
     """Query the system, without torch."""
     numbered_as_nvml = (environment.get("CUDA_DEVICE_ORDER") or CUDA_ORDER) == CUDA_ORDER
     found = find_gpus(load_nvml, driver, pci if numbered_as_nvml else None)
+    cores = usable_cores()
     return Machine(
         gpus=tuple(visible_gpus(found, environment.get("CUDA_VISIBLE_DEVICES"))),
-        cores=usable_cores(),
+        cores=cores,
         quota=cpu_quota(),
         has_mps=sys.platform == "darwin" and platform.machine() == "arm64",
+        nodes=tuple(numa_nodes(cores, system)),
     )
+
+
+def numa_nodes(usable: frozenset[int], system: Path = _SYSTEM) -> Iterator[tuple[int, ...]]:
+    """The usable cores of each NUMA node; nothing where the kernel does not say."""
+    for path in sorted(system.glob("node/node[0-9]*/cpulist")):
+        with suppress(OSError, ValueError):
+            cores = parse_cores(path.read_text(encoding="ascii")) & usable
+            if cores:
+                yield tuple(sorted(cores, key=lambda core: (_first_sibling(core, system), core)))
+
+
+def _first_sibling(core: int, system: Path) -> int:
+    """The lowest number among the threads of its physical core."""
+    path = system / f"cpu/cpu{core}/topology/thread_siblings_list"
+    try:
+        return min(parse_cores(path.read_text(encoding="ascii")), default=core)
+    except (OSError, ValueError):
+        return core
 
 
 def find_gpus(load_nvml: Callable[[], Any], driver: Path, pci: Path | None) -> list[Gpu]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -17,6 +17,7 @@ import structlog
 
 from common.errors import ConfigurationError
 from common.settings import DeviceSettings
+from worker.devices.cpu_shares import share_cores
 from worker.devices.discovery import CUDA_ORDER, CUDA_TOKEN, Gpu, Machine, first_number
 
 log = structlog.get_logger(__name__)
@@ -59,7 +60,9 @@ def plan(
 ) -> list[Placement]:
     """One placement per worker process. Raises ConfigurationError with what to write instead."""
     chosen = choose(settings.devices, settings.use_gpu, machine)
-    cores = [_cores_for(one, settings, machine) for one in chosen]
+    cores = _cpu_shares(chosen, settings, machine) or [
+        _cores_for(one, settings, machine) for one in chosen
+    ]
     budget = machine.quota or len(machine.cores)
     asked = settings.torch_threads or first_number(environment.get("OMP_NUM_THREADS", ""))
     placements = []
@@ -83,6 +86,15 @@ def plan(
             pinned_cores=len(placement.cores) or None,
         )
     return placements
+
+
+def _cpu_shares(
+    chosen: Sequence[_Chosen], settings: DeviceSettings, machine: Machine
+) -> list[frozenset[int]] | None:
+    """Cores of their own for several processes that all run on the CPU; None for others."""
+    if not settings.cpu_affinity or any(one.device != "cpu" for one in chosen):
+        return None
+    return share_cores(len(chosen), machine.nodes)
 
 
 def _cores_for(chosen: _Chosen, settings: DeviceSettings, machine: Machine) -> frozenset[int]:

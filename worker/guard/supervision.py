@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from worker.guard.arrival import process_began
 from worker.guard.marks import Marks
 
 FAILED: Final = 1
@@ -25,3 +26,5 @@ class Supervision:
     """Models not to load: why, and for how many seconds; None is until an operator asks for it."""
     hold: bool = False
     """Whether to reserve nothing until its models are loaded: so that it is plain what ends it."""
+    began: float = field(default_factory=process_began)
+    """When the process was started, or the supervisor whose first one it is; steady clock."""

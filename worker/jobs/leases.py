@@ -196,7 +196,9 @@ class LaneLeases:
             policy.dead_max_count,
             self._worker,
         )
-        return int(self._scripts.run("start", self._keys, call))
+        number = int(self._scripts.run("start", self._keys, call))
+        self._counts.dead_at_start += number < 0
+        return number
 
     def renew(self, tags: Sequence[bytes]) -> list[bytes]:
         """Extend these leases; returns the tags that this worker no longer holds."""

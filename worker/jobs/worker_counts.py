@@ -16,8 +16,9 @@ class WorkerCounts:
     reaped: int = 0
     retried: int = 0
     dead: int = 0
-    cold_seconds: float = 0.0
-    """From the start of the process to its first result; 0 before it."""
+    """Jobs that ended after their last attempt, or could not be read."""
+    dead_at_start: int = 0
+    """Jobs whose attempts were spent when they should have started."""
     outbox_entries: int | None = None
     """The length of the fleet's outbox when it was last read; None where it cannot be read."""
     outbox_failed: int | None = None

@@ -8,17 +8,21 @@ from math import inf
 from typing import Protocol
 
 from common.catalog import Catalog
+from common.runtime import resident_set_mb
 from common.settings import Settings
+from worker.guard.arrival import Arrival
 from worker.guard.calls import Calls
 from worker.guard.limits import VerbLimits
 from worker.guard.supervision import Supervision
 from worker.lanes.lane import Lane
 from worker.maintenance.departure import Departure, ProcessLimits
 from worker.maintenance.watchdog import Watchdog
+from worker.pipeline.error_policy import Retries
 from worker.pipeline.failed_batch import charge_stuck
 from worker.pipeline.finisher import Finisher
 from worker.pipeline.runner import Runner
-from worker.residency.residency import Residency, resident_set_mb
+from worker.residency.model_host import ModelHost
+from worker.residency.residency import Residency
 
 _LOOK_SECONDS = 0.2
 
@@ -42,6 +46,7 @@ class Guard:
     ) -> None:
         """finished returns how many results were published."""
         self.supervision = supervision
+        self.arrival = Arrival(supervision.began)
         limits = VerbLimits(settings)
         supervision.marks.name(list(catalog.models))
         self.calls = Calls(limits, supervision.marks)
@@ -49,7 +54,7 @@ class Guard:
             self.calls, ProcessLimits.of(settings), resident_set_mb, finished
         )
         self._look_seconds = limits.look_seconds(catalog.models.values())
-        self._max_attempts = settings.max_attempts
+        self.retries = Retries(settings.max_attempts, settings.retry_base_seconds * 1000)
 
     def take_out(self, residency: Residency) -> None:
         """Keep out the models that the supervisor has taken out of service."""
@@ -61,6 +66,12 @@ class Guard:
         """What has these parts look at their calls."""
         looks = [part.look for part in (*parts, self.departure)]
         return Watchdog(looks, self.supervision.marks, self._look_seconds)
+
+    def watch_arrival(self, now: float, models: ModelHost, lanes: Mapping[str, Lane]) -> None:
+        """Tell how far the process has come up; called now and then."""
+        times = [one.admitted_at for one in models.residency.models.values() if one.admitted_at]
+        busy = any(lane.in_hand for lane in lanes.values())
+        self.arrival.look(now, min(times, default=None), loading=models.is_starting(), busy=busy)
 
     def end_run(
         self, runner: Runner, finisher: Finisher, lanes: Mapping[str, Lane], deadline: float
@@ -75,7 +86,7 @@ class Guard:
             return
         seconds = self.calls.limits.of(call.verb, call.spec)
         lane = _lane_of(call.about[0].tag, lanes.values())
-        if lane and charge_stuck(call.about, seconds, self._max_attempts):
+        if lane and charge_stuck(call.about, seconds, self.retries):
             finisher.submit_ended(lane, call.about)
 
     def warnings(self) -> list[str]:

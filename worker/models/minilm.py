@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError, InvalidInput
+from worker.devices.torch_import import deferring
 from worker.models.base import Json
 from worker.models.params import refuse_unknown
 from worker.models.requirements import missing_package
@@ -63,10 +64,11 @@ class MiniLM:
         options: max_characters.
         """
         try:
-            from safetensors.torch import load_file
-            from tokenizers import Tokenizer
+            with deferring():
+                from safetensors.torch import load_file
+                from tokenizers import Tokenizer
 
-            from worker.models.bert import Bert
+                from worker.models.bert import Bert
         except ImportError as exc:
             raise missing_package(spec.name, exc) from exc
         folder = find_weights(spec.weights)

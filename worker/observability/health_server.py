@@ -50,12 +50,10 @@ class HealthServer:
 
     def start(self) -> None:
         """Start serving."""
-        self._metrics.pauses.watch()
         self._thread.start()
 
     def stop(self) -> None:
         """Stop serving."""
-        self._metrics.pauses.unwatch()
         self._http.shutdown()
         self._http.server_close()
 

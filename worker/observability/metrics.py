@@ -21,7 +21,6 @@ from worker.lanes.lane import Lane
 from worker.lanes.lane_stats import INFER_EDGES
 from worker.lanes.stages import BOUNDS, Histogram, Stage
 from worker.observability.device_metrics import DeviceMetrics
-from worker.observability.gc_pauses import GcPauses
 from worker.observability.view import EngineView
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -37,7 +36,6 @@ class WorkerCollector:
         self._price = settings.device_hour_price
         self._device = DeviceMetrics(view, settings)
         self._process = ProcessCollector(registry=CollectorRegistry())
-        self.pauses = GcPauses()
 
     def collect(self) -> Iterator[MetricFamily]:
         """Every family, those without samples as well."""
@@ -107,7 +105,7 @@ class WorkerCollector:
         yield declared.FENCED.of(counters.fenced)
         yield declared.REAPED.of(process.reaped)
         yield declared.RETRIED.of(process.retried)
-        yield declared.DEAD.of(process.dead)
+        yield declared.DEAD.of(process.dead + process.dead_at_start)
         yield declared.IN_HAND.of(sum(len(lane.in_hand) for lane in view.lanes.values()))
         yield declared.SWITCHES.of(counters.switches)
         cache, events = declared.CACHE_WRITES.family(), declared.EVENT_JOBS.family()
@@ -124,11 +122,11 @@ class WorkerCollector:
     def _process_facts(self) -> Iterator[MetricFamily]:
         yield declared.REDIS_SILENCE.of(self._view.redis_health.silence(time.monotonic()))
         yield declared.RSS.of(self._view.rss_mb() * 2**20)
-        pauses = declared.GC_PAUSES.family()
-        pauses.add_summary(self.pauses.count, self.pauses.seconds)
+        arrival, pauses = self._view.arrival, declared.GC_PAUSES.family()
+        pauses.add_summary(arrival.pauses.count, arrival.pauses.seconds)
         yield pauses
-        if cold := self._view.counters().process.cold_seconds:
-            yield declared.COLD_START.of(cold)
+        if arrival.cold_start_seconds is not None:
+            yield declared.COLD_START.of(arrival.cold_start_seconds)
 
     def _tenants(self) -> Iterator[MetricFamily]:
         """What tenants used, and what that costs at the set price."""

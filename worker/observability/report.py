@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from common.worker_report import (
     CacheCounts,
@@ -14,7 +15,7 @@ from common.worker_report import (
 )
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
-from worker.observability.process_age import process_started_at
+from worker.observability.runtime import runtime_of
 from worker.observability.view import EngineView
 from worker.residency.residency import Resident
 
@@ -28,7 +29,7 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
         round=number,
         device=view.device,
         started_at=view.started_at,
-        start_seconds=round(max(0.0, view.started_at - process_started_at()), 2),
+        start_seconds=round(max(0.0, view.arrival.age() - (time.time() - view.started_at)), 2),
         on_the_bus=view.on_the_bus,
         loading=view.loading,
         warnings=view.warnings(),
@@ -38,6 +39,7 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
         cache=CacheCounts(counters.cache_stored, counters.cache_dropped),
         switches=counters.switches,
         device_time=device_times(view.device_time, now),
+        runtime=runtime_of(view),
         lanes={
             lane.name: _lane_report(lane, view.residents[lane.spec.name])
             for lane in view.lanes.values()

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from common.settings import WorkerSettings
+from worker.guard.arrival import Arrival
 from worker.jobs.worker_counts import WorkerCounts
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
@@ -47,6 +49,10 @@ class EngineView(Protocol):
     @property
     def worker(self) -> str:
         """Its Celery node name."""
+
+    @property
+    def settings(self) -> WorkerSettings:
+        """As the process was started with."""
 
     @property
     def device(self) -> str:
@@ -91,6 +97,10 @@ class EngineView(Protocol):
     @property
     def leaving(self) -> str:
         """Why the process is ending by itself; empty while it is not."""
+
+    @property
+    def arrival(self) -> Arrival:
+        """How long it took to come up, and its garbage collector's pauses."""
 
     def warnings(self) -> list[str]:
         """Sentences about calls of models that take long, and why the process leaves."""

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from common.errors import DeviceOutOfMemory, FleetError, name_of, text_of
 
-BASE_DELAY_MS = 1_000
 MAX_DELAY_MS = 60_000
+
+
+class Retries(NamedTuple):
+    """How often a job is tried, and the delay before its second try."""
+
+    max_attempts: int
+    base_delay_ms: float = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +34,17 @@ class Decision:
     """Whether the device ran out of memory on one job: no cap would have helped."""
 
 
-def decide(error: BaseException, size: int, attempt: int, max_attempts: int) -> Decision:
+def decide(error: BaseException, size: int, attempt: int, retries: Retries) -> Decision:
     """Decide on an error of a batch of `size` jobs; attempt counts from 1."""
     no_memory = out_of_memory(error)
     if size > 1:
         return Decision("split", shrink_to=size // 2 if no_memory else None)
     if _is_final(error):
         return Decision("fail", too_large_alone=no_memory)
-    if attempt >= max_attempts:
+    if attempt >= retries.max_attempts:
         return Decision("dead", too_large_alone=no_memory)
-    return Decision("retry", delay_ms=backoff_ms(attempt), too_large_alone=no_memory)
+    delay_ms = backoff_ms(attempt, retries.base_delay_ms)
+    return Decision("retry", delay_ms=delay_ms, too_large_alone=no_memory)
 
 
 def _is_final(error: BaseException) -> bool:
@@ -49,9 +56,9 @@ def _is_final(error: BaseException) -> bool:
         return False
 
 
-def backoff_ms(attempt: int) -> int:
+def backoff_ms(attempt: int, base_delay_ms: float) -> int:
     """Delay before the next attempt: doubling, capped, with up to a quarter of jitter."""
-    delay = min(BASE_DELAY_MS * 2 ** (attempt - 1), MAX_DELAY_MS)
+    delay = min(base_delay_ms * 2 ** (attempt - 1), MAX_DELAY_MS)
     return int(delay * random.uniform(1.0, 1.25))  # noqa: S311 - spreads load, guards nothing
 
 

@@ -11,7 +11,7 @@ from common.errors import AttemptsExhausted, InferTimedOut
 from worker.batching.batcher import BatchLimits
 from worker.jobs.execution import Execution, Retry, describe
 from worker.lanes.lane import Lane
-from worker.pipeline.error_policy import Decision, decide
+from worker.pipeline.error_policy import Decision, Retries, decide
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ def charge(execution: Execution, decision: Decision, error: BaseException) -> No
         execution.error = AttemptsExhausted(text)
 
 
-def charge_stuck(batch: Sequence[Execution], seconds: float, max_attempts: int) -> bool:
+def charge_stuck(batch: Sequence[Execution], seconds: float, retries: Retries) -> bool:
     """Charge the job of a run that did not end within its limit; false where it was not alone.
 
     Those of a batch are released, and run one by one.
@@ -45,7 +45,7 @@ def charge_stuck(batch: Sequence[Execution], seconds: float, max_attempts: int) 
     if len(batch) != 1 or batch[0].disposition is not None:
         return False
     error = InferTimedOut(f"the model did not return from its run within {seconds:g} s")
-    charge(batch[0], decide(error, 1, batch[0].attempt, max_attempts), error)
+    charge(batch[0], decide(error, 1, batch[0].attempt, retries), error)
     return True
 
 

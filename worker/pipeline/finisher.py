@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -28,12 +29,13 @@ from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
-from worker.observability.process_age import process_age
 from worker.pipeline.endings import Ending, by_ending, delay, letter, outcome
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+_DISPOSITION = attrgetter("disposition")
 
 _PAUSE_SECONDS = 0.2
 _IGNORED_RESULT_SECONDS = 60
@@ -262,8 +264,6 @@ class Finisher:
             return ()
         lane.stats.stages.stages["finish"].observe(time.monotonic() - began)
         self.finished += len(results) - len(fenced)
-        counts = self._state.counts
-        counts.cold_seconds = counts.cold_seconds or process_age()
         if not fenced:
             return results
         self.fenced += len(fenced)
@@ -301,7 +301,7 @@ def _count(lane: Lane, finished: Sequence[Execution]) -> None:
     """Count the results by their version, which one batch has in common."""
     if finished:
         version = lane.stats.version(finished[0].version or lane.spec.version)
-        failed = sum(one.disposition == "failed" for one in finished)
+        failed = list(map(_DISPOSITION, finished)).count("failed")
         version.failed += failed
         version.succeeded += len(finished) - failed
 

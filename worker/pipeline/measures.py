@@ -46,8 +46,8 @@ def _share(
         tenants.used(names.pop(), seconds, len(batch), now)
         return
     costs: dict[str, float] = dict.fromkeys(names, 0.0)
-    for execution in batch:
-        costs[execution.tenant] += execution.cost
+    for tenant, cost in zip(map(_TENANT, batch), map(_COST, batch), strict=True):
+        costs[tenant] += cost
     items, total = Counter(map(_TENANT, batch)), sum(costs.values())
     for tenant, cost in costs.items():
         if tenant:

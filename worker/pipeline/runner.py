@@ -31,7 +31,7 @@ from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.lanes.work import DeviceTask, RunBatch, RunStep, Wait, Work
 from worker.pipeline.decode_pool import DecodePool
-from worker.pipeline.error_policy import decide
+from worker.pipeline.error_policy import Retries, decide
 from worker.pipeline.failed_batch import Split, charge, set_cap
 from worker.pipeline.finisher import Finisher
 from worker.pipeline.in_progress import InProgress, Runs
@@ -63,7 +63,7 @@ class Runner:
         has_revoked_stamp: Callable[[Mapping[str, Any]], bool] = lambda _stamps: False,
         on_device_lost: Callable[[str], None],
         on_stuck: Callable[[Slot, Call], None] = lambda _slot, _call: None,
-        max_attempts: int,
+        retries: Retries,
         run_step: Callable[[RunStep], None] | None = None,
     ) -> None:
         """on_device_lost is called with the model whose run lost the device; on_stuck when a run
@@ -79,7 +79,7 @@ class Runner:
         self._on_device_lost, self._on_stuck = on_device_lost, on_stuck
         self._calls = calls
         self._launching, self._computing = calls.new_slot(), calls.new_slot()
-        self._max_attempts = max_attempts
+        self._retries = retries
         self._run_step = run_step
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._in_progress: InProgress | None = None
@@ -328,7 +328,7 @@ class Runner:
             self._on_device_lost(lane.spec.name)
             return
         RAISED.note(lane.spec.name, "infer", error, jobs=len(batch))
-        decision = decide(error, len(batch), batch[0].attempt, self._max_attempts)
+        decision = decide(error, len(batch), batch[0].attempt, self._retries)
         self._launching.leave()
         split = split or Split(lane.limits, lane.limits.max_batch)
         set_cap(lane, decision, split)

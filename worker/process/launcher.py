@@ -23,6 +23,7 @@ from common.redis.connect import connect
 from common.redis.embedded_server import obtain_redis
 from common.redis.format_version import check_format
 from common.settings import Settings
+from common.tracing.spans import open_tracing
 from worker.celery_integration.bootstep import EngineFactory, install
 from worker.celery_integration.canvas import Canvas
 from worker.celery_integration.continuations import Continuations
@@ -34,12 +35,15 @@ from worker.guard.supervision import Supervision
 from worker.models.weights import set_base
 from worker.observability.device_trace import socket_of_worker
 from worker.observability.view import EventCounts
+from worker.pipeline.batch_spans import BatchSpans
 from worker.pipeline.finisher import Listener
 from worker.process.celery_log import quieten
 
 log = structlog.get_logger(__name__)
 
 _EXIT_SECONDS = 5.0
+_SERVICE = "lanefleet-worker"
+"""What its spans name as their service, unless OTEL_SERVICE_NAME does."""
 
 
 def run_worker(
@@ -131,9 +135,13 @@ def _engine_factory(
     stamps: RevokedStamps,
     supervision: Supervision | None,
 ) -> EngineFactory:
+    tracing = open_tracing(settings, _SERVICE)
+
     def make(hostname: str, listener: Listener, event_counts: EventCounts) -> Engine:
         from celery.worker import state
 
+        if tracing is not None:
+            listener = BatchSpans(tracing, hostname).beside(listener)
         canvas = Canvas(redis_url, settings)
         continuations = Continuations(
             connect(redis_url, settings), hostname, canvas.successors, settings.lease_seconds

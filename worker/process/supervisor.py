@@ -32,6 +32,7 @@ from common.redis.embedded_server import obtain_redis
 from common.redis.format_version import check_format
 from common.settings import ENV_PREFIX, Settings
 from worker.devices.placement import Placement, stay_on
+from worker.guard.arrival import process_began
 from worker.guard.marks import Marks, Ran, shared_file
 from worker.guard.supervision import REPLACE
 from worker.process.model_deaths import ModelDeaths
@@ -98,10 +99,11 @@ class Child:
         """Start it, pinned, in a process group of its own: Ctrl-C in a terminal is forwarded by the
         supervisor, once.
         """
+        began = now if self.started_at else process_began()
         self.marks.clear()
         self.beats, self.silent_seconds = 0, 0.0
         out_of_service = json.dumps(self.deaths.out_of_service(now))
-        told = (str(self.marks_file), out_of_service, str(self.deaths.hold))
+        told = (str(self.marks_file), out_of_service, str(self.deaths.hold), str(began))
         self.process = subprocess.Popen(
             [*self.command, *(f"--supervision={word}" for word in told)],
             pass_fds=(self.marks_file,),

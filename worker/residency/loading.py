@@ -8,17 +8,23 @@ from typing import Any
 from common.catalog import ModelSpec
 from common.jobs.result_document import dump_result
 from common.settings import DeviceSettings
+from worker.devices.torch_import import finish_torch
 from worker.devices.torch_setup import prepare
 from worker.jobs.execution import Execution
 from worker.jobs.steps import infer
 from worker.models import load_handler
 from worker.models.base import Model
 
+_WITHOUT_SHAPE_RULES = frozenset({"minilm", "echo", "text-detect"})
+"""Built-in handlers that need no shapes without data, or no torch."""
+
 
 def loader_for(device: str, settings: DeviceSettings) -> Callable[[ModelSpec], Model]:
     """A function that creates a handler and loads its weights; raises what the handler raises."""
 
     def load(spec: ModelSpec) -> Model:
+        if spec.handler not in _WITHOUT_SHAPE_RULES:
+            finish_torch()
         handler = load_handler(spec)
         # Before the load, so that a memory cap covers the weights; and after it, because a
         # module that is not imported yet cannot be configured.

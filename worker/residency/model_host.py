@@ -93,6 +93,10 @@ class ModelHost:
         """Whether a model is being loaded, or is about to be."""
         return self._opening is not None or self.loading is not None or bool(self._wanted)
 
+    def is_starting(self) -> bool:
+        """Whether a model is being loaded, or one of the start is still to be. Needs no lock."""
+        return bool(self._eager) or self.is_bringing_in()
+
     def may_open(self, model: str, now: float) -> bool:
         """Whether a load of this model may be started now."""
         if self._opening is not None or self.loading is not None or self._wanted or self._eager:

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 
 import structlog
 
 from common.catalog import ModelSpec
+from common.runtime import resident_set_mb
 from worker.guard.raised import RAISED, error_text
 from worker.models.base import Model
 
@@ -209,15 +209,3 @@ def memory_in_use(device: str) -> Callable[[], float]:
 
         return on_device
     return resident_set_mb
-
-
-def resident_set_mb() -> float:
-    """The resident memory of this process in MB; the highest so far where Linux is not at hand."""
-    import resource
-
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * resource.getpagesize() / _MB
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / _MB if sys.platform == "darwin" else peak / 1024

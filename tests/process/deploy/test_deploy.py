@@ -573,19 +573,34 @@ def test_a_secret_of_compose_is_written_by_make_secrets_and_used_by_a_service(
         assert f"//{role}:{password[1]}@redis:6379" in written[f"redis_url_{role}"].read_text()
 
 
-def test_make_secrets_changes_nothing_that_is_there_and_refuses_half_a_pair(tmp_path: Path) -> None:
-    make = [sys.executable, str(ROOT / "deploy" / "make_secrets.py"), str(tmp_path)]
+def _secrets(folder: Path) -> dict[str, str]:
+    make = [sys.executable, str(ROOT / "deploy" / "make_secrets.py"), str(folder)]
     subprocess.run(make, check=True, capture_output=True)
-    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    (tmp_path / "flower_auth").unlink()
-    subprocess.run(make, check=True, capture_output=True)
-    after = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert after.pop("flower_auth") != before.pop("flower_auth")
-    assert after == before
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_make_secrets_changes_nothing_that_is_there(tmp_path: Path) -> None:
+    before = _secrets(tmp_path)
+    (tmp_path / "metrics_key").unlink()
+    (tmp_path / "metrics_key").write_text("lfk_made_later")
+    assert _secrets(tmp_path) == {**before, "metrics_key": "lfk_made_later"}
+    assert (tmp_path / "redis_users").stat().st_mode & 0o777 == 0o444
+
+
+def test_make_secrets_brings_the_users_rules_up_to_date_and_keeps_passwords(tmp_path: Path) -> None:
+    before = _secrets(tmp_path)
+    (tmp_path / "redis_users").chmod(0o644)
+    (tmp_path / "redis_users").write_text("user default off\nuser api on >old ~* +get\n")
+    assert _secrets(tmp_path) == before
+
+
+def test_make_secrets_makes_a_deleted_login_anew_on_both_sides(tmp_path: Path) -> None:
+    before = _secrets(tmp_path)
     (tmp_path / "redis_url_api").unlink()
-    refused = subprocess.run(make, check=False, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "delete" in refused.stderr
+    after = _secrets(tmp_path)
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"redis_url_api", "redis_users"}
+    assert after["redis_url_api"].split(":")[2].split("@")[0] in after["redis_users"]
 
 
 def test_compose_lets_a_worker_drain_before_it_is_killed(compose: dict[str, Any]) -> None:

@@ -172,7 +172,7 @@ def test_every_path_is_a_route() -> None:
 def test_every_secret_is_one_that_make_secrets_writes() -> None:
     for path in MANIFESTS:
         made = _module(ROOT / "deploy" / "make_secrets.py").make(
-            "redis:6379", "cache:6380", "http://a"
+            "redis:6379", "cache:6380", "http://a", {}
         )
         for one in _mappings(path):
             if one.get("secretName") == "lanefleet":

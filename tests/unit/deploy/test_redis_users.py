@@ -34,6 +34,7 @@ API_SCRIPTS = (
     "list_jobs",
     "move_breaker",
     "oldest_jobs",
+    "outbox_retry",
     "queue_position",
     "reap",
 )
@@ -44,8 +45,9 @@ TRANSACTIONS = "discard exec multi unwatch watch"
 MAY = {
     "api": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} del exists expire get getrange hdel "
     "hexists hget hgetall hincrby hkeys hlen hmget hset hvals incrby info lindex llen lmove lpush "
-    "lrem mget mset persist pttl rpop rpush set smembers time ttl unlink xadd xrange xrevrange "
-    "xtrim zadd zcard zcount zrandmember zrange zrangebyscore zrem zrevrange zrevrangebyscore",
+    "lrem mget mset persist pttl rpop rpush set smembers time ttl unlink xadd xdel xlen xrange "
+    "xrevrange xtrim zadd zcard zcount zrandmember zrange zrangebyscore zrem zrevrange "
+    "zrevrangebyscore",
     "worker": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop client|id client|tracking "
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals "
     "incr incrby info lindex llen lmove lpush lrange lrem mget mset persist pexpire pttl rpop "

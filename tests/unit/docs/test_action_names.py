@@ -44,7 +44,7 @@ def test_a_row_names_what_exists_under_one_name(row: list[list[str]]) -> None:
 
 
 def test_every_command_of_the_api_has_a_row() -> None:
-    groups = ("jobs", "models", "lanes", "workers", "dead")
+    groups = ("jobs", "models", "lanes", "workers", "dead", "outbox", "system")
     known = {name for name in NAMES["commands"] if name.split()[1] in groups}
     listed = {name for row in _table() for name in row[2]}
     assert known - listed == {"lanefleet models reset"}  # an older name

@@ -37,6 +37,14 @@ worker's name: Prometheus adds `instance`. The share of a full batch is `batch_j
 what padding costs, `cost{kind="padded"} / cost{kind="own"}`; the cost of an inference over time,
 `rate(inference_duration_seconds_sum[5m]) / rate(lanefleet_worker_batch_jobs_total[5m])` times
 the price of a second.
+
+Three settings change what there is: `LANEFLEET_METRICS_COMPATIBILITY` adds names that dashboards of
+other model servers have; `LANEFLEET_DEVICE_HOUR_PRICE` turns device time into money;
+`LANEFLEET_METRICS_MAX_TENANTS` bounds the tenants that have a name, which are chosen anew once a
+minute by the device time they used. A tenant without a name counts as `other`.
+
+A request costs 0.5 us for its counts, a job in a batch 0.03 us, or 0.24 us where a batch has jobs
+of several tenants (CPU time, 2 cores, 2026-11); a scrape reads what was counted.
 """
 
 

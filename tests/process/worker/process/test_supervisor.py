@@ -41,7 +41,7 @@ LOADS = """
     from worker.guard.marks import Marks
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     mark, statuses = sys.argv[1], json.loads(sys.argv[2])
-    file, out_of_service, hold = (word.partition("=")[2] for word in sys.argv[3:])
+    file, out_of_service, hold, _began = (word.partition("=")[2] for word in sys.argv[3:])
     lives = len(open(mark).read()) if os.path.exists(mark) else 0
     open(mark, "a").write("x")
     marks = Marks(int(file))

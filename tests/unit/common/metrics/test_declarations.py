@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.metrics.declaration import Metric
@@ -32,6 +32,7 @@ def test_webhooks_are_declared_only_once_they_are_served() -> None:
     assert not any("courier" in one.served_by for one in METRICS)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), max_size=50))
 def test_a_histogram_counts_every_value_up_to_its_edge(values: list[float]) -> None:
     histogram = Histogram(EDGES)

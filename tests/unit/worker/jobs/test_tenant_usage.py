@@ -36,7 +36,7 @@ def test_without_names_all_are_others() -> None:
     assert [(tenant, use.items) for tenant, use in usage.items()] == [(OTHER, 2_000)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 4), st.lists(BATCH, max_size=120))
 def test_no_series_goes_back_and_nothing_is_counted_twice(
     most: int, batches: list[tuple[str, int]]

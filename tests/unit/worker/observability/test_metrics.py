@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ from common.metrics.exposition import text_of
 from common.settings import Settings
 from tests.support.metrics import samples, undeclared, value
 from worker.batching.batcher import Batch
+from worker.guard.arrival import Arrival
 from worker.jobs.execution import Execution
 from worker.jobs.tenant_usage import TenantUsage
 from worker.jobs.worker_counts import WorkerCounts
@@ -22,10 +22,8 @@ from worker.lanes.lane import Lane
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.stages import STAGES
 from worker.observability.device_metrics import DeviceMetrics
-from worker.observability.gc_pauses import GcPauses
 from worker.observability.metrics import WorkerCollector
 from worker.observability.nvml import gpu_reader
-from worker.observability.process_age import process_age
 from worker.observability.view import Counters, EventCounts
 from worker.pipeline.measures import measure
 
@@ -39,7 +37,9 @@ def lane(name: str = "m") -> Lane:
 
 def view(*lanes: Lane, tenants: TenantUsage | None = None) -> Any:
     now = time.monotonic()
-    process = WorkerCounts(7, 6, 5, 4, 3, 1.5, 2, 1, tenants or TenantUsage(0))
+    process = WorkerCounts(7, 6, 5, 4, 3, 1, 2, 1, tenants or TenantUsage(0))
+    arrival = Arrival(now - 1.5)
+    arrival.published(now, reserved=now)
     return SimpleNamespace(
         lanes={one.name: one for one in lanes},
         device="cuda:0",
@@ -47,6 +47,7 @@ def view(*lanes: Lane, tenants: TenantUsage | None = None) -> Any:
         redis_health=RedisHealth(now),
         event_counts=EventCounts(1, 2),
         rss_mb=lambda: 100.0,
+        arrival=arrival,
         counters=lambda: Counters(9, 1, 2, 3, 4, process),
     )
 
@@ -213,24 +214,3 @@ def test_without_a_driver_or_a_gpu_there_are_no_series(
     text = _device(nvml, visible, device)
     assert "device_memory" not in text
     assert "lanefleet_worker_device_busy_ratio" in text
-
-
-def test_only_long_pauses_of_the_collector_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses, clock = GcPauses(), iter([0.0, 0.004, 1.0, 1.25])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    for phase in ("start", "stop", "start", "stop"):
-        pauses._note(phase, {})
-    assert (pauses.count, pauses.seconds) == (1, 0.25)
-
-
-def test_pauses_are_measured_until_they_are_no_more() -> None:
-    pauses = GcPauses()
-    pauses.watch()
-    assert pauses._note in gc.callbacks
-    pauses.unwatch()
-    assert pauses._note not in gc.callbacks
-
-
-def test_a_process_is_as_old_as_the_kernel_says() -> None:
-    first = process_age()
-    assert 0 < first <= process_age() < 86_400

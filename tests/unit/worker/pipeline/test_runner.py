@@ -21,6 +21,7 @@ from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.lanes.step import Step
 from worker.lanes.work import DeviceTask, RunBatch, RunStep, Wait, Work
+from worker.pipeline.error_policy import Retries
 from worker.pipeline.runner import Runner
 from worker.transfer import Later
 
@@ -82,7 +83,7 @@ class Bench:
             is_revoked=lambda _job_id: False,
             on_device_lost=self._device_lost,
             on_stuck=self.on_stuck,
-            max_attempts=3,
+            retries=Retries(3),
         )
 
     def run(self) -> None:

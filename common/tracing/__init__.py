@@ -1,0 +1,1 @@
+"""Spans of OpenTelemetry; off unless LANEFLEET_TRACES."""
