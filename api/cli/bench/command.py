@@ -21,9 +21,10 @@ from api.cli.bench.comparison import THRESHOLD, compare, is_slower
 from api.cli.bench.figures import Stage
 from api.cli.bench.fleet_facts import choose_model
 from api.cli.bench.inputs import Given, example_images
+from api.cli.bench.meter import load_average
 from api.cli.bench.plot import check_plot, draw
 from api.cli.bench.record import Record, about_here
-from api.cli.bench.run import Outcome, Plan, load_average, run
+from api.cli.bench.run import Outcome, Plan, run
 from api.cli.bench.show import number, show_changes, show_run
 from api.cli.options import JsonFlag, UrlOption, named
 from api.client import Client
@@ -103,6 +104,10 @@ RequestsOption = Annotated[
     int | None, typer.Option(min=1, help="End each stage after so many answers.")
 ]
 DurationOption = Annotated[float | None, typer.Option(min=1, help="Seconds of each stage.")]
+RoundsOption = Annotated[
+    int,
+    typer.Option(min=1, max=20, help="Turns of each stage, so that all see the same machine."),
+]
 WarmupOption = Annotated[
     float, typer.Option(min=0, help="Seconds before each stage that do not count.")
 ]
@@ -123,6 +128,7 @@ def bench(
     clients: ClientsOption = None,
     requests: RequestsOption = None,
     duration: DurationOption = None,
+    rounds: RoundsOption = 1,
     warmup: WarmupOption = 2.0,
     timeout: TimeoutOption = 60.0,
     text: TextOption = None,
@@ -152,7 +158,7 @@ def bench(
         given = Given.read(texts, images, folder, kind)
         warm = warmup if requests is None else 0.0
         how = (numbers, seconds, warm, requests, timeout, repeat_inputs)
-        plan = Plan(base_url_of(url), name, kind, *how, given, _params(params))
+        plan = Plan(base_url_of(url), name, kind, *how, given, _params(params), rounds)
         record, outcome = _run(plan, client, mode, Console(stderr=True))
     if save:
         record.save(save)
@@ -174,7 +180,7 @@ def _params(text: str | None) -> dict[str, Any] | None:
 
 
 def _run(plan: Plan, client: Client, mode: Mode, progress: Console) -> tuple[Record, Outcome]:
-    total = len(plan.clients) * (plan.seconds + plan.warm_seconds)
+    total = len(plan.clients) * (plan.seconds + plan.rounds * plan.warm_seconds)
     if progress.is_terminal:
         stages = "1 stage" if len(plan.clients) == 1 else f"{len(plan.clients)} stages"
         ends = f"about {total:.0f} s" if plan.most is None else f"{plan.most} answers each"
@@ -194,6 +200,7 @@ def _run(plan: Plan, client: Client, mode: Mode, progress: Console) -> tuple[Rec
         warm_seconds=plan.warm_seconds,
         repeated_inputs=plan.repeat_inputs,
         params=plan.params,
+        rounds=plan.rounds,
         generator_limit_per_second=round(outcome.limit_per_second, 1),
         load_before=load,
         load_after=load_average(),

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from api.cli.bench.generator import Address, Load
 from api.cli.bench.inputs import Given, Target, requests
 from api.cli.bench.limit import limit
-from api.cli.bench.run import Used, stage_of
+from api.cli.bench.meter import Used
+from api.cli.bench.pooling import Turn, stage_of
 
 DONE = b'{"id":"1","state":"succeeded","batch_size":4,"result":{"state":"queued"},"links":{}}'
 OPEN = b'{"id":"1","state":"queued","links":{"self":"/v1/jobs/1"}}'
@@ -75,7 +76,7 @@ def test_a_client_sends_follows_waits_when_refused_and_connects_again() -> None:
     assert load.tally.errors == {"429 lane-full": 1, "connection-lost": 1}
     assert load.tally.batch_sizes == {4: 3}
     assert front.asked["GET /v1/jobs/1?wait=30 HTTP/1.1"] == 1
-    stage = stage_of("m", 1, load.tally, Used(load.tally.at[0], load.tally.at[-1]), None)
+    stage = stage_of("m", 1, [Turn(load.tally, Used(load.tally.at[0], load.tally.at[-1]))])
     assert stage.batches == {4: 1}
     assert stage.items == 3
     assert stage.p50_ms <= stage.p99_ms <= stage.worst_ms

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from api.cli.bench.comparison import Change
 from api.cli.bench.figures import Stage, Window
-from api.cli.bench.run import Used
+from api.cli.bench.meter import Used
 from api.cli.bench.show import doubts, show_changes, show_run, unsteady
 
 
