@@ -16,7 +16,7 @@ DEPLOY = ROOT / "deploy"
 
 
 def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of Debian's packages; a missing one skips locally and fails in CI."""
+    """Run a program of Debian's packages; a missing one skips the test."""
     path = shutil.which(name)
     if path is None:
         message = f"no {name} on PATH (Debian: prometheus, prometheus-alertmanager)"
