@@ -9,6 +9,7 @@
 # first run takes about 20 minutes. Prints sizes and times, and exits with 1 where one is too large.
 #
 #   PYTHON_IMAGE   a base image with Python, instead of one made from Debian's packages
+#   KEEP_IMAGES    yes: take the images of the run before
 #   DEBIAN_MIRROR  where debootstrap gets its packages
 #   BUILD_WORDS    further words for `buildah bud`, such as volumes with pip's configuration
 #   REDIS_PACKAGE  and MONITORING_PACKAGES: what stands in for images of a registry
@@ -178,7 +179,8 @@ main() {  # read as a whole before it runs, so that the file may be edited meanw
     fi
     need
     TOO_LARGE=0
-    build
+    [ "${KEEP_IMAGES:-}" = yes ] || build
+    rm -rf "$WORK/secrets"
     timed pack pack
     PYTHONPATH=$ROOT LANEFLEET_INSIDE=yes unshare -m -n "$ROOT/tests/e2e/containers.sh" "$WORK"
     [ "$TOO_LARGE" -eq 0 ] || { say "an image is too large"; exit 1; }

@@ -201,8 +201,6 @@ def _holding(client: Client) -> int:
 def _prometheus_sees() -> None:
     up = [f"{one['metric']['job']} {one['value'][1]}" for one in _query("up")]
     print(f"Prometheus: {', '.join(sorted(up))}")
-    started = [one["value"][1] for one in _query("lanefleet_worker_cold_start_seconds")]
-    print(f"process start to first result: {', '.join(started)} s")
     print(f"cores seen: {len(_query('count by (cpu) (node_cpu_seconds_total)'))}")
 
 
