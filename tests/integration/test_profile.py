@@ -72,6 +72,7 @@ def test_the_devices_thread_is_recorded_with_shapes_while_it_serves(stack: Stack
     api = stack.api("minilm")
     jobs = [api.client.submit("minilm", f"sentence {number}") for number in range(400)]
     said = run(stack, "--seconds", "2", "--device-seconds", "2", "--pid", str(worker.pid))
+    assert said["device"] is not None, said["device_refused"]
     rows = said["device"]["rows"]
     assert 0 < len(rows) <= 10
     assert rows[0]["ms"] >= rows[-1]["ms"] > 0

@@ -38,11 +38,10 @@ def draw(stages: Sequence[Stage], file: Path) -> None:
         _over_clients(left, right, stages)
     left.set_ylabel("results a second", color=_INK)
     left.set_ylim(bottom=0)
-    right.set_ylim(bottom=0)
     left.grid(visible=True, alpha=0.25)
     left.set_title(stages[0].model, fontsize=10)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=90)
 
 
 def _over_clients(left: Any, right: Any, stages: Sequence[Stage]) -> None:
@@ -51,8 +50,9 @@ def _over_clients(left: Any, right: Any, stages: Sequence[Stage]) -> None:
     left.plot(clients, [one.items_per_second for one in ordered], "o-", color=_INK)
     right.plot(clients, [one.p50_ms for one in ordered], "--", color=_ACCENT, label="p50")
     right.plot(clients, [one.p95_ms for one in ordered], ":", color=_ACCENT, label="p95")
-    right.set_ylabel("latency, ms", color=_ACCENT)
-    right.legend(loc="lower right", frameon=False)
+    right.set_ylabel("latency, ms (log)", color=_ACCENT)
+    right.set_yscale("log")
+    right.legend(loc="upper left", frameon=False)
     left.set_xscale("log", base=2)
     left.set_xticks(clients, [str(one) for one in clients])
     left.minorticks_off()
@@ -61,8 +61,9 @@ def _over_clients(left: Any, right: Any, stages: Sequence[Stage]) -> None:
         left.axvline(found.clients, color=_KNEE, linewidth=0.8)
         left.annotate(
             f"knee: {found.clients}",
-            (found.clients, 0),
-            xytext=(4, 6),
+            (found.clients, 0.03),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 0),
             textcoords="offset points",
             fontsize=8,
             color=_KNEE,
@@ -74,4 +75,5 @@ def _over_time(left: Any, right: Any, stage: Stage) -> None:
     left.step(seconds, [one.items for one in stage.windows], where="post", color=_INK)
     right.plot(seconds, [one.p95_ms for one in stage.windows], ":", color=_ACCENT)
     right.set_ylabel("p95, ms", color=_ACCENT)
+    right.set_ylim(bottom=0)
     left.set_xlabel(f"seconds, {stage.clients} clients")
