@@ -431,9 +431,11 @@ def test_a_thousand_waiters_share_one_subscription(pair: Pair) -> None:
     opened: list[str] = []
 
     async def poll(client: httpx.AsyncClient, job_id: str) -> str:
-        answer = await client.get(f"{base}/v1/jobs/{job_id}", params={"wait": 60})
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["state"])
+        while True:
+            answer = await client.get(f"{base}/v1/jobs/{job_id}", params={"wait": 60})
+            assert answer.status_code == 200, answer.text
+            if (state := str(answer.json()["state"])) != "queued":
+                return state
 
     async def listen(client: httpx.AsyncClient, job_id: str) -> str:
         async with client.stream("GET", f"{base}/v1/jobs/{job_id}/events") as response:
@@ -443,13 +445,13 @@ def test_a_thousand_waiters_share_one_subscription(pair: Pair) -> None:
 
     async def run() -> tuple[Counter[str], int, int, float]:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        async with httpx.AsyncClient(timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(timeout=200, limits=limits) as client:
             tasks = [
                 asyncio.create_task((poll, listen)[n % 2](client, jobs[n // 2 % 10]["id"]))
                 for n in range(1_000)
             ]
             await asyncio.sleep(0)
-            await asyncio.to_thread(wait_until, lambda: len(opened) == 500, 30, "all streams")
+            await asyncio.to_thread(wait_until, lambda: len(opened) == 500, 120, "all streams")
             await asyncio.sleep(1)  # the polls were sent between them
             assert channel_count(pair.stack, jobs) == len(jobs)
             subscriptions = await asyncio.to_thread(subscriber_count, pair.stack)

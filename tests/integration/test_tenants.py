@@ -228,14 +228,14 @@ def test_dead_letters_are_their_tenants(town: Town) -> None:
 
 def test_a_rate_is_told_and_kept(town: Town) -> None:
     key = town.key("rated")
-    town.keys("limit", "rated", "--jobs-per-second", "0.5", "--burst", "3")
+    town.keys("limit", "rated", "--jobs-per-second", "0.01", "--burst", "3")
     taken = [town.submit(key) for _ in range(3)]
     assert [one.status_code for one in taken] == [202, 202, 202]
-    assert taken[0].headers["RateLimit-Policy"] == '"jobs";q=3;w=6'
+    assert taken[0].headers["RateLimit-Policy"] == '"jobs";q=3;w=300'
     assert [one.headers["RateLimit"].split(";")[1] for one in taken] == ["r=2", "r=1", "r=0"]
     refused = town.submit(key)
     assert (refused.status_code, refused.json()["type"][-12:]) == (429, "rate-limited")
-    assert 1 <= int(refused.headers["Retry-After"]) <= 2
+    assert 1 <= int(refused.headers["Retry-After"]) <= 100
     assert refused.headers["RateLimit"].startswith('"jobs";r=0;t=')
     lines = "\n".join(json.dumps({"model": "echo", "input": n}) for n in range(3))
     bulk = town.call("POST", "/v1/jobs/bulk", key, content=lines)

@@ -47,7 +47,7 @@ class Bench:
         for batch in batches:
             self.lane.in_hand |= {one.tag: one for one in batch}
             self.finisher.submit_ended(self.lane, batch)
-        self.finisher.stop(5)
+        self.finisher.stop(60)
         return self.finisher
 
     def _finish(self, outcomes: Sequence[FinishedJob], ttl: int) -> list[int]:
@@ -130,7 +130,7 @@ def test_a_run_that_took_too_long_is_a_failure_for_who_says_so(
     limited.time_limits = limits
     bench.finisher.start()
     bench.finisher.submit_batch(bench.lane, [limited, other], 2000)
-    bench.finisher.stop(5)
+    bench.finisher.stop(60)
     assert bench.published["other"]["status"] == "SUCCESS"
     result = bench.published["limited"]["result"]
     assert (result["exc_type"] if exception else None) == exception

@@ -161,7 +161,7 @@ def test_a_lane_is_looked_at_however_busy_another_is(engine: Engine, busy: str) 
         stop.set()
         engine.state.wake()
         notifier.join()
-        engine.reserver.join(5)
+        engine.reserver.join(60)
     assert any("b" in look for look in told.looks)
     assert len(told.looks) < 10
 

@@ -89,7 +89,7 @@ class Bench:
     def run(self) -> None:
         """Let it do the work to its end."""
         self.runner.start()
-        self.runner.join(5)
+        self.runner.join(60)
 
     def next(self, now: float, device_idle: bool) -> Work:
         """As the scheduler."""

@@ -130,7 +130,7 @@ def host(
 
 def settle(one: ModelHost) -> None:
     """What the device thread does, until nothing is being loaded."""
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         task = one.next_task()
         if task is not None:
