@@ -519,6 +519,11 @@ def test_identical_jobs_are_each_settled_once(client: Redis) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_identical_jobs_are_each_settled_once_over_10_000_steps(client: Redis) -> None:
-    seen = _run(client, 250, 40, derandomize=False)
-    assert seen <= moves_in_diagram()
-    assert {move for move in moves_in_diagram() if is_of_a_flight(move)} <= seen
+    wanted = {move for move in moves_in_diagram() if is_of_a_flight(move)}
+    seen: set[Move] = set()
+    for _ in range(4):  # the rarest moves come once in some thousand steps
+        seen |= _run(client, 250, 40, derandomize=False)
+        assert seen <= moves_in_diagram()
+        if wanted <= seen:
+            return
+    assert wanted <= seen
