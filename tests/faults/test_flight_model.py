@@ -517,7 +517,7 @@ def test_identical_jobs_are_each_settled_once(client: Redis) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_identical_jobs_are_each_settled_once_over_10_000_steps(client: Redis) -> None:
     wanted = {move for move in moves_in_diagram() if is_of_a_flight(move)}
     seen: set[Move] = set()
