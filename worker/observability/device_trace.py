@@ -17,6 +17,7 @@ from typing import Any
 
 from common.profiling.local_socket import FOLDER, LocalRefused, LocalSocket
 from common.profiling.tracing import permit_tracing
+from worker.devices.torch_import import finish_torch
 
 RunOnDevice = Callable[[Callable[[], object]], None]
 """Queues a function for the device's thread, between two batches."""
@@ -55,6 +56,10 @@ class DeviceTrace:
     def _record(self, seconds: float) -> dict[str, Any]:
         import torch
 
+        # The profiler looks for torch's compiler, whose import takes seconds and fails on a torch
+        # that is not whole: here, and not between two batches of the device's thread.
+        finish_torch()
+        hasattr(torch, "_inductor")
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if self._on_gpu:
             kinds.append(torch.profiler.ProfilerActivity.CUDA)
