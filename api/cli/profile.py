@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -100,9 +101,18 @@ def profile(
 
 
 def find_running(state_dir: Path, target: Target) -> list[Running]:
-    """The processes of this kind that listen in the state folder."""
+    """The processes of this kind that listen in the state folder.
+
+    Raises ProfileFailed where others than its owner may put sockets there.
+    """
     found = []
-    for path in sorted((state_dir / FOLDER).glob(f"{target.value}-*.sock")):
+    folder = state_dir / FOLDER
+    if folder.is_symlink() or (folder.exists() and folder.stat().st_mode & 0o022):
+        raise ProfileFailed(
+            f"others may write to {folder}, so what listens there may be anybody's: make it a "
+            "folder of mode 0700 and restart the processes"
+        )
+    for path in sorted(folder.glob(f"{target.value}-*.sock")):
         number = path.stem.rpartition("-")[2]
         if number.isdigit() and is_listening(path):
             found.append(Running(target.value, int(number), path))
@@ -170,8 +180,31 @@ def _record_device(running: Running, seconds: float, output: Path) -> dict[str, 
     with asked(running.path, request, seconds + _DEVICE_SLACK_SECONDS) as connection:
         found: dict[str, Any] = read_answer(connection)
     file = output / f"{running.kind}-{running.pid}-trace.json"
-    shutil.move(found["file"], file)
+    take_over(str(found.get("file")), running.path, file)
     return {**found, "file": str(file)}
+
+
+def take_over(said: str, by: Path, file: Path) -> None:
+    """Move the trace that a process says it has written to `file`; by is its socket.
+
+    Whoever profiles may be root, and the process not: so it may name nothing but a trace of its
+    own in its own folder. Raises LocalRefused else, OSError where it cannot be read or written.
+    """
+    name = Path(said).name
+    if not (name.startswith("trace-") and name.endswith(".json")):
+        raise LocalRefused(f"the process names {said!r} as its trace, which is none")
+    folder = os.open(by.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        trace = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        with os.fdopen(trace, "rb") as source:
+            about, owner = os.fstat(trace), os.stat(by.name, dir_fd=folder).st_uid
+            if not stat.S_ISREG(about.st_mode) or about.st_uid != owner or about.st_nlink != 1:
+                raise LocalRefused(f"{said} is no file that the process has written")
+            with file.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _result_of(recording: Future[dict[str, Any]] | None) -> tuple[dict[str, Any] | None, str]:

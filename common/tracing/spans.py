@@ -8,7 +8,9 @@ sampled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import atexit
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +30,9 @@ Attributes = Mapping[str, Any]
 MESSAGING: Attributes = {"messaging.system": "celery"}
 """Of every span about messages: the client is Celery's protocol, whatever carries it."""
 MAX_LINKS = 128
+_FLUSH_SECONDS = 2.0
+"""How long the end of a process waits for its last spans; OpenTelemetry's own 30 s would outlast
+the time that a container has to end."""
 
 
 class Tracing:
@@ -125,9 +130,17 @@ def open_tracing(settings: TraceSettings, service: str) -> Tracing | None:
         ) from exc
     own = Resource.create({"service.namespace": "lanefleet", "service.name": service})
     resource = own.merge(OTELResourceDetector().detect())  # OTEL_SERVICE_NAME and the like win
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    atexit.register(_at_most, provider.shutdown)
     return Tracing(provider.get_tracer("lanefleet"))
+
+
+def _at_most(send_the_rest: Callable[[], None]) -> None:
+    """Give up after a while: a collector that is away must keep no process from ending."""
+    thread = threading.Thread(target=send_the_rest, name="last-spans", daemon=True)
+    thread.start()
+    thread.join(_FLUSH_SECONDS)
 
 
 def _context_of(traceparent: str) -> Context:

@@ -56,7 +56,10 @@ class DeviceTrace:
     def _record(self, seconds: float) -> dict[str, Any]:
         import torch
 
-        finish_torch()  # its profiler imports what was left out, and fails in the middle of that
+        # The profiler looks for torch's compiler, whose import takes seconds and fails on a torch
+        # that is not whole: here, and not between two batches of the device's thread.
+        finish_torch()
+        hasattr(torch, "_inductor")
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if self._on_gpu:
             kinds.append(torch.profiler.ProfilerActivity.CUDA)
