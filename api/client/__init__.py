@@ -16,6 +16,7 @@ from __future__ import annotations
 from .asynchronous import AsyncClient
 from .blocking import Client
 from .errors import ApiError, ClientError, JobFailed, StillRunning
+from .operations import Selected
 from .retries import RetryPolicy
 from .types import TERMINAL, Event, Failure, Job, JobPage, Links, State
 
@@ -32,6 +33,7 @@ __all__ = (
     "JobPage",
     "Links",
     "RetryPolicy",
+    "Selected",
     "State",
     "StillRunning",
 )

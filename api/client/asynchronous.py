@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -133,6 +133,7 @@ class AsyncClient(AsyncOperations):
         state: State | None = None,
         created_after: str | datetime | None = None,
         created_before: str | datetime | None = None,
+        labels: Mapping[str, str] | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> JobPage:
@@ -140,9 +141,10 @@ class AsyncClient(AsyncOperations):
 
         Pass its `next_cursor`, while there is one, as `cursor` with the same filters.
         """
-        filters = {
+        filters: dict[str, Any] = {
             **{"model": model, "state": state, "limit": limit, "cursor": cursor},
             **{"created_after": created_after, "created_before": created_before},
+            "labels": labels,
         }
         return cast("JobPage", await self._call(calls.list_jobs(filters)))
 

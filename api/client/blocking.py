@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from queue import SimpleQueue
 from types import TracebackType
@@ -132,6 +132,7 @@ class Client(Operations):
         state: State | None = None,
         created_after: str | datetime | None = None,
         created_before: str | datetime | None = None,
+        labels: Mapping[str, str] | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> JobPage:
@@ -139,9 +140,10 @@ class Client(Operations):
 
         Pass its `next_cursor`, while there is one, as `cursor` with the same filters.
         """
-        filters = {
+        filters: dict[str, Any] = {
             **{"model": model, "state": state, "limit": limit, "cursor": cursor},
             **{"created_after": created_after, "created_before": created_before},
+            "labels": labels,
         }
         return cast("JobPage", self._call(calls.list_jobs(filters)))
 
