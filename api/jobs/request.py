@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
 )
 
 from api.http.request_errors import InvalidRequest
@@ -21,6 +22,7 @@ MAX_DEADLINE_SECONDS = 7 * 86_400
 
 MAX_LABELS = 8
 _LABEL = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+_LABEL_SCHEMA = {"type": "string", "pattern": "^[A-Za-z0-9_.:/-]{1,64}$"}
 MISSING: Any = object()
 """Marks an absent `input`; null is a valid input."""
 
@@ -29,7 +31,7 @@ def _input_or_url(schema: dict[str, Any]) -> None:
     schema["oneOf"] = [{"required": ["input"]}, {"required": ["input_url"]}]
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
     """JSON has one type of number: 1.0 is an integer there."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -46,7 +48,21 @@ def check_labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
-Labels = Annotated[dict[str, str], AfterValidator(check_labels)] | None
+Labels = (
+    Annotated[
+        dict[str, str],
+        AfterValidator(check_labels),
+        WithJsonSchema(
+            {
+                "type": "object",
+                "maxProperties": MAX_LABELS,
+                "propertyNames": _LABEL_SCHEMA,
+                "additionalProperties": _LABEL_SCHEMA,
+            }
+        ),
+    ]
+    | None
+)
 
 
 class JobRequest(BaseModel):
@@ -68,7 +84,7 @@ class JobRequest(BaseModel):
         examples=["https://example.com/photo.jpg"],
     )
     params: dict[str, Any] = Field(default_factory=dict, description="What the model itself takes.")
-    priority: Annotated[int, BeforeValidator(_whole)] = Field(
+    priority: Annotated[int, BeforeValidator(whole)] = Field(
         0, ge=0, le=9, description="0 is served first, 9 last."
     )
     labels: Labels = Field(

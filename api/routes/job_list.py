@@ -23,7 +23,9 @@ from common.jobs.record import JobState
 
 def _no_number(value: object) -> object:
     """Refuse numbers: pydantic would accept seconds and milliseconds since 1970 as a date too."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+    if isinstance(value, int | float) or (
+        isinstance(value, str) and _NUMBER.fullmatch(value.strip())
+    ):
         raise ValueError("give the date and time as RFC 3339 does")
     return value
 

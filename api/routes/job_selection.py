@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.dependencies import ServicesDep
 from api.http.problems import responses
 from api.http.request_errors import InvalidRequest
 from api.http.strict_route import StrictRoute
 from api.jobs.listing import JobFilter
-from api.jobs.request import Labels
+from api.jobs.request import Labels, whole
 from api.jobs.selection import Selected, Selection
 from api.routes.dead import retry_limits
 from api.routes.job_list import Moment
@@ -28,7 +28,7 @@ _MOST = 10_000
 class Filter(BaseModel):
     """Which jobs: what all that is given fits."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
 
     labels: Labels = Field(None, description="All of which a job has.", examples=[{"run": "42"}])
     model: str = Field("", max_length=200, description="Its model.")
@@ -47,8 +47,10 @@ class OpenFilter(Filter):
 class _Many(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    dry_run: bool = Field(False, description="Count them and do nothing.")
-    limit: int = Field(_MOST, ge=1, le=_MOST, description="Most jobs in this call.")
+    dry_run: bool = Field(False, strict=True, description="Count them and do nothing.")
+    limit: Annotated[int, BeforeValidator(whole)] = Field(
+        _MOST, strict=True, ge=1, le=_MOST, description="Most jobs in this call."
+    )
     cursor: str | None = Field(
         None, max_length=64, description="`next_cursor` of the call before, with the same filter."
     )
