@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import orjson
 
@@ -28,6 +28,7 @@ _SUFFIXES = {
 }
 _BATCH_ROWS = 1024
 _COUNT_BYTES = 1 << 20
+_CSV_TEXT = "utf-8-sig"
 _CSV_FIELD_BYTES = 64 * 1024 * 1024
 
 
@@ -51,7 +52,7 @@ def open_source(given: str, form: str | None, columns: Columns) -> Source:
     if path.is_dir():
         return _files([one for one in path.rglob("*") if one.is_file()], path, given)
     if not path.exists() and glob.has_magic(given):
-        found = [Path(one) for one in glob.glob(given, recursive=True)]
+        found = [Path(one) for one in glob.glob(given, recursive=True)]  # noqa: PTH207 - Path has none that is absolute
         return _files([one for one in found if one.is_file()], Path(), given)
     if not path.exists():
         raise SourceError(f"there is no file {given!r}; give a file, a folder, a glob, or -")
@@ -66,8 +67,8 @@ def open_source(given: str, form: str | None, columns: Columns) -> Source:
         return _parquet(path, columns)
     total = _lines_in(path) if form != "csv" else None
     if form == "csv":
-        with path.open("rb") as stream:
-            _check_columns(_csv_reader(stream, given).fieldnames, columns, given)
+        with path.open(encoding=_CSV_TEXT, newline="") as text:
+            _check_columns(_csv_reader(text, given).fieldnames, columns, given)
 
     def rows(reader: Reader) -> Iterator[Row]:
         with path.open("rb") as stream:
@@ -90,7 +91,7 @@ def _rows_of(
     form: str, stream: BinaryIO, reader: Reader, name: str, check: Columns | None = None
 ) -> Iterator[Row]:
     if form == "csv":
-        table = _csv_reader(stream, name)
+        table = _csv_reader(io.TextIOWrapper(stream, _CSV_TEXT, newline=""), name)
         if check is not None:
             _check_columns(table.fieldnames, check, name)
         return _csv_rows(table, reader, name)
@@ -110,9 +111,7 @@ def _json_rows(stream: BinaryIO, reader: Reader, name: str) -> Iterator[Row]:
                     f"{name} is not JSONL: line {line_number} is not JSON ({exc}); for text, a "
                     "line each, add --format lines"
                 ) from exc
-            yield Row(
-                str(number), Input(RowError(f"line {line_number} is not JSON ({exc})"), {})
-            )
+            yield Row(str(number), Input(RowError(f"line {line_number} is not JSON ({exc})"), {}))
         else:
             is_object = isinstance(value, dict)
             yield reader.of_mapping(number, value) if is_object else reader.of_value(number, value)
@@ -132,9 +131,9 @@ def _text_rows(stream: BinaryIO, reader: Reader) -> Iterator[Row]:
         number += 1
 
 
-def _csv_reader(stream: BinaryIO, name: str) -> csv.DictReader[str]:
+def _csv_reader(text: TextIO, name: str) -> csv.DictReader[str]:
     csv.field_size_limit(_CSV_FIELD_BYTES)
-    table = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""))
+    table = csv.DictReader(text)
     try:
         if not table.fieldnames:
             raise SourceError(f"{name} has no header line that names its columns")
