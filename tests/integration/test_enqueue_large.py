@@ -1,4 +1,4 @@
-"""The whole of `lanefleet enqueue` at size: its pace beside a bare bulk submit, its memory, a kill."""
+"""`lanefleet enqueue` at size: its pace beside a bare bulk submit, its memory, a kill."""
 
 from __future__ import annotations
 
@@ -75,19 +75,20 @@ def test_its_pace_and_memory(fleet: tuple[Stack, ApiProcess], source: Path, tmp_
     out = tmp_path / "results.jsonl"
     began = time.monotonic()
     process = enqueue(api, source, out)
-    _, status, usage = os.wait4(process.pid, 0)
+    most_mb = 0.0
+    while process.poll() is None:
+        most_mb = max(most_mb, peak_mb(process.pid))
+        time.sleep(0.05)
     pace = ROWS / (time.monotonic() - began)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.stderr
-    process.stderr.close()
+    process.communicate()
     print(
         f"\n{ROWS:,} rows: bulk {bare:,.0f}/s accepted, {until_done:,.0f}/s done; enqueue "
         f"{pace:,.0f}/s with results: {pace / bare:.2f}, {pace / until_done:.2f}; "
-        f"RSS {usage.ru_maxrss / 1024:.0f} MB; load {os.getloadavg()[0]:.1f}"
+        f"RSS {most_mb:.0f} MB; load {os.getloadavg()[0]:.1f}"
     )
     assert process.returncode == 0
     assert check_rows(out) == ROWS
-    assert usage.ru_maxrss / 1024 < MOST_MB
+    assert 0 < most_mb < MOST_MB
 
 
 def test_a_kill_at_a_third_leaves_each_row_once(
@@ -106,6 +107,16 @@ def test_a_kill_at_a_third_leaves_each_row_once(
     assert check_rows(out) == ROWS
     ran = stack.stats("echo").get("succeeded", 0) - before
     print(f"\n{ran - ROWS:,} of {ROWS:,} rows ran twice; none is there twice")
+
+
+def peak_mb(pid: int) -> float:
+    """Of its resident memory; what rusage says has the parent's in it."""
+    status = Path(f"/proc/{pid}/status")
+    try:
+        found = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    except OSError:
+        return 0.0
+    return int(found[0].split()[1]) / 1024 if found else 0.0
 
 
 def check_rows(out: Path) -> int:
