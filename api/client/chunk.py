@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = ("Chunk", "Patience", "Shared", "refused_job")
 _TURNED_AWAY = frozenset({429, 503})
 _PAUSE_SECONDS = 1.0
 _PATIENCE = 15
+_PROBE_SECONDS, _QUICK_SECONDS = 1.0, 5.0
 _MOST_IDS = 2048
 """Ids in one request for results, unless the API takes fewer: its default."""
 
@@ -33,6 +35,11 @@ class Shared:
     manifest: Manifest | None
     most_ids: int = _MOST_IDS
     """Ids in one request for results; fewer once the API has refused so many."""
+    quick: bool = False
+    """Whether the last chunk was settled so soon that waiting for its last job is enough: to watch
+    each of its jobs costs the API and Redis half as much again as running them does.
+    """
+    clock: Callable[[], float] = time.monotonic
     digests: dict[int, bytes] = field(default_factory=dict)
     """Of the inputs in progress, where there is a manifest."""
 
@@ -60,7 +67,8 @@ class Chunk:
         self._lines = {index: line for index, line in lines.items() if index not in known}
         self._sent: list[int] = []
         self._indexes = {job_id: index for index, job_id in known.items()}
-        self._submitting = False
+        self._submitting = self._probed = False
+        self._accepted_at = 0.0
         self._open = 2 * len(self._lines) + len(known)
         self._turned_away = ("", "")
         self.retry_after: float | None = None
@@ -73,8 +81,26 @@ class Chunk:
         if self._lines:
             self._sent = list(self._lines)
             return calls.bulk(list(self._lines.values()))
+        if self._indexes:
+            return self._ask()
+        self._note_pace()
+        return None
+
+    def _ask(self) -> Call:
+        """For all of them as they are settled; where that is soon, for the last one first."""
+        self._accepted_at = self._accepted_at or self._shared.clock()
+        quick = self._shared.quick
+        if quick and not self._probed:
+            self._probed = True
+            return calls.results([next(reversed(self._indexes))], _PROBE_SECONDS)
+        self._probed = False
         ids = list(islice(self._indexes, self._shared.most_ids))
-        return calls.results(ids, self._wait_seconds) if ids else None
+        return calls.results(ids, 0.0 if quick else self._wait_seconds)
+
+    def _note_pace(self) -> None:
+        if self._accepted_at:
+            took = self._shared.clock() - self._accepted_at
+            self._shared.quick = took < _QUICK_SECONDS
 
     def read(self, line: bytes) -> Job | None:
         """Process one line of the response; returns a job if the line settles one."""
