@@ -18,6 +18,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from api.cli.job_input import Given, read_given
+from api.cli.job_selection import (
+    AfterOption,
+    BeforeOption,
+    DryRunFlag,
+    LabelOption,
+    ModelFilter,
+    YesFlag,
+    act_on_jobs,
+    check_chosen,
+    read_labels,
+)
 from api.cli.options import JsonFlag, UrlOption, named
 from api.client import TERMINAL, ApiError, Client, Job, StillRunning
 
@@ -28,6 +39,9 @@ err = Console(stderr=True)
 _INTERRUPTED = 130
 
 JobId = Annotated[str, typer.Argument(help="The job's id.", callback=named)]
+MaybeJobId = Annotated[
+    str | None, typer.Argument(help="The job's id; else say which.", callback=named)
+]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", min=0, help="Longest to wait, seconds; else for ever.")
 ]
@@ -115,14 +129,11 @@ def events(job_id: JobId, url: UrlOption = None, as_json: JsonFlag = False) -> N
 
 @jobs.command("list")
 def list_jobs(
-    model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
+    model: ModelFilter = None,
     state: Annotated[str | None, typer.Option(help="Only jobs in this state now.")] = None,
-    created_after: Annotated[
-        str | None, typer.Option(help="Only those queued then or later, as 2026-11-21T12:00:00Z.")
-    ] = None,
-    created_before: Annotated[
-        str | None, typer.Option(help="Only those queued then or earlier.")
-    ] = None,
+    created_after: AfterOption = None,
+    created_before: BeforeOption = None,
+    label: LabelOption = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Most jobs in one page.")] = 50,
     cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
     url: UrlOption = None,
@@ -132,6 +143,7 @@ def list_jobs(
     filters: dict[str, Any] = {
         **{"model": model, "state": state, "limit": limit, "cursor": cursor},
         **{"created_after": created_after, "created_before": created_before},
+        "labels": read_labels(label),
     }
     with Client(url) as client:
         page = client.list_jobs(**filters)
@@ -148,17 +160,54 @@ def list_jobs(
 
 
 @jobs.command()
-def cancel(job_id: JobId, url: UrlOption = None, as_json: JsonFlag = False) -> None:
-    """Cancel a job: queued, it never runs; running, it never publishes."""
+def cancel(
+    job_id: MaybeJobId = None,
+    label: LabelOption = None,
+    model: ModelFilter = None,
+    state: Annotated[str | None, typer.Option(help="queued or running; else either.")] = None,
+    created_after: AfterOption = None,
+    created_before: BeforeOption = None,
+    yes: YesFlag = False,
+    dry_run: DryRunFlag = False,
+    url: UrlOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cancel a job, or all that fit: queued, it never runs; running, it never publishes."""
+    filters = {
+        **{"labels": read_labels(label), "model": model, "state": state},
+        **{"created_after": created_after, "created_before": created_before},
+    }
+    chosen = check_chosen(job_id, filters)
     with Client(url) as client:
-        _show(client.cancel(job_id), as_json)
+        if job_id is not None:
+            _show(client.cancel(job_id), as_json)
+        else:
+            act_on_jobs(client, "cancel", chosen, yes=yes, dry_run=dry_run, as_json=as_json)
 
 
 @jobs.command()
-def retry(job_id: JobId, url: UrlOption = None, as_json: JsonFlag = False) -> None:
-    """Return a dead job to its lane, with the same id and no attempts counted."""
+def retry(
+    job_id: MaybeJobId = None,
+    label: LabelOption = None,
+    model: ModelFilter = None,
+    created_after: AfterOption = None,
+    created_before: BeforeOption = None,
+    yes: YesFlag = False,
+    dry_run: DryRunFlag = False,
+    url: UrlOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Return a dead job, or all that fit, to the lane: same id, no attempts counted."""
+    filters = {
+        **{"labels": read_labels(label), "model": model},
+        **{"created_after": created_after, "created_before": created_before},
+    }
+    chosen = check_chosen(job_id, filters)
     with Client(url) as client:
-        _show(client.retry(job_id), as_json)
+        if job_id is not None:
+            _show(client.retry(job_id), as_json)
+        else:
+            act_on_jobs(client, "retry", chosen, yes=yes, dry_run=dry_run, as_json=as_json)
 
 
 def _params(text: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from api.cli.bench.command import bench
 from api.cli.cache import cache
 from api.cli.dead import dead
 from api.cli.doctor import Report, examine
+from api.cli.enqueue.command import enqueue
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
 from api.cli.jobs import jobs, submit
 from api.cli.keys import keys
@@ -54,6 +55,7 @@ app.add_typer(jobs, name="jobs")
 app.add_typer(workers, name="workers")
 app.add_typer(outbox, name="outbox")
 app.command()(submit)
+app.command()(enqueue)
 app.command()(stages)
 app.command()(bench)
 app.command()(profile)

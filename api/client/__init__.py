@@ -16,6 +16,9 @@ from __future__ import annotations
 from .asynchronous import AsyncClient
 from .blocking import Client
 from .errors import ApiError, ClientError, JobFailed, StillRunning
+from .manifest import Manifest, ManifestError
+from .operations import Selected
+from .plan import Input
 from .retries import RetryPolicy
 from .types import TERMINAL, Event, Failure, Job, JobPage, Links, State
 
@@ -27,11 +30,15 @@ __all__ = (
     "ClientError",
     "Event",
     "Failure",
+    "Input",
     "Job",
     "JobFailed",
     "JobPage",
     "Links",
+    "Manifest",
+    "ManifestError",
     "RetryPolicy",
+    "Selected",
     "State",
     "StillRunning",
 )

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 import httpx
 
 from . import calls
 from .calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
+from .chunk import Chunk, Patience
 from .connections import AsyncConnections, check_process, limits_for
-from .errors import ApiError, JobFailed, StillRunning, answer_of, error_of, result_of
+from .errors import ApiError, StillRunning, answer_of, error_of, result_of
 from .feed import Feed
+from .manifest import Manifest
 from .operations import AsyncOperations
-from .plan import Chunk, MapOptions, Patience, Plan
+from .plan import MapOptions, OnError, Plan
 from .progress import open_bar
 from .retries import Attempts, RetryPolicy
 from .sse import EventReader
@@ -133,6 +135,7 @@ class AsyncClient(AsyncOperations):
         state: State | None = None,
         created_after: str | datetime | None = None,
         created_before: str | datetime | None = None,
+        labels: Mapping[str, str] | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> JobPage:
@@ -140,9 +143,10 @@ class AsyncClient(AsyncOperations):
 
         Pass its `next_cursor`, while there is one, as `cursor` with the same filters.
         """
-        filters = {
+        filters: dict[str, Any] = {
             **{"model": model, "state": state, "limit": limit, "cursor": cursor},
             **{"created_after": created_after, "created_before": created_before},
+            "labels": labels,
         }
         return cast("JobPage", await self._call(calls.list_jobs(filters)))
 
@@ -160,10 +164,11 @@ class AsyncClient(AsyncOperations):
         inputs: Iterable[Any] | AsyncIterable[Any],
         *,
         ordered: bool = True,
-        on_error: Literal["raise", "return"] = "raise",
+        on_error: OnError = "raise",
         progress: bool = False,
         window: int = 4096,
         chunk: int = 512,
+        manifest: Manifest | str | os.PathLike[str] | None = None,
         **fields: Any,
     ) -> AsyncGenerator[Job, None]:
         """Run the model over any number of inputs; yields a settled job for each.
@@ -171,14 +176,15 @@ class AsyncClient(AsyncOperations):
         In order, or with ordered=False as they are done; `job["index"]` is the input's index.
         Inputs are read as results are consumed: at most `window` are in progress, submitted
         `chunk` at a time. A job without a result raises JobFailed, or is yielded like the others
-        with on_error="return". After an early stop the submitted jobs still run.
+        with on_error="return", or left out with "skip". After an early stop the submitted jobs
+        still run; with a `manifest`, a file, the same call goes on from there and yields the rest.
 
         Inputs of an asynchronous generator are submitted as they come, without waiting for a
         whole chunk; others are read in the event loop, so that they should not wait for anything.
         """
         options = MapOptions(ordered, on_error, window, chunk)
         calls.dump_json(fields)
-        return self._map(model, inputs, fields, options, progress)
+        return self._map(model, inputs, fields, options, progress, manifest)
 
     async def events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Follow a job: its past events, then each new one, until it is settled.
@@ -212,9 +218,11 @@ class AsyncClient(AsyncOperations):
         fields: dict[str, Any],
         options: MapOptions,
         progress: bool,
+        manifest: Manifest | str | os.PathLike[str] | None,
     ) -> AsyncGenerator[Job, None]:
         source = Feed(inputs, options.chunk) if isinstance(inputs, AsyncIterable) else inputs
-        plan = Plan(model, source, fields, options)
+        own = None if manifest is None or isinstance(manifest, Manifest) else Manifest(manifest)
+        plan = Plan(model, source, fields, options, own or cast("Manifest | None", manifest))
         arrived: asyncio.Queue[list[Job] | BaseException] = asyncio.Queue()
         tasks: set[asyncio.Task[None]] = set()
         if isinstance(source, Feed):
@@ -227,18 +235,18 @@ class AsyncClient(AsyncOperations):
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
                 if plan.done:
+                    plan.finish()
                     return
                 news = plan.take_refused() or await arrived.get()
                 if isinstance(news, BaseException):
                     raise news
-                for job in plan.settle(news):
-                    if job["state"] != "succeeded" and options.on_error == "raise":
-                        raise JobFailed(job)
-                    bar.advance(1)
+                for job in plan.outcomes(news, bar.advance):
                     yield job
         finally:
             await _end(tasks)
             bar.close()
+            if own is not None:
+                own.end()
 
     async def _run_chunk(
         self, chunk: Chunk, arrived: asyncio.Queue[list[Job] | BaseException]

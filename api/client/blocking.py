@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 import httpx
 
 from . import calls
 from .calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
+from .chunk import Chunk, Patience
 from .connections import Connections, check_process, limits_for
-from .errors import ApiError, JobFailed, StillRunning, answer_of, error_of, result_of
+from .errors import ApiError, StillRunning, answer_of, error_of, result_of
+from .manifest import Manifest
 from .operations import Operations
-from .plan import Chunk, MapOptions, Patience, Plan
+from .plan import MapOptions, OnError, Plan
 from .progress import open_bar
 from .retries import Attempts, RetryPolicy
 from .sse import EventReader
@@ -132,6 +134,7 @@ class Client(Operations):
         state: State | None = None,
         created_after: str | datetime | None = None,
         created_before: str | datetime | None = None,
+        labels: Mapping[str, str] | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> JobPage:
@@ -139,9 +142,10 @@ class Client(Operations):
 
         Pass its `next_cursor`, while there is one, as `cursor` with the same filters.
         """
-        filters = {
+        filters: dict[str, Any] = {
             **{"model": model, "state": state, "limit": limit, "cursor": cursor},
             **{"created_after": created_after, "created_before": created_before},
+            "labels": labels,
         }
         return cast("JobPage", self._call(calls.list_jobs(filters)))
 
@@ -159,10 +163,11 @@ class Client(Operations):
         inputs: Iterable[Any],
         *,
         ordered: bool = True,
-        on_error: Literal["raise", "return"] = "raise",
+        on_error: OnError = "raise",
         progress: bool = False,
         window: int = 4096,
         chunk: int = 512,
+        manifest: Manifest | str | os.PathLike[str] | None = None,
         **fields: Any,
     ) -> Iterator[Job]:
         """Run the model over any number of inputs; yields a settled job for each.
@@ -170,11 +175,12 @@ class Client(Operations):
         In order, or with ordered=False as they are done; `job["index"]` is the input's index.
         Inputs are read as results are consumed: at most `window` are in progress, submitted
         `chunk` at a time. A job without a result raises JobFailed, or is yielded like the others
-        with on_error="return". After an early stop the submitted jobs still run.
+        with on_error="return", or left out with "skip". After an early stop the submitted jobs
+        still run; with a `manifest`, a file, the same call goes on from there and yields the rest.
         """
         options = MapOptions(ordered, on_error, window, chunk)
         calls.dump_json(fields)
-        return self._map(model, inputs, fields, options, progress)
+        return self._map(model, inputs, fields, options, progress, manifest)
 
     def events(self, job_id: str) -> Iterator[Event]:
         """Follow a job: its past events, then each new one, until it is settled.
@@ -207,8 +213,10 @@ class Client(Operations):
         fields: dict[str, Any],
         options: MapOptions,
         progress: bool,
+        manifest: Manifest | str | os.PathLike[str] | None,
     ) -> Iterator[Job]:
-        plan = Plan(model, inputs, fields, options)
+        own = None if manifest is None or isinstance(manifest, Manifest) else Manifest(manifest)
+        plan = Plan(model, inputs, fields, options, own or cast("Manifest | None", manifest))
         arrived: SimpleQueue[list[Job] | BaseException] = SimpleQueue()
         stopped, pid = threading.Event(), os.getpid()
         bar = open_bar(progress, model, inputs)
@@ -219,19 +227,18 @@ class Client(Operations):
                     arguments = (chunk, arrived, stopped)
                     threading.Thread(target=self._run_chunk, args=arguments, daemon=True).start()
                 if plan.done:
+                    plan.finish()
                     return
                 check_process(pid)
                 news = plan.take_refused() or arrived.get()
                 if isinstance(news, BaseException):
                     raise news
-                for job in plan.settle(news):
-                    if job["state"] != "succeeded" and options.on_error == "raise":
-                        raise JobFailed(job)
-                    bar.advance(1)
-                    yield job
+                yield from plan.outcomes(news, bar.advance)
         finally:
             stopped.set()
             bar.close()
+            if own is not None:
+                own.end()
 
     def _run_chunk(
         self,

@@ -30,6 +30,8 @@ HOLD_SECONDS = 30.0
 """How long one request waits for a job, where the caller waits longer."""
 SILENCE_SECONDS = 60.0
 """After this time without even a heartbeat a stream of events is reopened."""
+_AT_A_TIME = 1000
+"""Jobs that one call cancels or retries, so that progress is seen."""
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
 
@@ -168,6 +170,8 @@ def get(job_id: str, wait: float) -> Call:
 def list_jobs(filters: Mapping[str, Any]) -> Call:
     """One page of jobs."""
     params = {name: _moment(value) for name, value in filters.items() if value is not None}
+    if labels := params.pop("labels", None):
+        params["label"] = [f"{name}={value}" for name, value in labels.items()]
     return Call("GET", "/v1/jobs", {"params": params})
 
 
@@ -179,6 +183,16 @@ def cancel(job_id: str) -> Call:
 def retry(job_id: str) -> Call:
     """Give a dead job a new life."""
     return Call("POST", f"{_job(job_id)}/retry", repeatable=False)
+
+
+def act_on_jobs(action: str, filters: Mapping[str, Any], dry_run: bool, cursor: str | None) -> Call:
+    """Cancel or retry the next jobs that the filter finds."""
+    wanted = {name: _moment(value) for name, value in filters.items() if value is not None}
+    body = {"filter": wanted, "dry_run": dry_run, "limit": _AT_A_TIME}
+    if cursor is not None:
+        body["cursor"] = cursor
+    # What was canceled or retried already does not count the second time.
+    return Call("POST", f"/v1/jobs/{action}", {"json": body}, repeatable=False, wait=60.0)
 
 
 def events(job_id: str, last_id: str | None) -> Call:

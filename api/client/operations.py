@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, cast
 
 from . import calls
 from .calls import Call
 
-__all__ = ("AsyncOperations", "Operations")
+__all__ = ("AsyncOperations", "Operations", "Selected")
 
 Action = Literal["load", "unload", "warm"]
+
+
+class Selected(NamedTuple):
+    """How many jobs a filter found, and how many of them were canceled or retried."""
+
+    matched: int
+    jobs: int
+
+
+def _silent(_done: Selected) -> None:
+    """Report to nobody."""
 
 
 class Operations(ABC):
@@ -87,6 +100,63 @@ class Operations(ABC):
     def drop_outbox(self, ids: list[str] | None = None) -> int:
         """Drop entries that were given up; returns how many."""
         return int(self._call(calls.settle_outbox("drop", ids))["entries"])
+
+    def cancel_jobs(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        model: str | None = None,
+        state: Literal["queued", "running"] | None = None,
+        created_after: str | datetime | None = None,
+        created_before: str | datetime | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[Selected], None] = _silent,
+    ) -> Selected:
+        """Cancel your jobs that wait or run and fit all that is given; `matched` is how many did.
+
+        With `dry_run` they are only counted. `on_progress` is called as it goes.
+        """
+        filters = {
+            **{"labels": labels, "model": model, "state": state},
+            **{"created_after": created_after, "created_before": created_before},
+        }
+        return self._act_on_jobs("cancel", filters, dry_run, on_progress)
+
+    def retry_jobs(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        model: str | None = None,
+        created_after: str | datetime | None = None,
+        created_before: str | datetime | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[Selected], None] = _silent,
+    ) -> Selected:
+        """Return your failed jobs that fit all that is given to their lanes; dead ones can.
+
+        With `dry_run` they are only counted. `on_progress` is called as it goes.
+        """
+        filters = {
+            **{"labels": labels, "model": model},
+            **{"created_after": created_after, "created_before": created_before},
+        }
+        return self._act_on_jobs("retry", filters, dry_run, on_progress)
+
+    def _act_on_jobs(
+        self,
+        action: str,
+        filters: Mapping[str, Any],
+        dry_run: bool,
+        on_progress: Callable[[Selected], None],
+    ) -> Selected:
+        total, cursor = Selected(0, 0), None
+        while True:
+            found = self._call(calls.act_on_jobs(action, filters, dry_run, cursor))
+            total = Selected(total.matched + found["matched"], total.jobs + found["jobs"])
+            on_progress(total)
+            cursor = found.get("next_cursor")
+            if cursor is None:
+                return total
 
     # Older names.
     models, lanes, workers = list_models, list_lanes, list_workers
@@ -169,6 +239,63 @@ class AsyncOperations(ABC):
     async def drop_outbox(self, ids: list[str] | None = None) -> int:
         """Drop entries that were given up; returns how many."""
         return int((await self._call(calls.settle_outbox("drop", ids)))["entries"])
+
+    async def cancel_jobs(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        model: str | None = None,
+        state: Literal["queued", "running"] | None = None,
+        created_after: str | datetime | None = None,
+        created_before: str | datetime | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[Selected], None] = _silent,
+    ) -> Selected:
+        """Cancel your jobs that wait or run and fit all that is given; `matched` is how many did.
+
+        With `dry_run` they are only counted. `on_progress` is called as it goes.
+        """
+        filters = {
+            **{"labels": labels, "model": model, "state": state},
+            **{"created_after": created_after, "created_before": created_before},
+        }
+        return await self._act_on_jobs("cancel", filters, dry_run, on_progress)
+
+    async def retry_jobs(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        model: str | None = None,
+        created_after: str | datetime | None = None,
+        created_before: str | datetime | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[Selected], None] = _silent,
+    ) -> Selected:
+        """Return your failed jobs that fit all that is given to their lanes; dead ones can.
+
+        With `dry_run` they are only counted. `on_progress` is called as it goes.
+        """
+        filters = {
+            **{"labels": labels, "model": model},
+            **{"created_after": created_after, "created_before": created_before},
+        }
+        return await self._act_on_jobs("retry", filters, dry_run, on_progress)
+
+    async def _act_on_jobs(
+        self,
+        action: str,
+        filters: Mapping[str, Any],
+        dry_run: bool,
+        on_progress: Callable[[Selected], None],
+    ) -> Selected:
+        total, cursor = Selected(0, 0), None
+        while True:
+            found = await self._call(calls.act_on_jobs(action, filters, dry_run, cursor))
+            total = Selected(total.matched + found["matched"], total.jobs + found["jobs"])
+            on_progress(total)
+            cursor = found.get("next_cursor")
+            if cursor is None:
+                return total
 
     # Older names.
     models, lanes, workers = list_models, list_lanes, list_workers

@@ -7,27 +7,22 @@ the caller has the job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
-import httpx
-import orjson
+from .calls import dump_json, json_input
+from .chunk import Chunk, Shared, refused_job
+from .errors import JobFailed
+from .manifest import Manifest, digest_of
+from .types import Job
 
-from . import calls
-from .calls import Call, dump_json, json_input
-from .errors import ApiError
-from .retries import Attempts, RetryPolicy
-from .types import TERMINAL, Job
-
-__all__ = ("NOT_YET", "Chunk", "MapOptions", "Patience", "Plan")
+__all__ = ("NOT_YET", "Input", "MapOptions", "OnError", "Plan")
 
 _CHUNK_BYTES = 8 * 1024 * 1024
-_TURNED_AWAY = frozenset({429, 503})
 NOT_YET = object()
 """In place of an input, by an iterator that has none at the moment."""
-_PAUSE_SECONDS = 1.0
-_PATIENCE = 15
+OnError = Literal["raise", "return", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +30,7 @@ class MapOptions:
     """The options of `map`."""
 
     ordered: bool = True
-    on_error: Literal["raise", "return"] = "raise"
+    on_error: OnError = "raise"
     window: int = 4096
     """Most inputs that are submitted and not yielded yet."""
     chunk: int = 512
@@ -46,119 +41,27 @@ class MapOptions:
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.window < self.chunk:
             raise ValueError("`chunk` must be at least 1, and `window` at least `chunk`")
-        if self.on_error not in ("raise", "return"):
-            raise ValueError('`on_error` is "raise" or "return"')
+        if self.on_error not in ("raise", "return", "skip"):
+            raise ValueError('`on_error` is "raise", "return" or "skip"')
 
 
-class Chunk:
-    """Some inputs in progress: lines to submit, then ids to query, then jobs.
+class Input(NamedTuple):
+    """An input of `map` with fields of its own, such as `params`."""
 
-    Each request advances it; requests with a lost response are repeated, so that an input may
-    run twice, but is yielded once.
-    """
-
-    def __init__(self, model: str, lines: Mapping[int, bytes], wait_seconds: float) -> None:
-        self._model = model
-        self._wait_seconds = wait_seconds
-        self._lines = dict(lines)
-        self._sent: list[int] = []
-        self._indexes: dict[str, int] = {}
-        self._submitting = False
-        self._open = 2 * len(lines)
-        self._turned_away = ("", "")
-        self.retry_after: float | None = None
-        """The Retry-After in seconds, where some of the lines were refused."""
-
-    def next_call(self) -> Call | None:
-        """The next request; None when every input is settled."""
-        self.retry_after = None
-        self._submitting = bool(self._lines)
-        if self._lines:
-            self._sent = list(self._lines)
-            return calls.bulk(list(self._lines.values()))
-        return calls.results(list(self._indexes), self._wait_seconds) if self._indexes else None
-
-    def read(self, line: bytes) -> Job | None:
-        """Process one line of the response; returns a job if the line settles one."""
-        answer = orjson.loads(line)
-        return self._read_taken(answer) if self._submitting else self._read_result(answer)
-
-    def moved(self) -> bool:
-        """Whether the requests since the last call of this made progress."""
-        before, self._open = self._open, 2 * len(self._lines) + len(self._indexes)
-        return self._open < before
-
-    def give_up(self) -> list[Job]:
-        """Settle the lines that were refused repeatedly as failed, with the last reason."""
-        jobs = [self._refused(index, *self._turned_away) for index in self._lines]
-        self._lines.clear()
-        return jobs
-
-    def _read_taken(self, answer: dict[str, Any]) -> Job | None:
-        index = self._sent[answer["line"] - 1]
-        if "id" in answer:
-            self._lines.pop(index, None)
-            self._indexes[answer["id"]] = index
-            return None
-        problem = answer["error"]
-        reason = str(problem.get("type", "")).rpartition("/")[2].replace("-", "_")
-        why = (reason, str(problem.get("detail", "")))
-        if problem.get("status") in _TURNED_AWAY:
-            self._turned_away = why
-            self.retry_after = float(problem.get("retry_after") or _PAUSE_SECONDS)
-            return None
-        self._lines.pop(index, None)
-        return self._refused(index, *why)
-
-    def _read_result(self, answer: dict[str, Any]) -> Job | None:
-        unknown = "state" not in answer
-        if answer.get("id") not in self._indexes or not (unknown or answer["state"] in TERMINAL):
-            return None
-        index = self._indexes.pop(answer["id"])
-        if unknown:
-            return self._refused(index, "unknown_job", "its result is no longer kept")
-        return _job(answer, index)
-
-    def _refused(self, index: int, reason: str, message: str) -> Job:
-        return refused_job(self._model, index, reason, message)
-
-
-class Patience:
-    """How long a chunk pauses between its requests, and when it stops retrying.
-
-    A full lane or a rate slows a map down by refusals, and other chunks of the same window may
-    have used the room; so refusals are retried for longer than errors.
-    """
-
-    def __init__(self, policy: RetryPolicy) -> None:
-        self._policy = policy
-        self._reset()
-
-    def pause(self, chunk: Chunk, error: httpx.TransportError | ApiError | None) -> float | None:
-        """Seconds until the next request; None after too many consecutive refusals of lines.
-
-        Raises the error after too many consecutive ones, or when it is permanent.
-        """
-        moved = chunk.moved()
-        if moved:
-            self._reset()
-        if error is not None:
-            return self._after_errors.after(error)
-        if chunk.retry_after is not None:
-            return self._turned_away.pause(chunk.retry_after)
-        return 0.0 if moved else _PAUSE_SECONDS / 10
-
-    def _reset(self) -> None:
-        patient = replace(self._policy, retries=self._policy.retries * _PATIENCE)
-        self._turned_away = Attempts(patient, repeatable=True)
-        self._after_errors = Attempts(self._policy, repeatable=True)
+    value: Any
+    fields: Mapping[str, Any]
 
 
 class Plan:
     """Decides which inputs are submitted next, and which jobs may be yielded."""
 
     def __init__(
-        self, model: str, inputs: Iterable[Any], fields: Mapping[str, Any], options: MapOptions
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        fields: Mapping[str, Any],
+        options: MapOptions,
+        manifest: Manifest | None = None,
     ) -> None:
         self._model = model
         self._inputs: Iterator[Any] = iter(inputs)
@@ -166,10 +69,13 @@ class Plan:
         self._options = options
         self._taken = 0
         self._given = 0
-        self._ready: dict[int, Job] = {}
+        self._ready: dict[int, Job | None] = {}
+        """In order: jobs that others are before, and None for what an earlier run has done."""
         self._spare: bytes | None = None
         self._exhausted = False
         self._refused: list[Job] = []
+        self._known: dict[int, str] = {}
+        self._shared = Shared(manifest)
 
     @property
     def done(self) -> bool:
@@ -184,8 +90,8 @@ class Plan:
         ):
             return None
         lines: dict[int, bytes] = {}
-        size = 0
-        for _ in range(self._options.chunk):
+        size, most = 0, self._options.chunk
+        while len(lines) < most and len(self._refused) < most:
             line = self._next_line()
             if line is None:
                 break
@@ -196,7 +102,10 @@ class Plan:
                 lines[self._taken] = line
             self._taken += 1
             size += len(line)
-        return Chunk(self._model, lines, self._options.wait_seconds) if lines else None
+        if not lines:
+            return None
+        known = {index: self._known.pop(index) for index in [*self._known] if index in lines}
+        return Chunk(self._model, lines, self._options.wait_seconds, self._shared, known)
 
     def take_refused(self) -> list[Job]:
         """The jobs, since the last call, of inputs that cannot be sent at all."""
@@ -210,13 +119,39 @@ class Plan:
             return list(jobs)
         self._ready.update((job["index"], job) for job in jobs)
         out = []
-        while (job := self._ready.pop(self._given, None)) is not None:
-            out.append(job)
+        while self._given in self._ready:
+            job = self._ready.pop(self._given)
             self._given += 1
+            if job is not None:
+                out.append(job)
         return out
 
+    def finish(self) -> None:
+        """Write the last of the manifest."""
+        if self._shared.manifest is not None:
+            self._shared.manifest.commit()
+
+    def outcomes(self, news: Sequence[Job], advance: Callable[[int], None]) -> Iterator[Job]:
+        """The jobs to yield after this news. One is done when the next is asked for.
+
+        Raises JobFailed by `on_error`, ManifestError where that cannot be written.
+        """
+        manifest, on_error = self._shared.manifest, self._options.on_error
+        for job in self.settle(news):
+            failed = job["state"] != "succeeded"
+            if failed and on_error == "raise":
+                raise JobFailed(job)
+            advance(1)
+            if not (failed and on_error == "skip"):
+                yield job
+            if manifest is not None:
+                index = job["index"]
+                manifest.done(index, self._shared.digests.pop(index), job["state"])
+        if manifest is not None and manifest.due:
+            manifest.commit()
+
     def _next_line(self) -> bytes | None:
-        """The next input as a line, empty where it cannot be sent; None where none is there."""
+        """The next input as a line, empty where none is to be sent; None where none is there."""
         if self._spare is not None:
             line, self._spare = self._spare, None
             return line
@@ -224,22 +159,44 @@ class Plan:
             if value is NOT_YET:
                 return None
             try:
-                body = {"model": self._model, "input": json_input(value), **self._fields}
-                return dump_json(body) + b"\n"
+                line = self._line_of(value)
             except Exception as exc:  # noqa: BLE001 - what an input may raise, being sent
                 why = f"{type(exc).__name__}: {exc}"
                 self._refused.append(refused_job(self._model, self._taken, "invalid_input", why))
-                return b""
+                line = b""
+            return self._unless_done(line)
         self._exhausted = True
         return None
 
+    def _line_of(self, value: Any) -> bytes:
+        fields = self._fields
+        if isinstance(value, Input):
+            value, fields = value.value, {**fields, **value.fields}
+        if isinstance(value, Exception):  # in place of an input that cannot be read
+            raise value
+        body = {"model": self._model, **fields}
+        if "input_url" not in fields:
+            body["input"] = json_input(value)
+        return dump_json(body) + b"\n"
 
-def refused_job(model: str, index: int, reason: str, message: str) -> Job:
-    """A job that never was: its input was refused, here or by the API."""
-    failure = {"reason": reason, "message": message}
-    return _job({"id": "", "model": model, "state": "failed", "error": failure}, index)
+    def _unless_done(self, line: bytes) -> bytes:
+        """The line; empty where an earlier run has done it. Its job's id, if any, is noted."""
+        shared, number = self._shared, self._taken
+        if shared.manifest is None:
+            return line
+        digest = digest_of(line)
+        job_id, done = shared.manifest.check(number, digest)
+        if done:
+            self._refused = [job for job in self._refused if job["index"] != number]
+            self._skip(number)
+            return b""
+        shared.digests[number] = digest
+        if job_id:
+            self._known[number] = job_id
+        return line
 
-
-def _job(answer: dict[str, Any], index: int) -> Job:
-    job: Job = {**answer, "index": index}  # type: ignore[typeddict-item]  # as the API says it
-    return job
+    def _skip(self, number: int) -> None:
+        if not self._options.ordered or number == self._given:
+            self._given += 1
+        else:
+            self._ready[number] = None

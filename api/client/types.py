@@ -49,6 +49,8 @@ class Job(TypedDict, total=False):
     age: int
     shared: bool
     notice: str
+    labels: dict[str, str]
+    """Of a listed job."""
     result: Any
     error: Failure
     links: Links

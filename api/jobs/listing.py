@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import redis.asyncio
 
 from api.http.request_errors import InvalidCursor
 from api.http.turns import Turns
+from common.jobs.enqueue import labels_text
 from common.jobs.record import JobRecord, JobState
 from common.jobs.script_calls import ListJobsCall
 from common.redis.scripts import AsyncScripts
@@ -36,6 +37,10 @@ class JobFilter:
     state: JobState | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    labels: Mapping[str, str] | None = None
+    """All of which a job must have."""
+    open_only: bool = False
+    """Only jobs that are not settled; in place of a state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +73,23 @@ class Listing:
                 (),
                 ListJobsCall(tenant, below, left, _LOOKS_PER_CALL, *_words(wanted)),
             )
-            for job_id, record, meta in zip(found[::3], found[1::3], found[2::3], strict=True):
+            quartets = zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True)
+            for job_id, record, meta, labels in quartets:
                 known = JobRecord.read(job_id.decode(), record, meta)
                 if known is not None:
-                    records.append(known)
+                    records.append(replace(known, labels=labels.decode()) if labels else known)
             if not below or len(records) >= limit:
                 break
         return Page(records, _cursor(below) if below else None)
 
 
-def _words(wanted: JobFilter) -> tuple[str, str, int, int]:
+def _words(wanted: JobFilter) -> tuple[str, str, int, int, str]:
     return (
         wanted.model,
-        wanted.state or "",
+        "open" if wanted.open_only else wanted.state or "",
         _ms(wanted.created_after),
         _ms(wanted.created_before),
+        labels_text(wanted.labels) if wanted.labels else "",
     )
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from api.http.request_errors import InvalidRequest
 
 MAX_DEADLINE_SECONDS = 7 * 86_400
 
 
+MAX_LABELS = 8
+_LABEL = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+_LABEL_SCHEMA = {"type": "string", "pattern": "^[A-Za-z0-9_.:/-]{1,64}$"}
 MISSING: Any = object()
 """Marks an absent `input`; null is a valid input."""
 
@@ -19,9 +31,38 @@ def _input_or_url(schema: dict[str, Any]) -> None:
     schema["oneOf"] = [{"required": ["input"]}, {"required": ["input_url"]}]
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
     """JSON has one type of number: 1.0 is an integer there."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def check_labels(labels: dict[str, str]) -> dict[str, str]:
+    """The labels as they are; raises ValueError, which numbers the first that is none."""
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"a job has at most {MAX_LABELS} labels, not {len(labels)}")
+    for number, (name, value) in enumerate(labels.items(), 1):
+        if not (_LABEL.fullmatch(name) and _LABEL.fullmatch(value)):
+            raise ValueError(
+                f"label {number}: a name and a value have 1 to 64 letters, digits and _ . : / -"
+            )
+    return labels
+
+
+Labels = (
+    Annotated[
+        dict[str, str],
+        AfterValidator(check_labels),
+        WithJsonSchema(
+            {
+                "type": "object",
+                "maxProperties": MAX_LABELS,
+                "propertyNames": _LABEL_SCHEMA,
+                "additionalProperties": _LABEL_SCHEMA,
+            }
+        ),
+    ]
+    | None
+)
 
 
 class JobRequest(BaseModel):
@@ -43,8 +84,14 @@ class JobRequest(BaseModel):
         examples=["https://example.com/photo.jpg"],
     )
     params: dict[str, Any] = Field(default_factory=dict, description="What the model itself takes.")
-    priority: Annotated[int, BeforeValidator(_whole)] = Field(
+    priority: Annotated[int, BeforeValidator(whole)] = Field(
         0, ge=0, le=9, description="0 is served first, 9 last."
+    )
+    labels: Labels = Field(
+        None,
+        description="Short pairs by which to find, cancel and retry these jobs, such as "
+        '{"run": "42"}: at most 8; letters, digits and _ . : / -, at most 64 of them.',
+        examples=[{"run": "42"}],
     )
     cache: bool = Field(
         True,

@@ -10,7 +10,8 @@ from api.http.bodies import FORM, Body, is_json, parse_aside
 from api.http.request_errors import InvalidRequest
 from api.jobs.request import JobRequest, job_request
 
-_RAW_FIELDS = ("model", "params", "priority", "deadline", "start_within", "cache")
+_RAW_FIELDS = ("model", "params", "priority", "deadline", "start_within", "cache", "labels")
+_OBJECTS = ("params", "labels")
 RAW_PARAMETERS: list[dict[str, Any]] = [
     {
         "name": name,
@@ -18,7 +19,7 @@ RAW_PARAMETERS: list[dict[str, Any]] = [
         "required": False,
         "schema": {"type": "string"},
         "description": f"`{name}` of a job whose body is the input's own bytes"
-        + (", as a JSON object." if name == "params" else "."),
+        + (", as a JSON object." if name in _OBJECTS else "."),
     }
     for name in _RAW_FIELDS
 ]
@@ -49,15 +50,16 @@ async def _from_form(body: Body) -> SentJob:
         raise InvalidRequest("send the file in a part named `file`")
     fields = {name: value for name, value in form.items() if isinstance(value, str)}
     payload = await upload.read()
-    return SentJob(await _with_params(fields), payload)
+    return SentJob(await _with_objects(fields), payload)
 
 
 async def _from_bytes(body: Body) -> SentJob:
     """Take the job's fields from the query and its input from the body."""
-    return SentJob(await _with_params(body.query()), body.data)
+    return SentJob(await _with_objects(body.query()), body.data)
 
 
-async def _with_params(fields: dict[str, Any]) -> JobRequest:
-    if "params" in fields:
-        fields["params"] = await parse_aside(fields["params"].encode())
+async def _with_objects(fields: dict[str, Any]) -> JobRequest:
+    for name in _OBJECTS:
+        if name in fields:
+            fields[name] = await parse_aside(fields[name].encode())
     return job_request({**fields, "input": None}, strict=False)

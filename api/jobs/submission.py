@@ -310,6 +310,7 @@ class Submission:
             if request.cache
             else None,
             limits=principal.limits,
+            labels=request.labels,
             sent_bytes=own_bytes,
         )
 

@@ -69,6 +69,7 @@ class JobView(BaseModel):
     shared: bool | None = Field(
         None, description="true where an identical job that was under way ran for this one."
     )
+    labels: dict[str, str] | None = Field(None, description="In the list of jobs.")
     result: Any = None
     error: JobFailure | None = None
     notice: str | None = Field(None, description="What to know of a job that waits.")
@@ -99,6 +100,9 @@ class JobView(BaseModel):
             cached=record.cached or None,
             age=record.age_seconds,
             shared=record.shared or None,
+            labels=dict(pair.split("=", 1) for pair in record.labels.split(","))
+            if record.labels
+            else None,
             result=record.value,
             error=failure,
             notice=notice,

@@ -41,6 +41,13 @@ curl -s localhost:8000/v1/jobs -H 'Prefer: wait=30' \\
     + "curl -s localhost:8000/v1/jobs/$job/result?wait=30\n",
     "GET /v1/jobs/{job_id}/events": _NEW_JOB + "curl -sN localhost:8000/v1/jobs/$job/events\n",
     "GET /v1/jobs": "curl -s 'localhost:8000/v1/jobs?limit=10'\n",
+    "POST /v1/jobs/cancel": f"""\
+curl -s localhost:8000/v1/jobs/cancel {_JSON} -d '{{"filter": {{"labels": {{"run": "42"}}}}}}'
+""",
+    "POST /v1/jobs/retry": f"""\
+curl -s localhost:8000/v1/jobs/retry {_JSON} \\
+  -d '{{"filter": {{"labels": {{"run": "42"}}}}, "dry_run": true}}'
+""",
     "POST /v1/jobs/bulk": """\
 printf '{"model": "echo", "input": %s}\\n' 1 2 3 |
   curl -s localhost:8000/v1/jobs/bulk -H 'Content-Type: application/x-ndjson' --data-binary @-

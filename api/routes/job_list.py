@@ -12,7 +12,9 @@ from pydantic import AwareDatetime, BeforeValidator
 from api.dependencies import ServicesDep
 from api.http.problems import responses
 from api.http.request_context import current_root
+from api.http.request_errors import InvalidRequest
 from api.jobs.listing import JobFilter
+from api.jobs.request import check_labels
 from api.jobs.views import JobList, JobView, ListLinks
 from api.routes.job_lookup import json_response
 from api.tenants.dependencies import ReadDep
@@ -21,7 +23,9 @@ from common.jobs.record import JobState
 
 def _no_number(value: object) -> object:
     """Refuse numbers: pydantic would accept seconds and milliseconds since 1970 as a date too."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+    if isinstance(value, int | float) or (
+        isinstance(value, str) and _NUMBER.fullmatch(value.strip())
+    ):
         raise ValueError("give the date and time as RFC 3339 does")
     return value
 
@@ -49,6 +53,10 @@ async def list_jobs(
     created_before: Annotated[
         Moment | None, Query(description="Only jobs queued then or earlier (RFC 3339).")
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        Query(description="Only jobs with this label, as `run=42`; of several, with all of them."),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs in one page.")] = 50,
     cursor: Annotated[
         str | None, Query(max_length=64, description="`next_cursor` of the page before.")
@@ -60,7 +68,7 @@ async def list_jobs(
     may be more. Jobs sent by plain Celery clients, or answered at once from the cache, are not
     listed.
     """
-    wanted = JobFilter(model, state, created_after, created_before)
+    wanted = JobFilter(model, state, created_after, created_before, _labels_of(label or []))
     page = await services.listing.page(principal.tenant, wanted, limit, cursor)
     following = None
     if page.next_cursor:
@@ -72,3 +80,15 @@ async def list_jobs(
         links=ListLinks(next=following),
     )
     return json_response(listed.model_dump_json(exclude_none=True).encode())
+
+
+def _labels_of(pairs: list[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or labels.setdefault(name, value) != value:
+            raise InvalidRequest(f"`label`: {pair[:80]!r} is no label; write it as run=42")
+    try:
+        return check_labels(labels)
+    except ValueError as exc:
+        raise InvalidRequest(f"`label`: {exc}") from exc

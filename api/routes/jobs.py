@@ -59,6 +59,7 @@ _REQUEST_BODY: dict[str, Any] = {
                         "deadline": _SECONDS,
                         "start_within": _SECONDS,
                         "cache": {"type": "boolean"},
+                        "labels": {"type": "object", "description": "As JSON."},
                     },
                 }
             },

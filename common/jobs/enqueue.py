@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from redis import Redis
@@ -56,18 +56,23 @@ class EnqueuedJob(NamedTuple):
     band: int | str = ""
     deadline_ms: int | str = ""
     max_age_seconds: int | str = ""
+    labels: str = ""
+    """As `labels_text` writes them."""
 
 
 _LIMITED = EnqueuedJob._fields.index("expires_ms")
 _SHARED = EnqueuedJob._fields.index("flight")
+_LABELED = EnqueuedJob._fields.index("labels")
 """Numbers of arguments sent for jobs without the later fields: an argument costs Redis about
 0.1 us."""
 
 
 def _width(jobs: Sequence[Job]) -> int:
     """Number of arguments that must be sent for each of these jobs."""
-    if any(job.cache for job in jobs):
+    if any(job.labels for job in jobs):
         return len(EnqueuedJob._fields)
+    if any(job.cache for job in jobs):
+        return _LABELED
     limited = any(job.tenant or job.blob or job.expires_ms is not None for job in jobs)
     return _SHARED if limited else _LIMITED
 
@@ -86,6 +91,11 @@ def _sharing_words(job: Job) -> tuple[str, int | str, int | str, int | str]:
     band, age = BANDS.index(band_of(job.priority)) + 1, ticket.max_age_seconds
     flight = flight_name(job.model, ticket.digest)
     return flight, band, job.deadline_ms or 0, "" if age is None else age
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Labels as the index has them: `key=value`, sorted, with commas between."""
+    return ",".join(f"{name}={labels[name]}" for name in sorted(labels))
 
 
 def enqueue_args(
@@ -108,6 +118,8 @@ def enqueue_args(
             args += _limits_words(job)
         if words > _SHARED:
             args += _sharing_words(job)
+        if words > _LABELED:
+            args.append(labels_text(job.labels) if job.labels else "")
     return args
 
 

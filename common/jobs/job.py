@@ -65,6 +65,8 @@ class Job:
     """
     limits: Limits = UNLIMITED
     """The tenant's limits, checked by the enqueue script."""
+    labels: Mapping[str, str] | None = None
+    """Short pairs by which its sender finds it again; they travel as Celery's stamps."""
     sent_bytes: int = 0
     """About how many bytes it was sent as, so that calls with large jobs have fewer of them."""
 

@@ -7,6 +7,7 @@ plain string, so that the scripts find a job's id without parsing the whole mess
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -52,6 +53,7 @@ def build_message(job: Job) -> bytes:
             job_id,
             _limits(job),
             _ticket(job),
+            _stamps(job.labels) if job.labels else b"",
             properties,
             job_id,
             before_body,
@@ -81,6 +83,12 @@ def _ticket(job: Job) -> bytes:
     """The header with the cache key for the worker."""
     ticket = job.cache
     return b"" if ticket is None else f',"cache":"{ticket.digest} {ticket.weights}"'.encode()
+
+
+def _stamps(labels: Mapping[str, str]) -> bytes:
+    """The labels as Celery's stamps, so that its tools show them and revoke by them."""
+    names, stamps = orjson.dumps(list(labels)), orjson.dumps(labels)
+    return b',"stamped_headers":' + names + b',"stamps":' + stamps
 
 
 def _trace(job: Job) -> bytes:

@@ -74,6 +74,8 @@ class JobRecord:
     shared: bool = False
     """Whether the result is of an identical job's run."""
     tenant: str = ""
+    labels: str = ""
+    """`key=value,...`; only the list of jobs knows them."""
 
     @property
     def value(self) -> Any:

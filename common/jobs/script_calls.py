@@ -60,8 +60,10 @@ class ListJobsCall(NamedTuple):
     looks: int
     lane: str
     state: str
+    """A state, or `open` for those that are not settled."""
     created_after_ms: int
     created_before_ms: int
+    labels: str = ""
 
 
 class ClaimCall(NamedTuple):

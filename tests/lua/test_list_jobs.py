@@ -27,8 +27,8 @@ def page(client: Redis, *words: Any) -> tuple[int, list[str]]:
     fill(client, STATE)
     for number, fields in ENTRIES.items():
         client.xadd("lf:jobs:acme", fields, id=number)  # type: ignore[arg-type]
-    below, *found = plain(Scripts(client).run("list_jobs", (), ("acme", *words)))
-    return below, found[::3]
+    below, *found = plain(Scripts(client).run("list_jobs", (), ("acme", *words, "")))
+    return below, found[::4]
 
 
 PAGES = [
@@ -41,6 +41,7 @@ PAGES = [
     ("in one state", (0, 9, 99, "", "running", 0, 0), (0, ["b"])),
     ("that succeeded", (0, 9, 99, "", "succeeded", 0, 0), (0, ["a"])),
     ("that a stranger ended", (0, 9, 99, "", "canceled", 0, 0), (0, ["e"])),
+    ("that are not settled", (0, 9, 99, "", "open", 0, 0), (0, ["d", "b"])),
     ("created after a moment", (0, 9, 99, "", "", 20, 0), (0, ["e", "d"])),
     ("created before a moment", (0, 9, 99, "", "", 0, 20), (0, ["b", "a"])),
 ]
@@ -55,7 +56,39 @@ def test_list_jobs(
 
 def test_a_page_says_of_a_result_all_but_the_result_itself(redis_client: Redis) -> None:
     page(redis_client, 0, 9, 99, "", "", 0, 0)
-    reply = plain(Scripts(redis_client).run("list_jobs", (), ("acme", 4, 9, 99, "", "", 0, 0)))
+    reply = plain(Scripts(redis_client).run("list_jobs", (), ("acme", 4, 9, 99, "", "", 0, 0, "")))
     assert reply[1:4] == ["b", leased_record("t1:1", "acme"), ""]
-    assert reply[4:6] == ["a", ""]
-    assert reply[6].startswith(ABOUT_A)
+    assert reply[5:7] == ["a", ""]
+    assert reply[7].startswith(ABOUT_A)
+
+
+LABELED = {
+    "2-0": {f"{LANE} run=1,team=a": "10 a b"},
+    "4-0": {f"{LANE} run=1": "20 c", LANE: "20 d"},
+    "5-0": {"other run=11": "30 e"},
+}
+
+
+@pytest.mark.parametrize(
+    ("lane", "labels", "expected"),
+    [
+        ("", "", "edcba"),
+        ("", "run=1", "cba"),
+        ("", "run=1,team=a", "ba"),
+        ("", "team=b", ""),
+        ("other", "run=11", "e"),
+        (LANE, "", "dcba"),
+    ],
+)
+def test_jobs_are_found_by_all_of_their_labels(
+    redis_client: Redis, lane: str, labels: str, expected: str
+) -> None:
+    fill(redis_client, {f"lf:job:{name}": f"q {LANE} 10:acme" for name in "abcde"})
+    redis_client.set("lf:jobs:acme:count", 5)
+    for number, fields in LABELED.items():
+        redis_client.xadd("lf:jobs:acme", fields, id=number)  # type: ignore[arg-type]
+    words = ("acme", 0, 9, 99, lane, "", 0, 0, labels)
+    reply = plain(Scripts(redis_client).run("list_jobs", (), words))
+    assert "".join(reply[1::4]) == expected
+    if expected == "cba":
+        assert reply[4::4] == ["run=1", "run=1,team=a", "run=1,team=a"]

@@ -201,7 +201,7 @@ def test_jobs_are_enqueued_in_that_order() -> None:
     limits = Limits(jobs_per_second=3, burst=4, max_in_flight=5)
     sent = job(
         "a", "acme", priority=3, blob=b"large", deadline_ms=77, cache=ticket(max_age_seconds=6),
-        limits=limits,
+        limits=limits, labels={"run": "1", "by": "me"},
     )  # fmt: skip
     words = enqueue_args([sent], 10, 2, 30)
     assert EnqueueCall(*words[:5]) == EnqueueCall(10, 2, 30, len(EnqueuedJob._fields), 1)  # type: ignore[arg-type]
@@ -219,11 +219,19 @@ def test_jobs_are_enqueued_in_that_order() -> None:
         band=2,
         deadline_ms=77,
         max_age_seconds=6,
+        labels="by=me,run=1",
     )
 
 
 @pytest.mark.parametrize(
-    ("fields", "width"), [({}, 4), ({"blob": b"x"}, 7), ({"tenant": "t"}, 7), ({"cache": 1}, 11)]
+    ("fields", "width"),
+    [
+        ({}, 4),
+        ({"blob": b"x"}, 7),
+        ({"tenant": "t"}, 7),
+        ({"cache": 1}, 11),
+        ({"labels": {"run": "1"}}, 12),
+    ],
 )
 def test_words_that_are_empty_for_all_are_left_out(fields: dict[str, object], width: int) -> None:
     if "cache" in fields:

@@ -134,6 +134,8 @@ def _read_limits(execution: Execution, headers: dict[str, Any]) -> None:
         execution.digest, _, execution.weights = ticket.partition(" ")
     if "timelimit" in headers:
         _read_options(execution, headers)
+    if "stamped_headers" in headers:
+        _read_stamps(execution, headers)
     if (deadline_ms := headers.get("deadline_ms")) is not None:
         execution.deadline = _timestamp(float(deadline_ms)) / 1000
 
@@ -176,6 +178,10 @@ def _read_options(execution: Execution, headers: dict[str, Any]) -> None:
     if hard or soft:
         execution.time_limits = (_seconds(hard), _seconds(soft))
     execution.ignore_result = headers.get("ignore_result") is True
+
+
+def _read_stamps(execution: Execution, headers: dict[str, Any]) -> None:
+    """Those of a Celery client, and the labels of our own jobs."""
     if names := headers.get("stamped_headers"):
         stamps = headers.get("stamps") or {}
         execution.stamps = {name: stamps[name] for name in names if name in stamps}

@@ -1,14 +1,15 @@
 -- The index behind the list of jobs.
 -- Each tenant has one stream. An entry holds the jobs that one call accepted, so that the index
--- costs a call two commands for any number of jobs. Its fields are lanes, each with
--- '<created_ms> <id> <id> ...'; its id is the number of its last job, counted from the
--- tenant's first. Numbers are used because they bound the index in jobs and not in calls, and
--- because a number used as a cursor always points at the same place.
+-- costs a call two commands for any number of jobs. Its fields are lanes, or of jobs with labels
+-- '<lane> <key>=<value>,...' (sorted), each with '<created_ms> <id> <id> ...'; its id is the number
+-- of its last job, counted from the tenant's first. Numbers are used because they bound the index
+-- in jobs and not in calls, and because a number used as a cursor always points at the same place.
 -- @include keys
 
-local to_list = {} -- tenant -> lane -> ids
+local to_list = {} -- tenant -> lane and labels -> ids
 
-local function list_job(tenant, lane, id)
+local function list_job(tenant, lane, id, labels)
+  if labels ~= '' then lane = lane .. ' ' .. labels end
   local lanes = to_list[tenant]
   if not lanes then
     lanes = {}

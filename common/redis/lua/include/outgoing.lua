@@ -24,16 +24,26 @@ local function send(lane, band_key, message, tenant)
   list[#list + 1] = message
 end
 
+-- Whether this is a first band beside which lower ones wait: a worker that holds a batch of those
+-- reserves one more, so that the first band is in the next batch and not in the one after it.
+local function displaces(band_key, lane)
+  return band_key == lane and redis.call('EXISTS', lane .. BAND_SUFFIX[2], lane .. BAND_SUFFIX[3],
+    lane .. BAND_SUFFIX[4]) > 0
+end
+
 local function push_all(window)
   for band_key, list in pairs(plain) do
     in_chunks(list, function(...) redis.call('LPUSH', band_key, ...) end)
+    local lane = string.match(band_key, '^[^\6]+')
+    if displaces(band_key, lane) then redis.pcall('PUBLISH', STARVED .. SCOPE, lane) end
   end
   for _, one in pairs(owned) do
     local step = tonumber(string.sub(one.band_key, #one.lane + 3)) or 0
     local new = admit_to_band(
       one.band_key, one.lane, step / 3 + 1, one.tenant, one.messages, window)
     -- Workers that are full of other tenants' jobs would not reserve before their next batch.
-    if new and redis.call('HLEN', LANE .. one.lane .. ':tenants') > 1 then
+    if displaces(one.band_key, one.lane)
+      or (new and redis.call('HLEN', LANE .. one.lane .. ':tenants') > 1) then
       redis.pcall('PUBLISH', STARVED .. SCOPE, one.lane)
     end
   end

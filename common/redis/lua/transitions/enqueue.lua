@@ -4,7 +4,7 @@
 --   1 max_backlog
 --   2 window: how many messages a tenant has in a band's list
 --   3 list_max: how many jobs a tenant can list
---   4 words: how many per job: 4 or 7 where the others are empty for all, or 11
+--   4 words: how many per job: 4, 7 or 11 where the others are empty for all, or 12
 --   5 tenants: how many
 --   per tenant:
 --     1 name
@@ -23,6 +23,7 @@
 --     9 band: 1-4; with a flight
 --     10 deadline_ms: or 0; with a flight
 --     11 max_age_seconds: maximum age of a recent result, or ''
+--     12 labels: 'key=value,key=value', or ''
 -- Returns: per job its lane's backlog before it, or -1 (lane full), -2 (rate exceeded) or -3 (too
 --   many in flight); then per tenant how many it may send now or -1, and ms until all of its burst
 -- Moves: none->q, none->w, none->settled, q->w, w->q, w->w
@@ -38,13 +39,14 @@ local tenants = read_limits(ARGV, 6, jobs_at, clock)
 local backlog, known, records, out = {}, {}, {}, {}
 
 -- One table, reused for each job: arguments that are not sent stay empty.
-local job = { expires_ms = '', blob = '', tenant = '', flight = '' }
+local job = { expires_ms = '', blob = '', tenant = '', flight = '', labels = '' }
 local function read_job(i)
   job.lane, job.band_key, job.job_id, job.message = unpack(ARGV, i, i + 3)
   if words > 4 then job.expires_ms, job.blob, job.tenant = unpack(ARGV, i + 4, i + 6) end
   if words > 7 then
     job.flight, job.band, job.deadline_ms, job.max_age_seconds = unpack(ARGV, i + 7, i + 10)
   end
+  if words > 11 then job.labels = ARGV[i + 11] end
   return job
 end
 
@@ -77,13 +79,12 @@ local function accept(one)
   local refused = one.tenant ~= '' and refusal(tenants[one.tenant])
   if refused then return refused end
   backlog[lane], known[key] = depth + 1, true
-  list_job(one.tenant, lane, one.job_id)
+  list_job(one.tenant, lane, one.job_id, one.labels)
   write(one, key)
   return depth
 end
 
--- 1 find the known jobs
-local ids = {}
+local ids = {} -- 1 find the known jobs
 for i = jobs_at, #ARGV, words do ids[#ids + 1] = ARGV[i + 2] end
 find_known(ids, known)
 

@@ -18,6 +18,7 @@ from api.client import (
     Client,
     ClientError,
     JobFailed,
+    ManifestError,
     RetryPolicy,
     StillRunning,
 )
@@ -43,6 +44,7 @@ SAMPLES: dict[type, Exception] = {
     ClientError: ClientError("said so"),
     ApiError: ApiError(429, {"detail": "later"}, httpx.Headers({"Retry-After": "7"})),
     JobFailed: JobFailed(JOB),
+    ManifestError: ManifestError("in use"),
     StillRunning: StillRunning({"id": "j1", "model": "echo", "state": "queued"}, 2.5),
 }
 

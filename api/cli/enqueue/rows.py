@@ -1,0 +1,139 @@
+"""From a row of a source to an input of `map`: which column is what, and what the model takes.
+
+A row that cannot be one is passed on as the exception that says so: it is refused by its number,
+and the others run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from api.client import ClientError, Input
+
+
+class SourceError(ClientError):
+    """The source cannot be read as a whole."""
+
+
+class RowError(ValueError):
+    """One row cannot be an input."""
+
+
+class Row(NamedTuple):
+    """One row: its id for whoever reads the results, and its input."""
+
+    id: str
+    input: Input
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a row are what."""
+
+    input: str | None = None
+    id: str | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    """Column to the name of a parameter."""
+
+    def needed(self) -> list[str]:
+        """Those that are named."""
+        return [name for name in (self.input, self.id, *self.params) if name is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Makes rows for one model."""
+
+    kind: str
+    """What the model takes: text, image or json."""
+    columns: Columns
+    folder: Path
+    """Where paths that are not absolute begin."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Of every row."""
+
+    def of_mapping(self, number: int, found: Mapping[str, Any]) -> Row:
+        """A row with columns."""
+        name = self.columns.input or ("input" if "input" in found else None)
+        own = found.get("params") if self.columns.input is None and "input" in found else None
+        try:
+            value = dict(found) if name is None else _column(found, name)
+            params = dict(own) if isinstance(own, Mapping) else {}
+            params |= {
+                parameter: _column(found, column)
+                for column, parameter in self.columns.params.items()
+            }
+            row_id = str(number)
+            if self.columns.id is not None:
+                row_id = str(_column(found, self.columns.id))
+            elif isinstance(found.get("id"), str | int):
+                row_id = str(found["id"])
+            return Row(row_id, self.input_of(value, params))
+        except RowError as exc:
+            return Row(str(number), Input(exc, {}))
+
+    def of_value(self, number: int, value: Any) -> Row:
+        """A row that is one value."""
+        if self.columns.needed():
+            why = f"it has no columns, and {self.columns.needed()[0]!r} was asked for"
+            return Row(str(number), Input(RowError(why), {}))
+        try:
+            return Row(str(number), self.input_of(value, {}))
+        except RowError as exc:
+            return Row(str(number), Input(exc, {}))
+
+    def of_file(self, path: Path, name: str) -> Row:
+        """A row that is a file."""
+        try:
+            content: Any = path.read_bytes()
+            if self.kind != "image":
+                content = content.decode()
+            if self.kind == "json" and path.suffix == ".json":
+                content = orjson.loads(content)
+            return Row(name, self.input_of(content, {}))
+        except (OSError, ValueError) as exc:
+            return Row(name, Input(RowError(f"{path}: {exc}"), {}))
+
+    def input_of(self, value: Any, params: Mapping[str, Any]) -> Input:
+        """The value as the model takes it; raises RowError."""
+        params = {**self.params, **params}
+        fields: dict[str, Any] = {"params": params} if params else {}
+        if self.kind == "image":
+            return self._image(value, fields)
+        if self.kind == "text" and not isinstance(value, str):
+            raise RowError(
+                f"the model takes text, and this is {type(value).__name__}; name the column with "
+                "the text by --input-column"
+            )
+        if isinstance(value, bytes):
+            raise RowError("the model takes JSON, and the column has bytes")
+        return Input(value, fields)
+
+    def _image(self, value: Any, fields: dict[str, Any]) -> Input:
+        if isinstance(value, bytes | dict):
+            return Input(value, fields)
+        if not isinstance(value, str):
+            raise RowError("the model takes an image: bytes, the path of a file, or a URL")
+        if value.startswith(("http://", "https://")):
+            return Input(None, {**fields, "input_url": value})
+        path = self.folder / value
+        try:
+            return Input(path.read_bytes(), fields)
+        except (OSError, ValueError) as exc:
+            raise RowError(f"there is no image at {str(path)[:200]!r}: {exc}") from exc
+
+
+def _column(found: Mapping[str, Any], name: str) -> Any:
+    if name not in found:
+        raise RowError(f"it has no column {name!r}; it has {_some(found)}")
+    return found[name]
+
+
+def _some(found: Mapping[str, Any]) -> str:
+    names = ", ".join(repr(str(name)[:40]) for name in list(found)[:8])
+    return names or "none"
