@@ -31,6 +31,7 @@ from api.routes import (
     outbox,
     system,
     tasks,
+    webhooks,
 )
 from api.routes import job_result as results
 from api.routes import job_results as collect
@@ -116,6 +117,7 @@ def create_app(
         dead,
         outbox,
         system,
+        webhooks,
     ):
         app.include_router(one.router, responses=problems.UNAUTHENTICATED)
     app.include_router(health.router)
