@@ -17,7 +17,7 @@ import redis.asyncio
 from common.jobs.enqueue import enqueue_args
 from common.jobs.job import Job
 from common.jobs.system_lanes import WEBHOOKS, system_tenant
-from common.redis.keys import deliveries_key, delivery_key, meta_key
+from common.redis.keys import LaneKeys, deliveries_key, delivery_key, meta_key
 from common.redis.scripts import AsyncScripts
 from common.settings import Settings
 
@@ -175,7 +175,7 @@ class Deliveries:
 
 async def waiting_in_lane(client: redis.asyncio.Redis) -> int:
     """Deliveries that are not settled."""
-    found: Any = await client.hvals(f"lf:lane:{WEBHOOKS}:tenants")
+    found: Any = await client.hvals(LaneKeys.of(WEBHOOKS).tenants)
     return sum(map(int, found))
 
 
