@@ -1,4 +1,4 @@
-"""Signatures: the reference library and Ed25519's own vectors agree, and a changed byte does not."""
+"""Signatures: the reference library and Ed25519's own vectors agree; a changed byte does not."""
 
 from __future__ import annotations
 
