@@ -14,12 +14,16 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from typer.testing import CliRunner
 
 from api.cli import app as command_line
+from api.cli.fleet import free_port
 from common.broker import route_to_lane
 from common.errors import InvalidInput
+from common.metrics.table import METRICS
 from common.redis.embedded_server import RedisServer
+from common.redis.keys import EVENTS
 from tests.support.receiver import HOST, Received, Receiver, listening
 from tests.support.stack import ROOT, ApiProcess, Process, Stack, wait_until
 
+HEALTH_PORT = free_port()
 RUN = "from api.cli import main; main()"
 OPEN = {
     "LANEFLEET_WEBHOOK_ALLOW": HOST,
@@ -44,7 +48,7 @@ def api(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     made = Stack(embedded_redis.url, tmp_path_factory.mktemp("webhooks"), dict(OPEN))
     made.redis.flushall()
     made.worker("echo", LANEFLEET_MAX_ATTEMPTS="1")
-    courier(made)
+    courier(made, LANEFLEET_WORKER_HEALTH_PORT=str(HEALTH_PORT))
     yield made.api()
     made.close()
 
@@ -267,3 +271,37 @@ def test_system_lanes_take_no_jobs_and_are_hidden_unless_asked_for(api: ApiProce
     assert "~webhook" not in call(api, "GET", "/v1/lanes")["lanes"]
     assert "~webhook" in call(api, "GET", "/v1/lanes?system=true")["lanes"]
     call(api, "POST", "/v1/lanes/~webhook/drop", status=409)
+
+
+def test_the_courier_says_how_it_is_and_what_it_has_delivered(
+    api: ApiProcess, receiver: Receiver
+) -> None:
+    submit(api, "x", webhook=receiver.url)
+    wait_until(lambda: receiver.received, 20, "a webhook")
+    url = f"http://127.0.0.1:{HEALTH_PORT}"
+    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+    assert httpx.get(f"{url}/ready").json() == {"status": "ready"}
+
+    def counted() -> bool:
+        text = httpx.get(f"{url}/metrics").text
+        declared = {one.name for one in METRICS if one.served_by == ("courier",)}
+        stems = ("lanefleet_courier_delivery_seconds_count", *declared)
+        found = [name for name in stems if f"\n{name}" in text]
+        return len(found) >= 4 and 'deliveries_total{outcome="delivered"} 0.0' not in text
+
+    wait_until(counted, 20, "metrics")
+
+
+def test_a_full_outbox_refuses_jobs_with_a_webhook_and_no_others(
+    stack: Stack, receiver: Receiver
+) -> None:
+    stack.environment.update(OPEN)
+    stack.redis.xadd(EVENTS, {"id": "a"})
+    api = stack.api(LANEFLEET_WEBHOOK_MAX_WAITING="1")
+    body = {"model": "echo", "input": 1, "webhook": receiver.url}
+    said = httpx.post(f"{api.url}/v1/jobs", json=body)
+    assert said.status_code == 429, said.text
+    assert said.json()["type"].endswith("webhooks-full")
+    assert int(said.headers["Retry-After"]) > 0
+    submit(api, 2)
+    submit(api, 3, webhook=None)

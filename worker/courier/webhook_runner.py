@@ -111,6 +111,7 @@ class WebhookRunner(Runner):
                 local=target.local and self._on_loopback,
             )
         except HostBusyError:
+            del self._known[job.id]  # as it was read
             return Later(int(random.uniform(*_BUSY_MS)))  # noqa: S311
         self._seconds += sent.attempt.ms / 1000
         if sent.gone and delivery.endpoint:

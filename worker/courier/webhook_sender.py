@@ -27,7 +27,7 @@ from common.webhooks.signing import sign
 
 _ANSWER_CHARACTERS = 200
 _IDLE_SECONDS = 15.0
-_TURN_SECONDS = 1.0
+_TURN_SECONDS = 2.0
 """A delivery that waits for its host holds a place that another host's could have."""
 _MAX_HOSTS = 10_000
 _GONE = 410
