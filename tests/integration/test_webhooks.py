@@ -293,11 +293,11 @@ def test_the_courier_says_how_it_is_and_what_it_has_delivered(
 
 
 def test_a_full_outbox_refuses_jobs_with_a_webhook_and_no_others(
-    stack: Stack, receiver: Receiver
+    own_stack: Stack, receiver: Receiver
 ) -> None:
-    stack.environment.update(OPEN)
-    stack.redis.xadd(EVENTS, {"id": "a"})
-    api = stack.api(LANEFLEET_WEBHOOK_MAX_WAITING="1")
+    own_stack.environment.update(OPEN)
+    own_stack.redis.xadd(EVENTS, {"id": "a"})
+    api = own_stack.api(LANEFLEET_WEBHOOK_MAX_WAITING="1")
     body = {"model": "echo", "input": 1, "webhook": receiver.url}
     said = httpx.post(f"{api.url}/v1/jobs", json=body)
     assert said.status_code == 429, said.text
