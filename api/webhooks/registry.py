@@ -195,7 +195,7 @@ class WebhookRegistry:
 
     async def delivery(self, tenant: str, delivery_id: str) -> Delivery | None:
         """One of the tenant's."""
-        (found,) = await self._deliveries.read([delivery_id])
+        (found,) = await self._deliveries.look_at([delivery_id])
         return found if found is not None and found.tenant == tenant else None
 
     async def deliveries(self, tenant: str, wanted: DeliveryFilter, limit: int) -> list[Delivery]:
@@ -204,7 +204,7 @@ class WebhookRegistry:
         offset = 0
         while len(matching) < limit:
             ids = await self._deliveries.newest(tenant, offset, _PAGE)
-            found = await self._deliveries.read(ids)
+            found = await self._deliveries.look_at(ids)
             matching += [one for one in found if one is not None and wanted.matches(one)]
             offset += _PAGE
             if len(ids) < _PAGE:
@@ -216,7 +216,7 @@ class WebhookRegistry:
         if ids is None:
             found = await self.deliveries(tenant, wanted, self._settings.webhook_list_max)
         else:
-            read = await self._deliveries.read(ids)
+            read = await self._deliveries.look_at(ids)
             found = [one for one in read if one is not None and one.tenant == tenant]
         return await self._deliveries.replay(found)
 

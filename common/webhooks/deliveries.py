@@ -7,6 +7,7 @@ carries it has its id and nothing else.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -30,7 +31,6 @@ _FIELDS = (
     "url",
     "type",
     "subject",
-    "body",
     "state",
     "created",
     "tries",
@@ -39,6 +39,7 @@ _FIELDS = (
 _LOG_MAX = 50
 _JOB_LIST_MAX = 1
 _PER_CALL = 200
+_TRIM_COUNT = 1_000
 
 
 class Attempt(NamedTuple):
@@ -109,11 +110,30 @@ class Deliveries:
                 scores += (one.created_ms, one.id)
             commands += (
                 ("ZADD", index, *scores),
-                ("ZREMRANGEBYRANK", index, 0, -self._settings.webhook_list_max - 1),
                 ("EXPIRE", index, self._ttl),
             )
         await run_packed(self._client, commands)
         await self._enqueue(deliveries)
+        for tenant in {one.tenant for one in deliveries}:
+            await self._trim(tenant)
+
+    async def _trim(self, tenant: str) -> None:
+        """Forget the oldest of too many; what is still to be sent stays, however many that are."""
+        index = deliveries_key(tenant)
+        excess = int(await self._client.zcard(index)) - self._settings.webhook_list_max
+        if excess <= 0:
+            return
+        # Anywhere among the oldest, as many of these may wait for a receiver that is away.
+        first = random.randint(0, max(0, excess - _TRIM_COUNT))  # noqa: S311
+        found: Any = await self._client.zrange(index, first, first + min(excess, _TRIM_COUNT) - 1)
+        ids = [one.decode() for one in found]
+        states = await run_packed(
+            self._client, [("HGET", delivery_key(one), "state") for one in ids]
+        )
+        ended = [one for one, state in zip(ids, states, strict=True) if state != PENDING.encode()]
+        if ended:
+            keys = map(delivery_key, ended)
+            await run_packed(self._client, [("UNLINK", *keys), ("ZREM", index, *ended)])
 
     async def _enqueue(self, deliveries: Iterable[Delivery]) -> None:
         jobs = [
@@ -129,9 +149,16 @@ class Deliveries:
     async def read(self, ids: Sequence[str]) -> list[Delivery | None]:
         """These deliveries; None for those that are no longer kept."""
         found = await run_packed(
-            self._client, [("HMGET", delivery_key(one), *_FIELDS) for one in ids]
+            self._client, [("HMGET", delivery_key(one), *_FIELDS, "body") for one in ids]
         )
         return [_read(one, words) for one, words in zip(ids, found, strict=True)]
+
+    async def look_at(self, ids: Sequence[str]) -> list[Delivery | None]:
+        """The same without their bodies, which may be large."""
+        found = await run_packed(
+            self._client, [("HMGET", delivery_key(one), *_FIELDS) for one in ids]
+        )
+        return [_read(one, [*words, b""]) for one, words in zip(ids, found, strict=True)]
 
     async def note(self, deliveries: Sequence[Delivery]) -> None:
         """Write how far these are; doing it again changes nothing."""
@@ -179,7 +206,7 @@ def _fields_of(one: Delivery) -> Command:
 
 
 def _read(delivery: str, words: Sequence[bytes | None]) -> Delivery | None:
-    tenant, endpoint, url, kind, subject, body, state, created, tries, log = words
+    tenant, endpoint, url, kind, subject, state, created, tries, log, body = words
     if body is None or created is None or state is None:
         return None
     attempts = [Attempt(*one) for one in orjson.loads(log)] if log else []
