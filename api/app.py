@@ -32,6 +32,7 @@ from api.routes import (
     outbox,
     system,
     tasks,
+    webhooks,
 )
 from api.routes import job_result as results
 from api.routes import job_results as collect
@@ -118,6 +119,7 @@ def create_app(
         dead,
         outbox,
         system,
+        webhooks,
     ):
         app.include_router(one.router, responses=problems.UNAUTHENTICATED)
     app.include_router(health.router)

@@ -35,6 +35,8 @@ from api.overload.shared_breakers import Breakers
 from api.tenants.auth import Authenticator, KeyPolicy
 from api.tracing.server_spans import API_SERVICE
 from api.tracing.traced_publisher import TracedPublisher
+from api.webhooks.registry import WebhookRegistry
+from api.webhooks.targets import WebhookTargets
 from common.catalog import Catalog
 from common.inputs.blobs import Blobs
 from common.redis.connect import cache_url_of, connect_async
@@ -67,6 +69,8 @@ class Services:
     cache: ResultCache
     abandoned: AbandonedLanes
     unserved: UnservedLanes
+    webhook_targets: WebhookTargets
+    webhooks: WebhookRegistry
     streams: Shares
     """The event streams of each tenant."""
 
@@ -96,6 +100,8 @@ async def running_services(
         await services.authenticator.start()
         await services.served_models.start()
         stack.push_async_callback(services.served_models.stop)
+        await services.webhook_targets.start()
+        stack.push_async_callback(services.webhook_targets.stop)
         await services.abandoned.start()
         stack.push_async_callback(services.abandoned.stop)
         await services.unserved.start()
@@ -150,9 +156,11 @@ def _build(
     admission = Admission(AdmissionPolicy.of(settings), sampler, breakers, guard)
     claims = Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
     publisher = _publisher(settings, client, blobs, guard)
+    targets = WebhookTargets(client, settings)
     submission = Submission(
         *(SubmissionLimits.of(settings), catalog, publisher, served_models, cache),
         *(admission, claims, store, waiter, sampler.clock),
+        targets,
     )
     return Services(
         settings=settings,
@@ -175,6 +183,8 @@ def _build(
         outbox=Outbox(client),
         served_models=served_models,
         cache=cache,
+        webhook_targets=targets,
+        webhooks=WebhookRegistry(client, settings, targets),
         streams=Shares(settings.max_event_streams, settings.tenant_share),
     )
 

@@ -21,6 +21,7 @@ from .operations import Selected
 from .plan import Input
 from .retries import RetryPolicy
 from .types import TERMINAL, Event, Failure, Job, JobPage, Links, State
+from .webhook_calls import WebhookInvalid, verify_webhook
 
 __all__ = (
     "TERMINAL",
@@ -41,4 +42,6 @@ __all__ = (
     "Selected",
     "State",
     "StillRunning",
+    "WebhookInvalid",
+    "verify_webhook",
 )

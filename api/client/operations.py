@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, cast
 
 from . import calls
-from .calls import Call
+from .webhooks import AsyncWebhookOperations, WebhookOperations
 
 __all__ = ("AsyncOperations", "Operations", "Selected")
 
@@ -26,11 +25,8 @@ def _silent(_done: Selected) -> None:
     """Report to nobody."""
 
 
-class Operations(ABC):
+class Operations(WebhookOperations):
     """Of `Client`."""
-
-    @abstractmethod
-    def _call(self, call: Call) -> Any: ...
 
     def list_models(self) -> list[dict[str, Any]]:
         """The models of this fleet."""
@@ -163,11 +159,8 @@ class Operations(ABC):
     dead, dead_letter = list_dead, show_dead
 
 
-class AsyncOperations(ABC):
+class AsyncOperations(AsyncWebhookOperations):
     """Of `AsyncClient`."""
-
-    @abstractmethod
-    async def _call(self, call: Call) -> Any: ...
 
     async def list_models(self) -> list[dict[str, Any]]:
         """The models of this fleet."""

@@ -54,6 +54,7 @@ def build_message(job: Job) -> bytes:
             _limits(job),
             _ticket(job),
             _stamps(job.labels) if job.labels else b"",
+            b',"webhook":' + orjson.dumps(job.webhook) if job.webhook else b"",
             properties,
             job_id,
             before_body,

@@ -21,6 +21,7 @@ from api.client import (
     ManifestError,
     RetryPolicy,
     StillRunning,
+    WebhookInvalid,
 )
 
 JOB: Any = {
@@ -45,6 +46,7 @@ SAMPLES: dict[type, Exception] = {
     ApiError: ApiError(429, {"detail": "later"}, httpx.Headers({"Retry-After": "7"})),
     JobFailed: JobFailed(JOB),
     ManifestError: ManifestError("in use"),
+    WebhookInvalid: WebhookInvalid("no signature of it is by this secret"),
     StillRunning: StillRunning({"id": "j1", "model": "echo", "state": "queued"}, 2.5),
 }
 
