@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import redis.asyncio
 
 from api.background.server_watch import ServerWatch
+from api.batches.batches import Batches
 from api.cache.result_cache import ResultCache
 from api.cache.served_models import ServedModels
 from api.http.shares import Shares
@@ -35,6 +36,8 @@ from api.overload.shared_breakers import Breakers
 from api.tenants.auth import Authenticator, KeyPolicy
 from api.tracing.server_spans import API_SERVICE
 from api.tracing.traced_publisher import TracedPublisher
+from common.batches.files import Files
+from common.batches.publishing import open_files
 from common.catalog import Catalog
 from common.inputs.blobs import Blobs
 from common.redis.connect import cache_url_of, connect_async
@@ -69,6 +72,9 @@ class Services:
     unserved: UnservedLanes
     streams: Shares
     """The event streams of each tenant."""
+    files: Files | None
+    """None where nothing says where they lie."""
+    batches: Batches | None
 
 
 @asynccontextmanager
@@ -154,6 +160,8 @@ def _build(
         *(SubmissionLimits.of(settings), catalog, publisher, served_models, cache),
         *(admission, claims, store, waiter, sampler.clock),
     )
+    kept = open_files(settings)
+    files = None if kept is None else Files(client, kept)
     return Services(
         settings=settings,
         catalog=catalog,
@@ -176,6 +184,8 @@ def _build(
         served_models=served_models,
         cache=cache,
         streams=Shares(settings.max_event_streams, settings.tenant_share),
+        files=files,
+        batches=None if files is None else Batches(client, files, publisher, settings),
     )
 
 

@@ -10,7 +10,7 @@
 --     2 value
 -- Returns: 1, or 0 where the tenant has too many
 -- Moves: none
--- Tests: tests/lua/test_move_batch.py
+-- Tests: tests/lua/test_add_batch.py
 
 local batch, open, own, list = unpack(KEYS)
 if redis.call('ZCARD', own) >= tonumber(ARGV[3]) then return 0 end

@@ -18,7 +18,8 @@
 -- Tests: tests/lua/test_move_batch.py
 
 local ENDS = ' completed failed expired cancelled '
-local batch, id, count = KEYS[1], ARGV[1], tonumber(ARGV[5])
+local batch, open, own = unpack(KEYS)
+local id, count = ARGV[1], tonumber(ARGV[5])
 local status, owner, line = unpack(redis.call('HMGET', batch, 'status', 'owner', 'line'))
 if not status or not string.find(ARGV[3], ' ' .. status .. ' ', 1, true) then return 0 end
 if ARGV[2] ~= '' and owner ~= ARGV[2] then return 0 end
@@ -26,8 +27,8 @@ if ARGV[4] ~= '' and line ~= ARGV[4] then return 0 end
 for i = 7, 5 + 2 * count, 2 do redis.call('RPUSH', ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', batch, unpack(ARGV, 7 + 2 * count))
 if string.find(ENDS, ' ' .. redis.call('HGET', batch, 'status') .. ' ', 1, true) then
-  redis.call('ZREM', KEYS[2], id)
-  redis.call('ZREM', KEYS[3], id)
+  redis.call('ZREM', open, id)
+  redis.call('ZREM', own, id)
   redis.call('EXPIRE', batch, ARGV[6])
 end
 return 1
