@@ -32,13 +32,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--devices", help=f"{DEVICES_HELP} Default: LANEFLEET_DEVICES, which is auto unless set."
     )
+    parser.add_argument(
+        "--role",
+        choices=("worker", "courier"),
+        default="worker",
+        help="courier delivers webhooks and runs batches, and serves no model. Default: worker.",
+    )
     parser.add_argument("--name", help="Celery node name; default: <device>-<pid>@<host>")
     parser.add_argument("--placed-on", metavar="DEVICE", help=argparse.SUPPRESS)
     parser.add_argument("--supervision", action="append", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     try:
         settings = load_settings(**({} if args.devices is None else {"devices": args.devices}))
-        configure_logging(settings, "worker")
+        configure_logging(settings, args.role)
+        if args.role == "courier":
+            from worker.courier.process import run_courier
+
+            return run_courier(settings)
         if args.placed_on:  # by the supervisor, which has set the environment
             return _serve(settings, args.placed_on, args.name, _read(args.supervision))
         return _place_and_serve(settings, args.name)

@@ -80,6 +80,7 @@ class Fleet:
         self.redis = obtain_redis(self.settings)
         self._spawn("api", [sys.executable, "-m", "api"])
         self._spawn("worker", [sys.executable, "-m", "worker"])
+        self._spawn("courier", [sys.executable, "-m", "worker", "--role", "courier"], health=False)
         if self.flower_port:
             self._spawn("flower", flower_command(self.flower_port))
 
@@ -121,7 +122,7 @@ class Fleet:
 
     def stop(self) -> None:
         """Stop everything in order; returns when nothing is left running."""
-        for group in (("api", "flower"), ("worker",)):
+        for group in (("api", "flower"), ("worker", "courier")):
             running = [self.processes[name] for name in group if name in self.processes]
             for process in running:
                 if process.poll() is None:
@@ -130,7 +131,7 @@ class Fleet:
         if self.redis:
             self.redis.stop()
 
-    def _spawn(self, name: str, command: Sequence[str]) -> None:
+    def _spawn(self, name: str, command: Sequence[str], *, health: bool = True) -> None:
         assert self.redis is not None
         environment = {
             **os.environ,
@@ -140,6 +141,11 @@ class Fleet:
             f"{ENV_PREFIX}PORT": str(self.port),
             f"{ENV_PREFIX}CATALOG": str(self.settings.catalog),
         }
+        if self.settings.files_url is None and self.settings.blob_url is None:
+            folder = (self.settings.state_dir / "files").absolute()
+            environment[f"{ENV_PREFIX}FILES_URL"] = folder.as_uri()
+        if not health:  # the port is the worker's, on the same machine
+            environment[f"{ENV_PREFIX}WORKER_HEALTH_PORT"] = "0"
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
