@@ -24,9 +24,9 @@ _TRANSACTIONS = "multi exec discard watch unwatch"
 
 _API = (
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals "
-    "incrby info lindex llen lmove lpush lrange lrem mget mset persist pttl rpop rpush set smembers "
-    "time ttl unlink xadd xdel xlen xrange xrevrange xtrim zadd zcard zcount zrandmember zrange "
-    "zrangebyscore zrem zrevrange zrevrangebyscore"
+    "incrby info lindex llen lmove lpush lrange lrem mget mset persist pttl rpop rpush set "
+    "smembers time ttl unlink xadd xdel xlen xrange xrevrange xtrim zadd zcard zcount zrandmember "
+    "zrange zrangebyscore zrem zrevrange zrevrangebyscore"
 )
 _WORKER = (
     "brpop client|id client|tracking del exists expire get getrange hdel hexists hget hgetall "

@@ -127,7 +127,6 @@ async def get_file_content(file_id: str, services: ServicesDep, principal: ReadD
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
         "Content-Length": str(record.bytes),
-        "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(
         _pieces(files, record.id), media_type="application/octet-stream", headers=headers

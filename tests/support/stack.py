@@ -164,6 +164,10 @@ class Stack:
         self.await_worker(process)
         return process
 
+    def courier(self, models: str = "echo", **environment: str) -> Process:
+        """Start a courier; what it is given waits until it serves."""
+        return self._start("courier", ["-m", "worker", "--role", "courier"], models, environment)
+
     def await_worker(self, process: Process, seconds: float = 60.0) -> WorkerReport:
         """Wait for a worker's report with every model loaded."""
 
