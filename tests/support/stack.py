@@ -179,10 +179,14 @@ class Stack:
         return wait_until(loaded, seconds, "a loaded worker")
 
     def api(
-        self, models: str = "echo", watched: Path | None = None, **environment: str
+        self,
+        models: str = "echo",
+        watched: Path | None = None,
+        port: int | None = None,
+        **environment: str,
     ) -> ApiProcess:
         """Start an API and wait until it answers; `watched` is where its loop is reported on."""
-        port = free_port()
+        port = port or free_port()
         module = ["api"] if watched is None else ["tests.support.watched_api", str(watched)]
         process = self._start(
             "api", ["-m", *module], models, {"LANEFLEET_PORT": str(port), **environment}
