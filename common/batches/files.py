@@ -147,7 +147,7 @@ class Files:
         key = parts_key(record.id)
         names = [name for name, _ in await self.parts(record.id)]
         pipe = self._client.pipeline(transaction=True)
-        pipe.unlink(FILE_PREFIX + record.id, key)
+        pipe.delete(FILE_PREFIX + record.id, key)
         pipe.zrem(FILE_LIST_PREFIX + record.tenant, record.id)
         pipe.hdel(FILE_BYTES_PREFIX + record.tenant, record.id)
         pipe.zrem(FILE_EXPIRY, record.id)
@@ -157,7 +157,7 @@ class Files:
     async def forget(self, file_id: str) -> None:
         """Remove the parts of a file that was never made visible."""
         names = [name for name, _ in await self.parts(file_id)]
-        await self._client.unlink(parts_key(file_id))
+        await self._client.delete(parts_key(file_id))
         await self._blobs.delete(names)
 
     async def sweep(self, name: str, every_seconds: float, orphan_seconds: float) -> int:

@@ -104,14 +104,14 @@ def test_every_line_is_there_once_whoever_is_killed(fleet: Fleet, client: openai
     file = client.files.create(file=("in.jsonl", lines(count)), purpose="batch")
     endpoint: Any = "/v1/jobs"
     began = time.monotonic()
-    made = client.batches.create(
-        input_file_id=file.id, endpoint=endpoint, completion_window="24h"
-    )
+    made = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
     batch, kills = kill_in_turns(fleet, lambda: client.batches.retrieve(made.id))
     seconds = time.monotonic() - began
     assert batch.status == "completed", batch
     assert batch.error_file_id is None
-    found = [json.loads(one) for one in client.files.content(batch.output_file_id).text.splitlines()]
+    found = [
+        json.loads(one) for one in client.files.content(batch.output_file_id).text.splitlines()
+    ]
     assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(count)]
     lengths = [one["response"]["body"]["result"]["length"] for one in found]
     assert lengths == [n % 100 for n in range(count)]
@@ -169,9 +169,7 @@ def test_a_courier_that_stands_still_writes_nothing_once_another_has_its_batch(
     count = 20_000
     file = client.files.create(file=("in.jsonl", lines(count)), purpose="batch")
     endpoint: Any = "/v1/jobs"
-    made = client.batches.create(
-        input_file_id=file.id, endpoint=endpoint, completion_window="24h"
-    )
+    made = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
     status = client.batches.retrieve
     wait_until(lambda: status(made.id).request_counts.completed > 1_000, 60, "some results")
     fleet.running["courier"].signal(signal.SIGSTOP)

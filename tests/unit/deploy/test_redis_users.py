@@ -23,6 +23,8 @@ from tests.support.stack import REDIS_KINDS, ROOT, running_redis
 SHIPPED = ROOT / "deploy" / "redis" / "users.acl"
 ROLES = ("api", "worker", "keda", "flower")
 API_SCRIPTS = (
+    "add_batch",
+    "add_file",
     "cancel",
     "claim_idempotency_key",
     "dead_letters",
@@ -32,6 +34,7 @@ API_SCRIPTS = (
     "enqueue",
     "expire",
     "list_jobs",
+    "move_batch",
     "move_breaker",
     "oldest_jobs",
     "outbox_retry",
@@ -45,7 +48,7 @@ TRANSACTIONS = "discard exec multi unwatch watch"
 MAY = {
     "api": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} del exists expire get getrange hdel "
     "hexists hget hgetall hincrby hkeys hlen hmget hset hvals incrby info lindex llen lmove lpush "
-    "lrem mget mset persist pttl rpop rpush set smembers time ttl unlink xadd xdel xlen xrange "
+    "lrange lrem mget mset persist pttl rpop rpush set smembers time ttl unlink xadd xdel xlen xrange "
     "xrevrange xtrim zadd zcard zcount zrandmember zrange zrangebyscore zrem zrevrange "
     "zrevrangebyscore",
     "worker": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop client|id client|tracking "

@@ -148,6 +148,6 @@ class Output:
         ended, self._ended = self._ended, []
         try:
             for first in range(0, len(ended), 500):
-                await self._client.unlink(*map(meta_key, ended[first : first + 500]))
+                await self._client.delete(*map(meta_key, ended[first : first + 500]))
         except RedisError as exc:  # they expire
             log.warning("batch_results_kept", batch=self._record.id, error=str(exc))
