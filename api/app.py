@@ -33,6 +33,7 @@ from api.routes import (
     outbox,
     system,
     tasks,
+    webhooks,
 )
 from api.routes import job_result as results
 from api.routes import job_results as collect
@@ -120,6 +121,7 @@ def create_app(
         files,
         batches,
         system,
+        webhooks,
     ):
         app.include_router(one.router, responses=problems.UNAUTHENTICATED)
     app.include_router(health.router)

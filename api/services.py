@@ -36,6 +36,8 @@ from api.overload.shared_breakers import Breakers
 from api.tenants.auth import Authenticator, KeyPolicy
 from api.tracing.server_spans import API_SERVICE
 from api.tracing.traced_publisher import TracedPublisher
+from api.webhooks.registry import WebhookRegistry
+from api.webhooks.targets import WebhookTargets
 from common.batches.files import Files
 from common.batches.publishing import open_files
 from common.catalog import Catalog
@@ -70,6 +72,8 @@ class Services:
     cache: ResultCache
     abandoned: AbandonedLanes
     unserved: UnservedLanes
+    webhook_targets: WebhookTargets
+    webhooks: WebhookRegistry
     streams: Shares
     """The event streams of each tenant."""
     files: Files | None
@@ -102,6 +106,8 @@ async def running_services(
         await services.authenticator.start()
         await services.served_models.start()
         stack.push_async_callback(services.served_models.stop)
+        await services.webhook_targets.start()
+        stack.push_async_callback(services.webhook_targets.stop)
         await services.abandoned.start()
         stack.push_async_callback(services.abandoned.stop)
         await services.unserved.start()
@@ -156,9 +162,11 @@ def _build(
     admission = Admission(AdmissionPolicy.of(settings), sampler, breakers, guard)
     claims = Claims(client, settings.idempotency_ttl_seconds, settings.result_ttl_seconds)
     publisher = _publisher(settings, client, blobs, guard)
+    targets = WebhookTargets(client, settings)
     submission = Submission(
         *(SubmissionLimits.of(settings), catalog, publisher, served_models, cache),
         *(admission, claims, store, waiter, sampler.clock),
+        targets,
     )
     kept = open_files(settings)
     files = None if kept is None else Files(client, kept)
@@ -183,6 +191,8 @@ def _build(
         outbox=Outbox(client),
         served_models=served_models,
         cache=cache,
+        webhook_targets=targets,
+        webhooks=WebhookRegistry(client, settings, targets),
         streams=Shares(settings.max_event_streams, settings.tenant_share),
         files=files,
         batches=None if files is None else Batches(client, files, publisher, settings),

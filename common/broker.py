@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from common.errors import ConfigurationError, InvalidInput
 from common.jobs.message import TASK_NAME
+from common.jobs.system_lanes import is_system
 from common.net.redis_address import RedisAddress
 from common.redis.connect import master_tls, probes, sentinel_options
 from common.redis.embedded_server import resolve_redis_url
@@ -86,6 +87,8 @@ def route_to_lane(
     model = (kwargs or {}).get("model") or next(iter(args or ()), None)
     if not isinstance(model, str) or not model:
         raise InvalidInput("`infer` needs kwargs={'model': ..., 'input': ...}, or a queue")
+    if is_system(model):
+        raise InvalidInput(f"no model is called {model!r}; /v1/models lists them")
     return {"queue": model}
 
 

@@ -8,7 +8,8 @@ FleetError
 │   ├── UnsupportedMedia      an image format that the fleet cannot read
 │   ├── InputTooLarge         more bytes or pixels than allowed
 │   └── UrlRefused            a URL that this fleet does not connect to
-│       └── InputUrlRefused   the same, for the URL of an input
+│       ├── InputUrlRefused   the same, for the URL of an input
+│       └── WebhookRefused    the same, for a webhook's
 ├── InputUrlFailed            no input could be fetched from its URL, retries included
 ├── InputStoreUnavailable     the store of large inputs cannot be reached; try later
 ├── DecodeTimedOut            its input took too long to decode; never retried
@@ -32,6 +33,7 @@ FleetError
     ├── DeadlineUnreachable   the job would start too late
     ├── NoWorker              no worker serves the model, and none will be started
     ├── ModelUnavailable      the model fails repeatedly; its breaker is open
+    ├── WebhooksFull          too many webhooks wait to be delivered
     ├── QueueFull             Redis' memory is full
     └── QueueUnavailable      Redis cannot be reached, or refuses writes
 """
@@ -75,6 +77,8 @@ __all__ = (
     "UnreadableMessage",
     "UnsupportedMedia",
     "UrlRefused",
+    "WebhookRefused",
+    "WebhooksFull",
     "WrongOutputs",
 )
 
@@ -154,6 +158,12 @@ class InputUrlRefused(UrlRefused):
     """The fleet does not fetch an input from a URL of this form or address."""
 
     code = "input_url_refused"
+
+
+class WebhookRefused(UrlRefused):
+    """The fleet sends no webhooks to a URL of this form or address."""
+
+    code = "webhook_refused"
 
 
 class InputUrlFailed(FleetError):
@@ -280,6 +290,12 @@ class LaneFull(Refused):
     """The lane's backlog is at its bound; retry after a while."""
 
     code = "lane_full"
+
+
+class WebhooksFull(Refused):
+    """Too many webhooks wait to be delivered; retry after a while, or without one."""
+
+    code = "webhooks_full"
 
 
 class RateLimited(Refused):

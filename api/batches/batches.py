@@ -116,7 +116,7 @@ class Batches:
         fields = {"status": BatchStatus.CANCELLING, "cancelling_ms": int(time.time() * 1000)}
         words = [word for name, value in fields.items() for word in (name, str(value))]
         args: list[str | int] = [record.id, "", f" {' '.join(_CANCELABLE)} ", "", 0]
-        args += [record.file_seconds, *words]
+        args += [record.file_seconds, record.tenant, "", *words]
         return bool(await self._scripts.run("move_batch", self._keys(record)[:3], args))
 
     async def uses(self, file: FileRecord) -> str | None:

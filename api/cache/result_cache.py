@@ -25,10 +25,11 @@ from redis.exceptions import RedisError, ResponseError
 
 from api.background.coalescer import Coalescer
 from common.jobs.cache_entry import Entry, age_seconds, unpack
+from common.jobs.enqueue import ending_fields
 from common.jobs.job import CacheTicket, Job
 from common.jobs.record import JobRecord
 from common.jobs.result_document import cache_hit
-from common.redis.keys import CACHE_PREFIX, cache_key, meta_key
+from common.redis.keys import CACHE_PREFIX, EVENTS, cache_key, meta_key
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,8 @@ class Hit:
     at_ms: int
     """When the hit was found, Unix milliseconds."""
     tenant: str = ""
+    webhook: str = ""
+    """Who is told of it, as of a job."""
 
     @property
     def age_seconds(self) -> int:
@@ -89,7 +92,7 @@ class ResultCache:
         self._lookups: Coalescer[Job, Hit | None] = Coalescer(
             self._find_sent, max_items=_LOOKUPS_PER_CALL, max_in_progress=_MAX_IN_PROGRESS
         )
-        self._replies: set[asyncio.Task[int]] = set()
+        self._replies: set[asyncio.Task[bool]] = set()
         self._blind_until = 0.0
         self._late = 0
         self.looks: Counter[tuple[str, str]] = Counter()
@@ -109,7 +112,7 @@ class ResultCache:
             return hits
         found = await self._look([jobs[position] for position in looking])
         known = [hit for hit in found if hit is not None]
-        if known and await self._write(known) == len(known):
+        if known and await self._write(known):
             for position, hit in zip(looking, found, strict=True):
                 hits[position] = hit
         return hits
@@ -176,7 +179,7 @@ class ResultCache:
             self.looks[ticket.model, "too_old"] += 1
             return None
         self.looks[ticket.model, "hit"] += 1
-        return Hit(job.id, job.model, entry, now_ms, job.tenant)
+        return Hit(job.id, job.model, entry, now_ms, job.tenant, job.webhook)
 
     def _note_failure(self, *, late: bool) -> None:
         """Pause the lookups after a failure; after timeouts only when several come in a row, as one
@@ -198,38 +201,41 @@ class ResultCache:
         finally:
             await pool.release(connection)
 
-    async def _send(self, hits: Sequence[Hit]) -> asyncio.Task[int] | None:
+    async def _send(self, hits: Sequence[Hit]) -> asyncio.Task[bool] | None:
         """Send the results of these hits to the queue's Redis; None when it is unavailable."""
         if not self._queue_is_there():
             return None
         pool = self._queue.connection_pool
-        commands = b"".join(
+        commands = [
             _packed("SET", meta_key(hit.job_id), hit.meta(), "EX", self._result_ttl(hit.lane))
             for hit in hits
-        )
+        ]
+        commands += [_event(hit) for hit in hits if hit.webhook]
         try:
             async with asyncio.timeout(self._timeout):
                 connection = await pool.get_connection()
                 try:
-                    await connection.send_packed_command(commands)
+                    await connection.send_packed_command([b"".join(commands)])
                 except BaseException:
                     await pool.release(connection)
                     raise
         except _AWAY as exc:
             log.warning("hits_unrecorded", jobs=len(hits), error=str(exc))
             return None
-        task = asyncio.create_task(self._read_replies(pool, connection, len(hits), self._timeout))
+        task = asyncio.create_task(
+            self._read_replies(pool, connection, len(commands), self._timeout)
+        )
         self._replies.add(task)
         task.add_done_callback(self._replies.discard)
         return task
 
-    async def _write(self, hits: Sequence[Hit]) -> int:
+    async def _write(self, hits: Sequence[Hit]) -> bool:
         sent = await self._send(hits)
-        return 0 if sent is None else await sent
+        return sent is not None and await sent
 
     @staticmethod
-    async def _read_replies(pool: Any, connection: Any, count: int, seconds: float) -> int:
-        """Read the replies; returns how many were written."""
+    async def _read_replies(pool: Any, connection: Any, count: int, seconds: float) -> bool:
+        """Read the replies; returns whether all was written."""
         written = 0
         try:
             async with asyncio.timeout(seconds):
@@ -243,11 +249,16 @@ class ResultCache:
             log.warning("hits_unrecorded", jobs=count - written, error=str(exc))
         finally:
             await pool.release(connection)
-        return written
+        return written == count
 
 
 def _packed(*command: str | bytes | int) -> bytes:
     return bytes(hiredis.pack_command(command))  # type: ignore[arg-type]  # any number of words
+
+
+def _event(hit: Hit) -> bytes:
+    """The outbox's entry of a job that ended before it was queued."""
+    return _packed("XADD", EVENTS, "*", *ending_fields(hit.job_id, hit.webhook, hit.meta()))
 
 
 def _may_look(job: Job) -> bool:

@@ -35,6 +35,7 @@ from api.cli.profile import profile
 from api.cli.stages import stages
 from api.cli.system import show_system, system
 from api.cli.top import top
+from api.cli.webhooks import webhooks
 from api.cli.workers import workers
 from api.client import ApiError, Client, ClientError
 from common.errors import ConfigurationError, FleetError
@@ -53,6 +54,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(jobs, name="jobs")
 app.add_typer(workers, name="workers")
 app.add_typer(outbox, name="outbox")
+app.add_typer(webhooks, name="webhooks")
 app.command()(submit)
 app.command()(stages)
 app.command()(bench)

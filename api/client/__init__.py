@@ -18,6 +18,7 @@ from .blocking import Client
 from .errors import ApiError, ClientError, JobFailed, StillRunning
 from .retries import RetryPolicy
 from .types import TERMINAL, Event, Failure, Job, JobPage, Links, State
+from .webhook_calls import WebhookInvalid, verify_webhook
 
 __all__ = (
     "TERMINAL",
@@ -34,4 +35,6 @@ __all__ = (
     "RetryPolicy",
     "State",
     "StillRunning",
+    "WebhookInvalid",
+    "verify_webhook",
 )

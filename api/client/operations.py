@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, Literal, cast
 
 from . import calls
-from .calls import Call
+from .webhooks import AsyncWebhookOperations, WebhookOperations
 
 __all__ = ("AsyncOperations", "Operations")
 
 Action = Literal["load", "unload", "warm"]
 
 
-class Operations(ABC):
+class Operations(WebhookOperations):
     """Of `Client`."""
-
-    @abstractmethod
-    def _call(self, call: Call) -> Any: ...
 
     def list_models(self) -> list[dict[str, Any]]:
         """The models of this fleet."""
@@ -93,11 +89,8 @@ class Operations(ABC):
     dead, dead_letter = list_dead, show_dead
 
 
-class AsyncOperations(ABC):
+class AsyncOperations(AsyncWebhookOperations):
     """Of `AsyncClient`."""
-
-    @abstractmethod
-    async def _call(self, call: Call) -> Any: ...
 
     async def list_models(self) -> list[dict[str, Any]]:
         """The models of this fleet."""

@@ -39,6 +39,7 @@ from common.errors import (
     Refused,
     UnknownModel,
     UnsupportedMedia,
+    WebhooksFull,
 )
 from common.redis.trouble import TROUBLE, cause_of, refusal_of
 
@@ -48,7 +49,14 @@ TYPE_BASE = "https://lanefleet.dev/problems/"
 MEDIA_TYPE = "application/problem+json"
 _REALM = 'Bearer realm="lanefleet"'
 _RETRY_AFTER_SECONDS = 5.0
-_BACK_PRESSURE = (LaneFull, DeadlineUnreachable, QueueFull, RateLimited, QuotaExceeded)
+_BACK_PRESSURE = (
+    LaneFull,
+    DeadlineUnreachable,
+    QueueFull,
+    RateLimited,
+    QuotaExceeded,
+    WebhooksFull,
+)
 """Refusals because of too much work: 429. The others concern something broken or missing: 503."""
 UNEXPECTED_STATUS = 500
 _METHOD_NOT_ALLOWED = 405

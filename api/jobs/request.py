@@ -42,6 +42,13 @@ class JobRequest(BaseModel):
         "redirects, no user name, and only the public internet unless the operator allows more.",
         examples=["https://example.com/photo.jpg"],
     )
+    webhook: str | None = Field(
+        None,
+        max_length=4096,
+        description="Who is told of the job's end: an http(s) URL, or the id of an endpoint from "
+        "/v1/webhooks.",
+        examples=["https://example.com/hooks"],
+    )
     params: dict[str, Any] = Field(default_factory=dict, description="What the model itself takes.")
     priority: Annotated[int, BeforeValidator(_whole)] = Field(
         0, ge=0, le=9, description="0 is served first, 9 last."

@@ -33,6 +33,7 @@ from api.jobs.waiter import ResultWaiter
 from api.overload.admission import Admission
 from api.tenants.auth import Principal
 from api.tenants.rate_headers import rate_headers, seconds_until_next
+from api.webhooks.targets import WebhookTargets
 from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Refused
 from common.inputs.checks import check_image, check_input, check_input_url
@@ -78,6 +79,7 @@ class Submission:
         store: JobStore,
         waiter: ResultWaiter,
         clock: ServerClock,
+        webhooks: WebhookTargets,
     ) -> None:
         self._limits = limits
         self._catalog = catalog
@@ -89,6 +91,7 @@ class Submission:
         self._store = store
         self._waiter = waiter
         self._clock = clock
+        self._webhooks = webhooks
         self.counts = JobCounts()
 
     # One job.
@@ -161,6 +164,8 @@ class Submission:
         return Preferences.of(prefer, self._limits.max_wait_seconds)
 
     async def _checked(self, sent: SentJob, principal: Principal, cache: str | None) -> Job:
+        if sent.request.webhook is not None:
+            await self._webhooks.learn(sent.request.webhook, principal.tenant)
         size = max(sent.sent_bytes, len(sent.payload or b""))
         return await aside(size, lambda: self._job_of(sent, principal, cache))
 
@@ -310,6 +315,7 @@ class Submission:
             if request.cache
             else None,
             limits=principal.limits,
+            webhook=self._webhooks.target(request.webhook, principal.tenant),
             sent_bytes=own_bytes,
         )
 

@@ -20,6 +20,38 @@ def new_job_id() -> str:
     return f"{raw[:8]}-{raw[8:12]}-4{raw[13:16]}-{variant}{raw[17:20]}-{raw[20:]}"
 
 
+EVENT_OF_STATE: Mapping[str, str] = {
+    "succeeded": "job.succeeded",
+    "failed": "job.failed",
+    "canceled": "job.canceled",
+    "expired": "job.expired",
+    "dead": "job.dead",
+}
+"""How webhooks call a job's end, by its final state; `dead` is one that failed for good and can be
+retried from the dead list."""
+
+ENDS: Mapping[str, str] = {
+    "finished": "succeeded",
+    "model_failed": "failed",
+    "canceled_waiting": "canceled",
+    "canceled_leased": "canceled",
+    "deadline_passed": "expired",
+    "expired_at_reservation": "expired",
+    "expired_unserved": "expired",
+    "buried": "dead",
+    "attempts_spent_at_start": "dead",
+    "delivered_too_often": "dead",
+    "too_large": "dead",
+    "message_lost": "failed",
+    "lane_dropped": "canceled",
+    "shared_run": "succeeded",
+    "follower_expired": "expired",
+    "arrived_meanwhile": "succeeded",
+    "cached": "succeeded",
+}
+"""Every way in which a job can end, and as what: each leaves one event."""
+
+
 @dataclass(frozen=True, slots=True)
 class CacheTicket:
     """The cache key of a job's result, under which identical jobs may share its run."""
@@ -65,6 +97,9 @@ class Job:
     """
     limits: Limits = UNLIMITED
     """The tenant's limits, checked by the enqueue script."""
+    webhook: str = ""
+    """Who is told of its end: a URL, an endpoint's id, or `*` for the tenant's endpoints that ask
+    for it; empty for nobody."""
     sent_bytes: int = 0
     """About how many bytes it was sent as, so that calls with large jobs have fewer of them."""
 

@@ -52,6 +52,7 @@ def build_message(job: Job) -> bytes:
             job_id,
             _limits(job),
             _ticket(job),
+            b',"webhook":' + orjson.dumps(job.webhook) if job.webhook else b"",
             properties,
             job_id,
             before_body,

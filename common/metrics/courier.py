@@ -1,4 +1,4 @@
-"""Names for the delivery of webhooks: declared once a courier serves them, and not before."""
+"""The delivery of webhooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ DELIVERIES = _courier(
 DELIVERY_SECONDS = _courier(
     "delivery_seconds", "summary", "Duration of the attempts.", unit="seconds"
 )
-WAITING = _courier("waiting", "gauge", "Webhooks that wait to be delivered.", unit="webhooks")
+WAITING = _courier(
+    "waiting",
+    "gauge",
+    "Webhooks that wait to be delivered, or to be delivered again.",
+    unit="webhooks",
+)
 OLDEST = _courier(
-    "oldest_age_seconds", "gauge", "Age of the webhook that waits longest.", unit="seconds"
+    "oldest_age_seconds",
+    "gauge",
+    "Age of the oldest event that no courier has taken up.",
+    unit="seconds",
 )

@@ -24,7 +24,14 @@ import httpcore
 from common.errors import UrlRefused
 from common.net.addresses import AddressRules, Target
 
-__all__ = ("Outbound", "Resolve", "Unreachable", "machine_resolve")
+__all__ = (
+    "NOT_FROM_HERE",
+    "Outbound",
+    "Resolve",
+    "Unreachable",
+    "is_address",
+    "machine_resolve",
+)
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host and port to all addresses of the host; raises OSError."""
@@ -34,7 +41,7 @@ Unreachable = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.Protoc
 
 _ADDRESSES_TRIED = 4
 _IDLE_SECONDS = 5.0
-_NOT_FROM_HERE = (
+NOT_FROM_HERE = (
     "its host has no address on the public internet, at a port, that this fleet connects to"
 )
 
@@ -126,23 +133,24 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
     async def _checked(self, host: str, port: int, seconds: float | None) -> Sequence[str]:
         try:
             async with asyncio.timeout(seconds):
-                addresses = [host] if _is_address(host) else await self._resolve(host, port)
+                addresses = [host] if is_address(host) else await self._resolve(host, port)
         except TimeoutError as exc:
             raise httpcore.ConnectTimeout("the name was not resolved in time") from exc
         except socket.gaierror as exc:
             if exc.errno == socket.EAI_AGAIN:
                 raise httpcore.ConnectError("the name cannot be resolved now") from exc
-            raise UrlRefused(_NOT_FROM_HERE) from exc
+            raise UrlRefused(NOT_FROM_HERE) from exc
         except OSError as exc:
             raise httpcore.ConnectError("the name cannot be resolved now") from exc
         # The same message for a name without addresses, so that clients cannot probe what an
         # internal resolver knows.
         if not addresses or not all(self._rules.permit(one, port) for one in addresses):
-            raise UrlRefused(_NOT_FROM_HERE)
+            raise UrlRefused(NOT_FROM_HERE)
         return addresses
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether a host is a literal address, and no name."""
     try:
         ip_address(host)
     except ValueError:

@@ -30,6 +30,11 @@
 | `lf:next:<id>`               | string | what the job leads to: Celery's callbacks, chain and chord | its job   |
 | `lf:outbox`                  | stream | settled jobs that lead to something, until their successors are sent | those |
 | `lf:outbox:failed`           | stream | entries whose successors could not be made | 10,000             |
+| `lf:outbox:events`           | stream | settled jobs that webhooks tell of, until their deliveries are made | webhook_max_waiting |
+| `lf:webhooks:<tenant>`       | hash   | endpoint id -> the endpoint (common/webhooks/endpoints.py) | webhook_max_endpoints |
+| `lf:webhook-tenants`         | hash   | tenant (`-` without one) -> the ids of its endpoints | tenants with endpoints |
+| `lf:delivery:<id>`           | hash   | one webhook on its way, and the log of its attempts | webhook_keep_seconds |
+| `lf:deliveries:<tenant>`     | zset   | delivery id -> when it was made, ms   | webhook_list_max       |
 | `lf:file:<id>`               | hash   | an uploaded file, or the results of a batch | file_ttl       |
 | `lf:file-parts:<id>`         | list   | its parts in order: name in the store, bytes | the same      |
 | `lf:file-list:<tenant>`      | zset   | file -> when it was made, ms          | tenant_files           |
@@ -87,6 +92,11 @@ FOLLOWERS_PREFIX = "lf:followers:"
 NEXT_PREFIX = "lf:next:"
 OUTBOX = "lf:outbox"
 OUTBOX_FAILED = "lf:outbox:failed"
+EVENTS = "lf:outbox:events"
+WEBHOOK_TENANTS = "lf:webhook-tenants"
+WEBHOOKS_PREFIX = "lf:webhooks:"
+DELIVERY_PREFIX = "lf:delivery:"
+DELIVERIES_PREFIX = "lf:deliveries:"
 FILE_PREFIX = "lf:file:"
 FILE_PARTS_PREFIX = "lf:file-parts:"
 FILE_LIST_PREFIX = "lf:file-list:"
@@ -217,6 +227,21 @@ def meta_key(job_id: str) -> str:
 def blob_key(job_id: str) -> str:
     """The job's large input."""
     return BLOB_PREFIX + job_id
+
+
+def webhooks_key(tenant: str) -> str:
+    """The tenant's endpoints of webhooks."""
+    return WEBHOOKS_PREFIX + tenant
+
+
+def delivery_key(delivery_id: str) -> str:
+    """One webhook on its way."""
+    return DELIVERY_PREFIX + delivery_id
+
+
+def deliveries_key(tenant: str) -> str:
+    """The index of a tenant's webhooks."""
+    return DELIVERIES_PREFIX + tenant
 
 
 def flight_name(lane: str, digest: str) -> str:

@@ -35,6 +35,7 @@ from common.settings.metrics import MetricsSettings
 from common.settings.overload import OverloadSettings
 from common.settings.secret_files import SUFFIX, secret_fields
 from common.settings.tenants import DEFAULT_WINDOW, TenantSettings
+from common.settings.webhooks import WebhookSettings
 from common.settings.worker import DeviceSettings, WorkerSettings
 
 __all__ = (
@@ -61,6 +62,7 @@ __all__ = (
     "Settings",
     "TenantSettings",
     "TraceSettings",
+    "WebhookSettings",
     "WorkerSettings",
     "load_settings",
 )
@@ -72,6 +74,7 @@ class Settings(
     LogSettings,
     MetricsSettings,
     WorkerSettings,
+    WebhookSettings,
     FetchSettings,
     DeviceSettings,
     JobSettings,

@@ -12,20 +12,27 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 
 import redis.asyncio
 import structlog
 
-from common.jobs.system_lanes import BATCHES
+from common.jobs.system_lanes import BATCHES, WEBHOOKS
 from common.redis.connect import connect_async
 from common.redis.embedded_server import obtain_redis
 from common.redis.format_version import check_format
 from common.settings import Settings
+from common.webhooks.deliveries import Deliveries
+from common.webhooks.endpoints import Endpoints
+from common.webhooks.vault import Vault
 from worker.courier.batches.factory import make_batch_runner
+from worker.courier.event_reader import EventReader
 from worker.courier.health import CourierHealth
 from worker.courier.jobs import Runner
 from worker.courier.lane_service import LaneService
 from worker.courier.leases import CourierLeases
+from worker.courier.webhook_runner import WebhookRunner
+from worker.courier.webhook_sender import WebhookSender
 
 log = structlog.get_logger(__name__)
 
@@ -36,18 +43,34 @@ MakeRunner = Callable[["CourierContext"], Runner | None]
 class CourierContext:
     """What a runner is built from."""
 
-    def __init__(self, settings: Settings, client: redis.asyncio.Redis, redis_url: str) -> None:
+    def __init__(
+        self, settings: Settings, client: redis.asyncio.Redis, redis_url: str, name: str
+    ) -> None:
         self.settings = settings
+        self.name = name
+        """The courier's, unique."""
         self.client = client
         """Its pool is the courier's, with timeouts."""
         self.redis_url = redis_url
-        self.wake: Callable[[str], None] = lambda _lane: None
-        """Tells the courier that a job was put into this lane."""
+        self.services: dict[str, LaneService] = {}
+
+    def wake_lane(self, lane: str) -> None:
+        """Tell the courier that a job was put into this lane."""
+        self.services[lane].work.set()
 
 
 def runners() -> Mapping[str, MakeRunner]:
     """What serves each system lane."""
-    return {BATCHES: make_batch_runner}
+    return {WEBHOOKS: _webhooks, BATCHES: make_batch_runner}
+
+
+def _webhooks(context: CourierContext) -> Runner:
+    settings, client = context.settings, context.client
+    deliveries = Deliveries(client, settings)
+    endpoints = Endpoints(client, Vault(settings.webhook_key_bytes))
+    wake = partial(context.wake_lane, WEBHOOKS)
+    reader = EventReader(client, context.name, settings, deliveries, endpoints, wake)
+    return WebhookRunner(settings, deliveries, endpoints, WebhookSender(settings), reader)
 
 
 def run_courier(settings: Settings) -> int:
@@ -79,11 +102,15 @@ class Courier:
         async with AsyncExitStack() as stack:
             client = connect_async(self._redis_url, self._settings)
             stack.push_async_callback(client.aclose)
-            context = CourierContext(self._settings, client, self._redis_url)
+            context = CourierContext(self._settings, client, self._redis_url, name)
             for lane, make in runners().items():
+<<<<<<< HEAD
                 if (runner := make(context)) is not None:
                     self.services[lane] = self._service(lane, runner, client, name)
             context.wake = lambda lane: self.services[lane].work.set()
+=======
+                self.services[lane] = self._service(lane, make(context), client, name)
+            context.services = self.services
             health = CourierHealth(self.services, self._settings, stopping)
             await health.start()
             stack.push_async_callback(health.stop)

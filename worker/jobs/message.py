@@ -74,7 +74,7 @@ def _read_call(
     except _UNREADABLE as exc:
         raise UnreadableMessage(f"its body is not a Celery call: {exc}") from exc
     # Asked first, as most messages have none of it, and a call costs 0.1 us a job.
-    if embed or headers.get("parent_id") or headers.get("group"):
+    if embed or headers.get("parent_id") or headers.get("group") or headers.get("webhook"):
         execution.next_steps = read_next_steps(embed, headers)
         execution.lineage = lineage_of(headers, [])
     if args:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import orjson
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
@@ -27,7 +26,7 @@ from worker.jobs.execution import Execution, Hold, Retry
 from worker.jobs.lease_calls import LeadingJob
 from worker.jobs.leases import LaneLeases, Reservation
 from worker.jobs.message import parse
-from worker.jobs.next_steps import NextSteps, lineage_of
+from worker.jobs.next_steps import NextSteps, kept_form, lineage_of
 from worker.jobs.passage import Passage
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
@@ -216,12 +215,12 @@ class Intake:
 
         Before any of them can be settled. Their leases are renewed meanwhile.
         """
-        leading = [one for one in executions if one.next_steps]
+        leading = [one for one in executions if one.next_steps and not _is_kept(one)]
         if not leading:
             return True
         for execution in leading:
             execution.lineage = self._name_successors(execution)
-        jobs = [LeadingJob(one.tag, one.job_id, orjson.dumps(one.next_steps)) for one in leading]
+        jobs = [LeadingJob(one.tag, one.job_id, kept_form(one.next_steps or {})) for one in leading]
         while not self._state.stopping.is_set():
             try:
                 self._leases[lane.name].lead(jobs)
@@ -290,6 +289,12 @@ class Intake:
             lane.waiting -= len(early)
         self._finisher.submit_ended(lane, early)
         return due
+
+
+def _is_kept(execution: Execution) -> bool:
+    """Whether Redis has its next steps since it was accepted: a webhook, where the front did."""
+    steps = execution.next_steps or {}
+    return execution.created_ms > 0 and len(steps) == 1 and "webhook" in steps
 
 
 def _parted(executions: Sequence[Execution]) -> tuple[list[Execution], list[Execution]]:

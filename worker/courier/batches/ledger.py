@@ -61,11 +61,12 @@ class Ledger:
         *,
         line: int | None = None,
         parts: Sequence[tuple[str, str]] = (),
+        event: bytes = b"",
     ) -> bool:
         """Change fields, and append parts (key, word) to its files; False where it is in none of
-        these states. Raises NotHeld.
+        these states. event is the body of what webhooks tell of its end. Raises NotHeld.
         """
-        if await self._try(states, fields, owner=self._owner, line=line, parts=parts):
+        if await self._try(states, fields, owner=self._owner, line=line, parts=parts, event=event):
             return True
         if await self.status() in tuple(states):
             raise NotHeld  # it is at another line
@@ -79,11 +80,12 @@ class Ledger:
         owner: str,
         line: int | None = None,
         parts: Sequence[tuple[str, str]] = (),
+        event: bytes = b"",
     ) -> bool:
         allowed = f" {' '.join(states)} "
         at = "" if line is None else line
-        args: list[str | int] = [self._record.id, owner, allowed, at, len(parts)]
-        args.append(self._record.file_seconds)
+        args: list[str | int | bytes] = [self._record.id, owner, allowed, at, len(parts)]
+        args += (self._record.file_seconds, self._record.tenant, event)
         for part in parts:
             args += part
         for name, value in fields.items():

@@ -8,6 +8,7 @@ import socket
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
@@ -23,6 +24,7 @@ from common.jobs.job import new_job_id
 from common.redis.keys import BATCH_PREFIX, BATCHES, job_key, meta_key
 from common.redis.scripts import AsyncScripts
 from common.settings import Settings
+from common.webhooks.events import BATCH_COMPLETED, body_of
 from worker.courier.batches.ledger import Ledger, NotHeld, now_ms
 from worker.courier.batches.output import Output
 from worker.courier.batches.validation import validate
@@ -122,9 +124,12 @@ class BatchRunner(Runner):
             if await ledger.status() is BatchStatus.CANCELLING:
                 status = BatchStatus.CANCELLED
         files = await output.publish()
-        fields = {"status": status, f"{status}_ms": now_ms(), **files}
-        await ledger.move(before, fields)
-        log.info("batch_ended", batch=(await ledger.read()).id, status=status)
+        ended_ms = now_ms()
+        fields = {"status": status, f"{status}_ms": ended_ms, **files}
+        record = await ledger.read()
+        event = _event(record, files, ended_ms) if status is BatchStatus.COMPLETED else b""
+        await ledger.move(before, fields, event=event)
+        log.info("batch_ended", batch=record.id, status=status)
 
     async def revive(self) -> None:
         """Enqueue a job for each unfinished batch that has none: its creator was killed in between,
@@ -163,3 +168,22 @@ class BatchRunner(Runner):
 
 
 _RUNS = BatchStatus.IN_PROGRESS
+
+
+def _event(record: BatchRecord, files: dict[str, int], ended_ms: int) -> bytes:
+    """What webhooks tell of a batch that is completed."""
+    data = {
+        "id": record.id,
+        "status": BatchStatus.COMPLETED,
+        "endpoint": record.endpoint,
+        "input_file_id": record.input_file,
+        "output_file_id": record.output_file if files["has_output"] else None,
+        "error_file_id": record.error_file if files["has_errors"] else None,
+        "request_counts": {
+            "total": record.total,
+            "completed": record.completed,
+            "failed": record.failed,
+        },
+        "metadata": orjson.loads(record.metadata) if record.metadata else None,
+    }
+    return body_of(BATCH_COMPLETED, ended_ms, data)

@@ -6,6 +6,7 @@ local JOB, META, BLOB, LANE = 'lf:job:', 'celery-task-meta-', 'lf:blob:', 'lf:la
 local IN_FLIGHT, RATE, JOBS = 'lf:tenants:in_flight', 'lf:rate:', 'lf:jobs:'
 local FLIGHT, FOLLOWERS = 'lf:flight:', 'lf:followers:'
 local NEXT, OUTBOX, OUTBOX_FAILED = 'lf:next:', 'lf:outbox', 'lf:outbox:failed'
+local EVENTS = 'lf:outbox:events'
 local CANCELED, STARVED = 'lf:canceled', 'lf:hurry' -- channels; each goes with SCOPE
 local SCOPE = '' -- ':<database>' but in 0; scripts.py writes it
 local BAND_SUFFIX = { '', '\6\0223', '\6\0226', '\6\0229' }

@@ -23,6 +23,12 @@ local function tenant_of(message)
     .. '"parent_id":null,"group":null,"root_id":"[^"]+","tenant":"([^"]+)"')
 end
 
+-- Who is told of its end, as JSON, where this project built it; nil for nobody.
+local function webhook_of(message)
+  local headers = string.match(message, '^({"headers":.-),"content%-type":')
+  return headers and string.match(headers, ',"webhook":("[^"\\]+")')
+end
+
 -- The call that it carries, as it came; nil where there is none.
 local function body_of(message)
   local readable, call = pcall(cjson.decode, message)

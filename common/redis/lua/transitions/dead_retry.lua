@@ -13,7 +13,7 @@
 -- Moves: settled->q, none->q
 -- Tests: tests/lua/test_dead_retry.py
 -- The other ids are for another call, or another time.
--- @include keys, clock, record, tenant_window, tenant_counts, rate_limit, copy_bound
+-- @include keys, clock, message, record, tenant_window, tenant_counts, rate_limit, copy_bound
 
 local bands, dead, letters = KEYS, KEYS[8], KEYS[9]
 local window, clock, refused = tonumber(ARGV[1]), now_ms(), 0
@@ -45,6 +45,8 @@ local function revive(id)
   redis.call('HDEL', letters, id)
   redis.call('DEL', META .. id)
   put_in_lane(id, about, string.sub(letter, newline + 1))
+  local webhook = webhook_of(string.sub(letter, newline + 1))
+  if webhook then redis.call('SET', NEXT .. id, '{"webhook":' .. webhook .. '}\n') end
   return 1
 end
 

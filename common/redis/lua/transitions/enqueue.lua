@@ -4,7 +4,7 @@
 --   1 max_backlog
 --   2 window: how many messages a tenant has in a band's list
 --   3 list_max: how many jobs a tenant can list
---   4 words: how many per job: 4 or 7 where the others are empty for all, or 11
+--   4 words: how many per job: 4, 7 or 11 where the others are empty for all, or 12
 --   5 tenants: how many
 --   per tenant:
 --     1 name
@@ -23,12 +23,13 @@
 --     9 band: 1-4; with a flight
 --     10 deadline_ms: or 0; with a flight
 --     11 max_age_seconds: maximum age of a recent result, or ''
+--     12 next: who is told of its end, or ''
 -- Returns: per job its lane's backlog before it, or -1 (lane full), -2 (rate exceeded) or -3 (too
 --   many in flight); then per tenant how many it may send now or -1, and ms until all of its burst
 -- Moves: none->q, none->w, none->settled, q->w, w->q, w->w
 -- Tests: tests/lua/test_enqueue.py
 -- @include keys, clock, chunks, record, lane_depth, tenant_entries, rate_limit, job_index
--- @include flight_join, known_jobs, outgoing, blob_keep
+-- @include flight_join, known_jobs, outgoing, blob_keep, webhook
 
 local max_backlog, window, list_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local words, jobs_at = tonumber(ARGV[4]), 6 + 4 * ARGV[5]
@@ -38,17 +39,17 @@ local tenants = read_limits(ARGV, 6, jobs_at, clock)
 local backlog, known, records, out = {}, {}, {}, {}
 
 -- One table, reused for each job: arguments that are not sent stay empty.
-local job = { expires_ms = '', blob = '', tenant = '', flight = '' }
+local job = { expires_ms = '', blob = '', tenant = '', flight = '', next = '' }
 local function read_job(i)
   job.lane, job.band_key, job.job_id, job.message = unpack(ARGV, i, i + 3)
   if words > 4 then job.expires_ms, job.blob, job.tenant = unpack(ARGV, i + 4, i + 6) end
   if words > 7 then
     job.flight, job.band, job.deadline_ms, job.max_age_seconds = unpack(ARGV, i + 7, i + 10)
   end
+  job.next = ARGV[words > 11 and i + 11 or 0] or ''
   return job
 end
 
--- Write an accepted job, alone or as part of a flight.
 local function write(one, key)
   local record = 'q ' .. one.lane .. ' ' .. origin(now, one.tenant)
   if one.expires_ms ~= '' then record = record .. ' ' .. one.expires_ms end
@@ -64,10 +65,10 @@ local function write(one, key)
     if one.blob ~= '' then keep_blob(one) end
     send(one.lane, one.band_key, one.message, one.tenant)
   end
+  if one.next ~= '' then keep_webhook(one, how) end
   if one.tenant ~= '' and how ~= 'arrived' then note_entry(one.lane, one.tenant) end
 end
 
--- The backlog before it, or the code of its refusal.
 local function accept(one)
   local lane, key = one.lane, JOB .. one.job_id
   local depth = backlog[lane] or backlog_of(lane)
@@ -82,7 +83,7 @@ local function accept(one)
   return depth
 end
 
--- 1 find the known jobs
+-- 1 find those that are known
 local ids = {}
 for i = jobs_at, #ARGV, words do ids[#ids + 1] = ARGV[i + 2] end
 find_known(ids, known)

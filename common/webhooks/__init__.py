@@ -1,0 +1,1 @@
+"""What the API and the courier share of webhooks: events, secrets, endpoints, deliveries."""

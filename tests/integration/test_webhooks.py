@@ -1,0 +1,219 @@
+"""Webhooks over HTTP: jobs tell of their end, to URLs and to registered endpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from common.redis.embedded_server import RedisServer
+from tests.support.receiver import Received, Receiver, listening
+from tests.support.stack import ApiProcess, Process, Stack, wait_until
+
+OPEN = {
+    "LANEFLEET_WEBHOOK_ALLOW": "127.0.0.0/8",
+    "LANEFLEET_WEBHOOK_SCHEDULE_SECONDS": "0,0.1,0.1",
+    "LANEFLEET_WEBHOOK_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+}
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with listening(Receiver()) as made:
+        yield made
+
+
+def courier(stack: Stack, **environment: str) -> Process:
+    return stack._start("courier", ["-m", "worker", "--role", "courier"], "echo", environment)
+
+
+@pytest.fixture(scope="module")
+def api(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One fleet for all tests that only add to it."""
+    made = Stack(embedded_redis.url, tmp_path_factory.mktemp("webhooks"), dict(OPEN))
+    made.redis.flushall()
+    made.worker("echo", LANEFLEET_MAX_ATTEMPTS="1")
+    courier(made)
+    yield made.api()
+    made.close()
+
+
+def call(api: ApiProcess, method: str, path: str, body: Any = None, status: int = 200) -> Any:
+    answer = httpx.request(method, f"{api.url}{path}", json=body, timeout=30)
+    assert answer.status_code == status, answer.text
+    return answer.json() if answer.content else None
+
+
+def submit(api: ApiProcess, value: Any = "x", **more: Any) -> str:
+    job = {"model": "echo", "input": value, **more}
+    answer = httpx.post(f"{api.url}/v1/jobs", json=job, timeout=30)
+    assert answer.status_code in (200, 202), answer.text
+    return str(answer.json()["id"])
+
+
+def event(one: Received) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(one.body)
+    return found
+
+
+def test_a_jobs_own_url_is_told_of_its_end_signed_with_the_default_secret(
+    api: ApiProcess, receiver: Receiver
+) -> None:
+    secret = call(api, "POST", "/v1/webhooks/secret", {})["secret"]
+    job = submit(api, {"n": 1}, webhook=receiver.url)
+    wait_until(lambda: receiver.received, 20, "a webhook")
+    (one,) = receiver.received
+    told = event(one)
+    assert told["type"] == "job.succeeded"
+    assert told["data"]["id"] == job
+    assert told["data"]["result"]["length"] == len('{"n":1}')
+    assert told["data"]["links"]["result"] == f"/v1/jobs/{job}/result"
+    Webhook(secret).verify(one.body, one.headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secret).verify(one.body.replace(b"succeeded", b"succeedeD"), one.headers)
+
+
+def test_an_endpoint_gets_the_events_that_it_asks_for_and_rotates_its_secret(
+    api: ApiProcess, receiver: Receiver
+) -> None:
+    asked = {"url": receiver.url, "events": ["job.dead"]}
+    made = call(api, "POST", "/v1/webhooks", asked, 201)
+    endpoint, old = made["id"], made["secret"]
+    assert "secret" not in call(api, "GET", f"/v1/webhooks/{endpoint}")
+    wait_until(
+        lambda: submit(api, "y") and submit(api, "x", params={"fail": "no"}) and receiver.received,
+        20,
+        "an event",
+    )
+    assert {event(one)["type"] for one in receiver.received} == {"job.dead"}
+    new = call(api, "POST", f"/v1/webhooks/{endpoint}/rotate", {})["secret"]
+    assert call(api, "GET", f"/v1/webhooks/{endpoint}")["secrets"] == 2
+
+    def rotated() -> Received | None:
+        call(api, "POST", f"/v1/webhooks/{endpoint}/ping", status=202)
+        last = receiver.received[-1]
+        return last if " " in last.headers["webhook-signature"] else None
+
+    one = wait_until(rotated, 20, "a delivery with two signatures")
+    assert one is not None
+    for secret in (old, new):
+        Webhook(secret).verify(one.body, one.headers)
+
+
+def test_a_named_endpoint_is_told_by_ed25519_and_its_log_is_shown(
+    api: ApiProcess, receiver: Receiver
+) -> None:
+    made = call(
+        api, "POST", "/v1/webhooks", {"url": receiver.url, "events": [], "signature": "v1a"}, 201
+    )
+    job = submit(api, "x", webhook=made["id"])
+    wait_until(lambda: receiver.received, 20, "a webhook")
+    assert receiver.received[0].headers["webhook-signature"].startswith("v1a,")
+    assert made["public_keys"][0].startswith("whpk_")
+
+    def logged() -> Any:
+        found = call(api, "GET", f"/v1/webhooks/deliveries?subject={job}")["deliveries"]
+        return found[0] if found and found[0]["state"] == "delivered" else None
+
+    one = wait_until(logged, 20, "the log")
+    assert one["id"] == receiver.received[0].id
+    assert [(each["status"], each["error"]) for each in one["attempts"]] == [(204, None)]
+    assert one["attempts"][0]["answer"] == "", "not shown of a network that the operator opened"
+
+
+def test_failures_are_tried_by_the_schedule_then_dead_and_replayed_under_the_same_id(
+    api: ApiProcess, receiver: Receiver
+) -> None:
+    receiver.answer = lambda _one: (500, {})
+    job = submit(api, "x", webhook=receiver.url)
+
+    def dead() -> Any:
+        found = call(api, "GET", f"/v1/webhooks/deliveries?state=dead&subject={job}")
+        return found["deliveries"]
+
+    (one,) = wait_until(dead, 20, "a dead delivery")
+    assert [each["status"] for each in one["attempts"]] == [500, 500, 500]
+    assert len(receiver.ids()) == 1
+    receiver.answer = lambda _one: (200, {})
+    count = call(api, "POST", "/v1/webhooks/deliveries/replay", {"state": "dead"})
+    assert count == {"deliveries": 1}
+    path = f"/v1/webhooks/deliveries/{one['id']}"
+    wait_until(lambda: call(api, "GET", path)["state"] == "delivered", 20, "its delivery")
+    assert len(receiver.ids()) == 1
+    assert len(receiver.received) == 4
+
+
+def test_410_disables_the_endpoint_and_says_so(api: ApiProcess, receiver: Receiver) -> None:
+    receiver.answer = lambda _one: (410, {})
+    endpoint = call(api, "POST", "/v1/webhooks", {"url": receiver.url}, 201)["id"]
+    submit(api, "x", webhook=endpoint)
+    path = f"/v1/webhooks/{endpoint}"
+    wait_until(lambda: not call(api, "GET", path)["enabled"], 20, "the end of the endpoint")
+    assert "410" in call(api, "GET", path)["disabled_reason"]
+    assert call(api, "PATCH", path, {"enabled": True})["enabled"]
+
+
+def test_retry_after_is_honoured_and_a_redirect_is_a_failure(
+    api: ApiProcess, receiver: Receiver
+) -> None:
+    answers = [(503, {"Retry-After": "1"}), (302, {"Location": receiver.url}), (200, {})]
+    receiver.answer = lambda _one: answers[len(receiver.received) - 1]
+    job = submit(api, "x", webhook=receiver.url)
+
+    def delivered() -> Any:
+        found = call(api, "GET", f"/v1/webhooks/deliveries?subject={job}&state=delivered")
+        return found["deliveries"]
+
+    (one,) = wait_until(delivered, 20, "its delivery")
+    first, second, third = one["attempts"]
+    assert [each["status"] for each in one["attempts"]] == [503, 302, 200]
+    assert "redirects are not followed" in second["error"]
+    assert second["at"] > first["at"]
+    assert third["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        ({"webhook": "ftp://example.com/"}, "http:// or https://"),
+        ({"webhook": "http://10.0.0.1/"}, "no address on the public internet"),
+        ({"webhook": "here"}, "an http(s) URL, or the id of an endpoint"),
+        ({"webhook": "ep_" + "0" * 24}, "no such endpoint"),
+    ],
+)
+def test_a_webhook_that_cannot_be_used_refuses_the_job(
+    refusing: ApiProcess, job: dict[str, str], says: str
+) -> None:
+    body = {"model": "echo", "input": 1, **job}
+    assert says in call(refusing, "POST", "/v1/jobs", body, 422)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ({"url": "http://127.0.0.1/"}, "no address on the public internet"),
+        ({"url": "https://example.com/", "events": ["job.done"]}, "no event 'job.done'; there are"),
+        ({"url": "https://example.com/", "secret": "hunter2"}, "send whsec_ and 24 to 64 bytes"),
+        ({"url": "https://example.com/", "local": True}, "loopback"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_used_is_refused(
+    refusing: ApiProcess, endpoint: dict[str, Any], says: str
+) -> None:
+    said = call(refusing, "POST", "/v1/webhooks", endpoint, 422)["detail"]
+    assert says in said
+    assert "hunter2" not in said
+
+
+@pytest.fixture(scope="module")
+def refusing(
+    embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiProcess]:
+    """An API with nothing opened, no worker and no courier."""
+    made = Stack(embedded_redis.url, tmp_path_factory.mktemp("refusing"))
+    yield made.api()
+    made.close()

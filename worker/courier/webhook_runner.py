@@ -1,0 +1,172 @@
+"""Runs the jobs of `~webhook`: each is one attempt at a delivery, by a schedule of its own."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import structlog
+
+from common.metrics.courier import DELIVERIES, DELIVERY_SECONDS
+from common.metrics.declaration import MetricFamily
+from common.net.loopback import is_loopback
+from common.settings import Settings
+from common.webhooks.deliveries import DEAD, DELIVERED, Attempt, Deliveries, Delivery
+from common.webhooks.endpoints import DEFAULT, Endpoint, Endpoints
+from common.webhooks.events import PING
+from common.webhooks.vault import SecretUnreadable
+from worker.courier.event_reader import EventReader
+from worker.courier.jobs import CourierJob, Done, Later, Outcome, Runner
+from worker.courier.webhook_sender import Sent, WebhookSender
+
+log = structlog.get_logger(__name__)
+
+_BELIEVED_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 604_800.0
+_GONE_TEXT = "its receiver answered 410: it is gone"
+
+
+class WebhookRunner(Runner):
+    """Delivers webhooks, and has the events of the outbox made into deliveries."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        deliveries: Deliveries,
+        endpoints: Endpoints,
+        sender: WebhookSender,
+        reader: EventReader,
+    ) -> None:
+        self.concurrency = settings.webhook_concurrency
+        self._settings = settings
+        self._deliveries = deliveries
+        self._endpoints = endpoints
+        self._sender = sender
+        self._reader = reader
+        self._on_loopback = is_loopback(settings.host)
+        self._known: dict[str, Delivery] = {}
+        self._targets: dict[tuple[str, str], tuple[float, Endpoint | None]] = {}
+        self._outcomes: Counter[str] = Counter()
+        self._seconds = 0.0
+
+    async def start(self) -> None:
+        """Open connections, and begin to read events."""
+        await self._sender.start()
+        await self._reader.start()
+
+    async def stop(self) -> None:
+        """The other way round."""
+        await self._reader.stop()
+        await self._sender.stop()
+
+    async def prepare(self, jobs: Sequence[CourierJob]) -> None:
+        """Read the deliveries of these jobs, and where they go."""
+        found = await self._deliveries.read([job.id for job in jobs])
+        wanted: set[tuple[str, str]] = set()
+        for job, delivery in zip(jobs, found, strict=True):
+            if delivery is not None:
+                self._known[job.id] = delivery
+                wanted.add((delivery.tenant, delivery.endpoint or DEFAULT))
+        now = time.monotonic()
+        if len(self._targets) > 10_000:
+            self._targets.clear()
+        for tenant, name in wanted:
+            if now - self._targets.get((tenant, name), (-1e9, None))[0] > _BELIEVED_SECONDS:
+                target = await self._target(tenant, name)
+                self._targets[tenant, name] = (now, target)
+
+    async def _target(self, tenant: str, name: str) -> Endpoint | None:
+        if name == DEFAULT:
+            return await self._endpoints.default_of(tenant)
+        return await self._endpoints.get(tenant, name)
+
+    async def run(self, job: CourierJob) -> Outcome:
+        """Try one delivery once."""
+        delivery = self._known.get(job.id)
+        if delivery is None:  # no longer kept
+            return Done("gone")
+        first_pause = self._first_pause_ms(delivery)
+        if first_pause > 0:
+            return Later(first_pause)
+        _, target = self._targets.get((delivery.tenant, delivery.endpoint or DEFAULT), (0.0, None))
+        if target is None:
+            return self._give_up(delivery, "not sent: its endpoint was deleted")
+        if target.disabled and delivery.type != PING:
+            return self._give_up(delivery, f"not sent: its endpoint is disabled: {target.disabled}")
+        try:
+            now_ms = int(time.time() * 1000)
+            secrets = self._endpoints.secrets_of(delivery.tenant, target, now_ms)
+        except SecretUnreadable as exc:
+            return self._judge(delivery, Sent(Attempt(now_ms, None, 0.0, "", str(exc)), False))
+        sent = await self._sender.send(
+            delivery.url or target.url,
+            delivery.id,
+            delivery.body,
+            secrets,
+            local=target.local and self._on_loopback,
+        )
+        self._seconds += sent.attempt.ms / 1000
+        if sent.gone and delivery.endpoint:
+            await self._disable(delivery, target)
+        return self._judge(delivery, sent)
+
+    async def _disable(self, delivery: Delivery, target: Endpoint) -> None:
+        log.warning("webhook_endpoint_gone", endpoint=target.id)
+        await self._endpoints.change(
+            delivery.tenant, target.id, lambda one: replace(one, disabled=_GONE_TEXT)
+        )
+        self._targets.pop((delivery.tenant, target.id), None)
+
+    def _first_pause_ms(self, delivery: Delivery) -> int:
+        if delivery.log or delivery.tries:
+            return 0
+        due = delivery.created_ms + self._settings.webhook_schedule_seconds[0] * 1000
+        return int(due - time.time() * 1000)
+
+    def _give_up(self, delivery: Delivery, why: str) -> Outcome:
+        attempt = Attempt(int(time.time() * 1000), None, 0.0, "", why)
+        delivery.log.append(attempt)
+        delivery.state = DEAD
+        self._outcomes["given_up"] += 1
+        return Done(DEAD)
+
+    def _judge(self, delivery: Delivery, sent: Sent) -> Outcome:
+        """What follows from an attempt."""
+        delivery.log.append(sent.attempt)
+        delivery.tries += 1
+        schedule = self._settings.webhook_schedule_seconds
+        if sent.delivered:
+            delivery.state = DELIVERED
+            self._outcomes["delivered"] += 1
+            return Done(DELIVERED)
+        if sent.gone or delivery.tries >= len(schedule) or delivery.type == PING:
+            delivery.state = DEAD
+            self._outcomes["given_up"] += 1
+            return Done(DEAD)
+        self._outcomes["retried"] += 1
+        jitter = self._settings.webhook_jitter
+        pause = schedule[delivery.tries] * random.uniform(1 - jitter, 1 + jitter)  # noqa: S311
+        pause = max(pause, sent.retry_after_seconds or 0.0)
+        return Later(int(min(pause, _LONGEST_PAUSE_SECONDS) * 1000))
+
+    async def note(self, ended: Sequence[tuple[CourierJob, Outcome]]) -> None:
+        """Write the attempts down."""
+        changed = [one for job, _ in ended if (one := self._known.get(job.id))]
+        if changed:
+            await self._deliveries.note(changed)
+        for job, _ in ended:
+            self._known.pop(job.id, None)
+
+    def families(self) -> Iterator[MetricFamily]:
+        """Its metrics, for one scrape."""
+        family = DELIVERIES.family()
+        for outcome in ("delivered", "retried", "given_up"):
+            family.add(self._outcomes[outcome], outcome)
+        yield family
+        seconds = DELIVERY_SECONDS.family()
+        seconds.add_summary(sum(self._outcomes.values()), self._seconds)
+        yield seconds
+        yield from self._reader.families()

@@ -1,0 +1,221 @@
+"""Sends one delivery: an HTTP POST to a checked address, and what its answer means.
+
+No redirects, cookies, proxies of the environment or decompression. Of the answer no more is read
+than the bound, and no more kept than its first characters; none of it where the receiver is in a
+network that only the operator's list permits, as tenants must not read there what we can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+import aiohttp
+from yarl import URL
+
+from common.errors import UrlRefused
+from common.net.addresses import AddressRules, Target, parse_target
+from common.net.loopback import is_loopback
+from common.net.outbound import Resolve
+from common.net.pinned import PinnedResolver
+from common.settings import WebhookSettings
+from common.webhooks.deliveries import Attempt
+from common.webhooks.signing import sign
+
+_ANSWER_CHARACTERS = 200
+_IDLE_SECONDS = 15.0
+_MAX_HOSTS = 10_000
+_GONE = 410
+_AGAIN_LATER = (429, 503)
+
+
+class Sent(NamedTuple):
+    """One attempt, and what follows."""
+
+    attempt: Attempt
+    delivered: bool
+    gone: bool = False
+    """Whether the receiver says that nothing must be sent to it any more."""
+    retry_after_seconds: float | None = None
+
+
+class WebhookSender:
+    """Sends deliveries in one event loop."""
+
+    def __init__(self, settings: WebhookSettings, *, resolve: Resolve | None = None) -> None:
+        self._settings = settings
+        rules = AddressRules(settings.webhook_ports, settings.webhook_allow)
+        self._resolver = PinnedResolver(rules, resolve)
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(settings.webhook_host_concurrency)
+        )
+        self._next_at: dict[str, float] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self.waiting: Counter[str] = Counter()
+        """Deliveries that wait for a turn at their host."""
+
+    async def start(self) -> None:
+        """Open the pool of connections."""
+        settings = self._settings
+        connector = aiohttp.TCPConnector(
+            resolver=self._resolver,
+            use_dns_cache=False,
+            limit=settings.webhook_concurrency,
+            limit_per_host=settings.webhook_host_concurrency,
+            keepalive_timeout=_IDLE_SECONDS,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=settings.webhook_timeout_seconds),
+            headers={"User-Agent": "lanefleet", "Accept": "*/*", "Accept-Encoding": "identity"},
+        )
+
+    async def stop(self) -> None:
+        """Close it."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(
+        self, url: str, message_id: str, body: bytes, secrets: list[str], *, local: bool = False
+    ) -> Sent:
+        """One attempt; never raises but when canceled. local permits a literal loopback address."""
+        try:
+            target = parse_target(url)
+            if not (local and is_loopback(target.host)):
+                self._resolver.check_literal(target)
+        except UrlRefused as exc:
+            return Sent(Attempt(_now_ms(), None, 0.0, "", f"not sent: {exc}"), False)
+        async with self._turn(target):
+            return await self._post(target, message_id, body, secrets, local)
+
+    def _turn(self, target: Target) -> _Turn:
+        if len(self._turns) > _MAX_HOSTS:
+            self._turns.clear()
+            self._next_at.clear()
+        return _Turn(self, target.host)
+
+    async def _post(
+        self,
+        target: Target,
+        message_id: str,
+        body: bytes,
+        secrets: list[str],
+        local: bool,
+    ) -> Sent:
+        assert self._session is not None, "start first"
+        began, at_ms = time.perf_counter(), _now_ms()
+        timestamp = at_ms // 1000
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": sign(secrets, message_id, timestamp, body),
+        }
+        status, answer, error, after = None, "", "", None
+        try:
+            async with self._session.post(
+                _url_of(target), data=body, headers=headers, allow_redirects=False
+            ) as response:
+                status = response.status
+                after = _retry_after(response.headers.get("Retry-After"))
+                answer = await self._read(response)
+                error = _error_of(status)
+        except UrlRefused as exc:
+            error = f"not sent: {exc}"
+        except TimeoutError:
+            error = f"no answer within {self._settings.webhook_timeout_seconds:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            if status is None or _error_of(status):
+                error = _reason(exc)
+        if not local and self._resolver.leads_inside(target):
+            answer = ""
+        ms = round((time.perf_counter() - began) * 1000, 1)
+        attempt = Attempt(at_ms, status, ms, answer, error)
+        return Sent(attempt, not error, status == _GONE, after)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> str:
+        limit = self._settings.webhook_answer_bytes
+        left, first = limit, b""
+        async for chunk in response.content.iter_any():
+            if len(first) < _ANSWER_CHARACTERS:
+                first += chunk[:_ANSWER_CHARACTERS]
+            left -= len(chunk)
+            if left < 0:
+                response.close()  # the rest would be read before the connection is used again
+                break
+        text = first[:_ANSWER_CHARACTERS].decode("utf-8", "replace")
+        return "".join(one if one.isprintable() else " " for one in text)
+
+
+class _Turn:
+    """One delivery's turn at its host: bounded in number, and in rate where that is set."""
+
+    def __init__(self, sender: WebhookSender, host: str) -> None:
+        self._sender = sender
+        self._host = host
+
+    async def __aenter__(self) -> None:
+        sender, host = self._sender, self._host
+        self._semaphore = sender._turns[host]
+        sender.waiting[host] += 1
+        try:
+            await self._semaphore.acquire()
+        finally:
+            sender.waiting[host] -= 1
+            if not sender.waiting[host]:
+                del sender.waiting[host]
+        if rate := sender._settings.webhook_host_per_second:
+            now = time.monotonic()
+            at = max(now, sender._next_at.get(host, 0.0))
+            sender._next_at[host] = at + 1 / rate
+            await asyncio.sleep(at - now)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._semaphore.release()
+
+
+def _url_of(target: Target) -> URL:
+    """As it was checked: what is parsed again could be another host."""
+    return URL(f"{target.scheme}://{target.authority}{target.path}", encoded=True)
+
+
+def _error_of(status: int) -> str:
+    if 200 <= status < 300:
+        return ""
+    if 300 <= status < 400:
+        return f"answered {status}; redirects are not followed, so register where it leads to"
+    return f"answered {status}"
+
+
+def _reason(exc: Exception) -> str:
+    """Without addresses, which an internal resolver may know."""
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return "its name cannot be resolved now"
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return "its certificate or TLS is not accepted"
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return "it could not be reached"
+    if isinstance(exc, aiohttp.ServerDisconnectedError | OSError):
+        return "it closed the connection without an answer"
+    return "its answer cannot be read"
+
+
+def _retry_after(value: str | None) -> float | None:
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(min(int(value.strip()[:9]), 604_800))
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
