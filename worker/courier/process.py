@@ -104,12 +104,8 @@ class Courier:
             stack.push_async_callback(client.aclose)
             context = CourierContext(self._settings, client, self._redis_url, name)
             for lane, make in runners().items():
-<<<<<<< HEAD
                 if (runner := make(context)) is not None:
                     self.services[lane] = self._service(lane, runner, client, name)
-            context.wake = lambda lane: self.services[lane].work.set()
-=======
-                self.services[lane] = self._service(lane, make(context), client, name)
             context.services = self.services
             health = CourierHealth(self.services, self._settings, stopping)
             await health.start()
