@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 from . import calls
+from .batches import AsyncBatchOperations, BatchOperations
 from .webhooks import AsyncWebhookOperations, WebhookOperations
 
 __all__ = ("AsyncOperations", "Operations")
@@ -12,7 +13,7 @@ __all__ = ("AsyncOperations", "Operations")
 Action = Literal["load", "unload", "warm"]
 
 
-class Operations(WebhookOperations):
+class Operations(WebhookOperations, BatchOperations):
     """Of `Client`."""
 
     def list_models(self) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ class Operations(WebhookOperations):
     dead, dead_letter = list_dead, show_dead
 
 
-class AsyncOperations(AsyncWebhookOperations):
+class AsyncOperations(AsyncWebhookOperations, AsyncBatchOperations):
     """Of `AsyncClient`."""
 
     async def list_models(self) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from typer.testing import CliRunner
 
+from api.cli import app as command_line
+from api.client import ApiError, AsyncClient
 from common.redis.embedded_server import RedisServer
 from tests.support.stack import ApiProcess, Stack, wait_until
 
@@ -279,3 +284,45 @@ def test_the_parts_lie_in_their_folder(stack: Stack) -> None:
     names = [one.name for one in folder.iterdir()]
     assert names
     assert all(name.startswith("file-") for name in names)
+
+
+def test_files_and_batches_by_command_and_client(
+    api: ApiProcess, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANEFLEET_URL", api.url)
+    source, results = stack.folder / "mine.jsonl", stack.folder / "results.jsonl"
+    source.write_text(json.dumps(request(1, {"model": "echo", "input": "abc"})) + "\n")
+
+    def lanefleet(*words: str, status: int = 0) -> Any:
+        done = CliRunner().invoke(command_line, [*words, "--json"], catch_exceptions=False)
+        assert done.exit_code == status, done.output
+        return json.loads(done.stdout)
+
+    made = lanefleet("batches", "create", str(source), "--meta", "run=7")
+    assert made["metadata"] == {"run": "7"}
+    ended = lanefleet("batches", "wait", made["id"], "--output", str(results))
+    assert ended["status"] == lanefleet("batches", "get", made["id"])["status"] == "completed"
+    assert json.loads(results.read_text())["response"]["body"]["result"]["length"] == 3
+    assert made["id"] in [one["id"] for one in lanefleet("batches", "list")]
+    kept = lanefleet("files", "create", str(source), "--expires-seconds", "3600")
+    assert kept["expires_at"] - kept["created_at"] == 3600
+    assert lanefleet("files", "get", kept["id"]) == kept
+    assert kept["id"] in [one["id"] for one in lanefleet("files", "list")]
+    assert lanefleet("files", "delete", kept["id"], "--yes")["deleted"]
+    with pytest.raises(ApiError, match="there is no file") as caught:
+        api.client.get_file(kept["id"])
+    assert caught.value.status == 404
+
+
+def test_the_asyncio_client_uploads_and_downloads_alike(api: ApiProcess) -> None:
+    content = json.dumps(request(1, {"model": "echo", "input": 1})).encode()
+
+    async def use() -> bytes:
+        async with AsyncClient(api.url) as client:
+            file = await client.create_file(io.BytesIO(content))
+            batch = await client.create_batch(file["id"])
+            ended = await client.wait_batch(batch["id"], 60)
+            assert ended["status"] == "completed"
+            return b"".join([one async for one in client.get_file_content(file["id"])])
+
+    assert asyncio.run(use()) == content
