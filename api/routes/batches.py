@@ -53,7 +53,7 @@ async def create_batch(
     return _view(record)
 
 
-@router.get("", response_model=BatchList)
+@router.get("", response_model=BatchList, responses=openai_errors(s400="A parameter is wrong."))
 async def list_batches(
     services: ServicesDep,
     principal: ReadDep,

@@ -87,7 +87,7 @@ async def create_file(request: Request, services: ServicesDep, principal: Submit
     return FileObject.of(record)
 
 
-@router.get("", response_model=FileList)
+@router.get("", response_model=FileList, responses=openai_errors(s400="A parameter is wrong."))
 async def list_files(
     services: ServicesDep,
     principal: ReadDep,
@@ -207,6 +207,9 @@ def _record_of(upload: Upload, file_id: str, principal: Principal, ttl_seconds: 
 
 def _seconds_of(fields: dict[str, str], ttl_seconds: int) -> int:
     text = fields.get("expires_after[seconds]")
+    if fields.get("expires_after[anchor]", "created_at") != "created_at":
+        detail = "`expires_after[anchor]`: send created_at"
+        raise InvalidRequest(detail, param="expires_after")
     if text is None:
         return ttl_seconds
     if not text.isascii() or not text.isdigit() or not _LEAST_SECONDS <= int(text) <= _MOST_SECONDS:
