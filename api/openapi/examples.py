@@ -87,11 +87,10 @@ curl -s localhost:8000/v1/embeddings {_JSON} \\
     "POST /v1/batches": _NEW_BATCH,
     "GET /v1/batches": "curl -s 'localhost:8000/v1/batches?limit=10'\n",
     "GET /v1/batches/{batch_id}": _NEW_BATCH + "curl -s localhost:8000/v1/batches/$batch\n",
-    "POST /v1/batches/{batch_id}/cancel": """\
-# A batch that has ended cannot be canceled any more; this one is long over.
-curl -s 'localhost:8000/v1/batches?limit=1'
-# curl -s -X POST localhost:8000/v1/batches/$batch/cancel
-""",
+    "POST /v1/batches/{batch_id}/cancel": _NEW_BATCH.replace(
+        '"input": 2', '"input": 2, "params": {"sleep_ms": 3000}'
+    )
+    + "curl -s -X POST localhost:8000/v1/batches/$batch/cancel\n",
     "GET /v1/models": "curl -s localhost:8000/v1/models\n",
     "GET /v1/models/{name}": "curl -s localhost:8000/v1/models/minilm\n",
     "POST /v1/models/{name}/{action}": "curl -s -X POST localhost:8000/v1/models/minilm/warm\n",
