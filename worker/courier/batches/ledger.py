@@ -6,6 +6,7 @@ after it. So each run takes a token of its own, and every change is refused to a
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from os import urandom
@@ -42,6 +43,7 @@ class Ledger:
 
     async def status(self) -> BatchStatus:
         """Where it stands; raises NotHeld."""
+        heed_cancellation()
         status, owner = await self._client.hmget(self._key, "status", "owner")
         if status is None or owner is None or owner.decode() != self._owner:
             raise NotHeld
@@ -91,6 +93,16 @@ class Ledger:
         for name, value in fields.items():
             args += (name, str(value))
         return bool(await self._scripts.run("move_batch", self._keys, args))
+
+
+def heed_cancellation() -> None:
+    """Raise CancelledError where this task was canceled before.
+
+    Python 3.11's wait_for, in which redis-py sends, drops a cancellation that comes as it is done.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def now_ms() -> int:
