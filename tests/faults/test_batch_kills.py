@@ -182,3 +182,40 @@ def test_a_courier_that_stands_still_writes_nothing_once_another_has_its_batch(
     assert batch.output_file_id is not None
     found = client.files.content(batch.output_file_id).text.splitlines()
     assert [json.loads(one)["custom_id"] for one in found] == [f"r{n}" for n in range(count)]
+
+
+@pytest.mark.slow
+def test_fifty_batches_fill_no_redis_and_let_others_pass(
+    fleet: Fleet, client: openai.OpenAI, stack: Stack
+) -> None:
+    def megabytes() -> float:
+        return int(stack.redis.info("memory")["used_memory"]) / MEGABYTE  # type: ignore[index]
+
+    def p95_ms() -> float:
+        took = []
+        with httpx.Client(base_url=fleet.url, headers={"Prefer": "wait=30"}) as http:
+            for _ in range(50):
+                began = time.perf_counter()
+                answer = http.post("/v1/jobs", json={"model": "echo", "input": 1, "cache": False})
+                took.append(time.perf_counter() - began)
+                assert answer.json()["state"] == "succeeded", answer.text
+        return sorted(took)[47] * 1000
+
+    idle_ms, before = p95_ms(), megabytes()
+    file = client.files.create(file=("in.jsonl", lines(50_000)), purpose="batch")
+    endpoint: Any = "/v1/jobs"
+    made = [
+        client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h").id
+        for _ in range(50)
+    ]
+
+    def done() -> int:
+        return sum(client.batches.retrieve(one).request_counts.completed for one in made)
+
+    wait_until(lambda: done() > 5_000, 120, "results")
+    busy_ms, peak = p95_ms(), megabytes()
+    print(
+        f"p95 {idle_ms:.0f} ms idle, {busy_ms:.0f} ms beside 50 batches ({done()} lines done); "
+        f"Redis grew by {peak - before:.0f} MB"
+    )
+    assert peak - before < 128

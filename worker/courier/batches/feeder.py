@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import redis.asyncio
+from redis.exceptions import OutOfMemoryError
 
 from common.errors import Refused
 from common.jobs.enqueue import PLACED, enqueue_args, positions
@@ -26,7 +27,7 @@ JOBS_PER_CALL = 200
 
 
 class Feeder:
-    """Enqueues jobs; those that a full lane refuses wait here and are sent first."""
+    """Enqueues jobs; what a full lane or a full Redis refuses waits here and is sent first."""
 
     def __init__(self, client: redis.asyncio.Redis, settings: Settings) -> None:
         self._client = client
@@ -55,6 +56,12 @@ class Feeder:
             raise
 
     async def _send(self, jobs: Sequence[Job]) -> None:
+        try:
+            await self._enqueue(jobs)
+        except OutOfMemoryError:  # results are collected meanwhile, which makes room
+            self.refused += jobs
+
+    async def _enqueue(self, jobs: Sequence[Job]) -> None:
         placed = [await self._place(job) for job in jobs]
         settings = self._settings
         args: Any = enqueue_args(

@@ -289,6 +289,50 @@ def test_a_batch_without_a_job_gets_one_and_only_one(use: Any) -> None:
     use(test)
 
 
+def test_an_expired_batch_has_an_error_for_each_line_that_was_not_done(use: Any) -> None:
+    async def test(house: House) -> None:
+        record = await house.batch(seconds=0.5)
+        async with house.served(pause=0.05):
+            assert await house.runner.run(leased(record)) == Done()
+        assert await house.status(record) == "expired"
+        done = await house.numbers(record.output_file)
+        assert done == sorted(set(done))
+        rest = await house.numbers(record.error_file)
+        assert rest == [n for n in range(LINES) if n not in done]
+        assert rest
+
+    use(test)
+
+
+def test_a_full_redis_is_waited_out_while_results_are_collected(use: Any) -> None:
+    async def test(house: House) -> None:
+        record = await house.batch()
+        task = asyncio.create_task(house.runner.run(leased(record)))
+        while not await house.client.exists(job_key(line_job_id(record.id, WINDOW - 1))):
+            await asyncio.sleep(0.01)
+        await house.client.config_set("maxmemory", 1)
+        try:
+            leases = CourierLeases(house.client, "echo", "tester", house.settings)
+            held = await leases.reserve(WINDOW)
+            ids = [id_of(one.message) for one in held]
+            await leases.finish(
+                [
+                    FinishedJob(one.tag, job_id, result_of(1), one.tenant)
+                    for one, job_id in zip(held, ids, strict=True)
+                ]
+            )
+            while await house.client.exists(*map(meta_key, ids)):
+                await asyncio.sleep(0.02)  # until they are in the file
+            assert not task.done()
+        finally:
+            await house.client.config_set("maxmemory", 0)
+        async with house.served():
+            assert await task == Done()
+        assert await house.numbers(record.output_file) == list(range(LINES))
+
+    use(test)
+
+
 def test_a_run_that_another_has_replaced_changes_nothing(use: Any) -> None:
     async def test(house: House) -> None:
         record = await house.batch()
@@ -313,6 +357,7 @@ def test_the_sweep_takes_expired_files_and_what_nothing_lists(use: Any) -> None:
             await files.add(FileRecord(one, "acme", "batch", "f", 1, now_ms, until))
         await files.store_part(orphan, b"x")
         assert await files.get(expired, "acme") is None
+        assert await files.get(kept, "other") is None
         await asyncio.sleep(0.01)
         assert await files.sweep("me", 1, 0) == 2
         assert [one.id for one in await files.get_many([kept, expired], "acme")] == [kept]
