@@ -35,6 +35,12 @@ _WORKER = (
     "xadd xautoclaim xdel xgroup|create xlen xpending xrange xreadgroup xrevrange xtrim zadd zcard "
     "zcount zpopmin zrandmember zrange zrangebyscore zrem zremrangebyscore zrevrangebyscore"
 )
+_COURIER = (
+    "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset "
+    "hsetnx hvals incrby info lindex llen lmove lpush mget mset persist pttl rpop rpush set time "
+    "unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
+    "zpopmin zrandmember zrange zrangebyscore zrem zremrangebyrank zrevrange zrevrangebyscore"
+)
 _KEDA = "client|setname hlen llen scard type zcard"
 _FLOWER = (
     "brpop del exists expire get hdel hget hset info llen lpush pexpire sadd set smembers srem "
@@ -91,6 +97,11 @@ ROLES = (
             "/0.celeryev/*",
         ),
         keys=("_kombu.*", "unacked*", "celeryev.*", "*.reply.celery.pidbox*"),
+    ),
+    Role(
+        "courier",
+        (_CONNECTION, _CHANNELS, _TRANSACTIONS, _SCRIPTS, _COURIER),
+        channels=tuple(f"{name}*" for name in (META_PREFIX, CANCELED_CHANNEL, STARVED_CHANNEL)),
     ),
 )
 """Every role but `admin`, which may do everything; the `default` user is off."""

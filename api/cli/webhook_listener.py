@@ -41,7 +41,11 @@ def listen(
             server.url, events=event, description="lanefleet webhooks listen", local=True
         )
         server.secret = made["secret"]
-        err.print(f"listening at {server.url} as {made['id']}; Ctrl-C ends it", highlight=False)
+        err.print(
+            f"listening at {server.url} as {made['id']}; Ctrl-C ends it",
+            highlight=False,
+            soft_wrap=True,
+        )
         try:
             while not count or server.received < count:
                 server.http.handle_request()

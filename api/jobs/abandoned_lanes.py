@@ -18,6 +18,7 @@ from api.background import tasks
 from api.jobs.neighbors import disputed_lanes, foreign_lanes, unread_lists
 from api.jobs.store import JobStore
 from api.overload.lane_state import LaneState
+from common.jobs.system_lanes import is_system
 from common.redis.keys import LANES
 from common.redis.trouble import TROUBLE
 from common.worker_report import WorkerReport
@@ -59,8 +60,12 @@ class AbandonedLanes:
         await tasks.end(self._task)
 
     def is_served(self, lane: str) -> bool:
-        """Whether it is in the catalog, or a live worker has it."""
-        return lane in self._catalog or any(lane in report.lanes for report in self._reports())
+        """Whether it is in the catalog, a live worker has it, or it is one of the fleet's own."""
+        return (
+            lane in self._catalog
+            or is_system(lane)
+            or any(lane in report.lanes for report in self._reports())
+        )
 
     async def look(self) -> None:
         """Look once; may raise RedisError."""

@@ -38,6 +38,20 @@ job=$(curl -s localhost:8000/v1/jobs {_JSON} -H 'Prefer: wait=30' \\
   | grep -o '[0-9a-f-]\\{{36\\}}' | head -1)
 """
 
+_NEW_WEBHOOK = f"""\
+webhook=$(curl -s localhost:8000/v1/webhooks {_JSON} \\
+  -d '{{"url": "https://example.com/hooks", "events": []}}' \\
+  | grep -o 'ep_[0-9a-f]*' | head -1)
+"""
+_DELIVERY = (
+    _NEW_WEBHOOK
+    + """\
+curl -s -X POST localhost:8000/v1/webhooks/$webhook/ping
+until delivery=$(curl -s "localhost:8000/v1/webhooks/deliveries?endpoint=$webhook" \\
+  | grep -o 'msg_[0-9a-f]*' | head -1) && test -n "$delivery"; do sleep 0.2; done
+"""
+)
+
 EXAMPLES: Mapping[str, str] = {
     "POST /v1/jobs": f"""\
 curl -s localhost:8000/v1/jobs {_JSON} -H 'Prefer: wait=30' \\
@@ -121,6 +135,30 @@ curl -s localhost:8000/v1/dead/echo/retry {_JSON} -d '{{"ids": ["'$job'"]}}'
     "POST /v1/dead/{lane}/purge": _DEAD_JOB
     + f"""\
 curl -s localhost:8000/v1/dead/echo/purge {_JSON} -d '{{"ids": ["'$job'"]}}'
+""",
+    "POST /v1/webhooks": f"""\
+curl -s localhost:8000/v1/webhooks {_JSON} \\
+  -d '{{"url": "https://example.com/hooks", "events": ["job.failed", "job.dead"]}}'
+""",
+    "GET /v1/webhooks": "curl -s localhost:8000/v1/webhooks\n",
+    "GET /v1/webhooks/{endpoint_id}": _NEW_WEBHOOK
+    + "curl -s localhost:8000/v1/webhooks/$webhook\n",
+    "PATCH /v1/webhooks/{endpoint_id}": _NEW_WEBHOOK
+    + f"""\
+curl -s -X PATCH localhost:8000/v1/webhooks/$webhook {_JSON} -d '{{"enabled": false}}'
+""",
+    "DELETE /v1/webhooks/{endpoint_id}": _NEW_WEBHOOK
+    + "curl -s -X DELETE localhost:8000/v1/webhooks/$webhook\n",
+    "POST /v1/webhooks/{endpoint_id}/rotate": _NEW_WEBHOOK
+    + f"curl -s localhost:8000/v1/webhooks/$webhook/rotate {_JSON} -d '{{}}'\n",
+    "POST /v1/webhooks/secret": f"curl -s localhost:8000/v1/webhooks/secret {_JSON} -d '{{}}'\n",
+    "POST /v1/webhooks/{endpoint_id}/ping": _NEW_WEBHOOK
+    + "curl -s -X POST localhost:8000/v1/webhooks/$webhook/ping\n",
+    "GET /v1/webhooks/deliveries": "curl -s 'localhost:8000/v1/webhooks/deliveries?state=dead'\n",
+    "GET /v1/webhooks/deliveries/{delivery_id}": _DELIVERY
+    + "curl -s localhost:8000/v1/webhooks/deliveries/$delivery\n",
+    "POST /v1/webhooks/deliveries/replay": f"""\
+curl -s localhost:8000/v1/webhooks/deliveries/replay {_JSON} -d '{{"state": "dead"}}'
 """,
     "GET /health": "curl -s localhost:8000/health\n",
     "GET /ready": "curl -s localhost:8000/ready\n",

@@ -12,6 +12,7 @@ from api.http.strict_route import StrictRoute
 from api.routes.operations_views import BreakerView, Dropped, LaneList, LaneView
 from api.services import Services
 from api.tenants.dependencies import AdminDep, MetricsDep
+from common.jobs.system_lanes import SYSTEM_LANES
 from common.redis.trouble import refusal_of
 
 router = APIRouter(prefix="/v1/lanes", tags=["lanes"], route_class=StrictRoute)
@@ -27,6 +28,9 @@ async def list_lanes(
         list[str] | None,
         Query(description="Only these lanes; given once for each.", max_length=1000),
     ] = None,
+    system: Annotated[
+        bool, Query(description="The fleet's own lanes too, such as that of webhooks.")
+    ] = False,
 ) -> LaneList:
     """Per lane its demand, what waits, its age, pace, workers and circuit breaker; as of now.
 
@@ -48,6 +52,9 @@ async def list_lanes(
         name: LaneView.of(state, BreakerView.closed(), abandoned=True)
         for name, state in gone.items()
     }
+    if system:
+        own = await services.store.lanes(list(SYSTEM_LANES))
+        views |= {name: LaneView.of(state, BreakerView.closed()) for name, state in own.items()}
     return LaneList(lanes=abandoned | views, demand=demand, demand_total=sum(demand.values()))
 
 

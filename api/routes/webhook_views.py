@@ -102,6 +102,12 @@ class CreatedEndpoint(EndpointView):
     secret: str = Field(description="Shown this once; rotate it where it is lost.")
 
 
+class DeletedEndpoint(BaseModel):
+    """The endpoint that was removed."""
+
+    deleted: str
+
+
 class EndpointList(BaseModel):
     """A tenant's endpoints."""
 

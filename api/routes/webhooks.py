@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 
 from api.dependencies import ServicesDep
 from api.http.problems import Problem, responses
 from api.http.strict_route import StrictRoute
 from api.routes.webhook_views import (
     CreatedEndpoint,
+    DeletedEndpoint,
     DeliveryCount,
     DeliveryList,
     DeliverySelection,
@@ -128,12 +129,14 @@ async def update_webhook(
     return _view(services, principal, changed)
 
 
-@router.delete("/{endpoint_id}", status_code=204, responses=_GONE)
-async def delete_webhook(endpoint_id: str, services: ServicesDep, principal: SubmitDep) -> Response:
+@router.delete("/{endpoint_id}", responses=_GONE)
+async def delete_webhook(
+    endpoint_id: str, services: ServicesDep, principal: SubmitDep
+) -> DeletedEndpoint:
     """Remove an endpoint; what is on its way to it is not sent."""
     await _endpoint(services, principal, endpoint_id)
     await services.webhooks.delete(principal.tenant, endpoint_id)
-    return Response(status_code=204)
+    return DeletedEndpoint(deleted=endpoint_id)
 
 
 @router.post("/{endpoint_id}/rotate", responses=_GONE)

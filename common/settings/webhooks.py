@@ -55,10 +55,10 @@ class WebhookSettings(Section):
         description="Largest result that a webhook carries; above it, a link to the result.",
     )
     webhook_concurrency: int = Field(
-        256, ge=1, le=4096, description="Deliveries that a courier has in hand at a time."
+        512, ge=1, le=4096, description="Deliveries that a courier has in hand at a time."
     )
     webhook_host_concurrency: int = Field(
-        64, ge=1, le=1024, description="Of these, those that are sent to one host at a time."
+        32, ge=1, le=1024, description="Of these, those that are sent to one host at a time."
     )
     webhook_host_per_second: float = Field(
         0.0, ge=0, description="Deliveries a second of one courier to one host; 0 is no limit."

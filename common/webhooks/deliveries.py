@@ -17,7 +17,8 @@ import redis.asyncio
 from common.jobs.enqueue import enqueue_args
 from common.jobs.job import Job
 from common.jobs.system_lanes import WEBHOOKS, system_tenant
-from common.redis.keys import deliveries_key, delivery_key, meta_key
+from common.redis.keys import LaneKeys, deliveries_key, delivery_key, meta_key
+from common.redis.packed import Command, run_packed
 from common.redis.scripts import AsyncScripts
 from common.settings import Settings
 
@@ -92,30 +93,26 @@ class Deliveries:
 
     async def add(self, deliveries: Sequence[Delivery]) -> None:
         """Write new ones and put them into the lane; doing it again changes nothing."""
-        pipe = self._client.pipeline(transaction=False)
+        commands: list[Command] = []
         for one in deliveries:
             key = delivery_key(one.id)
-            pipe.hset(
-                key,
-                mapping={
-                    "tenant": one.tenant,
-                    "endpoint": one.endpoint,
-                    "url": one.url,
-                    "type": one.type,
-                    "subject": one.subject,
-                    "body": one.body,
-                    "created": one.created_ms,
-                },
+            commands += (
+                ("HSET", key, *_fields_of(one)),
+                ("HSETNX", key, "state", PENDING),
+                ("EXPIRE", key, self._ttl),
             )
-            pipe.hsetnx(key, "state", PENDING)
-            pipe.expire(key, self._ttl)
         for tenant in {one.tenant for one in deliveries}:
             index = deliveries_key(tenant)
-            new = {one.id: one.created_ms for one in deliveries if one.tenant == tenant}
-            pipe.zadd(index, new)
-            pipe.zremrangebyrank(index, 0, -self._settings.webhook_list_max - 1)
-            pipe.expire(index, self._ttl)
-        await pipe.execute()
+            mine = [one for one in deliveries if one.tenant == tenant]
+            scores: list[str | int] = []
+            for one in mine:
+                scores += (one.created_ms, one.id)
+            commands += (
+                ("ZADD", index, *scores),
+                ("ZREMRANGEBYRANK", index, 0, -self._settings.webhook_list_max - 1),
+                ("EXPIRE", index, self._ttl),
+            )
+        await run_packed(self._client, commands)
         await self._enqueue(deliveries)
 
     async def _enqueue(self, deliveries: Iterable[Delivery]) -> None:
@@ -131,25 +128,19 @@ class Deliveries:
 
     async def read(self, ids: Sequence[str]) -> list[Delivery | None]:
         """These deliveries; None for those that are no longer kept."""
-        pipe = self._client.pipeline(transaction=False)
-        for one in ids:
-            pipe.hmget(delivery_key(one), _FIELDS)
-        found = await pipe.execute()
+        found = await run_packed(
+            self._client, [("HMGET", delivery_key(one), *_FIELDS) for one in ids]
+        )
         return [_read(one, words) for one, words in zip(ids, found, strict=True)]
 
     async def note(self, deliveries: Sequence[Delivery]) -> None:
         """Write how far these are; doing it again changes nothing."""
-        pipe = self._client.pipeline(transaction=False)
+        commands: list[Command] = []
         for one in deliveries:
-            pipe.hset(
-                delivery_key(one.id),
-                mapping={
-                    "state": one.state,
-                    "tries": one.tries,
-                    "log": orjson.dumps([list(attempt) for attempt in one.log[-_LOG_MAX:]]),
-                },
-            )
-        await pipe.execute()
+            log = orjson.dumps([list(attempt) for attempt in one.log[-_LOG_MAX:]])
+            written = ("state", one.state, "tries", one.tries, "log", log)
+            commands.append(("HSET", delivery_key(one.id), *written))
+        await run_packed(self._client, commands)
 
     async def replay(self, deliveries: Sequence[Delivery]) -> int:
         """Send these again under the same ids; returns how many. Pending ones are sent anyway."""
@@ -175,8 +166,16 @@ class Deliveries:
 
 async def waiting_in_lane(client: redis.asyncio.Redis) -> int:
     """Deliveries that are not settled."""
-    found: Any = await client.hvals(f"lf:lane:{WEBHOOKS}:tenants")
+    found: Any = await client.hvals(LaneKeys.of(WEBHOOKS).tenants)
     return sum(map(int, found))
+
+
+def _fields_of(one: Delivery) -> Command:
+    """What stays as it was made."""
+    return (
+        *("tenant", one.tenant, "endpoint", one.endpoint, "url", one.url, "type", one.type),
+        *("subject", one.subject, "body", one.body, "created", one.created_ms),
+    )
 
 
 def _read(delivery: str, words: Sequence[bytes | None]) -> Delivery | None:

@@ -31,6 +31,7 @@ NAMES = (
     "efficiency",
     "gpu",
     "cold",
+    "webhooks",
 )
 _DEFAULT = tuple(name for name in NAMES if name != "efficiency")
 """What fits into ten minutes; the other takes as long by itself."""

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "README.md": ("make ", "lanefleet worker", ".venv/bin/lanefleet", "from celery import"),
     "docs/models.md": ('"""Score texts',),
     "docs/security.md": ("lanefleet keys", "grep -rE"),  # with a key, all others would need it
+    "docs/webhooks.md": ("from lanefleet import verify_webhook",),
     "docs/server.md": ("st --config-file",),
 }
 """Where a snippet begins like this, another test runs it, or nobody could here."""

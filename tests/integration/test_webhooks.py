@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
+from typer.testing import CliRunner
 
+from api.cli import app as command_line
+from api.cli.fleet import free_port
+from common.broker import route_to_lane
+from common.errors import InvalidInput
+from common.metrics.table import METRICS
 from common.redis.embedded_server import RedisServer
-from tests.support.receiver import Received, Receiver, listening
-from tests.support.stack import ApiProcess, Process, Stack, wait_until
+from common.redis.keys import EVENTS
+from tests.support.receiver import HOST, Received, Receiver, listening
+from tests.support.stack import ROOT, ApiProcess, Process, Stack, wait_until
 
+HEALTH_PORT = free_port()
+RUN = "from api.cli import main; main()"
 OPEN = {
-    "LANEFLEET_WEBHOOK_ALLOW": "127.0.0.0/8",
+    "LANEFLEET_WEBHOOK_ALLOW": HOST,
     "LANEFLEET_WEBHOOK_SCHEDULE_SECONDS": "0,0.1,0.1",
     "LANEFLEET_WEBHOOK_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
 }
@@ -37,7 +48,7 @@ def api(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     made = Stack(embedded_redis.url, tmp_path_factory.mktemp("webhooks"), dict(OPEN))
     made.redis.flushall()
     made.worker("echo", LANEFLEET_MAX_ATTEMPTS="1")
-    courier(made)
+    courier(made, LANEFLEET_WORKER_HEALTH_PORT=str(HEALTH_PORT))
     yield made.api()
     made.close()
 
@@ -139,7 +150,7 @@ def test_failures_are_tried_by_the_schedule_then_dead_and_replayed_under_the_sam
     assert [each["status"] for each in one["attempts"]] == [500, 500, 500]
     assert len(receiver.ids()) == 1
     receiver.answer = lambda _one: (200, {})
-    count = call(api, "POST", "/v1/webhooks/deliveries/replay", {"state": "dead"})
+    count = call(api, "POST", "/v1/webhooks/deliveries/replay", {"state": "dead", "subject": job})
     assert count == {"deliveries": 1}
     path = f"/v1/webhooks/deliveries/{one['id']}"
     wait_until(lambda: call(api, "GET", path)["state"] == "delivered", 20, "its delivery")
@@ -186,10 +197,10 @@ def test_retry_after_is_honoured_and_a_redirect_is_a_failure(
     ],
 )
 def test_a_webhook_that_cannot_be_used_refuses_the_job(
-    refusing: ApiProcess, job: dict[str, str], says: str
+    api: ApiProcess, job: dict[str, str], says: str
 ) -> None:
     body = {"model": "echo", "input": 1, **job}
-    assert says in call(refusing, "POST", "/v1/jobs", body, 422)["detail"]
+    assert says in call(api, "POST", "/v1/jobs", body, 422)["detail"]
 
 
 @pytest.mark.parametrize(
@@ -202,18 +213,95 @@ def test_a_webhook_that_cannot_be_used_refuses_the_job(
     ],
 )
 def test_an_endpoint_that_cannot_be_used_is_refused(
-    refusing: ApiProcess, endpoint: dict[str, Any], says: str
+    api: ApiProcess, endpoint: dict[str, Any], says: str
 ) -> None:
-    said = call(refusing, "POST", "/v1/webhooks", endpoint, 422)["detail"]
+    said = call(api, "POST", "/v1/webhooks", endpoint, 422)["detail"]
     assert says in said
     assert "hunter2" not in said
 
 
-@pytest.fixture(scope="module")
-def refusing(
-    embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ApiProcess]:
-    """An API with nothing opened, no worker and no courier."""
-    made = Stack(embedded_redis.url, tmp_path_factory.mktemp("refusing"))
-    yield made.api()
-    made.close()
+def test_the_listener_gets_what_is_sent_to_it_alone_on_loopback_and_verifies_it(
+    api: ApiProcess,
+) -> None:
+    command = [sys.executable, "-c", RUN, "webhooks", "listen", "--count", "1", "--json"]
+    command += ["--url", api.url]
+    listener = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert listener.stderr is not None
+    endpoint = listener.stderr.readline().split()[4].rstrip(";")
+    job = submit(api, "x", webhook=endpoint)
+    printed, _ = listener.communicate(timeout=30)
+    said = json.loads(printed)
+    assert said["verified"] is True
+    assert said["event"]["data"]["id"] == job
+    assert call(api, "GET", f"/v1/webhooks/{endpoint}", status=404)
+
+
+def test_the_client_and_the_command_line_manage_endpoints(
+    api: ApiProcess, receiver: Receiver
+) -> None:
+    def lanefleet(*words: str) -> Any:
+        found = CliRunner().invoke(command_line, ["webhooks", *words, "--url", api.url, "--json"])
+        assert found.exit_code == 0, found.output
+        return json.loads(found.stdout)
+
+    made = lanefleet("create", receiver.url, "--named-only")
+    assert made["secret"].startswith("whsec_")
+    endpoint = made["id"]
+    assert endpoint in [one["id"] for one in lanefleet("list")]
+    assert lanefleet("update", endpoint, "--disable")["disabled_reason"] == "by request"
+    assert api.client.update_webhook(endpoint, enabled=True)["enabled"]
+    lanefleet("ping", endpoint)
+    wait_until(lambda: api.client.list_deliveries(endpoint=endpoint, state="delivered"), 20, "it")
+    assert lanefleet("replay", "--endpoint", endpoint) == {"deliveries": 1}
+    wait_until(lambda: len(receiver.received) == 2, 20, "the replay")
+    assert len(receiver.ids()) == 1
+    assert lanefleet("rotate", endpoint)["secret"].startswith("whsec_")
+    assert lanefleet("delete", endpoint, "--yes") == {"deleted": endpoint}
+
+
+def test_system_lanes_take_no_jobs_and_are_hidden_unless_asked_for(api: ApiProcess) -> None:
+    body = {"model": "~webhook", "input": 1}
+    assert call(api, "POST", "/v1/jobs", body, 404)["type"].endswith("unknown-model")
+    line = httpx.post(f"{api.url}/v1/jobs/bulk", content=json.dumps(body) + "\n").text
+    assert "unknown-model" in line
+    with pytest.raises(InvalidInput, match="no model is called"):
+        route_to_lane("infer", (), body)
+    assert "~webhook" not in call(api, "GET", "/v1/lanes")["lanes"]
+    assert "~webhook" in call(api, "GET", "/v1/lanes?system=true")["lanes"]
+    call(api, "POST", "/v1/lanes/~webhook/drop", status=409)
+
+
+def test_the_courier_says_how_it_is_and_what_it_has_delivered(
+    api: ApiProcess, receiver: Receiver
+) -> None:
+    submit(api, "x", webhook=receiver.url)
+    wait_until(lambda: receiver.received, 20, "a webhook")
+    url = f"http://127.0.0.1:{HEALTH_PORT}"
+    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+    assert httpx.get(f"{url}/ready").json() == {"status": "ready"}
+
+    def counted() -> bool:
+        text = httpx.get(f"{url}/metrics").text
+        declared = {one.name for one in METRICS if one.served_by == ("courier",)}
+        stems = ("lanefleet_courier_delivery_seconds_count", *declared)
+        found = [name for name in stems if f"\n{name}" in text]
+        return len(found) >= 4 and 'deliveries_total{outcome="delivered"} 0.0' not in text
+
+    wait_until(counted, 20, "metrics")
+
+
+def test_a_full_outbox_refuses_jobs_with_a_webhook_and_no_others(
+    own_stack: Stack, receiver: Receiver
+) -> None:
+    own_stack.environment.update(OPEN)
+    own_stack.redis.xadd(EVENTS, {"id": "a"})
+    api = own_stack.api(LANEFLEET_WEBHOOK_MAX_WAITING="1")
+    body = {"model": "echo", "input": 1, "webhook": receiver.url}
+    said = httpx.post(f"{api.url}/v1/jobs", json=body)
+    assert said.status_code == 429, said.text
+    assert said.json()["type"].endswith("webhooks-full")
+    assert int(said.headers["Retry-After"]) > 0
+    submit(api, 2)
+    submit(api, 3, webhook=None)

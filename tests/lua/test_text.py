@@ -201,7 +201,7 @@ def test_jobs_are_enqueued_in_that_order() -> None:
     limits = Limits(jobs_per_second=3, burst=4, max_in_flight=5)
     sent = job(
         "a", "acme", priority=3, blob=b"large", deadline_ms=77, cache=ticket(max_age_seconds=6),
-        limits=limits,
+        limits=limits, webhook="ep_1",
     )  # fmt: skip
     words = enqueue_args([sent], 10, 2, 30)
     assert EnqueueCall(*words[:5]) == EnqueueCall(10, 2, 30, len(EnqueuedJob._fields), 1)  # type: ignore[arg-type]
@@ -219,6 +219,7 @@ def test_jobs_are_enqueued_in_that_order() -> None:
         band=2,
         deadline_ms=77,
         max_age_seconds=6,
+        next=b'{"webhook":"ep_1"}\n',
     )
 
 
@@ -246,6 +247,7 @@ PYTHON_NAMES = {
     "NEXT": key_names.NEXT_PREFIX,
     "OUTBOX": key_names.OUTBOX,
     "OUTBOX_FAILED": key_names.OUTBOX_FAILED,
+    "EVENTS": key_names.EVENTS,
     "CANCELED": key_names.CANCELED_CHANNEL,
     "STARVED": key_names.STARVED_CHANNEL,
     "SCOPE": key_names.channel_scope(0),

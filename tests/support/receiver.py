@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+HOST = "127.0.0.2"
+"""Loopback too, but not where anything else listens: so tests can open it alone."""
+
 
 @dataclass(frozen=True)
 class Received:
@@ -39,7 +42,7 @@ class Receiver:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"http://{HOST}:{self.port}/hook"
 
     def ids(self) -> set[str]:
         """Every webhook-id that came."""
@@ -71,7 +74,7 @@ def listening(receiver: Receiver) -> Iterator[Receiver]:
 
     async def begin() -> None:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", receiver.port)
+        site = web.TCPSite(runner, HOST, receiver.port)
         await site.start()
         assert site._server is not None
         receiver.port = site._server.sockets[0].getsockname()[1]

@@ -20,11 +20,12 @@ from common.webhooks.events import PING
 from common.webhooks.vault import SecretUnreadable
 from worker.courier.event_reader import EventReader
 from worker.courier.jobs import CourierJob, Done, Later, Outcome, Runner
-from worker.courier.webhook_sender import Sent, WebhookSender
+from worker.courier.webhook_sender import HostBusyError, Sent, WebhookSender
 
 log = structlog.get_logger(__name__)
 
 _BELIEVED_SECONDS = 1.0
+_BUSY_MS = (1_000, 3_000)
 _LONGEST_PAUSE_SECONDS = 604_800.0
 _GONE_TEXT = "its receiver answered 410: it is gone"
 
@@ -101,13 +102,17 @@ class WebhookRunner(Runner):
             secrets = self._endpoints.secrets_of(delivery.tenant, target, now_ms)
         except SecretUnreadable as exc:
             return self._judge(delivery, Sent(Attempt(now_ms, None, 0.0, "", str(exc)), False))
-        sent = await self._sender.send(
-            delivery.url or target.url,
-            delivery.id,
-            delivery.body,
-            secrets,
-            local=target.local and self._on_loopback,
-        )
+        try:
+            sent = await self._sender.send(
+                delivery.url or target.url,
+                delivery.id,
+                delivery.body,
+                secrets,
+                local=target.local and self._on_loopback,
+            )
+        except HostBusyError:
+            del self._known[job.id]  # as it was read
+            return Later(int(random.uniform(*_BUSY_MS)))  # noqa: S311
         self._seconds += sent.attempt.ms / 1000
         if sent.gone and delivery.endpoint:
             await self._disable(delivery, target)

@@ -27,6 +27,8 @@ from common.webhooks.signing import sign
 
 _ANSWER_CHARACTERS = 200
 _IDLE_SECONDS = 15.0
+_TURN_SECONDS = 2.0
+"""A delivery that waits for its host holds a place that another host's could have."""
 _MAX_HOSTS = 10_000
 _GONE = 410
 _AGAIN_LATER = (429, 503)
@@ -40,6 +42,12 @@ class Sent(NamedTuple):
     gone: bool = False
     """Whether the receiver says that nothing must be sent to it any more."""
     retry_after_seconds: float | None = None
+
+
+class HostBusyError(Exception):
+    """Its host has as many deliveries in hand as it may have: it is slow, and others are to be
+    served meanwhile.
+    """
 
 
 class WebhookSender:
@@ -84,7 +92,9 @@ class WebhookSender:
     async def send(
         self, url: str, message_id: str, body: bytes, secrets: list[str], *, local: bool = False
     ) -> Sent:
-        """One attempt; never raises but when canceled. local permits a literal loopback address."""
+        """One attempt; raises HostBusyError where there was none. local permits a literal loopback
+        address.
+        """
         try:
             target = parse_target(url)
             if not (local and is_loopback(target.host)):
@@ -165,7 +175,10 @@ class _Turn:
         self._semaphore = sender._turns[host]
         sender.waiting[host] += 1
         try:
-            await self._semaphore.acquire()
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._semaphore.acquire()
+        except TimeoutError:
+            raise HostBusyError from None
         finally:
             sender.waiting[host] -= 1
             if not sender.waiting[host]:

@@ -511,7 +511,7 @@ def test_make_compose_check_finds_the_file_in_order() -> None:
 
 def test_compose_waits_for_redis_to_be_healthy(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    for name in ("api", "worker-cpu", "worker-gpu", "flower"):
+    for name in ("api", "courier", "worker-cpu", "worker-gpu", "flower"):
         for needed in ("redis", "cache-redis"):
             assert services[name]["depends_on"][needed] == {"condition": "service_healthy"}
 
@@ -535,7 +535,7 @@ def test_the_profiles_are_those_of_the_docs(compose: dict[str, Any]) -> None:
         for profile in service.get("profiles", ["none"]):
             found.setdefault(profile, set()).add(name)
     assert found == {
-        "none": {"redis", "cache-redis", "api"},
+        "none": {"redis", "cache-redis", "api", "courier"},
         "cpu": {"worker-cpu"},
         "gpu": {"worker-gpu"},
         "monitoring": {"flower", "prometheus", "alertmanager", "grafana", "node-exporter"},

@@ -21,7 +21,7 @@ from common.settings import Settings
 from tests.support.stack import REDIS_KINDS, ROOT, running_redis
 
 SHIPPED = ROOT / "deploy" / "redis" / "users.acl"
-ROLES = ("api", "worker", "keda", "flower")
+ROLES = ("api", "worker", "keda", "flower", "courier")
 API_SCRIPTS = (
     "add_batch",
     "add_file",
@@ -40,6 +40,16 @@ API_SCRIPTS = (
     "outbox_retry",
     "queue_position",
     "reap",
+)
+COURIER_SCRIPTS = (
+    "enqueue",
+    "finish",
+    "reap",
+    "reclaim",
+    "release",
+    "renew",
+    "reserve",
+    "retry",
 )
 CONNECTION = "auth echo hello ping quit reset select"
 SCRIPTS = "eval evalsha script|exists script|load"
@@ -61,6 +71,11 @@ MAY = {
     "flower": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop del exists expire get hdel "
     "hget hset info llen lpush pexpire sadd set smembers srem time zadd zrange zrangebyscore zrem "
     "zrevrangebyscore",
+    "courier": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} "
+    "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset "
+    "hsetnx hvals incrby info lindex llen lmove lpush mget mset persist pttl rpop rpush set time "
+    "unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
+    "zpopmin zrandmember zrange zrangebyscore zrem zremrangebyrank zrevrange zrevrangebyscore",
 }
 
 
@@ -155,6 +170,7 @@ def test_passwords_are_taken_as_hashes_files_or_none(tmp_path: Path) -> None:
         "worker": f"#{digest}",
         "keda": "nopass",
         "flower": "off",
+        "courier": ">change-me-courier",
     }
     lines = acl_text(["echo"], found).splitlines()
     assert lines[0] == "user default off"
@@ -167,8 +183,8 @@ def test_passwords_are_taken_as_hashes_files_or_none(tmp_path: Path) -> None:
     [
         ("api=hunter2", "a password itself is not taken"),
         ("api=#abc", "64 hexadecimal digits"),
-        ("api", "roles are admin, api, worker, keda, flower"),
-        ("courier=nopass", "roles are admin"),
+        ("api", "roles are admin, api, worker, keda, flower, courier"),
+        ("broker=nopass", "roles are admin"),
         ("api=@/nowhere/secret", "cannot read /nowhere/secret: No such file"),
     ],
 )
@@ -186,6 +202,12 @@ def test_a_role_is_given_one_password_of_one_line(tmp_path: Path) -> None:
         passwords([f"api=@{secret}"], lambda name: "nopass")
     with pytest.raises(ConfigurationError, match="given twice"):
         passwords(["api=nopass", "api=off"], lambda name: "nopass")
+
+
+@pytest.mark.parametrize("name", COURIER_SCRIPTS)
+def test_the_courier_may_run_every_command_of_its_scripts(name: str) -> None:
+    called = set(re.findall(r"redis\.p?call\('(\w+)'", script_text(name, server_major=7)))
+    assert {one.lower() for one in called} <= set(MAY["courier"].split())
 
 
 @pytest.mark.parametrize("name", API_SCRIPTS)

@@ -1,6 +1,6 @@
--- What settled jobs lead to: an entry of an outbox each. A worker turns those of Celery's canvas into
--- the successors' messages (worker/celery_integration/continuations.py), a courier those with a
--- webhook into deliveries (worker/courier/event_reader.py).
+-- What settled jobs lead to: an entry of an outbox each. A worker turns those of Celery's canvas
+-- into the successors' messages (worker/celery_integration/continuations.py), a courier those with
+-- a webhook into deliveries (worker/courier/event_reader.py).
 -- @include keys, chunks
 
 -- A larger result is not told, but linked to: then only what is known of the job is kept.

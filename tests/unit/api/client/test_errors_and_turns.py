@@ -20,6 +20,7 @@ from api.client import (
     JobFailed,
     RetryPolicy,
     StillRunning,
+    WebhookInvalid,
 )
 
 JOB: Any = {
@@ -43,6 +44,7 @@ SAMPLES: dict[type, Exception] = {
     ClientError: ClientError("said so"),
     ApiError: ApiError(429, {"detail": "later"}, httpx.Headers({"Retry-After": "7"})),
     JobFailed: JobFailed(JOB),
+    WebhookInvalid: WebhookInvalid("no signature of it is by this secret"),
     StillRunning: StillRunning({"id": "j1", "model": "echo", "state": "queued"}, 2.5),
 }
 
