@@ -37,8 +37,8 @@ _WORKER = (
 )
 _COURIER = (
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset "
-    "hsetnx hvals incrby info lindex llen lmove lpush mget mset persist pttl rpop rpush set time "
-    "unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
+    "hsetnx hvals incrby info lindex llen lmove lpush lrange mget mset persist pttl rpop rpush set "
+    "time unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
     "zpopmin zrandmember zrange zrangebyscore zrem zremrangebyrank zrevrange zrevrangebyscore"
 )
 _KEDA = "client|setname hlen llen scard type zcard"

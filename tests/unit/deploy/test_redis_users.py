@@ -73,7 +73,7 @@ MAY = {
     "zrevrangebyscore",
     "courier": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} "
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset "
-    "hsetnx hvals incrby info lindex llen lmove lpush mget mset persist pttl rpop rpush set time "
+    "hsetnx hvals incrby info lindex llen lmove lpush lrange mget mset persist pttl rpop rpush set time "
     "unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
     "zpopmin zrandmember zrange zrangebyscore zrem zremrangebyrank zrevrange zrevrangebyscore",
 }
