@@ -51,7 +51,7 @@ class BatchSettings(Section):
         "output file.",
     )
     batch_window_bytes: int = Field(
-        16 * 1024 * 1024, ge=1024, description="Bytes of input of one batch that wait or run."
+        8 * 1024 * 1024, ge=1024, description="Bytes of input of one batch that wait or run."
     )
     batch_concurrency: int = Field(
         16, ge=1, description="Batches that one courier feeds at a time; others wait their turn."

@@ -14,7 +14,7 @@ from common.jobs.record import JobRecord
 from common.redis.keys import meta_key
 
 _LOOKED_AT = 256
-_MOST_BYTES = 8 * 1024 * 1024
+_MOST_BYTES = 4 * 1024 * 1024
 """Of results that wait for one before them."""
 
 
