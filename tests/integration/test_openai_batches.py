@@ -161,6 +161,7 @@ def test_a_file_that_is_no_batch_fails_with_its_lines(
     assert batch.output_file_id is None
 
 
+@pytest.mark.slow
 def test_canceling_keeps_exactly_what_was_done(client: openai.OpenAI) -> None:
     slow = {"sleep_ms": 50}
     lines = [request(n, {"model": "slow", "input": n, "params": slow}) for n in range(500)]
@@ -180,6 +181,7 @@ def test_canceling_keeps_exactly_what_was_done(client: openai.OpenAI) -> None:
     assert client.batches.cancel(made.id).status == "cancelled"
 
 
+@pytest.mark.slow
 def test_an_expired_batch_has_what_was_done_and_an_error_for_the_rest(
     client: openai.OpenAI,
 ) -> None:
@@ -269,6 +271,7 @@ def test_no_job_of_the_system_lane_is_taken_over_http(api: ApiProcess) -> None:
     assert answer.status_code == 404
 
 
+@pytest.mark.slow
 def test_results_that_are_in_a_file_are_not_kept_in_redis(
     client: openai.OpenAI, stack: Stack
 ) -> None:

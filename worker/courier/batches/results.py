@@ -13,7 +13,8 @@ from common.jobs.job import Job
 from common.jobs.record import JobRecord
 from common.redis.keys import meta_key
 
-_LOOKED_AT = 256
+_LOOKED_AT = (16, 256)
+"""Jobs asked for at a time: few while nothing is there, as many batches ask, more while all are."""
 _MOST_BYTES = 4 * 1024 * 1024
 """Of results that wait for one before them."""
 
@@ -27,6 +28,7 @@ class Results:
         self._found: dict[str, tuple[JobRecord, int]] = {}
         self._found_bytes = 0
         self._average = 1024.0
+        self._asked = _LOOKED_AT[0]
         self.jobs = 0
         """Jobs of these lines."""
         self.sent_bytes = 0
@@ -57,10 +59,15 @@ class Results:
     async def look(self) -> bool:
         """Read results of the first lines; returns whether there were any. May raise RedisError."""
         ids = self._wanted()
-        return await self.read(ids) if ids else False
+        found = await self.read(ids) if ids else 0
+        if found == len(ids):
+            self._asked = min(self._asked * 2, _LOOKED_AT[1])
+        elif not found:
+            self._asked = max(self._asked // 2, _LOOKED_AT[0])
+        return found > 0
 
-    async def read(self, ids: Sequence[str]) -> bool:
-        """Read the results of these jobs; returns whether there were any."""
+    async def read(self, ids: Sequence[str]) -> int:
+        """Read the results of these jobs; returns how many there were."""
         found = 0
         for job_id, meta in zip(ids, await self._client.mget(map(meta_key, ids)), strict=True):
             record = JobRecord.read(job_id, None, meta) if meta else None
@@ -70,11 +77,11 @@ class Results:
             self._found[job_id] = record, len(meta)
             self._found_bytes += len(meta)
             self._average += (len(meta) - self._average) / 64
-        return found > 0
+        return found
 
     def _wanted(self) -> list[str]:
         room = int((_MOST_BYTES - self._found_bytes) / max(self._average, 1.0))
-        most = max(1, min(_LOOKED_AT, room))
+        most = max(1, min(self._asked, room))
         ids: list[str] = []
         for line in self._lines:
             ids += [job.id for job in line.jobs if job.id not in self._found]

@@ -29,7 +29,7 @@ from worker.courier.batches.output import RUNNING, Output
 from worker.courier.batches.results import Results
 
 _LARGE_BYTES = 256 * 1024
-_PAUSES_SECONDS = (0.01, 0.5)
+_PAUSES_SECONDS = (0.02, 0.5)
 _STALLED_SECONDS = 10.0
 """Without a result for so long, the jobs under way are enqueued again: Redis may have lost them."""
 _CANCELS_AT_ONCE = 16

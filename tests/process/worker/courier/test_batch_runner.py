@@ -39,7 +39,7 @@ from worker.courier.jobs import CourierJob, Done, Later
 from worker.courier.leases import CourierLeases, result_of
 from worker.jobs.lease_calls import FinishedJob
 
-LINES, WINDOW = 300, 40
+LINES, WINDOW = 200, 40
 
 
 @dataclass
@@ -145,7 +145,9 @@ def use(
     return call
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 20))]
+)
 def test_whenever_it_is_stopped_each_line_is_there_once(use: Any, seed: int) -> None:
     random_number = random.Random(seed)
 
