@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis.asyncio
@@ -28,6 +29,17 @@ _RATE_SAMPLES = 30
 RUNNING = (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING)
 
 
+@dataclass(slots=True)
+class _Side:
+    """Of the lines that succeeded, or of those that did not."""
+
+    count: int
+    bytes: int
+    """In the file."""
+    lines: bytearray = field(default_factory=bytearray)
+    """Not in the file yet."""
+
+
 class Output:
     """Lines that were not noted yet, and the counts."""
 
@@ -38,9 +50,10 @@ class Output:
         self._ledger = ledger
         self._files = files
         self._record = record
-        self._lines = {True: bytearray(), False: bytearray()}
-        self._counts = {True: record.completed, False: record.failed}
-        self._bytes = {True: record.output_bytes, False: record.error_bytes}
+        self._sides = {
+            True: _Side(record.completed, record.output_bytes),
+            False: _Side(record.failed, record.error_bytes),
+        }
         self._at = (record.line, record.offset)
         self._noted = record.line
         self._begun = self._written = self._shown = time.monotonic()
@@ -54,8 +67,8 @@ class Output:
 
     def add(self, succeeded: bool, line: bytes, job_ids: Sequence[str]) -> None:
         """Append one line of a result; `pass_by` says what it stands for."""
-        self._lines[succeeded] += line
-        self._counts[succeeded] += 1
+        self._sides[succeeded].lines += line
+        self._sides[succeeded].count += 1
         self._ended += job_ids
 
     def pass_by(self, number: int, end: int) -> None:
@@ -64,9 +77,9 @@ class Output:
 
     def is_due(self, window_jobs: int) -> bool:
         """Whether it is time to write."""
-        if not self._ended and not any(self._lines.values()):
+        size = max(len(side.lines) for side in self._sides.values())
+        if not self._ended and not size:
             return False
-        size = max(len(self._lines[True]), len(self._lines[False]))
         now = time.monotonic()
         pause = min(max((now - self._begun) / 50, _SECONDS[0]), _SECONDS[1])
         full = size >= _PART_BYTES or len(self._ended) >= window_jobs
@@ -79,19 +92,21 @@ class Output:
         """
         if self._at[0] == self._noted:
             return
-        sizes = {kind: self._bytes[kind] + len(self._lines[kind]) for kind in (True, False)}
+        out, err = self._sides[True], self._sides[False]
+        sizes = out.bytes + len(out.lines), err.bytes + len(err.lines)
         parts = [part for kind in (True, False) for part in await self._parts(kind)]
         fields = {
             **{"line": self._at[0], "offset": self._at[1], "trouble": ""},
-            **{"completed": self._counts[True], "failed": self._counts[False]},
-            **{"output_bytes": sizes[True], "error_bytes": sizes[False]},
+            **{"completed": out.count, "failed": err.count},
+            **{"output_bytes": sizes[0], "error_bytes": sizes[1]},
             **{"ahead_completed": 0, "ahead_failed": 0},
         }
         if not await self._ledger.move(RUNNING, fields, line=self._noted, parts=parts):
             log.error("batch_ended_beside_its_run", batch=self._record.id)
             return
-        self._bytes, self._noted = sizes, self._at[0]
-        self._lines = {True: bytearray(), False: bytearray()}
+        self._noted = self._at[0]
+        for side, size in zip((out, err), sizes, strict=True):
+            side.bytes, side.lines = size, bytearray()
         self._written = time.monotonic()
         await self._drop_results()
 
@@ -101,10 +116,11 @@ class Output:
         if now - self._shown < 1.0:
             return
         self._shown = now
-        self._samples.append((now, sum(self._counts.values())))
+        self._samples.append((now, sum(side.count for side in self._sides.values())))
         (first, before), (_, done) = self._samples[0], self._samples[-1]
         record = await self._ledger.read()
-        ahead = self._counts[True] - record.completed, self._counts[False] - record.failed
+        completed, failed = (self._sides[kind].count for kind in (True, False))
+        ahead = completed - record.completed, failed - record.failed
         if sum(ahead) < record.ahead_completed + record.ahead_failed:
             return  # after a restart: what was shown before is not there again yet
         fields: dict[str, Any] = {"ahead_completed": ahead[0], "ahead_failed": ahead[1]}
@@ -131,7 +147,7 @@ class Output:
         return found
 
     async def _parts(self, kind: bool) -> list[tuple[str, str]]:
-        content = bytes(self._lines[kind])
+        content = bytes(self._sides[kind].lines)
         if not content:
             return []
         file_id = self._record.output_file if kind else self._record.error_file
