@@ -14,7 +14,7 @@ from api.http.request_errors import InvalidRequest
 from api.jobs.publisher import Publisher
 from api.tenants.auth import Principal
 from common.batches.files import Files
-from common.batches.publishing import batch_job
+from common.batches.publishing import batch_job, open_files
 from common.batches.records import (
     BATCH_ID,
     BatchRecord,
@@ -54,7 +54,7 @@ class Batches:
     ) -> None:
         self._client: Any = client
         self._scripts = AsyncScripts(client)
-        self._files = files
+        self.files = files
         self._publisher = publisher
         self._settings = settings
 
@@ -157,7 +157,7 @@ class Batches:
         return max(1, min(most, limit // 2 // min(self._settings.tenant_batches, 4)))
 
     async def _check_input(self, file_id: str, tenant: str, expires_ms: int) -> None:
-        file = await self._files.get(file_id, tenant)
+        file = await self.files.get(file_id, tenant)
         name = "input_file_id"
         if file is None:
             detail = f"`{name}`: there is no file {file_id[:80]!r}; upload it to /v1/files first"
@@ -171,3 +171,14 @@ class Batches:
                 "after; upload it anew with a later `expires_after`, or ask for a shorter window"
             )
             raise InvalidRequest(detail, param=name)
+
+
+def open_batches(
+    client: redis.asyncio.Redis, publisher: Publisher, settings: Settings
+) -> Batches | None:
+    """The batches and their files, or None where nothing says where files lie.
+
+    Raises ConfigurationError.
+    """
+    blobs = open_files(settings)
+    return None if blobs is None else Batches(client, Files(client, blobs), publisher, settings)

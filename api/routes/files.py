@@ -152,13 +152,13 @@ async def delete_file(file_id: str, services: ServicesDep, principal: SubmitDep)
 
 
 def _files(services: Services) -> Files:
-    if services.files is None:
+    if services.batches is None:
         detail = (
             "this fleet keeps no files: set LANEFLEET_FILES_URL, or LANEFLEET_BLOB_URL, to a "
             "folder or bucket that the API and the courier share"
         )
         raise Problem(501, "files_not_kept", detail)
-    return services.files
+    return services.batches.files
 
 
 async def _known(files: Files, file_id: str, principal: Principal) -> FileRecord:
