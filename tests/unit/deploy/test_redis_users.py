@@ -58,8 +58,8 @@ TRANSACTIONS = "discard exec multi unwatch watch"
 MAY = {
     "api": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} del exists expire get getrange hdel "
     "hexists hget hgetall hincrby hkeys hlen hmget hset hvals incrby info lindex llen lmove lpush "
-    "lrange lrem mget mset persist pttl rpop rpush set smembers time ttl unlink xadd xdel xlen xrange "
-    "xrevrange xtrim zadd zcard zcount zrandmember zrange zrangebyscore zrem zrevrange "
+    "lrange lrem mget mset persist pttl rpop rpush set smembers time ttl unlink xadd xdel xlen "
+    "xrange xrevrange xtrim zadd zcard zcount zrandmember zrange zrangebyscore zrem zrevrange "
     "zrevrangebyscore",
     "worker": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop client|id client|tracking "
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals "
@@ -73,8 +73,8 @@ MAY = {
     "zrevrangebyscore",
     "courier": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} "
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset "
-    "hsetnx hvals incrby info lindex llen lmove lpush lrange mget mset persist pttl rpop rpush set time "
-    "unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
+    "hsetnx hvals incrby info lindex llen lmove lpush lrange mget mset persist pttl rpop rpush set "
+    "time unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
     "zpopmin zrandmember zrange zrangebyscore zrem zremrangebyrank zrevrange zrevrangebyscore",
 }
 
