@@ -20,8 +20,10 @@ from api.openapi import docs_page as docs
 from api.openapi import document as openapi
 from api.openapi import examples
 from api.routes import (
+    batches,
     bulk,
     dead,
+    files,
     health,
     job_list,
     job_selection,
@@ -118,6 +120,8 @@ def create_app(
         lanes,
         dead,
         outbox,
+        files,
+        batches,
         system,
         webhooks,
     ):

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import redis.asyncio
 
 from api.background.server_watch import ServerWatch
+from api.batches.batches import Batches, open_batches
 from api.cache.result_cache import ResultCache
 from api.cache.served_models import ServedModels
 from api.http.shares import Shares
@@ -73,6 +75,8 @@ class Services:
     webhooks: WebhookRegistry
     streams: Shares
     """The event streams of each tenant."""
+    batches: Batches | None
+    """None where nothing says where files lie."""
 
 
 @asynccontextmanager
@@ -170,23 +174,38 @@ def _build(
         submission=submission,
         authenticator=_authenticator(settings, redis_url, client, sampler),
         sampler=sampler,
-        server_watch=ServerWatch(client),
-        abandoned=AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
         unserved=_unserved(settings, client, catalog, sampler),
         breakers=breakers,
         guard=guard,
         admission=admission,
         draining=draining,
-        watches=JobWatches(store, waiter, settings.event_poll_seconds),
-        positions=QueuePositions(client, sampler.per_second, sampler.clock),
-        listing=Listing(client),
-        outbox=Outbox(client),
         served_models=served_models,
         cache=cache,
+        **_looking(settings, client, catalog, store, waiter, sampler),
         webhook_targets=targets,
         webhooks=WebhookRegistry(client, settings, targets),
-        streams=Shares(settings.max_event_streams, settings.tenant_share),
+        batches=open_batches(client, publisher, settings),
     )
+
+
+def _looking(
+    settings: Settings,
+    client: redis.asyncio.Redis,
+    catalog: Catalog,
+    store: JobStore,
+    waiter: ResultWaiter,
+    sampler: LaneSampler,
+) -> dict[str, Any]:
+    """What looks at jobs, lanes and the server, and takes no work."""
+    return {
+        "server_watch": ServerWatch(client),
+        "abandoned": AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
+        "watches": JobWatches(store, waiter, settings.event_poll_seconds),
+        "positions": QueuePositions(client, sampler.per_second, sampler.clock),
+        "listing": Listing(client),
+        "outbox": Outbox(client),
+        "streams": Shares(settings.max_event_streams, settings.tenant_share),
+    }
 
 
 def _unserved(

@@ -24,9 +24,9 @@ _TRANSACTIONS = "multi exec discard watch unwatch"
 
 _API = (
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals "
-    "incrby info lindex llen lmove lpush lrem mget mset persist pttl rpop rpush set smembers time "
-    "ttl unlink xadd xdel xlen xrange xrevrange xtrim zadd zcard zcount zrandmember zrange "
-    "zrangebyscore zrem zrevrange zrevrangebyscore"
+    "incrby info lindex llen lmove lpush lrange lrem mget mset persist pttl rpop rpush set "
+    "smembers time ttl unlink xadd xdel xlen xrange xrevrange xtrim zadd zcard zcount zrandmember "
+    "zrange zrangebyscore zrem zrevrange zrevrangebyscore"
 )
 _WORKER = (
     "brpop client|id client|tracking del exists expire get getrange hdel hexists hget hgetall "
@@ -37,9 +37,9 @@ _WORKER = (
 )
 _COURIER = (
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset "
-    "hsetnx hvals incrby info lindex llen lmove lpush mget mset persist pttl rpop rpush set time "
-    "unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
-    "zpopmin zrandmember zrange zrangebyscore zrem zrevrange zrevrangebyscore"
+    "hsetnx hvals incrby info lindex llen lmove lpush lrange mget mset persist pttl rpop rpush set "
+    "time unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
+    "zpopmin zrandmember zrange zrangebyscore zrem zremrangebyrank zrevrange zrevrangebyscore"
 )
 _KEDA = "client|setname hlen llen scard type zcard"
 _FLOWER = (

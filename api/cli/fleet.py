@@ -141,6 +141,9 @@ class Fleet:
             f"{ENV_PREFIX}PORT": str(self.port),
             f"{ENV_PREFIX}CATALOG": str(self.settings.catalog),
         }
+        if self.settings.files_url is None and self.settings.blob_url is None:
+            folder = (self.settings.state_dir / "files").absolute()
+            environment[f"{ENV_PREFIX}FILES_URL"] = folder.as_uri()
         if not health:  # the port is the worker's, on the same machine
             environment[f"{ENV_PREFIX}WORKER_HEALTH_PORT"] = "0"
         process = subprocess.Popen(

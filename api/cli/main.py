@@ -20,11 +20,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from api.cli.acl import acl
+from api.cli.batches import batches
 from api.cli.bench.command import bench
 from api.cli.cache import cache
 from api.cli.dead import dead
 from api.cli.doctor import Report, examine
 from api.cli.enqueue.command import enqueue
+from api.cli.files import files
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
 from api.cli.jobs import jobs, submit
 from api.cli.keys import keys
@@ -56,6 +58,8 @@ app.add_typer(jobs, name="jobs")
 app.add_typer(workers, name="workers")
 app.add_typer(outbox, name="outbox")
 app.add_typer(webhooks, name="webhooks")
+app.add_typer(files, name="files")
+app.add_typer(batches, name="batches")
 app.command()(submit)
 app.command()(enqueue)
 app.command()(stages)

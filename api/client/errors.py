@@ -79,6 +79,9 @@ def error_of(response: httpx.Response) -> ApiError:
     except ValueError:
         problem = {"detail": response.text[:200]}
     document = problem if isinstance(problem, dict) else {"detail": str(problem)}
+    error = document.get("error")
+    if "detail" not in document and isinstance(error, dict):  # OpenAI's shape
+        document["detail"] = error.get("message")
     return ApiError(response.status_code, document, response.headers)
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple, cast
 
 from . import calls
+from .batches import AsyncBatchOperations, BatchOperations
 from .webhooks import AsyncWebhookOperations, WebhookOperations
 
 __all__ = ("AsyncOperations", "Operations", "Selected")
@@ -25,7 +26,7 @@ def _silent(_done: Selected) -> None:
     """Report to nobody."""
 
 
-class Operations(WebhookOperations):
+class Operations(WebhookOperations, BatchOperations):
     """Of `Client`."""
 
     def list_models(self) -> list[dict[str, Any]]:
@@ -159,7 +160,7 @@ class Operations(WebhookOperations):
     dead, dead_letter = list_dead, show_dead
 
 
-class AsyncOperations(AsyncWebhookOperations):
+class AsyncOperations(AsyncWebhookOperations, AsyncBatchOperations):
     """Of `AsyncClient`."""
 
     async def list_models(self) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {"unknown_model": "model_not_found"}
 _PARAMS = {"unknown_model": "model", "wrong_task": "model", "model_required": "model"}
-_SHARED = re.compile(r"/v1/(embeddings|models(/[^/]+)?)/?")
+_SHARED = re.compile(r"/v1/(embeddings|models(/[^/]+)?|(files|batches)(/.*)?)/?")
 
 
 def openai_error(status: int, code: str, detail: str, extra: Mapping[str, Any]) -> dict[str, Any]:

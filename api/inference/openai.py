@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from array import array
-from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import orjson
 from pydantic import BaseModel, Field
 
 from api.http.request_errors import WrongResult
+from common.batches.embeddings import embeddings_body
 
 
 class EmbeddingsRequest(BaseModel):
@@ -59,32 +55,7 @@ def embeddings_json(model: str, results: Sequence[Any], asked: EmbeddingsRequest
     Raises WrongResult where the model's results are not embeddings.
     """
     try:
-        vectors = [_shortened(result["embedding"], asked.dimensions) for result in results]
-        tokens = sum(int(result.get("tokens") or 0) for result in results)
+        return embeddings_body(model, results, asked.dimensions, asked.encoding_format == "base64")
     except (TypeError, KeyError, AttributeError) as exc:
         detail = f"{model!r} is for embed in the catalog, but its result has no `embedding`"
         raise WrongResult(detail) from exc
-    if asked.encoding_format == "base64":
-        vectors = [_packed(vector) for vector in vectors]
-    data = [
-        {"object": "embedding", "index": index, "embedding": vector}
-        for index, vector in enumerate(vectors)
-    ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return orjson.dumps({"object": "list", "data": data, "model": model, "usage": usage})
-
-
-def _shortened(vector: list[float], dimensions: int | None) -> Any:
-    """The vector cut to `dimensions` and normalised to unit length."""
-    if dimensions is None or dimensions >= len(vector):
-        return vector
-    cut = vector[:dimensions]
-    length = math.hypot(*cut) or 1.0
-    return [number / length for number in cut]
-
-
-def _packed(vector: list[float]) -> str:
-    numbers = array("f", vector)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return b64encode(numbers.tobytes()).decode()

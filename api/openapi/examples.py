@@ -18,6 +18,20 @@ _NEW_JOB = f"""\
 job=$(curl -s localhost:8000/v1/jobs {_JSON} \\
   -d '{{"model": "echo", "input": "hello"}}' | grep -o '[0-9a-f-]\\{{36\\}}' | head -1)
 """
+_NEW_FILE = """\
+printf '{"custom_id": "%s", "method": "POST", "url": "/v1/jobs", "body": %s}\\n' \\
+  a '{"model": "echo", "input": 1}' b '{"model": "echo", "input": 2}' > /tmp/requests.jsonl
+file=$(curl -s localhost:8000/v1/files -F purpose=batch -F file=@/tmp/requests.jsonl |
+  grep -o 'file-[0-9a-f]*' | head -1)
+"""
+_NEW_BATCH = (
+    _NEW_FILE
+    + f"""\
+batch=$(curl -s localhost:8000/v1/batches {_JSON} \\
+  -d '{{"input_file_id": "'$file'", "endpoint": "/v1/jobs", "completion_window": "24h"}}' |
+  grep -o 'batch_[0-9a-f]*' | head -1)
+"""
+)
 _DEAD_JOB = f"""\
 job=$(curl -s localhost:8000/v1/jobs {_JSON} -H 'Prefer: wait=30' \\
   -d '{{"model": "echo", "input": "hello", "params": {{"fail": "on purpose"}}}}' \\
@@ -85,6 +99,19 @@ curl -s localhost:8000/v1/detect -H 'Content-Type: image/png' --data-binary @dep
 curl -s localhost:8000/v1/embeddings {_JSON} \\
   -d '{{"model": "minilm", "input": "The quick brown fox."}}'
 """,
+    "POST /v1/files": _NEW_FILE,
+    "GET /v1/files": "curl -s 'localhost:8000/v1/files?limit=10'\n",
+    "GET /v1/files/{file_id}": _NEW_FILE + "curl -s localhost:8000/v1/files/$file\n",
+    "GET /v1/files/{file_id}/content": _NEW_FILE
+    + "curl -s localhost:8000/v1/files/$file/content\n",
+    "DELETE /v1/files/{file_id}": _NEW_FILE + "curl -s -X DELETE localhost:8000/v1/files/$file\n",
+    "POST /v1/batches": _NEW_BATCH,
+    "GET /v1/batches": "curl -s 'localhost:8000/v1/batches?limit=10'\n",
+    "GET /v1/batches/{batch_id}": _NEW_BATCH + "curl -s localhost:8000/v1/batches/$batch\n",
+    "POST /v1/batches/{batch_id}/cancel": _NEW_BATCH.replace(
+        '"input": 2', '"input": 2, "params": {"sleep_ms": 3000}'
+    )
+    + "curl -s -X POST localhost:8000/v1/batches/$batch/cancel\n",
     "GET /v1/models": "curl -s localhost:8000/v1/models\n",
     "GET /v1/models/{name}": "curl -s localhost:8000/v1/models/minilm\n",
     "POST /v1/models/{name}/{action}": "curl -s -X POST localhost:8000/v1/models/minilm/warm\n",

@@ -16,13 +16,13 @@ from api.cache.directives import directives_of
 from api.dependencies import ServicesDep
 from api.http import bodies
 from api.http.bodies import is_json
-from api.http.problems import Problem, from_fleet_error, responses
+from api.http.problems import Problem, from_fleet_error
 from api.http.request_errors import InvalidRequest, TokensNotTaken, UnsupportedDimensions
 from api.inference import task_run
 from api.inference.openai import EmbeddingsAnswer, EmbeddingsRequest, embeddings_json
 from api.inference.task_run import Outcome, TaskCall
 from api.routes.job_lookup import json_response
-from api.routes.openai_errors import OpenAIErrorBody, OpenAIRoute
+from api.routes.openai_errors import OpenAIRoute, openai_errors
 from api.services import Services
 from api.tenants.dependencies import SubmitDep
 from common.errors import FleetError
@@ -57,19 +57,11 @@ _BODY: dict[str, Any] = {
 }
 
 
-def _errors(**by_status: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAI's envelope by status; refusals before the route are problem documents."""
-    return {
-        status: {**declared, "model": OpenAIErrorBody}
-        for status, declared in responses(**by_status).items()
-    }
-
-
 @router.post(
     "/embeddings",
     response_model=EmbeddingsAnswer,
     openapi_extra=_BODY,
-    responses=_errors(
+    responses=openai_errors(
         s400="Not JSON, or a field is missing or wrong.",
         s401="No API key, or one that is not valid.",
         s403="The API key lacks the scope.",

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from api.http.openai_shape import openai_error
-from api.http.problems import Problem, problem_for
+from api.http.problems import Problem, problem_for, responses
 
 
 class OpenAIError(BaseModel):
@@ -31,6 +31,14 @@ class OpenAIErrorBody(BaseModel):
     """The envelope of every error."""
 
     error: OpenAIError
+
+
+def openai_errors(**by_status: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAI's envelope by status, for OpenAPI; refusals before the route are problem documents."""
+    return {
+        status: {**declared, "model": OpenAIErrorBody}
+        for status, declared in responses(**by_status).items()
+    }
 
 
 class OpenAIRoute(APIRoute):

@@ -35,6 +35,16 @@
 | `lf:webhook-tenants`         | hash   | tenant (`-` without one) -> the ids of its endpoints | tenants with endpoints |
 | `lf:delivery:<id>`           | hash   | one webhook on its way, and the log of its attempts | webhook_keep_seconds |
 | `lf:deliveries:<tenant>`     | zset   | delivery id -> when it was made, ms   | webhook_list_max       |
+| `lf:file:<id>`               | hash   | an uploaded file, or the results of a batch | file_ttl       |
+| `lf:file-parts:<id>`         | list   | its parts in order: name in the store, bytes | the same      |
+| `lf:file-list:<tenant>`      | zset   | file -> when it was made, ms          | tenant_files           |
+| `lf:file-bytes:<tenant>`     | hash   | file -> its bytes                     | tenant_files           |
+| `lf:file-expiry`             | zset   | file -> when it expires, ms           | all tenants' files     |
+| `lf:file-sweep`              | string | who looks for expired files now       | blob_sweep_seconds     |
+| `lf:batch:<id>`              | hash   | a batch (common/batches/records.py)   | file_ttl               |
+| `lf:batch-list:<tenant>`     | zset   | batch -> when it was made, ms         | file_ttl               |
+| `lf:batches`                 | zset   | unfinished batch -> when it was made, ms | tenant_batches, per tenant |
+| `lf:batch-open:<tenant>`     | zset   | the same, of one tenant               | tenant_batches         |
 | `lf:fingerprints`            | hash   | lane -> the model that serves it, and a digest of its weights | the catalog's names |
 | `lf:cold-starts`             | hash   | lane -> seconds that worker and model took to start when last seen | the catalog's names |
 | `lf:cache-epochs`            | hash   | model -> how often its cache was purged | the catalog's models |
@@ -87,6 +97,16 @@ WEBHOOK_TENANTS = "lf:webhook-tenants"
 WEBHOOKS_PREFIX = "lf:webhooks:"
 DELIVERY_PREFIX = "lf:delivery:"
 DELIVERIES_PREFIX = "lf:deliveries:"
+FILE_PREFIX = "lf:file:"
+FILE_PARTS_PREFIX = "lf:file-parts:"
+FILE_LIST_PREFIX = "lf:file-list:"
+FILE_BYTES_PREFIX = "lf:file-bytes:"
+FILE_EXPIRY = "lf:file-expiry"
+FILE_SWEEP = "lf:file-sweep"
+BATCH_PREFIX = "lf:batch:"
+BATCH_LIST_PREFIX = "lf:batch-list:"
+BATCH_OPEN_PREFIX = "lf:batch-open:"
+BATCHES = "lf:batches"
 RATE_PREFIX = "lf:rate:"
 JOBS_PREFIX = "lf:jobs:"
 IDEMPOTENCY_PREFIX = "lf:idempotency:"

@@ -26,7 +26,7 @@ from common.redis.connect import database_of
 from common.redis.keys import NOTHING, channel_scope
 from common.redis.refusals import tell_refusal
 
-REFUSED_WHEN_FULL = frozenset({"enqueue", "claim_idempotency_key"})
+REFUSED_WHEN_FULL = frozenset({"enqueue", "claim_idempotency_key", "add_batch"})
 """Scripts that accept new work; the others must run so that a full server drains."""
 
 # On Redis 6.2 the memory check is skipped once a script has written, and DEL is

@@ -19,6 +19,7 @@ from common.settings.base import (
     Ports,
     Section,
 )
+from common.settings.batches import BatchSettings
 from common.settings.environment import refuse_unknown_names
 from common.settings.http import DEFAULT_LIST_MAX, FrontSettings, HttpSettings
 from common.settings.infrastructure import (
@@ -41,6 +42,7 @@ __all__ = (
     "DEFAULT_LIST_MAX",
     "DEFAULT_WINDOW",
     "ENV_PREFIX",
+    "BatchSettings",
     "BlobSettings",
     "CacheSettings",
     "CatalogSettings",
@@ -79,6 +81,7 @@ class Settings(
     OverloadSettings,
     TenantSettings,
     HttpSettings,
+    BatchSettings,
     BlobSettings,
     FrontSettings,
     CatalogSettings,

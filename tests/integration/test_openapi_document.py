@@ -31,6 +31,7 @@ def api(
     embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ApiProcess]:
     stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("openapi"))
+    stack.environment["LANEFLEET_FILES_URL"] = (stack.folder / "files").as_uri()
     stack.redis.flushall()
     stack.worker("echo,minilm")
     with stack.redis as client:

@@ -248,3 +248,23 @@ class Deadly:
             os.fork()
             return os.getpid()
         return output
+
+
+class Lengths:
+    """Vectors without a model: the length of the text, then 1."""
+
+    def load(self, spec: ModelSpec, device: str) -> None: ...
+
+    def decode(self, value: Any, params: Mapping[str, Any]) -> Any:
+        return value
+
+    def cost(self, item: Any) -> float:
+        return 1.0
+
+    def infer(self, items: Sequence[Any]) -> Sequence[dict[str, Any]]:
+        return [{"embedding": [float(len(item)), 1.0], "tokens": len(item)} for item in items]
+
+    def encode(self, output: Any) -> Any:
+        return output
+
+    def unload(self) -> None: ...

@@ -164,6 +164,10 @@ class Stack:
         self.await_worker(process)
         return process
 
+    def courier(self, models: str = "echo", **environment: str) -> Process:
+        """Start a courier; what it is given waits until it serves."""
+        return self._start("courier", ["-m", "worker", "--role", "courier"], models, environment)
+
     def await_worker(self, process: Process, seconds: float = 60.0) -> WorkerReport:
         """Wait for a worker's report with every model loaded."""
 
@@ -175,10 +179,14 @@ class Stack:
         return wait_until(loaded, seconds, "a loaded worker")
 
     def api(
-        self, models: str = "echo", watched: Path | None = None, **environment: str
+        self,
+        models: str = "echo",
+        watched: Path | None = None,
+        port: int | None = None,
+        **environment: str,
     ) -> ApiProcess:
         """Start an API and wait until it answers; `watched` is where its loop is reported on."""
-        port = free_port()
+        port = port or free_port()
         module = ["api"] if watched is None else ["tests.support.watched_api", str(watched)]
         process = self._start(
             "api", ["-m", *module], models, {"LANEFLEET_PORT": str(port), **environment}

@@ -17,7 +17,7 @@ from functools import partial
 import redis.asyncio
 import structlog
 
-from common.jobs.system_lanes import WEBHOOKS
+from common.jobs.system_lanes import BATCHES, WEBHOOKS
 from common.redis.connect import connect_async
 from common.redis.embedded_server import obtain_redis
 from common.redis.format_version import check_format
@@ -25,6 +25,7 @@ from common.settings import Settings
 from common.webhooks.deliveries import Deliveries
 from common.webhooks.endpoints import Endpoints
 from common.webhooks.vault import Vault
+from worker.courier.batches.factory import make_batch_runner
 from worker.courier.event_reader import EventReader
 from worker.courier.health import CourierHealth
 from worker.courier.jobs import Runner
@@ -35,7 +36,8 @@ from worker.courier.webhook_sender import WebhookSender
 
 log = structlog.get_logger(__name__)
 
-MakeRunner = Callable[["CourierContext"], Runner]
+MakeRunner = Callable[["CourierContext"], Runner | None]
+"""None where the settings leave it nothing to do."""
 
 
 class CourierContext:
@@ -59,7 +61,7 @@ class CourierContext:
 
 def runners() -> Mapping[str, MakeRunner]:
     """What serves each system lane."""
-    return {WEBHOOKS: _webhooks}
+    return {WEBHOOKS: _webhooks, BATCHES: make_batch_runner}
 
 
 def _webhooks(context: CourierContext) -> Runner:
@@ -102,7 +104,8 @@ class Courier:
             stack.push_async_callback(client.aclose)
             context = CourierContext(self._settings, client, self._redis_url, name)
             for lane, make in runners().items():
-                self.services[lane] = self._service(lane, make(context), client, name)
+                if (runner := make(context)) is not None:
+                    self.services[lane] = self._service(lane, runner, client, name)
             context.services = self.services
             health = CourierHealth(self.services, self._settings, stopping)
             await health.start()

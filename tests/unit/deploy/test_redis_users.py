@@ -23,6 +23,8 @@ from tests.support.stack import REDIS_KINDS, ROOT, running_redis
 SHIPPED = ROOT / "deploy" / "redis" / "users.acl"
 ROLES = ("api", "worker", "keda", "flower", "courier")
 API_SCRIPTS = (
+    "add_batch",
+    "add_file",
     "cancel",
     "claim_idempotency_key",
     "dead_letters",
@@ -32,6 +34,7 @@ API_SCRIPTS = (
     "enqueue",
     "expire",
     "list_jobs",
+    "move_batch",
     "move_breaker",
     "oldest_jobs",
     "outbox_retry",
@@ -55,8 +58,8 @@ TRANSACTIONS = "discard exec multi unwatch watch"
 MAY = {
     "api": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} del exists expire get getrange hdel "
     "hexists hget hgetall hincrby hkeys hlen hmget hset hvals incrby info lindex llen lmove lpush "
-    "lrem mget mset persist pttl rpop rpush set smembers time ttl unlink xadd xdel xlen xrange "
-    "xrevrange xtrim zadd zcard zcount zrandmember zrange zrangebyscore zrem zrevrange "
+    "lrange lrem mget mset persist pttl rpop rpush set smembers time ttl unlink xadd xdel xlen "
+    "xrange xrevrange xtrim zadd zcard zcount zrandmember zrange zrangebyscore zrem zrevrange "
     "zrevrangebyscore",
     "worker": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} brpop client|id client|tracking "
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals "
@@ -70,9 +73,9 @@ MAY = {
     "zrem zrevrangebyscore",
     "courier": f"{CONNECTION} {SCRIPTS} {CHANNELS} {TRANSACTIONS} "
     "del exists expire get getrange hdel hexists hget hgetall hincrby hkeys hlen hmget hset "
-    "hsetnx hvals incrby info lindex llen lmove lpush mget mset persist pttl rpop rpush set time "
-    "unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
-    "zpopmin zrandmember zrange zrangebyscore zrem zrevrange zrevrangebyscore",
+    "hsetnx hvals incrby info lindex llen lmove lpush lrange mget mset persist pttl rpop rpush set "
+    "time unlink xack xadd xautoclaim xdel xgroup|create xlen xrange xreadgroup xtrim zadd zcard "
+    "zpopmin zrandmember zrange zrangebyscore zrem zremrangebyrank zrevrange zrevrangebyscore",
 }
 
 

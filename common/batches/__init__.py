@@ -1,0 +1,1 @@
+"""Files and batches, as the API and the courier share them."""

@@ -1,0 +1,203 @@
+"""Files in the blob store: written and read in parts, so that none is ever whole in memory.
+
+A part is an object of its own, which a store makes visible at once or not at all; the order of
+the parts is a list in Redis. So a file can grow by a part in the same step in which a batch notes
+how far it is, and a process that is killed in between leaves an object that nothing lists. Such
+objects, and files that are past their time, are removed by `sweep`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from os import urandom
+from typing import Any, cast
+
+import redis.asyncio
+import structlog
+
+from common.batches.records import FILE_ID, FileRecord, read_record, words_of
+from common.errors import FleetError, InputStoreUnavailable
+from common.inputs.blobs import Blobs
+from common.redis.keys import (
+    FILE_BYTES_PREFIX,
+    FILE_EXPIRY,
+    FILE_LIST_PREFIX,
+    FILE_PARTS_PREFIX,
+    FILE_PREFIX,
+    FILE_SWEEP,
+)
+from common.redis.scripts import AsyncScripts
+
+log = structlog.get_logger(__name__)
+
+PART_BYTES = 4 * 1024 * 1024
+_UNFINISHED_SECONDS = 3_600
+"""How long the parts of a file are kept that is not made visible."""
+_SWEPT_AT_A_TIME = 100
+
+
+class FileStoreFull(FleetError):
+    """The tenant keeps as many files, or bytes of them, as it may."""
+
+    code = "file_quota_exceeded"
+
+
+class Files:
+    """The files of all tenants. Every method may raise RedisError or InputStoreUnavailable."""
+
+    def __init__(self, client: redis.asyncio.Redis, blobs: Blobs) -> None:
+        self._client: Any = client
+        self._scripts = AsyncScripts(client)
+        self._blobs = blobs
+
+    async def store_part(self, file_id: str, content: bytes) -> str:
+        """Store a part that nothing lists yet; returns the word that lists it."""
+        name = f"{file_id}-{urandom(6).hex()}"
+        try:
+            await self._blobs.put(name, content)
+        except InputStoreUnavailable as exc:
+            raise InputStoreUnavailable(
+                "the file cannot be written: where LANEFLEET_FILES_URL or LANEFLEET_BLOB_URL leads "
+                "is full or cannot be reached; make room there, then try again"
+            ) from exc
+        return f"{name} {len(content)}"
+
+    async def append(self, file_id: str, content: bytes) -> None:
+        """Append a part to a file that is not visible yet."""
+        part = await self.store_part(file_id, content)
+        key = parts_key(file_id)
+        await self._client.rpush(key, part)
+        await self._client.expire(key, _UNFINISHED_SECONDS)
+
+    async def add(self, record: FileRecord, max_files: int = 0, max_bytes: int = 0) -> None:
+        """Make a file visible whose parts are stored; 0 is no limit. Raises FileStoreFull."""
+        tenant = record.tenant
+        keys = (
+            *(FILE_PREFIX + record.id, parts_key(record.id)),
+            *(FILE_LIST_PREFIX + tenant, FILE_BYTES_PREFIX + tenant, FILE_EXPIRY),
+        )
+        args: list[str | int] = [
+            *(record.id, record.created_ms, record.expires_ms, record.bytes),
+            *(max_files, max_bytes),
+            *words_of(record),
+        ]
+        reply = int(await self._scripts.run("add_file", keys, args))
+        if reply == -1:
+            raise FileStoreFull(
+                f"this tenant keeps {max_files} files, as many as it may; delete some"
+            )
+        if reply == -2:
+            raise FileStoreFull(
+                f"with this file of {record.bytes} bytes this tenant would keep more than "
+                f"{max_bytes}; delete some files"
+            )
+        if reply == 0:
+            raise InputStoreUnavailable("the upload took too long, and is dropped; send it again")
+
+    async def get(self, file_id: str, tenant: str | None) -> FileRecord | None:
+        """The file, where it is the tenant's and has not expired; a tenant of None is any."""
+        if not FILE_ID.fullmatch(file_id):
+            return None
+        record = read_record(FileRecord, await self._client.hgetall(FILE_PREFIX + file_id))
+        if record is None or record.expires_ms <= time.time() * 1000:
+            return None
+        return record if tenant in (None, record.tenant) else None
+
+    async def list_ids(self, tenant: str, oldest_first: bool = False) -> list[str]:
+        """The ids of the tenant's files, newest first."""
+        key = FILE_LIST_PREFIX + tenant
+        listed = await self._client.zrange(key, 0, -1)
+        ids = [one.decode() for one in listed]
+        return ids if oldest_first else ids[::-1]
+
+    async def get_many(self, ids: Sequence[str], tenant: str) -> list[FileRecord]:
+        """Those of the files that exist."""
+        pipe = self._client.pipeline(transaction=False)
+        for one in ids:
+            pipe.hgetall(FILE_PREFIX + one)
+        now_ms = time.time() * 1000
+        records = [read_record(FileRecord, one) for one in await pipe.execute()]
+        return [
+            one
+            for one in records
+            if one is not None and one.tenant == tenant and one.expires_ms > now_ms
+        ]
+
+    async def parts(self, file_id: str) -> list[tuple[str, int]]:
+        """Its parts in order: name in the store, bytes."""
+        listed = cast("list[bytes]", await self._client.lrange(parts_key(file_id), 0, -1))
+        words = [one.decode().split(" ") for one in listed]
+        return [(name, int(size)) for name, size in words]
+
+    async def read(self, file_id: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """The content from this byte on, in parts; raises InputStoreUnavailable if one is gone."""
+        for name, size in await self.parts(file_id):
+            if offset >= size:
+                offset -= size
+                continue
+            content = await self._blobs.get(name)
+            if content is None:
+                raise InputStoreUnavailable(f"a part of {file_id} is not in the store any more")
+            yield content[offset:] if offset else content
+            offset = 0
+
+    async def delete(self, record: FileRecord) -> None:
+        """Remove a file: its parts last, so that none that is listed lacks them."""
+        key = parts_key(record.id)
+        names = [name for name, _ in await self.parts(record.id)]
+        pipe = self._client.pipeline(transaction=True)
+        pipe.delete(FILE_PREFIX + record.id, key)
+        pipe.zrem(FILE_LIST_PREFIX + record.tenant, record.id)
+        pipe.hdel(FILE_BYTES_PREFIX + record.tenant, record.id)
+        pipe.zrem(FILE_EXPIRY, record.id)
+        await pipe.execute()
+        await self._blobs.delete(names)
+
+    async def forget(self, file_id: str) -> None:
+        """Remove the parts of a file that was never made visible."""
+        names = [name for name, _ in await self.parts(file_id)]
+        await self._client.delete(parts_key(file_id))
+        await self._blobs.delete(names)
+
+    async def sweep(self, name: str, every_seconds: float, orphan_seconds: float) -> int:
+        """Remove expired files and parts that no file lists; one process at a time does so."""
+        holds = max(1, int(every_seconds * 0.7))
+        if not await self._client.set(FILE_SWEEP, name, nx=True, ex=holds):
+            return 0
+        now_ms = int(time.time() * 1000)
+        expired = await self._client.zrangebyscore(
+            FILE_EXPIRY, "-inf", now_ms, start=0, num=_SWEPT_AT_A_TIME
+        )
+        for one in expired:
+            file_id = one.decode()
+            record = read_record(FileRecord, await self._client.hgetall(FILE_PREFIX + file_id))
+            if record is not None:
+                await self.delete(record)
+            else:
+                await self._client.zrem(FILE_EXPIRY, file_id)
+        removed = len(expired) + await self._sweep_parts(orphan_seconds)
+        if removed:
+            log.info("files_swept", removed=removed)
+        return removed
+
+    async def _sweep_parts(self, orphan_seconds: float) -> int:
+        removed = 0
+        async for page in self._blobs.older_than(orphan_seconds):
+            owners = {name.rpartition("-")[0] for name in page}
+            listed = {
+                name
+                for one in owners
+                if FILE_ID.fullmatch(one)
+                for name, _ in await self.parts(one)
+            }
+            orphans = [one for one in page if one not in listed]
+            if orphans:
+                await self._blobs.delete(orphans)
+            removed += len(orphans)
+        return removed
+
+
+def parts_key(file_id: str) -> str:
+    """The list of a file's parts."""
+    return FILE_PARTS_PREFIX + file_id
