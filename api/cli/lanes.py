@@ -26,7 +26,7 @@ def list_lanes(
     as_json: JsonFlag = False,
 ) -> None:
     """List lanes with their demand, jobs, age, pace, workers and circuit breaker."""
-    with Client(url) as client:
+    with Client(url, retries=0) as client:
         found = client.list_lanes(*names or ())
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -18,6 +17,7 @@ from api.services import Services
 from common.metrics import api, compatible, lanes
 from common.metrics.declaration import MetricFamily
 from common.metrics.exposition import process_families
+from common.metrics.server import REDIS_REACHABLE
 
 _METHOD, _ROUTE, _STATUS, _LANE = range(4)
 """Positions in the keys of RequestCounts."""
@@ -87,6 +87,7 @@ class ApiCollector:
             shared.add(state.counters.get("shared", 0), lane)
         yield from (breakers, shared)
         yield api.SAMPLES.of(self.services.sampler.samples)
+        yield REDIS_REACHABLE.of(int(self.services.sampler.readable))
 
     def _compatible(self) -> Iterator[MetricFamily]:
         """The same samples under other names."""
@@ -114,9 +115,11 @@ class ApiCollector:
 
 def collector_of(services: Services, requests: RequestCounts) -> ApiCollector:
     """The collector of a process with these services."""
-    sampled = partial(lane_families, breakers=services.breakers)
-    return ApiCollector(
-        requests,
-        services,
-        more=(lambda: sampled(services.sampler.lanes), services.server_watch.families),
-    )
+
+    def sampled() -> Iterator[MetricFamily]:
+        """Without gauges where Redis cannot be read: an old figure would look like a true one."""
+        for family in lane_families(services.sampler.lanes, services.breakers):
+            if services.sampler.readable or family.declared.kind != "gauge":
+                yield family
+
+    return ApiCollector(requests, services, more=(sampled, services.server_watch.families))

@@ -19,3 +19,13 @@ REDIS_MAX = _redis(
 REDIS_MAY_EVICT = _redis(
     "may_evict", "Whether its `maxmemory-policy` lets it drop queued jobs or results: 0 or 1."
 )
+REDIS_REACHABLE = Metric(
+    "lanefleet_api_redis_reachable",
+    "gauge",
+    "Whether the last look at the lanes could read Redis: 0 or 1. While it is 0 the gauges of the "
+    "lanes are left out, as nobody knows them.",
+    (),
+    "",
+    ("api",),
+    total="min",
+)

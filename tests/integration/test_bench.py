@@ -53,7 +53,11 @@ def test_a_run_of_so_many_requests_tells_batches_and_errors(stack: Stack, tmp_pa
         assert max(map(int, stage["batches"]), default=1) <= stage["clients"]
     assert json.loads(kept.read_text())["stages"][0]["clients"] == 4
 
-    status, said = bench(*words[:2], "--requests", "10", "--params", '{"sleep_ms": -1}')
+    words = ["--url", api.url, "--requests", "10"]
+    status, said = bench(*words, "--clients", "2", "--compare", str(kept))
+    assert (status, said["changes"]) == (2, []), "no number of clients in common"
+
+    status, said = bench(*words, "--params", '{"sleep_ms": -1}')
     assert status == 1, "no result came"
     assert "failed: invalid_input" in said["stages"][0]["errors"]
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from common.jobs.job import Job
+from tests.support.metrics import scrape, value
 from tests.support.stack import ApiProcess, Stack, running_redis, wait_until
 
 QUICK_SECONDS = 1.0
@@ -175,7 +176,19 @@ def test_a_redis_that_hangs_does_not_hang_the_front(
         assert_quick("/health meanwhile", seconds)
         assert_cached_is_served(api)
         assert HTTP.get(f"{api.url}/ready").status_code == 503
+        assert_lanes_are_unknown(api)
     assert_takes_work_again(fleet, api)
+    text = scrape(f"{api.url}/metrics")
+    assert value(text, "lanefleet_api_redis_reachable") == 1
+    assert "lanefleet_lane_demand" in text
+
+
+def assert_lanes_are_unknown(api: ApiProcess) -> None:
+    """Old gauges would look like true ones; counters stay, as they cannot go back."""
+    text = scrape(f"{api.url}/metrics")
+    assert "lanefleet_api_redis_reachable 0.0" in text
+    assert "lanefleet_lane_demand" not in text
+    assert "lanefleet_lane_jobs_total" in text
 
 
 def test_a_redis_that_hangs_holds_up_no_idempotency_key(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -208,3 +209,21 @@ def test_what_cannot_run_is_a_sentence_and_status_two(api: ApiProcess, tmp_path:
         status, said = run(api, *words)
         assert (status, said.get("event")) == (2, "error"), (words, said)
         assert says in said["message"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_the_run_goes_on(api: ApiProcess, tmp_path: Path) -> None:
+    source, out = tmp_path / "rows.jsonl", tmp_path / "results.jsonl"
+    write_rows(source, 2000)
+    words = (str(source), "-m", "echo", "--out", str(out), "--input-column", "text")
+    most = 150_000
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    process = start(api, *words, preexec_fn=limit)
+    said, err = process.communicate(timeout=120)
+    assert (process.returncode, b"Traceback" in err) == (2, False), err
+    assert "make room" in json.loads(said.splitlines()[-1])["message"]
+    assert run(api, *words)[0] == 0
+    assert sorted(row["index"] for row in read_rows(out)) == list(range(2000))

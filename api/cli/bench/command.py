@@ -23,7 +23,7 @@ from api.cli.bench.fleet_facts import choose_model
 from api.cli.bench.inputs import Given, example_images
 from api.cli.bench.meter import load_average
 from api.cli.bench.plot import check_plot, draw
-from api.cli.bench.record import Record, about_here
+from api.cli.bench.record import Record, about_here, check_save
 from api.cli.bench.run import Outcome, Plan, run
 from api.cli.bench.show import number, show_changes, show_run
 from api.cli.options import JsonFlag, UrlOption, named
@@ -35,6 +35,8 @@ _MOST_SECONDS = 3600.0
 """Of a stage that ends after a number of answers."""
 _SLOWER = 1
 """The exit status where `--compare` finds that the run is slower."""
+_NOT_COMPARED = 2
+"""Where it finds nothing to compare, which must not pass for as fast."""
 
 
 class Mode(StrEnum):
@@ -103,7 +105,9 @@ ModelOption = Annotated[
 RequestsOption = Annotated[
     int | None, typer.Option(min=1, help="End each stage after so many answers.")
 ]
-DurationOption = Annotated[float | None, typer.Option(min=1, help="Seconds of each stage.")]
+DurationOption = Annotated[
+    float | None, typer.Option(min=1, max=86400, help="Seconds of each stage.")
+]
 RoundsOption = Annotated[
     int,
     typer.Option(min=1, max=20, help="Turns of each stage, so that all see the same machine."),
@@ -115,7 +119,11 @@ TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds until a resul
 TimesOption = Annotated[int, typer.Option(min=1, help="Starts, with --mode cold.")]
 SaveOption = Annotated[Path | None, typer.Option(help="Keep the run in this JSON file.")]
 CompareOption = Annotated[
-    Path | None, typer.Option("--compare", help="A kept run: status 1 where this one is slower.")
+    Path | None,
+    typer.Option(
+        "--compare",
+        help="A kept run: status 1 where this one is slower, 2 where they share no stage.",
+    ),
 ]
 ThresholdOption = Annotated[float, typer.Option(min=0.01, max=1, help="How much worse is slower.")]
 PlotOption = Annotated[Path | None, typer.Option(help="Draw the run into this PNG (or SVG).")]
@@ -151,6 +159,8 @@ def bench(
     before = Record.load(compare_with) if compare_with else None
     if plot:
         check_plot(plot)
+    if save:
+        check_save(save)
     seconds = duration or (_SECONDS[mode] if requests is None else _MOST_SECONDS)
     numbers = clients_of(clients) if clients else _CLIENTS[mode]
     with Client(url, timeout=20) as client:
@@ -222,6 +232,8 @@ def _report(
         show_run(out, record.stages, outcome.limit_per_second)
         if before:
             show_changes(out, changes, before.stages)
+    if before and not changes:
+        raise typer.Exit(_NOT_COMPARED)
     if is_slower(changes):
         raise typer.Exit(_SLOWER)
     if not any(one.items for one in record.stages):

@@ -57,6 +57,19 @@ class Record:
             raise ConfigurationError(f"{file} is no run that `bench --save` has written") from exc
 
 
+def check_save(file: Path) -> None:
+    """Raise ConfigurationError where it could not be written: before the load, not after."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not file.exists()
+        with file.open("ab"):
+            pass
+        if is_new:
+            file.unlink()
+    except OSError as exc:
+        raise ConfigurationError(f"--save {file}: {exc.strerror or exc}") from exc
+
+
 def about_here(**more: Any) -> dict[str, Any]:
     """This machine and this moment, and what else there is to say."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

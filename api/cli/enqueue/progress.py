@@ -30,9 +30,9 @@ class Count:
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
 
     def per_second(self, now: float) -> float:
-        """Items a second, over the last ten seconds."""
+        """Items a second, over the last ten seconds and what was seen last before them."""
         self._seen.append((now, self.done))
-        while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_SECONDS:
+        while len(self._seen) > 2 and now - self._seen[1][0] > _RATE_SECONDS:
             self._seen.popleft()
         began, first = self._seen[0]
         return (self.done - first) / (now - began) if now > began else 0.0

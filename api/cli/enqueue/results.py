@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import orjson
 
@@ -40,7 +40,11 @@ class _Sink(Protocol):
 
 
 class Journal:
-    """A file that is appended to, from the length that was noted last."""
+    """A file that is appended to, from the length that was noted last.
+
+    The buffer is its own: what was not noted is dropped, where a file's would be written when it is
+    closed, and raise again on a full disk.
+    """
 
     def __init__(
         self,
@@ -52,44 +56,43 @@ class Journal:
         """length is what was noted, head what a new file begins with."""
         self.path = path
         self._line_of = line_of
+        self._noted = length
+        self._lines = [] if length else [head]
+        self._size = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        self._stream = path.open("r+b", buffering=_BUFFER_BYTES)
-        self._noted = length
         if path.stat().st_size < length:
-            self._stream.close()
             raise ResultsError(
                 f"{path} is shorter than when the manifest was written: what it had is gone; "
                 "delete the manifest to begin anew"
             )
-        self._cut()
-        if not length:
-            self._stream.write(head)
+        os.truncate(path, length)
+        self._stream = path.open("ab", buffering=0)
 
     def write(self, row_id: str, job: Job) -> None:
         """Append a row."""
-        self._stream.write(self._line_of(row_id, job))
+        line = self._line_of(row_id, job)
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= _BUFFER_BYTES:
+            self._write_out()
 
     def flush(self) -> int:
         """Write it out; returns its length, which counts once it is noted."""
-        self._stream.flush()
+        self._write_out()
         self._noted = self._stream.tell()
         return self._noted
 
     def close(self) -> None:
         """Close it, without what was not noted."""
-        try:
-            self._stream.flush()
-        except OSError:  # the disk is full, as was said
-            cast("io.BufferedRandom", self._stream).detach().close()
-            os.truncate(self.path, self._noted)
-            return
-        self._cut()
         self._stream.close()
+        os.truncate(self.path, self._noted)
 
-    def _cut(self) -> None:
-        self._stream.seek(self._noted)
-        self._stream.truncate()
+    def _write_out(self) -> None:
+        left = memoryview(b"".join(self._lines))
+        while left:  # of a disk that gets full a part is written
+            left = left[self._stream.write(left) :]
+        self._lines, self._size = [], 0
 
 
 class _Folder:

@@ -9,7 +9,7 @@ import pytest
 
 from api.cli.bench import plot
 from api.cli.bench.figures import Stage, Window
-from api.cli.bench.record import Record, about_here
+from api.cli.bench.record import Record, about_here, check_save
 from common.errors import ConfigurationError
 
 STAGES = [
@@ -59,3 +59,14 @@ def test_without_matplotlib_a_sentence_says_how_to_get_it(
 def test_a_run_is_drawn(tmp_path: Path, number: int) -> None:
     plot.draw(STAGES[:number], tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_that_cannot_be_kept_is_told_before_the_load(tmp_path: Path) -> None:
+    check_save(tmp_path / "deep" / "run.json")
+    assert not (tmp_path / "deep" / "run.json").exists()
+    (tmp_path / "file").write_text("kept")
+    check_save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"
+    for bad in (tmp_path, tmp_path / "file" / "run.json"):
+        with pytest.raises(ConfigurationError, match="--save"):
+            check_save(bad)
