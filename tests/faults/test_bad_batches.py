@@ -102,7 +102,7 @@ def test_a_corrupt_a_too_large_and_a_hanging_picture_fail_alone(stack: Stack, th
     )
     stack.environment |= {
         "LANEFLEET_CATALOG": str(catalog),
-        "LANEFLEET_DECODE_TIMEOUT_SECONDS": "1",
+        "LANEFLEET_DECODE_TIMEOUT_SECONDS": "4",
         "LANEFLEET_DECODE_THREADS": str(threads),
     }
     worker = stack.worker("pictures")

@@ -62,7 +62,8 @@ class Fleet:
         }
         self.worker = stack.worker("")
         self.await_fingerprints("kept", "briefly", "m", "m@1", "m@2")
-        self.api: ApiProcess = stack.api("")
+        # A thousand requests are sent by one loop, some of them late on a busy machine.
+        self.api: ApiProcess = stack.api("", LANEFLEET_HEADER_TIMEOUT_SECONDS="300")
         self.client: Client = self.api.client
 
     def await_fingerprints(self, *lanes: str) -> dict[bytes, bytes]:

@@ -65,6 +65,7 @@ def pair(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
         "LANEFLEET_EVENT_HEARTBEAT_SECONDS": "0.3",
         "LANEFLEET_EVENT_POLL_SECONDS": "0.1",
         "LANEFLEET_MAX_ATTEMPTS": "1",
+        "LANEFLEET_HEADER_TIMEOUT_SECONDS": "300",  # a thousand requests are sent by one loop
         "LANEFLEET_SOCKET_TIMEOUT_SECONDS": "20",  # hundreds of calls starve a busy machine's loop
     }
     stack = Stack(embedded_redis.url, folder, environment)

@@ -36,7 +36,11 @@ def api(
     stack.worker("echo,minilm")
     with stack.redis as client:
         _, key = Keyring(client).create("walk", "walkers", frozenset({"admin"}))
-    found = stack.api("echo,minilm", LANEFLEET_API_KEYS_REQUIRED="true")
+    found = stack.api(
+        "echo,minilm",
+        LANEFLEET_API_KEYS_REQUIRED="true",
+        LANEFLEET_MAX_HEADER_BYTES="10000000",  # made-up lists are long
+    )
     found.headers["Authorization"] = f"Bearer {key}"
     yield found
     stack.close()
