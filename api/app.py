@@ -54,6 +54,13 @@ Runs ML models behind a queue. Submit a job, then poll, wait or ask for it to be
 """
 
 
+_GUARDED = (
+    *(bulk, collect, jobs, job_list, job_selection, results, tasks, openai, models, lanes, dead),
+    *(outbox, files, batches, system, webhooks),
+)
+"""Routes that ask for a key."""
+
+
 class Front:
     """The whole front: `app` is the application to serve; setting `draining` releases waiters."""
 
@@ -107,24 +114,7 @@ def create_app(
         generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)
-    for one in (
-        bulk,
-        collect,
-        jobs,
-        job_list,
-        job_selection,
-        results,
-        tasks,
-        openai,
-        models,
-        lanes,
-        dead,
-        outbox,
-        files,
-        batches,
-        system,
-        webhooks,
-    ):
+    for one in _GUARDED:
         app.include_router(one.router, responses=problems.UNAUTHENTICATED)
     app.include_router(health.router)
     docs.install(app)

@@ -98,8 +98,7 @@ class RequestLayer:
         if self._root:
             scope = under_root(scope, self._root)
             request.root_path = self._root
-        counts = self._counts
-        counts.active += 1
+        self._counts.active += 1
         status = 0
         try:
             refusal = self._refusal(scope, seen)
@@ -118,15 +117,17 @@ class RequestLayer:
             if not request.has_left:
                 raise
         finally:
-            counts.active -= 1
-            self._budget.left += request.held_bytes
-            request.held_bytes = 0
-            seconds = perf_counter() - began - request.waited_seconds
-            route = getattr(scope.get("route"), "path", NO_ROUTE)
-            status = status or (_LEFT if request.has_left else 500)
-            counts.ended((scope["method"], route, status, request.lane), seconds)
-            if seconds > self._slow_seconds:
-                _log_slow(route, status, seconds, request, scope)
+            self._ended(scope, request, status, perf_counter() - began - request.waited_seconds)
+
+    def _ended(self, scope: Scope, request: RequestContext, status: int, seconds: float) -> None:
+        self._counts.active -= 1
+        self._budget.left += request.held_bytes
+        request.held_bytes = 0
+        route = getattr(scope.get("route"), "path", NO_ROUTE)
+        status = status or (_LEFT if request.has_left else 500)
+        self._counts.ended((scope["method"], route, status, request.lane), seconds)
+        if seconds > self._slow_seconds:
+            _log_slow(route, status, seconds, request, scope)
 
     async def _pass_on(
         self, scope: Scope, receive: Receive, send: Send, request: RequestContext, began: float

@@ -166,8 +166,7 @@ def bench(
     with Client(url, timeout=20) as client:
         name, kind = choose_model(client, model, "image" if images else "text" if texts else None)
         given = Given.read(texts, images, folder, kind)
-        warm = warmup if requests is None else 0.0
-        how = (numbers, seconds, warm, requests, timeout, repeat_inputs)
+        how = (numbers, seconds, 0.0 if requests else warmup, requests, timeout, repeat_inputs)
         plan = Plan(base_url_of(url), name, kind, *how, given, _params(params), rounds)
         record, outcome = _run(plan, client, mode, Console(stderr=True))
     if save:
