@@ -25,6 +25,7 @@ curl() { command curl --fail-with-body "$@"; }
 ELSEWHERE = {
     "README.md": ("make ", "lanefleet worker", ".venv/bin/lanefleet", "from celery import"),
     "docs/models.md": ('"""Score texts',),
+    "docs/pipelines.md": ("lanefleet enqueue rows.jsonl",),
     "docs/security.md": ("lanefleet keys", "grep -rE"),  # with a key, all others would need it
     "docs/webhooks.md": ("from lanefleet import verify_webhook",),
     "docs/server.md": ("st --config-file",),

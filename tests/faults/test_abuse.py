@@ -386,7 +386,7 @@ def test_every_route_leaves_the_loop_to_others(
             status = ask(client, asked)
             statuses[status] += 1
             client.get("/health")  # a callback may go on after its answer
-            assert status < 500 or status == 503, (asked.name, status)
+            assert status < 500 or status in (501, 503), (asked.name, status)
             found.append((*longest_callback(api), f"{asked.name} of {len(asked.body)} bytes"))
     found.sort(reverse=True)
     slow: Any = stack.redis.slowlog_get(1_000)

@@ -381,8 +381,8 @@ def test_pictures_that_want_too_much_fail_with_their_reason_and_cost_nothing(fle
 
 
 def stored(fleet: Fleet) -> set[str]:
-    """Ids of the inputs that lie in the folder."""
-    return {path.name for path in fleet.blobs.iterdir()}
+    """Ids of the inputs that lie in the folder, beside the files of batches."""
+    return {path.name for path in fleet.blobs.iterdir()} - {"files"}
 
 
 def await_sweep(fleet: Fleet) -> None:

@@ -23,6 +23,8 @@ def _filled(metric: Metric) -> MetricFamily:
 
 
 def test_promtool_finds_nothing_in_any_declaration() -> None:
-    hooks = [one for one in vars(courier).values() if isinstance(one, Metric)]
+    hooks = [
+        one for one in vars(courier).values() if isinstance(one, Metric) and one not in METRICS
+    ]
     text = text_of(_filled(one) for one in (*METRICS, *hooks))
     assert lint(text.decode()) == ""
