@@ -374,6 +374,8 @@ def test_every_route_leaves_the_loop_to_others(
     stack.redis.slowlog_reset()
     document = httpx.get(f"{api.url}/openapi.json", headers=acme).json()
     places = {"job_id": ids[-1], "name": "echo", "lane": "minilm", "action": "warm"}
+    places |= {"file_id": "file-1", "batch_id": "batch_1"}
+    places |= {"endpoint_id": "ep_1", "delivery_id": "msg_1"}
     found: list[tuple[float, str, str]] = []
     statuses: Counter[int] = Counter()
     with (
