@@ -70,9 +70,10 @@ def _serve(
 
     # uvicorn raises a caught signal again once it has shut down; with the
     # default handler that would end the process with an error status.
+    early: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda _signum, _frame: None)
-    serve(settings, redis_url, sockets, tell, metrics)
+        signal.signal(signum, lambda signum, _frame: early.append(signum))
+    serve(settings, redis_url, sockets, tell, metrics, lambda: bool(early))
 
 
 if __name__ == "__main__":

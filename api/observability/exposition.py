@@ -71,7 +71,7 @@ class Exposition:
             return text_of(snapshot.families_of(snapshot.load(await answer)))
 
     async def _tell(self, writer: asyncio.StreamWriter) -> None:
-        while True:
+        while not writer.is_closing():  # the parent has ended, and so will this process
             await asyncio.sleep(_TELL_SECONDS)
             if writer.transport.get_write_buffer_size() > _UNREAD_BYTES:
                 continue  # the parent hangs

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import os
 import resource
+import signal
 import socket
 from collections.abc import Callable
 
@@ -38,9 +39,15 @@ class Server(uvicorn.Server):
     """uvicorn's server; it sweeps its connections, and releases waiters before it drains."""
 
     def __init__(
-        self, config: uvicorn.Config, front: Front, on_drain: Callable[[], None] | None = None
+        self,
+        config: uvicorn.Config,
+        front: Front,
+        on_drain: Callable[[], None] | None = None,
+        is_told_to_end: Callable[[], bool] = lambda: False,
     ) -> None:
+        """is_told_to_end tells of a signal that came before this server listened to signals."""
         super().__init__(config)
+        self._is_told_to_end = is_told_to_end
         self._front = front
         self._on_drain = on_drain
         self._sweeping: asyncio.Task[None] | None = None
@@ -48,6 +55,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
         await super().startup(sockets)
+        if self._is_told_to_end():
+            self.handle_exit(signal.SIGTERM, None)
         self._sweeping = asyncio.create_task(self._sweep(), name="connection-sweep")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -76,10 +85,12 @@ def serve(
     sockets: list[socket.socket] | None = None,
     on_drain: Callable[[], None] | None = None,
     metrics: int | None = None,
+    is_told_to_end: Callable[[], bool] = lambda: False,
 ) -> None:
     """Serve until SIGTERM, or until the process has served its maximum number of requests.
 
-    metrics is the descriptor of the socket to the parent that adds up the processes' metrics.
+    metrics is the descriptor of the socket to the parent that adds up the processes' metrics;
+    is_told_to_end tells whether SIGTERM came before.
     """
     front = Front(settings, redis_url, metrics)
     _give_large_memory_back()
@@ -89,7 +100,7 @@ def serve(
     if settings.profiling:
         local.start()
     try:
-        Server(_config(settings, front), front, on_drain).run(sockets)
+        Server(_config(settings, front), front, on_drain, is_told_to_end).run(sockets)
     finally:
         local.stop()
 

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from itertools import count
@@ -14,7 +16,8 @@ from typing import Any
 
 import httpx
 
-from tests.support.stack import Process, Stack, wait_until
+from api.cli.fleet import free_port
+from tests.support.stack import ROOT, Process, Stack, wait_until
 
 _NUMBERS = count()
 
@@ -121,3 +124,28 @@ def test_a_port_that_is_taken_is_said_in_one_line(stack: Stack) -> None:
         )
         assert process.popen.wait(30) == 2
     assert "cannot listen on 127.0.0.1" in process.output()
+
+
+EARLY = """
+import os, signal
+import api.server.server as server
+serve = server.serve
+def told(*words):
+    os.kill(os.getpid(), signal.SIGTERM)  # before the server listens to signals
+    serve(*words)
+server.serve = told
+from api.__main__ import main
+raise SystemExit(main())
+"""
+
+
+def test_a_process_that_is_told_to_end_while_it_starts_ends(stack: Stack) -> None:
+    environment = {
+        **os.environ,
+        **stack.environment,
+        "LANEFLEET_REDIS_URL": stack.redis_url,
+        "LANEFLEET_PORT": str(free_port()),
+    }
+    command = [sys.executable, "-c", EARLY]
+    ended = subprocess.run(command, env=environment, cwd=ROOT, timeout=120, check=False)
+    assert ended.returncode == 0
