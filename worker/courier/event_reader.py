@@ -23,6 +23,7 @@ from common.settings import Settings
 from common.webhooks.deliveries import Deliveries, Delivery, delivery_id
 from common.webhooks.endpoints import Endpoint, Endpoints, told_of
 from common.webhooks.events import EVERY_ENDPOINT, Event, read_entry
+from worker.courier.ending import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -68,8 +69,7 @@ class EventReader:
     async def stop(self) -> None:
         """End; entries in hand are another courier's after a lease."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
 
     async def _run(self) -> None:
         while True:

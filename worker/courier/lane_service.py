@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
 
+from worker.courier.ending import end_tasks
 from worker.courier.jobs import CourierJob, Done, Later, Outcome, Runner
 from worker.courier.leases import CourierLeases, result_of
 from worker.jobs.execution import Execution
@@ -23,7 +22,6 @@ from worker.jobs.message import parse
 
 log = structlog.get_logger(__name__)
 
-_CANCEL_AGAIN_SECONDS = 0.2
 _IDLE_SECONDS = 0.25
 _REDIS_PAUSE_SECONDS = 0.5
 _RAISED_DELAY_MS = 5_000
@@ -179,10 +177,10 @@ class LaneService:
                 task.cancel()
 
     async def _leave(self, loops: list[asyncio.Task[None]]) -> None:
-        await _end(loops)
+        await end_tasks(loops)
         ending = {job.tag for job, _ in self._ended}
         running = [(job, task) for tag, (job, task) in self._tasks.items() if tag not in ending]
-        await _end([task for _, task in running])
+        await end_tasks([task for _, task in running])
         try:
             await self._settle()
             if running:
@@ -200,19 +198,3 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-
-
-async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel them until they are over.
-
-    One cancel is not enough before Python 3.12: a `wait_for` whose answer arrives in the same turn
-    swallows the cancellation, and redis-py uses it for every command.
-    """
-    left = {task for task in tasks if not task.done()}
-    while left:
-        for task in left:
-            task.cancel()
-        done, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_SECONDS)
-        for task in done:
-            if not task.cancelled():
-                task.exception()  # heard of; whoever ends a task has no use for it
