@@ -15,9 +15,9 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from api.background import tasks
 from common.metrics.declaration import MetricFamily
 from common.metrics.server import REDIS_MAX, REDIS_MAY_EVICT, REDIS_USED
+from common.redis.ending import end_tasks
 from common.redis.refusals import tell_refusal
 from common.redis.server_facts import policy_warning
 
@@ -45,7 +45,7 @@ class ServerWatch:
 
     async def stop(self) -> None:
         """End."""
-        await tasks.end(self._task)
+        await end_tasks(self._task)
 
     async def ask(self) -> dict[str, object]:
         """What INFO says of the server and its memory now; nothing where it may not be asked."""

@@ -16,11 +16,11 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from api.background import tasks
 from api.cache.directives import CacheDirectives
 from common.catalog import Catalog, ModelSpec
 from common.jobs.cache_entry import digest_of
 from common.jobs.job import CacheTicket
+from common.redis.ending import end_tasks
 from common.redis.keys import CACHE_EPOCHS, WEIGHTS_DIGESTS
 from common.redis.trouble import TROUBLE
 
@@ -55,7 +55,7 @@ class ServedModels:
 
     async def stop(self) -> None:
         """End."""
-        await tasks.end(self._task)
+        await end_tasks(self._task)
 
     def ticket(
         self,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from api.background.tasks import end
+from common.redis.ending import end_tasks
 
 T = TypeVar("T")
 
@@ -32,8 +32,8 @@ async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -
             return working.result()
         raise ClientLeft
     finally:
-        await end(leaving)
-        await end(working)
+        await end_tasks(leaving)
+        await end_tasks(working)
 
 
 async def _departure(request: Request) -> None:

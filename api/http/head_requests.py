@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.background.tasks import end
+from common.redis.ending import end_tasks
 
 
 async def answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,5 +31,5 @@ async def answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) 
         if answering.done():
             answering.result()
     finally:
-        await end(waiting)
-        await end(answering)
+        await end_tasks(waiting)
+        await end_tasks(answering)

@@ -14,11 +14,11 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
-from api.background import tasks
 from api.jobs.neighbors import disputed_lanes, foreign_lanes, unread_lists
 from api.jobs.store import JobStore
 from api.overload.lane_state import LaneState
 from common.jobs.system_lanes import is_system
+from common.redis.ending import end_tasks
 from common.redis.keys import LANES
 from common.redis.trouble import TROUBLE
 from common.worker_report import WorkerReport
@@ -57,7 +57,7 @@ class AbandonedLanes:
 
     async def stop(self) -> None:
         """End."""
-        await tasks.end(self._task)
+        await end_tasks(self._task)
 
     def is_served(self, lane: str) -> bool:
         """Whether it is in the catalog, a live worker has it, or it is one of the fleet's own."""

@@ -20,9 +20,9 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
-from api.background import tasks
 from api.overload.lane_sampler import LaneSampler
 from common.jobs.script_calls import ExpireCall, ReapCall
+from common.redis.ending import end_tasks
 from common.redis.keys import COLD_STARTS, LaneKeys
 from common.redis.scripts import AsyncScripts
 from common.redis.trouble import TROUBLE
@@ -98,7 +98,7 @@ class UnservedLanes:
 
     async def stop(self) -> None:
         """End."""
-        await tasks.end(self._task)
+        await end_tasks(self._task)
 
     async def _run(self) -> None:
         pause = self._policy.interval_seconds

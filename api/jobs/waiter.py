@@ -24,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from api.jobs.arrivals import Arrivals
 from api.jobs.store import JobStore
 from common.jobs.record import JobRecord, JobState
+from common.redis.ending import end_tasks
 from common.redis.keys import META_PREFIX, meta_key
 from common.redis.refusals import tell_refusal
 from common.redis.trouble import TROUBLE
@@ -82,9 +83,7 @@ class ResultWaiter:
 
     async def stop(self) -> None:
         """Stop listening; remaining waiters get the current record."""
-        if self._listener:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+        await end_tasks(self._listener)
         self.drain()
 
     def drain(self) -> None:

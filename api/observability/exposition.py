@@ -13,11 +13,11 @@ from collections import deque
 
 import structlog
 
-from api.background import tasks
 from api.observability import snapshot
 from api.observability.channel import ASKED, COUNTED, HEAD, frame
 from api.observability.collector import ApiCollector
 from common.metrics.exposition import text_of
+from common.redis.ending import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +52,7 @@ class Exposition:
 
     async def stop(self) -> None:
         """Tell it for the last time."""
-        for task in self._tasks:
-            await tasks.end(task)
+        await end_tasks(*self._tasks)
         if self._writer is not None:
             self._writer.write(self._counted(COUNTED))
             self._writer.close()

@@ -16,11 +16,11 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
-from api.background import tasks
 from api.background.server_clock import ServerClock
 from api.overload.lane_state import ColdStarts, LaneState
 from api.overload.oldest_jobs import OldestJobs
 from api.overload.throughput import SETTLED, Throughput, by_batch_times
+from common.redis.ending import end_tasks
 from common.redis.keys import COLD_STARTS, OVER_TOTALS, PROBE, WORKERS, LaneKeys, worker_key
 from common.worker_report import WorkerReport
 
@@ -85,7 +85,7 @@ class LaneSampler:
 
     async def stop(self) -> None:
         """End."""
-        await tasks.end(self._task)
+        await end_tasks(self._task)
 
     def lane(self, name: str) -> LaneState:
         """The lane's state, at most a second old."""

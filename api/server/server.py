@@ -22,6 +22,7 @@ import uvicorn
 from api.app import Front
 from api.server.connection import Connection, Patience
 from common.profiling.tracing import socket_of_api
+from common.redis.ending import end_tasks
 from common.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -65,9 +66,7 @@ class Server(uvicorn.Server):
             self._on_drain()
         self._front.draining.set()
         await super().shutdown(sockets)
-        if self._sweeping:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+        await end_tasks(self._sweeping)
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

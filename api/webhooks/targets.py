@@ -12,10 +12,10 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from api.background import tasks
 from common.errors import InvalidInput, UrlRefused, WebhookRefused, WebhooksFull
 from common.net.addresses import AddressRules, parse_target
 from common.net.outbound import NOT_FROM_HERE, is_address
+from common.redis.ending import end_tasks
 from common.redis.keys import EVENTS, WEBHOOK_TENANTS
 from common.settings import Settings
 from common.webhooks.deliveries import waiting_in_lane
@@ -44,7 +44,7 @@ class WebhookTargets:
 
     async def stop(self) -> None:
         """End."""
-        await tasks.end(self._task)
+        await end_tasks(self._task)
 
     def target(self, webhook: str | None, tenant: str) -> str:
         """Who is told of a job of this tenant, as Job.webhook has it.

@@ -18,12 +18,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from common.metrics.courier import OLDEST, WAITING
 from common.metrics.declaration import MetricFamily
+from common.redis.ending import end_tasks
 from common.redis.keys import EVENTS
 from common.settings import Settings
 from common.webhooks.deliveries import Deliveries, Delivery, delivery_id
 from common.webhooks.endpoints import Endpoint, Endpoints, told_of
 from common.webhooks.events import EVERY_ENDPOINT, Event, read_entry
-from worker.courier.ending import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -68,8 +68,7 @@ class EventReader:
 
     async def stop(self) -> None:
         """End; entries in hand are another courier's after a lease."""
-        if self._task is not None:
-            await end_tasks([self._task])
+        await end_tasks(self._task)
 
     async def _run(self) -> None:
         while True:

@@ -12,7 +12,7 @@ import time
 import structlog
 from redis.exceptions import RedisError
 
-from worker.courier.ending import end_tasks
+from common.redis.ending import end_tasks
 from worker.courier.jobs import CourierJob, Done, Later, Outcome, Runner
 from worker.courier.leases import CourierLeases, result_of
 from worker.jobs.execution import Execution
@@ -177,10 +177,10 @@ class LaneService:
                 task.cancel()
 
     async def _leave(self, loops: list[asyncio.Task[None]]) -> None:
-        await end_tasks(loops)
+        await end_tasks(*loops)
         ending = {job.tag for job, _ in self._ended}
         running = [(job, task) for tag, (job, task) in self._tasks.items() if tag not in ending]
-        await end_tasks([task for _, task in running])
+        await end_tasks(*(task for _, task in running))
         try:
             await self._settle()
             if running:

@@ -6,7 +6,6 @@ after it. So each run takes a token of its own, and every change is refused to a
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from os import urandom
@@ -15,6 +14,7 @@ from typing import Any
 import redis.asyncio
 
 from common.batches.records import BatchRecord, BatchStatus, read_record
+from common.redis.ending import heed_cancellation
 from common.redis.keys import BATCH_OPEN_PREFIX, BATCH_PREFIX, BATCHES
 from common.redis.scripts import AsyncScripts
 
@@ -93,16 +93,6 @@ class Ledger:
         for name, value in fields.items():
             args += (name, str(value))
         return bool(await self._scripts.run("move_batch", self._keys, args))
-
-
-def heed_cancellation() -> None:
-    """Raise CancelledError where this task was canceled before.
-
-    Python 3.11's wait_for, in which redis-py sends, drops a cancellation that comes as it is done.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def now_ms() -> int:

@@ -21,6 +21,7 @@ from common.catalog import Catalog
 from common.errors import InputStoreUnavailable
 from common.jobs.enqueue import enqueue_args
 from common.jobs.job import new_job_id
+from common.redis.ending import end_tasks
 from common.redis.keys import BATCH_PREFIX, BATCHES, job_key, meta_key
 from common.redis.scripts import AsyncScripts
 from common.settings import Settings
@@ -66,9 +67,7 @@ class BatchRunner(Runner):
 
     async def stop(self) -> None:
         """End that."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
 
     async def run(self, job: CourierJob) -> Outcome:
         """Run one batch to its end, or to where it cannot go on now."""
