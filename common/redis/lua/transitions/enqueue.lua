@@ -4,7 +4,7 @@
 --   1 max_backlog
 --   2 window: how many messages a tenant has in a band's list
 --   3 list_max: how many jobs a tenant can list
---   4 words: how many per job: 4, 7 or 11 where the others are empty for all, or 12
+--   4 words: how many per job: 4, 7, 11 or 12 where the others are empty for all, or 13
 --   5 tenants: how many
 --   per tenant:
 --     1 name
@@ -30,7 +30,7 @@
 -- Moves: none->q, none->w, none->settled, q->w, w->q, w->w
 -- Tests: tests/lua/test_enqueue.py
 -- @include keys, clock, chunks, record, lane_depth, tenant_entries, rate_limit, job_index
--- @include flight_join, known_jobs, outgoing, blob_keep, webhook
+-- @include flight_join, known_jobs, outgoing, blob_keep, webhook, job_words
 
 local max_backlog, window, list_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local words, jobs_at = tonumber(ARGV[4]), 6 + 4 * ARGV[5]
@@ -39,18 +39,7 @@ local now = string.format('%d', clock)
 local tenants = read_limits(ARGV, 6, jobs_at, clock)
 local backlog, known, records, out = {}, {}, {}, {}
 
--- One table, reused for each job: arguments that are not sent stay empty.
-local job = { expires_ms = '', blob = '', tenant = '', flight = '', labels = '', next = '' }
-local function read_job(i)
-  job.lane, job.band_key, job.job_id, job.message = unpack(ARGV, i, i + 3)
-  if words > 4 then job.expires_ms, job.blob, job.tenant = unpack(ARGV, i + 4, i + 6) end
-  if words > 7 then
-    job.flight, job.band, job.deadline_ms, job.max_age_seconds = unpack(ARGV, i + 7, i + 10)
-  end
-  if words > 11 then job.labels, job.next = ARGV[i + 11], ARGV[words > 12 and i + 12 or 0] or '' end
-  return job
-end
-
+-- Write an accepted job, alone or as part of a flight.
 local function write(one, key)
   local record = 'q ' .. one.lane .. ' ' .. origin(now, one.tenant)
   if one.expires_ms ~= '' then record = record .. ' ' .. one.expires_ms end
@@ -70,6 +59,7 @@ local function write(one, key)
   if one.tenant ~= '' and how ~= 'arrived' then note_entry(one.lane, one.tenant) end
 end
 
+-- The backlog before it, or the code of its refusal.
 local function accept(one)
   local lane, key = one.lane, JOB .. one.job_id
   local depth = backlog[lane] or backlog_of(lane)
@@ -84,12 +74,13 @@ local function accept(one)
   return depth
 end
 
-local ids = {} -- 1 find the known jobs
+-- 1 find the known jobs
+local ids = {}
 for i = jobs_at, #ARGV, words do ids[#ids + 1] = ARGV[i + 2] end
 find_known(ids, known)
 
 -- 2 accept or refuse each
-for i = jobs_at, #ARGV, words do out[#out + 1] = accept(read_job(i)) end
+for i = jobs_at, #ARGV, words do out[#out + 1] = accept(read_job(i, words)) end
 
 -- 3 write
 in_chunks(records, function(...) redis.call('MSET', ...) end)
