@@ -46,8 +46,11 @@ def watch(argv: list[str]) -> int:
 def die_with_parent(parent_pid: int) -> None:
     """In a new child: have Linux send SIGTERM when the thread that started it ends.
 
-    If the parent ended before this call, the signal would never be sent: exit at once.
+    If the parent ended before this call, the signal would never be sent: exit at once. What the
+    parent does on SIGTERM is not for the child: until it runs its own program a signal would call
+    the parent's handler there, and be lost.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent_pid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -45,3 +46,18 @@ time.sleep(60)
         return False
 
     wait_until(gone, 20, "the child's end")
+
+
+def test_a_signal_before_a_child_runs_its_program_ends_it() -> None:
+    """The parent's handler is inherited until then; it swallowed the signal of its own death."""
+
+    def in_the_child(parent: int) -> None:
+        die_with_parent(parent)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        child = subprocess.Popen(SLEEPS, preexec_fn=partial(in_the_child, os.getpid()))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert child.wait(20) == -signal.SIGTERM
