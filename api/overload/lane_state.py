@@ -122,7 +122,8 @@ class ColdStarts:
 
     def news(self, reports: Sequence[WorkerReport]) -> dict[str, str]:
         """What the reports say that is not known yet, as text to keep: the longest per lane, to a
-        tenth of a second. Differences of less than a fifth, or half a second, are none.
+        tenth of a second. Where one is known, differences of less than a fifth, or half a second,
+        are none.
         """
         seen: dict[str, float] = {}
         for report in reports:
@@ -134,5 +135,6 @@ class ColdStarts:
         return {
             lane: f"{took:.1f}"
             for lane, took in seen.items()
-            if abs(took - self._measured.get(lane, 0.0)) > max(0.5, took / 5)
+            if (known := self._measured.get(lane)) is None
+            or abs(took - known) > max(0.5, took / 5)
         }

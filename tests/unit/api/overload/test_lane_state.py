@@ -60,6 +60,12 @@ def test_the_longest_start_seen_is_kept_once(starts: ColdStarts) -> None:
     assert starts.news([report("echo", 0, 99)]) == {}, "the report of an older version"
 
 
+def test_a_start_of_less_than_half_a_second_is_kept_too(starts: ColdStarts) -> None:
+    assert starts.news([report("echo", 0.4, 0)]) == {"echo": "0.4"}
+    starts.recall({b"echo": b"0.4"})
+    assert starts.news([report("echo", 0.5, 0)]) == {}
+
+
 def test_the_gauges_say_what_the_sample_says() -> None:
     busy = LaneState(
         waiting=(1, 2, 0, 4), beside=3, leased=5, delayed=9, due=2, dead=1, workers=2,
