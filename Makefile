@@ -8,6 +8,9 @@ PYTEST     = .venv/bin/python -m pytest
 # runs one after the other.
 PYTEST_ARGS ?= -n 4 --dist loadfile
 
+# The tests start hundreds of processes, each of which would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test-fast test check nightly bench faults coverage mutants fmt client-wheel secrets compose-check dashboards clean
 
