@@ -33,6 +33,7 @@ _BLOCK_MS = 1_000
 _PAUSE_SECONDS = 0.5
 _BELIEVED_SECONDS = 1.0
 _MEASURE_SECONDS = 2.0
+_BELIEVED_MEASURE_SECONDS = 15.0
 _AWAY = (RedisError, OSError, TimeoutError)
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
@@ -60,6 +61,7 @@ class EventReader:
         self._claim_at = self._measure_at = 0.0
         self._known: dict[str, tuple[float, dict[str, Endpoint]]] = {}
         self._waiting, self._oldest = 0, 0.0
+        self._measured_at = -_BELIEVED_MEASURE_SECONDS
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -180,8 +182,14 @@ class EventReader:
         first: Any = await self._client.xrange(EVENTS, count=1)
         made_ms = int(first[0][0].partition(b"-")[0]) if first else None
         self._oldest = 0.0 if made_ms is None else max(0.0, time.time() - made_ms / 1000)
+        self._measured_at = time.monotonic()
 
     def families(self) -> Iterator[MetricFamily]:
-        """What waits, for one scrape."""
-        yield WAITING.of(self._waiting)
-        yield OLDEST.of(self._oldest)
+        """What waits, for one scrape; nothing of what has not been measured lately, as while Redis
+        is away: an old figure would look like a true one.
+        """
+        waiting, oldest = WAITING.family(), OLDEST.family()
+        if time.monotonic() - self._measured_at < _BELIEVED_MEASURE_SECONDS:
+            waiting.add(self._waiting)
+            oldest.add(self._oldest)
+        yield from (waiting, oldest)
