@@ -20,6 +20,7 @@ from common.metrics.courier import OLDEST, WAITING
 from common.metrics.declaration import MetricFamily
 from common.redis.ending import end_tasks
 from common.redis.keys import EVENTS
+from common.redis.trouble import TROUBLE
 from common.settings import Settings
 from common.webhooks.deliveries import Deliveries, Delivery, delivery_id
 from common.webhooks.endpoints import Endpoint, Endpoints, told_of
@@ -78,11 +79,11 @@ class EventReader:
                 await self._run_once()
             except ResponseError as exc:
                 if not str(exc).startswith("NOGROUP"):
-                    log.warning("events_unread", error=str(exc))
+                    TROUBLE.note("reading events", exc)
                     await asyncio.sleep(_PAUSE_SECONDS)
                 await self._make_group()
             except _AWAY as exc:
-                log.warning("events_unread", error=str(exc))
+                TROUBLE.note("reading events", exc)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _make_group(self) -> None:
@@ -90,7 +91,7 @@ class EventReader:
             await self._client.xgroup_create(EVENTS, GROUP, id="0", mkstream=True)
         except _AWAY as exc:
             if not str(exc).startswith("BUSYGROUP"):  # another courier made it
-                log.warning("events_unread", error=str(exc))
+                TROUBLE.note("reading events", exc)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _run_once(self) -> None:

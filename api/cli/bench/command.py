@@ -165,7 +165,7 @@ def bench(
         check_save(save)
     seconds = duration or (_SECONDS[mode] if requests is None else _MOST_SECONDS)
     numbers = clients_of(clients) if clients else _CLIENTS[mode]
-    with Client(url, timeout=20) as client:
+    with Client(url, timeout=20, retries=0) as client:
         name, kind = choose_model(client, model, "image" if images else "text" if texts else None)
         given = Given.read(texts, images, folder, kind)
         how = (numbers, seconds, 0.0 if requests else warmup, requests, timeout, repeat_inputs)

@@ -26,6 +26,7 @@ from common.metrics.declaration import MetricFamily
 from common.redis.ending import end_tasks
 from common.redis.keys import BATCH_PREFIX, BATCHES, job_key, meta_key
 from common.redis.scripts import AsyncScripts
+from common.redis.trouble import TROUBLE
 from common.settings import Settings
 from common.webhooks.events import BATCH_COMPLETED, body_of
 from worker.courier.batches.counts import BatchCounts
@@ -173,7 +174,7 @@ class BatchRunner(Runner):
             try:
                 await step()
             except (RedisError, OSError) as exc:
-                log.warning("batches_not_looked_after", error=str(exc))
+                TROUBLE.note("looking after batches", exc)
             await asyncio.sleep(seconds)
 
 
