@@ -11,6 +11,7 @@ from typing import Any
 import redis.asyncio
 
 from api.background.server_watch import ServerWatch
+from api.batches.batch_watch import BatchWatch
 from api.batches.batches import Batches, open_batches
 from api.cache.result_cache import ResultCache
 from api.cache.served_models import ServedModels
@@ -77,6 +78,7 @@ class Services:
     """The event streams of each tenant."""
     batches: Batches | None
     """None where nothing says where files lie."""
+    batch_watch: BatchWatch
 
 
 @asynccontextmanager
@@ -108,6 +110,8 @@ async def running_services(
         stack.push_async_callback(services.webhook_targets.stop)
         await services.abandoned.start()
         stack.push_async_callback(services.abandoned.stop)
+        await services.batch_watch.start()
+        stack.push_async_callback(services.batch_watch.stop)
         await services.unserved.start()
         stack.push_async_callback(services.unserved.stop)
         releasing = asyncio.create_task(_release_when_draining(draining, services.waiter))
@@ -204,6 +208,7 @@ def _looking(
         "positions": QueuePositions(client, sampler.per_second, sampler.clock),
         "listing": Listing(client),
         "outbox": Outbox(client),
+        "batch_watch": BatchWatch(client, settings.metrics_max_tenants),
         "streams": Shares(settings.max_event_streams, settings.tenant_share),
     }
 

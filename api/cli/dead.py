@@ -29,7 +29,7 @@ def list_letters(
     as_json: JsonFlag = False,
 ) -> None:
     """List the lane's dead letters, newest first."""
-    with Client(url) as client:
+    with Client(url, retries=0) as client:
         letters = client.list_dead(lane, limit=limit)
     if as_json:
         sys.stdout.write(json.dumps(letters) + "\n")

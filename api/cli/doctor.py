@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -22,7 +23,7 @@ from common.redis.embedded_server import find_server_binary, resolve_redis_url
 from common.redis.server_facts import flavour_of, policy_warning, vulnerability_warnings
 from common.runtime import image_library
 from common.settings import ENV_PREFIX, Settings
-from common.settings.secret_files import SUFFIX
+from common.settings.secret_files import SUFFIX, secret_fields
 
 _PACKAGES = (
     *("celery", "kombu", "redis", "hiredis", "fastapi", "uvicorn", "uvloop", "httptools"),
@@ -185,19 +186,25 @@ def _without_login(text: str) -> str:
 
 
 def _settings_table(settings: Settings) -> list[dict[str, str]]:
-    rows = []
+    rows, secrets = [], set(secret_fields(type(settings)))
     for name, about in type(settings).model_fields.items():
         value = getattr(settings, name)
         variable = f"{ENV_PREFIX}{name.upper()}"
         alias = about.validation_alias
-        read = alias.choices if isinstance(alias, AliasChoices) else [variable, variable + SUFFIX]
+        names = map(str, alias.choices) if isinstance(alias, AliasChoices) else (variable,)
         rows.append(
             {
                 "name": variable,
                 "value": _HIDDEN if isinstance(value, SecretStr) else _without_login(str(value)),
-                "source": "environment"
-                if any(os.environ.get(str(one)) for one in read)
-                else "default",
+                "source": _source_of(variable, tuple(names), may_be_in_file=name in secrets),
             }
         )
     return rows
+
+
+def _source_of(variable: str, names: Sequence[str], *, may_be_in_file: bool) -> str:
+    """Where a value comes from: the plain name wins, as it does where settings are read."""
+    if any(os.environ.get(one) for one in names):
+        return "environment"
+    path = os.environ.get(variable + SUFFIX) if may_be_in_file else None
+    return f"file {path}" if path else "default"

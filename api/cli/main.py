@@ -175,7 +175,7 @@ def worker(
 @app.command()
 def status(url: UrlOption = None, as_json: JsonFlag = False) -> None:
     """Show models, lanes and workers."""
-    with Client(url) as client:
+    with Client(url, retries=0) as client:
         found: dict[str, Any] = {
             "models": client.list_models(),
             "lanes": client.list_lanes(),
@@ -222,7 +222,7 @@ def doctor(
     """Say what this machine has, what is missing, and how to get it."""
     report, fleet = examine(settings_for_checkout()), None
     if url is not None:
-        with Client(url) as client:
+        with Client(url, retries=0) as client:
             fleet = client.get_system()
     if as_json:
         also = {} if fleet is None else {"system": fleet}

@@ -23,7 +23,7 @@ Name = Annotated[str, typer.Argument(help="A model's name, or an alias.", callba
 @models.command("list")
 def list_models(url: UrlOption = None, as_json: JsonFlag = False) -> None:
     """List the models and aliases, and the workers that have them in memory."""
-    with Client(url) as client:
+    with Client(url, retries=0) as client:
         found = client.list_models()
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")

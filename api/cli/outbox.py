@@ -29,7 +29,7 @@ def list_entries(
     as_json: JsonFlag = False,
 ) -> None:
     """List the entries that workers gave up, newest first."""
-    with Client(url) as client:
+    with Client(url, retries=0) as client:
         found = client.list_outbox(limit=limit)
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")

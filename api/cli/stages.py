@@ -60,7 +60,7 @@ def stages(
     as_json: JsonFlag = False,
 ) -> None:
     """Show where the time goes, stage by stage, and what the device waits for."""
-    with Client(url) as client:
+    with Client(url, retries=0) as client:
         reports = _telling(client)
         if over:
             time.sleep(over)

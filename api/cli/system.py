@@ -18,7 +18,7 @@ out = Console()
 
 def system(url: UrlOption = None, as_json: JsonFlag = False) -> None:
     """Show the fleet: status, memory, versions, what makes it fast, Redis."""
-    with Client(url) as client:
+    with Client(url, retries=0) as client:
         found = client.get_system()
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")

@@ -20,7 +20,7 @@ out = Console()
 @workers.command("list")
 def list_workers(url: UrlOption = None, as_json: JsonFlag = False) -> None:
     """List the live workers with their models; `lanefleet stages` tells where their time goes."""
-    with Client(url) as client:
+    with Client(url, retries=0) as client:
         found = client.list_workers()
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")

@@ -192,8 +192,10 @@ def response_for(exc: Exception) -> JSONResponse:
     return problem_for(exc).response()
 
 
-def problem_for(exc: Exception) -> Problem:
-    """The problem for an error of any kind; an unexpected one is logged."""
+def problem_for(exc: Exception, *, reading: bool = False) -> Problem:
+    """The problem for an error of any kind; an unexpected one is logged. reading: of a request
+    that changes nothing.
+    """
     match exc:
         case Problem():
             return exc
@@ -204,7 +206,7 @@ def problem_for(exc: Exception) -> Problem:
         case HTTPException():
             return _from_http(exc)
         case RedisError():
-            return _from_redis(exc)
+            return _from_redis(exc, reading)
         case ClientDisconnect():
             return Problem(400, "client_left", "the body ended early")
         case _:
@@ -220,10 +222,12 @@ def _from_http(exc: HTTPException) -> Problem:
     return Problem(exc.status_code, code, str(exc.detail), headers=headers)
 
 
-def _from_redis(exc: RedisError) -> Problem:
+def _from_redis(exc: RedisError, reading: bool) -> Problem:
     TROUBLE.note("answering a request", exc)
     unknown = cause_of(exc) in ("unreachable", "other")
     text = "whether the job was taken is unknown" if unknown else "nothing was queued"
+    if reading:
+        text = "what was asked for is unknown without it"
     return from_fleet_error(refusal_of(exc, text))
 
 
@@ -248,7 +252,7 @@ def install(app: FastAPI) -> None:
             return elsewhere
         if isinstance(exc, HTTPException) and exc.status_code == 404 and _has_slash(request):
             exc = Problem(404, "not_found", _SLASH)
-        problem = problem_for(exc)
+        problem = problem_for(exc, reading=request.method in ("GET", "HEAD"))
         if not routed or is_openais(path_of(request.scope)):
             problem = problem.for_openai()
         answer = problem.response()

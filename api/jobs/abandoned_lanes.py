@@ -7,16 +7,17 @@ jobs, is said in the log, in `/ready` and among the lanes, until it is served ag
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import cast
 
 import redis.asyncio
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from api.jobs.neighbors import disputed_lanes, foreign_lanes, unread_lists
 from api.jobs.store import JobStore
 from api.overload.lane_state import LaneState
+from common.catalog import NAME_PATTERN
 from common.jobs.system_lanes import is_system
 from common.redis.ending import end_tasks
 from common.redis.keys import LANES
@@ -66,6 +67,17 @@ class AbandonedLanes:
             or is_system(lane)
             or any(lane in report.lanes for report in self._reports())
         )
+
+    async def is_known(self, lane: str) -> bool:
+        """Whether a worker ever noted it, or it holds jobs. May raise RedisError."""
+        if not NAME_PATTERN.match(lane):
+            return False
+        if await cast("Awaitable[int]", self._client.sismember(LANES, lane)):
+            return True
+        try:
+            return bool((await self._store.lanes([lane]))[lane].backlog)
+        except ResponseError:  # a key of this name is no list, so it is somebody else's
+            return False
 
     async def look(self) -> None:
         """Look once; may raise RedisError."""

@@ -122,4 +122,5 @@ def collector_of(services: Services, requests: RequestCounts) -> ApiCollector:
             if services.sampler.readable or family.declared.kind != "gauge":
                 yield family
 
-    return ApiCollector(requests, services, more=(sampled, services.server_watch.families))
+    more = (sampled, services.server_watch.families, services.batch_watch.families)
+    return ApiCollector(requests, services, more=more)

@@ -60,13 +60,21 @@ async def list_lanes(
 
 @router.post(
     "/{name}/drop",
-    responses=responses(s409="The lane is in the catalog, or a live worker serves it."),
+    responses=responses(
+        s404="No such lane.", s409="The lane is in the catalog, or a live worker serves it."
+    ),
 )
 async def drop_lane(name: str, services: ServicesDep, _principal: AdminDep) -> Dropped:
     """Cancel every job of a lane whose model is served no more. To run them, serve it again."""
     if services.abandoned.is_served(name):
         detail = f"lane {name!r} is in the catalog, or a live worker serves it; cancel its jobs"
         raise Problem(409, "lane_served", detail)
+    if not await services.abandoned.is_known(name):
+        detail = (
+            f"there is no lane {name[:80]!r}: it is not in the catalog, no worker ever served it, "
+            "and it holds no jobs; GET /v1/lanes lists those that hold some"
+        )
+        raise Problem(404, "unknown_lane", detail)
     return Dropped(lane=name, jobs=await services.store.drop_lane(name))
 
 

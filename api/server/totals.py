@@ -38,6 +38,7 @@ class Totals:
     def __init__(self) -> None:
         self._told: dict[socket.socket, _Told] = {}
         self._ended: snapshot.Snapshot = {}
+        self._highest: snapshot.Snapshot = {}
 
     def adopt(self) -> tuple[socket.socket, socket.socket]:
         """A socket to `read` whenever it is readable, and the other end, for a new process."""
@@ -55,6 +56,7 @@ class Totals:
         for told in self._told.values():
             silent = now - told.at > _SILENT_SECONDS
             (snapshot.retire if silent else snapshot.add)(total, told.counted)
+        snapshot.hold(total, self._highest)
         return total
 
     def read(self, process: socket.socket) -> bool:

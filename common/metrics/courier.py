@@ -1,4 +1,4 @@
-"""The delivery of webhooks."""
+"""The courier: the delivery of webhooks, and the batches that it has run."""
 
 from __future__ import annotations
 
@@ -30,4 +30,20 @@ OLDEST = _courier(
     "gauge",
     "Age of the oldest event that no courier has taken up.",
     unit="seconds",
+)
+BATCHES_ENDED = _courier(
+    "batches_total",
+    "counter",
+    "Batches that have ended, by status: `completed`, `failed`, `expired`, `cancelled`.",
+    "status",
+    unit="batches",
+)
+BATCH_LINES = _courier(
+    "batch_lines_total",
+    "counter",
+    "Lines that were written into the files of results, by outcome: `succeeded` or `failed`. "
+    "Tenants beyond the first LANEFLEET_METRICS_MAX_TENANTS are `other`.",
+    "tenant",
+    "outcome",
+    unit="lines",
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from common.metrics.declaration import Kind, Metric, Total
+from common.metrics.declaration import Kind, Metric, Process, Total
+
+_ALL: tuple[Process, ...] = ("api", "worker", "courier")
 
 
 def _process(name: str, kind: Kind, text: str, unit: str, total: Total = "sum") -> Metric:
-    return Metric(f"process_{name}", kind, text, (), unit, ("api", "worker"), "Linux", total)
+    return Metric(f"process_{name}", kind, text, (), unit, _ALL, "Linux", total)
 
 
 CPU = _process("cpu_seconds_total", "counter", "Processor time, user and system.", "seconds")

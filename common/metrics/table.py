@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from common.metrics import api, compatible, courier, lanes, process, server, worker
+from common.metrics import (
+    api,
+    batches,
+    compatible,
+    courier,
+    lanes,
+    process,
+    server,
+    worker,
+)
 from common.metrics.declaration import Metric
 
 
@@ -23,6 +32,7 @@ METRICS: tuple[Metric, ...] = (
     *_of(server),
     *_of(worker),
     *_of(courier),
+    *_of(batches),
     *_of(process),
     *_of(compatible),
 )

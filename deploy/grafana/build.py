@@ -14,9 +14,10 @@ import device
 import lane
 import overview
 import tenants
+import webhooks
 from panels import dashboard_of
 
-PAGES = (overview.PAGE, lane.PAGE, device.PAGE, tenants.PAGE)
+PAGES = (overview.PAGE, lane.PAGE, device.PAGE, tenants.PAGE, webhooks.PAGE)
 
 
 def write(folder: Path) -> None:

@@ -103,7 +103,7 @@ REQUESTS = Section(
                     "{{outcome}}",
                 ),
             ),
-            "`hit`: from the cache; `joined`: an identical job runs already.",
+            "`hit`: from the cache; `replayed`: its Idempotency-Key was known.",
             kind="areas",
         ),
     ),

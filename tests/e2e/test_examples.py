@@ -12,8 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from api.openapi.examples import EXAMPLES
+from common.redis.keys import LANES
 from tests.e2e.conftest import LANEFLEET, Up
 from tests.support.stack import ROOT
 
@@ -80,9 +82,16 @@ def test_every_route_of_the_api_document_has_an_example(document: dict[str, Any]
     assert routes == set(EXAMPLES)
 
 
+def served_once(up: Up, lane: str) -> None:
+    """Have a lane that no catalog names any more."""
+    with Redis.from_url(up.redis_url()) as client:
+        client.sadd(LANES, lane)
+
+
 @pytest.mark.parametrize("route", EXAMPLES)
 def test_the_commands_of_the_api_document_run(up: Up, document: dict[str, Any], route: str) -> None:
     method, _, path = route.partition(" ")
+    served_once(up, "gone")
     (text,) = re.findall(
         r"```sh\n(.*?)```", document["paths"][path][method.lower()]["description"], re.DOTALL
     )

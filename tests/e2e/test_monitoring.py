@@ -6,6 +6,7 @@ alert must hold are shortened; expressions, labels and routes are the shipped on
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,9 +26,12 @@ import pytest
 import yaml
 
 from api.cli.fleet import free_port
+from api.client import Client
 from common.redis.embedded_server import RedisServer
 from tests.support import monitoring
 from tests.support.monitoring import EXPORTED_BY_OTHERS, Expression
+from tests.support.receiver import HOST, listening
+from tests.support.receiver import Receiver as Hooks
 from tests.support.stack import ROOT, ApiProcess, Process, Stack, running_redis, wait_until
 
 pytestmark = pytest.mark.slow
@@ -92,7 +97,11 @@ class Watch:
     key: str
     url: str
     receiver: Receiver
+    webhooks: str
+    """Where jobs' ends are told."""
     stop: threading.Event = field(default_factory=threading.Event)
+    failed: Exception | None = None
+    """Of the batches."""
 
     def query(self, text: str) -> list[dict[str, Any]]:
         answer = httpx.get(f"{self.url}/api/v1/query", params={"query": text}, timeout=30)
@@ -115,20 +124,37 @@ class Watch:
         while not self.stop.wait(0.02):
             number += 1
             self.call(input=number, params={"sleep_ms": 20})
-            self.call(input="the same")
+            self.call(input="the same", webhook=self.webhooks)
             self.call(model="crowded", input=number)
             if number % 10 == 0:
                 self.call(input=number, params={"fail": "on purpose"})
                 self.call(model="unknown", input=number)
+            if number % 50 == 1 and self.failed is None:
+                try:
+                    self.batch()
+                except Exception as exc:
+                    self.failed = exc
+
+    def batch(self) -> None:
+        """A batch whose first line is done at once, while the second waits for a worker."""
+        lines = (
+            {"custom_id": model, "method": "POST", "url": "/v1/jobs",
+             "body": {"model": model, "input": 1}}
+            for model in ("echo", "unserved")
+        )  # fmt: skip
+        with Client(self.api.url, api_key=self.key) as client:
+            file = client.create_file(io.BytesIO("\n".join(map(json.dumps, lines)).encode()))
+            client.create_batch(file["id"], completion_window="5s")
 
 
-def _prometheus_files(folder: Path, api: str, worker: int, key: str, alertmanager: int) -> Path:
+def _prometheus_files(
+    folder: Path, targets: Mapping[str, str], key: str, alertmanager: int
+) -> Path:
     """The shipped configuration with this fleet's addresses, and shorter times."""
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    targets = {"lanefleet-api": api, "lanefleet-worker": f"127.0.0.1:{worker}"}
     jobs = [job for job in config["scrape_configs"] if job["job_name"] in targets]
-    assert len(jobs) == 2
+    assert len(jobs) == len(targets) == 3
     for job in jobs:
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
@@ -191,13 +217,25 @@ def watch(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
             "LANEFLEET_CATALOG": str(folder / "models.yaml"),
             "LANEFLEET_DEVICE_HOUR_PRICE": "3.6",
             "LANEFLEET_MAX_BACKLOG": "5",
+            "LANEFLEET_FILES_URL": f"file://{folder}/files",
+            "LANEFLEET_TENANT_BATCHES": "1000",
+            "LANEFLEET_WEBHOOK_ALLOW": HOST,
         },
     )
+    ending = ExitStack()
+    hooks = ending.enter_context(listening(Hooks()))
     receiver, worker, port, alertmanager = Receiver(), free_port(), free_port(), free_port()
+    courier = free_port()
     api = stack.api("")
     stack.worker("echo", LANEFLEET_WORKER_HEALTH_PORT=str(worker))
+    stack.courier("", LANEFLEET_WORKER_HEALTH_PORT=str(courier))
     key = _key(stack)
-    config = _prometheus_files(folder, api.url.removeprefix("http://"), worker, key, alertmanager)
+    targets = {
+        "lanefleet-api": api.url.removeprefix("http://"),
+        "lanefleet-worker": f"127.0.0.1:{worker}",
+        "lanefleet-courier": f"127.0.0.1:{courier}",
+    }
+    config = _prometheus_files(folder, targets, key, alertmanager)
     programs = [
         _start("alertmanager", folder, [
             ALERTMANAGER, f"--config.file={_alertmanager_file(folder, receiver.url)}",
@@ -209,7 +247,7 @@ def watch(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
             f"--web.listen-address=127.0.0.1:{port}",
         ]),
     ]  # fmt: skip
-    found = Watch(stack, api, key, f"http://127.0.0.1:{port}", receiver)
+    found = Watch(stack, api, key, f"http://127.0.0.1:{port}", receiver, hooks.url)
     loader = threading.Thread(target=found.load)
     try:
         wait_until(lambda: _is_ready(found.url, programs), 60, "Prometheus")
@@ -224,6 +262,7 @@ def watch(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
         receiver.server.shutdown()
         receiver.server.server_close()
         stack.close()
+        ending.close()
 
 
 def _is_ready(url: str, programs: list[Process]) -> bool:
@@ -235,8 +274,9 @@ def _is_ready(url: str, programs: list[Process]) -> bool:
         return False
 
 
-def test_both_targets_are_scraped(watch: Watch) -> None:
-    wait_until(lambda: len(watch.query("up == 1")) == 2, 60, "two targets")
+def test_every_target_is_scraped(watch: Watch) -> None:
+    wait_until(lambda: len(watch.query("up == 1")) == 3, 60, "three targets")
+    assert watch.failed is None
 
 
 def _names() -> set[str]:

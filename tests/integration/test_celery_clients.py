@@ -179,6 +179,10 @@ def test_a_lane_that_left_the_catalog_is_told_of_and_dropped(stack: Stack) -> No
     )  # fmt: skip
     assert f"lanefleet lanes drop {LANE}" in shown.stdout.replace("\n", " ")
     assert httpx.post(f"{api.url}/v1/lanes/echo/drop", timeout=10).status_code == 409
+    for name in ("ech0", "lf:lanes", "_kombu.binding.celery.pidbox"):
+        unknown = httpx.post(f"{api.url}/v1/lanes/{name}/drop", timeout=10)
+        assert unknown.status_code == 404
+        assert "no worker ever served it" in unknown.json()["detail"]
     drop = ("-m", "api.cli.main", "lanes", "drop", LANE)
     dropped = subprocess.run(
         [sys.executable, *drop, "--yes", "--json", "--url", api.url],
@@ -190,3 +194,7 @@ def test_a_lane_that_left_the_catalog_is_told_of_and_dropped(stack: Stack) -> No
             one.get(timeout=20)
     assert stack.record(delayed[0]).reason == "lane_dropped"  # type: ignore[union-attr]
     wait_until(lambda: not ready()["lanes_abandoned"], 30, "it to be forgotten")
+    assert api.client.drop_lane(LANE) == 0, "known, as it was served once"
+    stack.redis.srem("lf:lanes", LANE)
+    stack.publish([Job(LANE, "never served")])
+    assert api.client.drop_lane(LANE) == 1, "known by its jobs alone"

@@ -189,6 +189,9 @@ def assert_lanes_are_unknown(api: ApiProcess) -> None:
     assert "lanefleet_api_redis_reachable 0.0" in text
     assert "lanefleet_lane_demand" not in text
     assert "lanefleet_lane_jobs_total" in text
+    answer = HTTP.get(f"{api.url}/v1/workers")
+    assert answer.status_code == 503
+    assert "what was asked for is unknown" in answer.json()["detail"], "no job was sent"
 
 
 def test_a_redis_that_hangs_holds_up_no_idempotency_key(

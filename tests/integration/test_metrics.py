@@ -15,7 +15,7 @@ import yaml
 
 from api.cli.fleet import free_port
 from api.client import Client
-from common.metrics import compatible, lanes, worker
+from common.metrics import batches, compatible, lanes, worker
 from common.metrics.declaration import Metric, Process
 from common.metrics.table import METRICS
 from common.redis.embedded_server import RedisServer
@@ -38,8 +38,9 @@ NOT_HERE = {
     worker.TENANT_ITEMS,
     worker.TENANT_SPEND,
     compatible.SERVING_GPU,
+    batches.BATCH_LINES_WAITING,
 }
-"""Without a GPU and without tenants."""
+"""Without a GPU, tenants and batches."""
 UNKNOWN_YET = {lanes.LANE_DRAIN_RATE, lanes.LANE_DRAIN_SECONDS}
 """Nothing has kept the workers busy for long enough."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from common.profiling.local_socket import FOLDER
 from tests.support.stack import Stack, wait_until
 
 needs_sampler = pytest.mark.skipif(
-    not Path(sys.executable).with_name("py-spy").exists(), reason="no py-spy"
+    not Path(sys.executable).with_name("py-spy").exists() and shutil.which("py-spy") is None,
+    reason="no py-spy",
 )
 
 

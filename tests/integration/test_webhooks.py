@@ -20,6 +20,7 @@ from common.errors import InvalidInput
 from common.metrics.table import METRICS
 from common.redis.embedded_server import RedisServer
 from common.redis.keys import EVENTS
+from tests.support.metrics import lint, scrape, undeclared, value
 from tests.support.receiver import HOST, Received, Receiver, listening
 from tests.support.stack import ROOT, ApiProcess, Process, Stack, wait_until
 
@@ -290,6 +291,10 @@ def test_the_courier_says_how_it_is_and_what_it_has_delivered(
         return len(found) >= 4 and 'deliveries_total{outcome="delivered"} 0.0' not in text
 
     wait_until(counted, 20, "metrics")
+    text = scrape(f"{url}/metrics")
+    assert undeclared(text) == []
+    assert lint(text) == ""
+    assert value(text, "process_resident_memory_bytes") > 0
 
 
 def test_a_full_outbox_refuses_jobs_with_a_webhook_and_no_others(

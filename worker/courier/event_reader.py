@@ -20,6 +20,7 @@ from common.metrics.courier import OLDEST, WAITING
 from common.metrics.declaration import MetricFamily
 from common.redis.ending import end_tasks
 from common.redis.keys import EVENTS
+from common.redis.trouble import TROUBLE
 from common.settings import Settings
 from common.webhooks.deliveries import Deliveries, Delivery, delivery_id
 from common.webhooks.endpoints import Endpoint, Endpoints, told_of
@@ -33,6 +34,7 @@ _BLOCK_MS = 1_000
 _PAUSE_SECONDS = 0.5
 _BELIEVED_SECONDS = 1.0
 _MEASURE_SECONDS = 2.0
+_BELIEVED_MEASURE_SECONDS = 15.0
 _AWAY = (RedisError, OSError, TimeoutError)
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
@@ -60,6 +62,7 @@ class EventReader:
         self._claim_at = self._measure_at = 0.0
         self._known: dict[str, tuple[float, dict[str, Endpoint]]] = {}
         self._waiting, self._oldest = 0, 0.0
+        self._measured_at = -_BELIEVED_MEASURE_SECONDS
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -76,11 +79,11 @@ class EventReader:
                 await self._run_once()
             except ResponseError as exc:
                 if not str(exc).startswith("NOGROUP"):
-                    log.warning("events_unread", error=str(exc))
+                    TROUBLE.note("reading events", exc)
                     await asyncio.sleep(_PAUSE_SECONDS)
                 await self._make_group()
             except _AWAY as exc:
-                log.warning("events_unread", error=str(exc))
+                TROUBLE.note("reading events", exc)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _make_group(self) -> None:
@@ -88,7 +91,7 @@ class EventReader:
             await self._client.xgroup_create(EVENTS, GROUP, id="0", mkstream=True)
         except _AWAY as exc:
             if not str(exc).startswith("BUSYGROUP"):  # another courier made it
-                log.warning("events_unread", error=str(exc))
+                TROUBLE.note("reading events", exc)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _run_once(self) -> None:
@@ -180,8 +183,14 @@ class EventReader:
         first: Any = await self._client.xrange(EVENTS, count=1)
         made_ms = int(first[0][0].partition(b"-")[0]) if first else None
         self._oldest = 0.0 if made_ms is None else max(0.0, time.time() - made_ms / 1000)
+        self._measured_at = time.monotonic()
 
     def families(self) -> Iterator[MetricFamily]:
-        """What waits, for one scrape."""
-        yield WAITING.of(self._waiting)
-        yield OLDEST.of(self._oldest)
+        """What waits, for one scrape; nothing of what has not been measured lately, as while Redis
+        is away: an old figure would look like a true one.
+        """
+        waiting, oldest = WAITING.family(), OLDEST.family()
+        if time.monotonic() - self._measured_at < _BELIEVED_MEASURE_SECONDS:
+            waiting.add(self._waiting)
+            oldest.add(self._oldest)
+        yield from (waiting, oldest)

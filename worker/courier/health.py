@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from common.metrics.declaration import MetricFamily
-from common.metrics.exposition import CONTENT_TYPE, text_of
+from common.metrics.exposition import CONTENT_TYPE, process_families, text_of
 from common.settings import Settings
 from worker.courier.lane_service import LaneService
 
@@ -23,6 +24,7 @@ class CourierHealth:
         self._services = services
         self._settings = settings
         self._stopping = stopping
+        self._process = ProcessCollector(registry=CollectorRegistry())
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -66,3 +68,4 @@ class CourierHealth:
         for service in self._services.values():
             families: Iterable[MetricFamily] = service.runner.families()
             yield from families
+        yield from process_families(self._process)

@@ -13,6 +13,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from common.redis.ending import end_tasks
+from common.redis.trouble import TROUBLE
 from worker.courier.jobs import CourierJob, Done, Later, Outcome, Runner
 from worker.courier.leases import CourierLeases, result_of
 from worker.jobs.execution import Execution
@@ -43,6 +44,8 @@ class LaneService:
         self.work = asyncio.Event()
         """Set by who has put a job into the lane, so that it need not be polled for."""
         self.redis_answered = time.monotonic()
+        self._failing = False
+        """Whether Redis was in trouble lately."""
         self._leases = leases
         self._renew_seconds = renew_seconds
         self._reap_seconds = reap_seconds
@@ -83,14 +86,23 @@ class LaneService:
             if jobs:
                 await self.runner.prepare(jobs)
         except _AWAY as exc:
-            log.warning("courier_lost_redis", lane=self._leases.lane, error=str(exc))
+            self._note("reserving", exc)
             await _wait(stopping, _REDIS_PAUSE_SECONDS)
             return
-        self.redis_answered = time.monotonic()
+        self._answered()
         for job in jobs:
             self._tasks[job.tag] = (job, asyncio.create_task(self._run(job)))
         if not leases:
             await _wait(self.work, _IDLE_SECONDS)
+
+    def _note(self, during: str, error: Exception) -> None:
+        self._failing = True
+        TROUBLE.note(during, error, lane=self._leases.lane)
+
+    def _answered(self) -> None:
+        self.redis_answered = time.monotonic()
+        if self._failing:
+            self._failing = not TROUBLE.over()
 
     def _job_of(self, lease: Lease) -> CourierJob | None:
         """The job of a lease; one that cannot be read is settled."""
@@ -108,6 +120,9 @@ class LaneService:
             outcome = await self.runner.run(job)
         except asyncio.CancelledError:
             raise
+        except _AWAY as exc:
+            self._note("running a job", exc)
+            outcome = Later(_RAISED_DELAY_MS)
         except Exception:
             log.exception("courier_job_raised", lane=job.lane, job_id=job.id)
             outcome = Later(_RAISED_DELAY_MS)
@@ -133,7 +148,7 @@ class LaneService:
                 await self._write(ended)
                 break
             except _AWAY as exc:
-                log.warning("courier_lost_redis", lane=self._leases.lane, error=str(exc))
+                self._note("settling", exc)
                 await asyncio.sleep(_REDIS_PAUSE_SECONDS)
         self.redis_answered = time.monotonic()
         for job, _ in ended:
@@ -166,7 +181,7 @@ class LaneService:
                 await step()
                 self.redis_answered = time.monotonic()
             except _AWAY as exc:
-                log.warning("courier_lost_redis", lane=self._leases.lane, error=str(exc))
+                self._note("keeping leases", exc)
 
     async def _renew(self) -> None:
         tags = list(self._tasks)

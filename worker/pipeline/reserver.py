@@ -206,6 +206,8 @@ class Reserver:
             lane.asking = False
             lane.ready, lane.armed = lane.backlog > 0 or lane.starved, False
             lane.waiting += len(reservation.leases)
+            if not reservation.leases:
+                self._state.changed.notify_all()  # the device waits for another reason now
         return lane, reservation
 
     def _take_asked(self) -> None:

@@ -37,6 +37,8 @@ _SLOWER = 1
 """The exit status where `--compare` finds that the run is slower."""
 _NOT_COMPARED = 2
 """Where it finds nothing to compare, which must not pass for as fast."""
+_INTERRUPTED = 130
+"""After Ctrl-C; what was finished before is told and kept."""
 
 
 class Mode(StrEnum):
@@ -163,12 +165,15 @@ def bench(
         check_save(save)
     seconds = duration or (_SECONDS[mode] if requests is None else _MOST_SECONDS)
     numbers = clients_of(clients) if clients else _CLIENTS[mode]
-    with Client(url, timeout=20) as client:
+    with Client(url, timeout=20, retries=0) as client:
         name, kind = choose_model(client, model, "image" if images else "text" if texts else None)
         given = Given.read(texts, images, folder, kind)
         how = (numbers, seconds, 0.0 if requests else warmup, requests, timeout, repeat_inputs)
         plan = Plan(base_url_of(url), name, kind, *how, given, _params(params), rounds)
         record, outcome = _run(plan, client, mode, Console(stderr=True))
+    if not record.stages:
+        sys.stderr.write("interrupted before a stage was finished: there is nothing to tell\n")
+        raise typer.Exit(_INTERRUPTED)
     if save:
         record.save(save)
     if plot:
@@ -213,6 +218,7 @@ def _run(plan: Plan, client: Client, mode: Mode, progress: Console) -> tuple[Rec
         generator_limit_per_second=round(outcome.limit_per_second, 1),
         load_before=load,
         load_after=load_average(),
+        **({"interrupted": True} if outcome.interrupted else {}),
     )
     return Record(outcome.stages, about), outcome
 
@@ -231,6 +237,8 @@ def _report(
         show_run(out, record.stages, outcome.limit_per_second)
         if before:
             show_changes(out, changes, before.stages)
+    if outcome.interrupted:
+        raise typer.Exit(_INTERRUPTED)
     if before and not changes:
         raise typer.Exit(_NOT_COMPARED)
     if is_slower(changes):

@@ -74,13 +74,15 @@ class Outcome:
 
     stages: list[Stage]
     limit_per_second: float
+    interrupted: bool = False
+    """Whether Ctrl-C ended it: the stages are those that were finished before."""
 
 
 def run(
     plan: Plan, client: Client, on_stage: Callable[[Stage], None] = lambda _stage: None
 ) -> Outcome:
-    """Run every stage. Raises ConfigurationError for inputs that cannot be read, or too many
-    clients for this system.
+    """Run every stage; after Ctrl-C those that were finished before. Raises ConfigurationError for
+    inputs that cannot be read, or too many clients for this system.
     """
     _allow_open_files(max(plan.clients))
     return uvloop.run(_run(plan, client, on_stage))
@@ -100,27 +102,34 @@ def _allow_open_files(clients: int) -> None:
 
 
 async def _run(plan: Plan, client: Client, on_stage: Callable[[Stage], None]) -> Outcome:
-    reach = await limit(plan.target, plan.given, max(plan.clients), _LIMIT_SECONDS)
+    reach, interrupted = 0.0, False
     turns: dict[int, list[Turn]] = {clients: [] for clients in plan.clients}
-    for number in range(plan.rounds):
-        for clients in plan.clients if number % 2 == 0 else reversed(plan.clients):
-            turns[clients].append(await _turn(plan, client, clients))
-            on_stage(stage_of(plan.model, clients, turns[clients][-1:]))
-    stages = [stage_of(plan.model, clients, taken) for clients, taken in turns.items()]
-    return Outcome(stages, reach)
+    try:
+        reach = await limit(plan.target, plan.given, max(plan.clients), _LIMIT_SECONDS)
+        for number in range(plan.rounds):
+            for clients in plan.clients if number % 2 == 0 else reversed(plan.clients):
+                turns[clients].append(await _turn(plan, client, clients))
+                on_stage(stage_of(plan.model, clients, turns[clients][-1:]))
+    except asyncio.CancelledError:  # Ctrl-C; nothing else cancels it
+        interrupted = True
+    stages = [stage_of(plan.model, clients, taken) for clients, taken in turns.items() if taken]
+    return Outcome(stages, reach, interrupted)
 
 
 async def _turn(plan: Plan, client: Client, clients: int) -> Turn:
     inputs = requests(plan.target, plan.given, repeat=plan.repeat_inputs)
     load = Load(plan.address, plan.target, inputs, clients, plan.timeout_seconds, plan.most)
-    if plan.most is not None:
+    try:
+        if plan.most is not None:
+            before = await asyncio.to_thread(read_workers, client)
+            return await _counted(plan, client, load, before)
+        load.start()
+        await _warm_up(load, plan.warm_seconds)
         before = await asyncio.to_thread(read_workers, client)
+        load.count()
         return await _counted(plan, client, load, before)
-    load.start()
-    await _warm_up(load, plan.warm_seconds)
-    before = await asyncio.to_thread(read_workers, client)
-    load.count()
-    return await _counted(plan, client, load, before)
+    finally:
+        await load.stop()  # of a turn that is interrupted; otherwise it has stopped
 
 
 async def _warm_up(load: Load, seconds: float) -> None:

@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).parents[3]
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "production")
-COMPONENTS = ("scaling-by-drain", "weights-pvc")
+COMPONENTS = ("scaling-by-drain", "weights-pvc", "files-pvc", "files-s3")
 """Those that no overlay has: each on top of `gpu`."""
 VERSIONS = (
     "1.30",
@@ -160,7 +160,10 @@ def test_every_name_that_a_pod_refers_to_is_there(manifests: list[Manifest]) -> 
         for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
             for source in container.get("envFrom", ()):
-                assert ("ConfigMap", source["configMapRef"]["name"]) in made
+                if "configMapRef" in source:
+                    assert ("ConfigMap", source["configMapRef"]["name"]) in made
+                else:
+                    assert source["secretRef"]["optional"] is True
     for one in of_kind(manifests, "ScaledObject"):
         assert ("Deployment", one["spec"]["scaleTargetRef"]["name"]) in made
 
@@ -224,6 +227,45 @@ def test_scalers_never_go_to_zero_by_an_outage_and_wake_for_one_job(
                 share = 1 / float(trigger["metadata"]["targetValue"])
                 assert share >= 0.001
                 assert f"{trigger['name']} / {trigger['metadata']['targetValue']}.0" in formula
+
+
+def _deployment(manifests: list[Manifest], name: str) -> Manifest:
+    return next(one for one in of_kind(manifests, "Deployment") if one["metadata"]["name"] == name)
+
+
+def test_a_courier_runs_everywhere_and_reaches_what_it_needs(manifests: list[Manifest]) -> None:
+    courier = _deployment(manifests, "lanefleet-courier")
+    (container,) = courier["spec"]["template"]["spec"]["containers"]
+    (front,) = _deployment(manifests, "lanefleet-api")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == front["image"]
+    assert courier["spec"]["replicas"] in (1, 2)
+    assert container["command"] == ["python", "-m", "worker", "--role", "courier"]
+    name = "lanefleet-courier"
+    budgets = [one["metadata"]["name"] for one in of_kind(manifests, "PodDisruptionBudget")]
+    assert name in budgets
+    for policy in of_kind(manifests, "NetworkPolicy"):
+        if policy["metadata"]["name"] in ("lanefleet-to-redis", "lanefleet-redis"):
+            assert name in json.dumps(policy), policy["metadata"]["name"]
+
+
+def test_api_and_courier_share_their_files(manifests: list[Manifest]) -> None:
+    """With a store both have it, and without one neither says so."""
+    found = []
+    for name in ("lanefleet-api", "lanefleet-courier"):
+        pod = _deployment(manifests, name)["spec"]["template"]["spec"]
+        claims = {
+            volume["persistentVolumeClaim"]["claimName"]: mount["mountPath"]
+            for volume in pod["volumes"]
+            for mount in pod["containers"][0]["volumeMounts"]
+            if mount["name"] == volume["name"] and "persistentVolumeClaim" in volume
+        }
+        found.append((claims, pod["containers"][0]["envFrom"]))
+    assert found[0] == found[1]
+    (settings,) = of_kind(manifests, "ConfigMap")
+    url = settings["data"].get("LANEFLEET_FILES_URL", "")
+    claims, sources = found[0]
+    assert url.removeprefix("file://") in claims.values() if "file://" in url else not claims
+    assert ("s3://" in url) == (len(sources) == 2)
 
 
 def _lanes_of(one: Manifest) -> set[str]:

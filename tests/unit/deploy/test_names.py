@@ -142,7 +142,49 @@ def _known_ports() -> set[int]:
     api = _dockerfile_value("Dockerfile.api", "LANEFLEET_PORT")
     worker = _dockerfile_value("Dockerfile.worker", "LANEFLEET_WORKER_HEALTH_PORT")
     assert api == Settings.model_fields["port"].default
-    return {api, worker} | PORTS
+    return {api, worker, _courier_port()} | PORTS
+
+
+def _courier_port() -> int:
+    """Where Compose has the courier listen."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    return int(services["courier"]["environment"]["LANEFLEET_WORKER_HEALTH_PORT"])
+
+
+def test_every_process_is_scraped_where_it_listens() -> None:
+    text = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    jobs = {job["job_name"]: job for job in yaml.safe_load(text)["scrape_configs"]}
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    ports = {
+        "lanefleet-api": _dockerfile_value("Dockerfile.api", "LANEFLEET_PORT"),
+        "lanefleet-worker": _dockerfile_value("Dockerfile.worker", "LANEFLEET_WORKER_HEALTH_PORT"),
+        "lanefleet-courier": _courier_port(),
+    }
+    assert ports.keys() == {f"lanefleet-{process}" for one in METRICS for process in one.served_by}
+    for name, port in ports.items():
+        (found,) = jobs[name]["dns_sd_configs"]
+        assert found["port"] == port
+        assert set(found["names"]) <= services.keys()
+    monitors = ROOT / "deploy" / "kubernetes" / "monitoring" / "monitors.yaml"
+    names = {one["metadata"]["name"] for one in _mappings(monitors) if "metadata" in one}
+    assert names == ports.keys()
+    courier = ROOT / "deploy" / "kubernetes" / "base" / "courier.yaml"
+    listening = {one["containerPort"] for one in _mappings(courier) if "containerPort" in one}
+    told = {
+        one["value"] for one in _mappings(courier) if one.get("name", "").endswith("HEALTH_PORT")
+    }
+    assert (listening, told) == ({_courier_port()}, {str(_courier_port())})
+
+
+def test_api_and_courier_find_files_in_one_place() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    urls, mounts = set(), []
+    for name in ("api", "courier"):
+        urls.add(services[name]["environment"]["LANEFLEET_FILES_URL"])
+        mounts.append({one for one in services[name]["volumes"] if one.startswith("api-state:")})
+    assert len(urls) == 1
+    assert mounts[0] == mounts[1] != set()
+    assert urls.pop().startswith("file://" + mounts[0].pop().partition(":")[2])
 
 
 def test_every_port_is_one_that_something_listens_on() -> None:
@@ -161,7 +203,7 @@ def test_every_path_is_a_route() -> None:
         routes = {operation.partition(" ")[2] for operation in NAMES["operations"].values()}
         for one in _mappings(path):
             if probe := one.get("httpGet"):
-                served = {"/health", "/metrics"} if probe["port"] == "metrics" else routes
+                served = {"/health", "/ready", "/metrics"} if probe["port"] == "metrics" else routes
                 assert probe["path"] in served, path
             for asked in re.findall(
                 r"http://lanefleet-api[\w.-]*:\d+(/[\w/]+)", str(one.get("url"))
@@ -259,6 +301,7 @@ def test_the_dashboards_have_the_panels_that_people_look_for() -> None:
         "lane",
         "device",
         "tenants",
+        "webhooks",
     }
 
 

@@ -18,6 +18,8 @@ HEADS = {
     "lanefleet_api": "The API",
     "lanefleet_cache": "The API",
     "lanefleet_lane": "Lanes",
+    "lanefleet_courier": "The courier",
+    "lanefleet_batch": "Batches",
     "lanefleet_worker": "Workers",
     "process": "Every process",
 }

@@ -17,6 +17,7 @@ from common.batches.files import Files, parts_key
 from common.batches.records import BatchRecord, BatchStatus, FileRecord
 from common.errors import InputStoreUnavailable
 from common.redis.keys import meta_key
+from worker.courier.batches.counts import BatchCounts
 from worker.courier.batches.ledger import Ledger, now_ms
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,12 @@ class Output:
     """Lines that were not noted yet, and the counts."""
 
     def __init__(
-        self, client: redis.asyncio.Redis, ledger: Ledger, files: Files, record: BatchRecord
+        self,
+        client: redis.asyncio.Redis,
+        ledger: Ledger,
+        files: Files,
+        record: BatchRecord,
+        counts: BatchCounts,
     ) -> None:
         self._client: Any = client
         self._ledger = ledger
@@ -56,6 +62,8 @@ class Output:
         }
         self._at = (record.line, record.offset)
         self._noted = record.line
+        self._counts = counts
+        self._counted = (record.completed, record.failed)
         self._begun = self._written = self._shown = time.monotonic()
         self._ended: list[str] = []
         self._samples: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
@@ -108,6 +116,8 @@ class Output:
         for side, size in zip((out, err), sizes, strict=True):
             side.bytes, side.lines = size, bytearray()
         self._written = time.monotonic()
+        before, self._counted = self._counted, (out.count, err.count)
+        self._counts.lines(self._record.tenant, out.count - before[0], err.count - before[1])
         await self._drop_results()
 
     async def show(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -21,11 +22,14 @@ from common.catalog import Catalog
 from common.errors import InputStoreUnavailable
 from common.jobs.enqueue import enqueue_args
 from common.jobs.job import new_job_id
+from common.metrics.declaration import MetricFamily
 from common.redis.ending import end_tasks
 from common.redis.keys import BATCH_PREFIX, BATCHES, job_key, meta_key
 from common.redis.scripts import AsyncScripts
+from common.redis.trouble import TROUBLE
 from common.settings import Settings
 from common.webhooks.events import BATCH_COMPLETED, body_of
+from worker.courier.batches.counts import BatchCounts
 from worker.courier.batches.ledger import Ledger, NotHeld, now_ms
 from worker.courier.batches.output import Output
 from worker.courier.batches.validation import validate
@@ -55,6 +59,7 @@ class BatchRunner(Runner):
         self._files = files
         self._catalog = catalog
         self._settings = settings
+        self._counts = BatchCounts(settings.metrics_max_tenants)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -94,7 +99,9 @@ class BatchRunner(Runner):
             await validate(ledger, record, self._files, self._settings)
             record = await ledger.read()
             log.info("batch_validated", batch=record.id, status=record.status, lines=record.total)
-        output = Output(self._client, ledger, self._files, record)
+            if record.status.ended:
+                self._counts.ended(record.status)
+        output = Output(self._client, ledger, self._files, record, self._counts)
         if record.status in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING):
             work = self._work(ledger, record)
             await self._end(ledger, output, await work.run())
@@ -112,7 +119,7 @@ class BatchRunner(Runner):
         reader = LineReader(
             record.id, record.tenant, record.endpoint, record.expires_ms, self._catalog, limits
         )
-        return BatchWork(self._client, ledger, self._files, reader, record, settings)
+        return BatchWork(self._client, ledger, self._files, reader, record, settings, self._counts)
 
     async def _end(self, ledger: Ledger, output: Output, status: BatchStatus) -> None:
         before = [BatchStatus.CANCELLING if status is BatchStatus.CANCELLED else _RUNS]
@@ -127,7 +134,8 @@ class BatchRunner(Runner):
         fields = {"status": status, f"{status}_ms": ended_ms, **files}
         record = await ledger.read()
         event = _event(record, files, ended_ms) if status is BatchStatus.COMPLETED else b""
-        await ledger.move(before, fields, event=event)
+        if await ledger.move(before, fields, event=event):
+            self._counts.ended(status)
         log.info("batch_ended", batch=record.id, status=status)
 
     async def revive(self) -> None:
@@ -157,12 +165,16 @@ class BatchRunner(Runner):
         with suppress(InputStoreUnavailable):  # logged where it was raised
             await self._files.sweep(name, settings.blob_sweep_seconds, settings.blob_orphan_seconds)
 
+    def families(self) -> Iterable[MetricFamily]:
+        """Its metrics, for one scrape."""
+        return self._counts.families()
+
     async def _forever(self, step: Any, seconds: float) -> None:
         while True:
             try:
                 await step()
             except (RedisError, OSError) as exc:
-                log.warning("batches_not_looked_after", error=str(exc))
+                TROUBLE.note("looking after batches", exc)
             await asyncio.sleep(seconds)
 
 

@@ -22,6 +22,7 @@ from common.jobs.record import JobState
 from common.jobs.script_calls import CancelCall
 from common.redis.scripts import AsyncScripts
 from common.settings import Settings
+from worker.courier.batches.counts import BatchCounts
 from worker.courier.batches.feeder import JOBS_PER_CALL, Feeder
 from worker.courier.batches.input_lines import InputLine, InputLines
 from worker.courier.batches.ledger import Ledger, now_ms
@@ -47,6 +48,7 @@ class BatchWork:
         reader: LineReader,
         record: BatchRecord,
         settings: Settings,
+        counts: BatchCounts,
     ) -> None:
         self._scripts = AsyncScripts(client)
         self._ledger = ledger
@@ -56,7 +58,7 @@ class BatchWork:
         self._input = InputLines(files, record.input_file, record.line, record.offset)
         self._feeder = Feeder(client, settings)
         self._results = Results(client)
-        self.output = Output(client, ledger, files, record)
+        self.output = Output(client, ledger, files, record, counts)
         self._read_all = False
 
     async def run(self) -> BatchStatus:

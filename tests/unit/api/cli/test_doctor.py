@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from api.cli import doctor
@@ -37,3 +39,22 @@ def test_doctor_looks_for_libtiff(monkeypatch: pytest.MonkeyPatch, there: bool) 
 def test_urls_are_shown_without_logins(url: str, shown: str) -> None:
     rows = {row["name"]: row["value"] for row in _settings_table(Settings(blob_url=url))}
     assert rows["LANEFLEET_BLOB_URL"] == shown
+
+
+def test_a_settings_source_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "cache_url"
+    file.write_text("redis://cache:6380/0")
+    monkeypatch.setenv("LANEFLEET_CACHE_REDIS_URL_FILE", str(file))
+    monkeypatch.setenv("LANEFLEET_MAX_BACKLOG", "7")
+    monkeypatch.setenv("USE_GPU", "false")
+
+    def sources() -> dict[str, str]:
+        return {row["name"]: row["source"] for row in _settings_table(Settings())}
+
+    found = sources()
+    assert found["LANEFLEET_CACHE_REDIS_URL"] == f"file {file}"
+    assert found["LANEFLEET_MAX_BACKLOG"] == "environment"
+    assert found["LANEFLEET_USE_GPU"] == "environment"
+    assert found["LANEFLEET_RESULT_TTL_SECONDS"] == "default"
+    monkeypatch.setenv("LANEFLEET_CACHE_REDIS_URL", "redis://other:6380/0")
+    assert sources()["LANEFLEET_CACHE_REDIS_URL"] == "environment", "the plain name wins"

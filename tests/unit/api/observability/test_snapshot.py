@@ -16,7 +16,7 @@ from common.metrics import api, lanes, process
 from common.metrics.declaration import MetricFamily
 
 
-def counted(requests: int, rss: float = 10.0, demand: float = 3.0) -> snapshot.Snapshot:
+def counted(requests: float, rss: float = 10.0, demand: float = 3.0) -> snapshot.Snapshot:
     """What a process might have counted."""
 
     def families() -> Iterator[MetricFamily]:
@@ -67,7 +67,7 @@ class Child:
     def __init__(self, totals: Totals) -> None:
         self.totals = totals
         self.parent, self.socket = totals.adopt()
-        self.requests = 0
+        self.requests: float = 0
 
     def send(self, text: bytes) -> None:
         self.socket.sendall(text)
@@ -120,6 +120,30 @@ def _play(data: st.DataObject, totals: Totals, children: list[Child]) -> float:
                 children.remove(child)
                 children.append(Child(totals))
     return seen
+
+
+def test_no_counter_goes_back_by_the_rounding_of_another_order() -> None:
+    totals = Totals()
+    children = [Child(totals) for _ in range(3)]
+    for child, seconds in zip(children, (0.1, 0.2, 0.3), strict=True):
+        child.requests = seconds
+        child.tell()
+    seen = read(totals.sum(), "lanefleet_api_refused_total")
+    for child in (children[2], children[1], children[0]):
+        child.end()
+        found = read(totals.sum(), "lanefleet_api_refused_total")
+        assert found >= seen, "Prometheus takes any decrease for a restart from 0"
+        seen = found
+    assert seen == pytest.approx(0.6)
+
+
+def test_counters_of_redis_begin_anew_with_it() -> None:
+    series = (lanes.LANE_JOBS.name, lanes.LANE_JOBS.name, (("lane", "a"), ("outcome", "failed")))
+    highest: snapshot.Snapshot = {}
+    for count in (100.0, 3.0):
+        total = {series: count}
+        snapshot.hold(total, highest)
+        assert total[series] == count
 
 
 @pytest.mark.parametrize("garbage", [b"\0", b"\0\0\0\5c{", b"\0\0\0\2c"])

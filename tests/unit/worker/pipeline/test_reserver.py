@@ -12,6 +12,7 @@ import pytest
 
 from common.catalog import Catalog, ModelSpec
 from common.settings import Settings
+from tests.support.stack import wait_until
 from worker.engine import Engine
 from worker.jobs.execution import Execution
 from worker.jobs.leases import Reservation
@@ -181,3 +182,33 @@ def test_a_reserver_that_was_replaced_leaves_the_rest_to_the_next(engine: Engine
     engine.reserver._run()
     assert decoding == ["a"]
     assert [one.job_id for _, one in engine.intake._fetched] == ["b"]
+
+
+def test_a_device_that_waited_for_a_reservation_learns_that_there_is_no_work(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an idle worker is told to put Redis nearer, as of a slow one."""
+    lane, leases = engine.lanes["a"], engine.reserver._leases["a"]
+    monkeypatch.setattr(leases, "ask", lambda *_: None)
+    monkeypatch.setattr(leases, "receive", lambda: Reservation([], 0, 0))
+    lane.ready = True
+    causes: list[str] = []
+    idle = engine.runner._idle
+
+    def noted(wait: Any, now: float) -> None:
+        causes.append(wait.cause)
+        idle(wait, now)
+
+    monkeypatch.setattr(engine.runner, "_idle", noted)
+    device = threading.Thread(target=engine.runner._await_work)
+    device.start()
+    try:
+        wait_until(lambda: causes == ["reserving"], 20, "the device to wait")
+        for _ in ("looks", "asks", "receives"):
+            engine.reserver._round()
+        assert not lane.ready
+        wait_until(lambda: causes[-1] == "no_work", 20, "it to wait for another reason")
+    finally:
+        engine.state.stop()
+        device.join()
+    assert engine.device_time.idle_seconds(time.monotonic())["no_work"] > 0
