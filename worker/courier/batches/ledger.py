@@ -14,8 +14,9 @@ from typing import Any
 import redis.asyncio
 
 from common.batches.records import BatchRecord, BatchStatus, read_record
+from common.jobs.system_lanes import BATCHES as LANE
 from common.redis.ending import heed_cancellation
-from common.redis.keys import BATCH_OPEN_PREFIX, BATCH_PREFIX, BATCHES
+from common.redis.keys import BATCH_OPEN_PREFIX, BATCH_PREFIX, BATCHES, LaneKeys
 from common.redis.scripts import AsyncScripts
 
 UNFINISHED = tuple(one for one in BatchStatus if not one.ended)
@@ -48,6 +49,13 @@ class Ledger:
         if status is None or owner is None or owner.decode() != self._owner:
             raise NotHeld
         return BatchStatus(status.decode())
+
+    async def others_wait(self) -> bool:
+        """Whether there are batches that no courier runs."""
+        pipe = self._client.pipeline(transaction=False)
+        for band in LaneKeys.of(LANE).bands:
+            pipe.llen(band)
+        return any(await pipe.execute())
 
     async def read(self) -> BatchRecord:
         """The record as it stands; raises NotHeld."""
