@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from redis.exceptions import RedisError
 
 from api.batches.shapes import FileDeleted, FileList, FileObject, page_of
-from api.batches.upload import Upload, receive_file
+from api.batches.upload import Upload, declared_bytes, receive_file
 from api.dependencies import ServicesDep
 from api.http.problems import Problem
 from api.http.request_errors import InvalidRequest
@@ -73,11 +73,13 @@ async def create_file(request: Request, services: ServicesDep, principal: Submit
     """Upload a file for a batch: one JSON object a line, as in OpenAI's format."""
     files = _files(services)
     file_id = new_file_id()
+    most = services.settings
+    bounds = most.tenant_files, most.tenant_file_bytes
     try:
-        upload = await receive_file(request, files, file_id, services.settings.file_max_bytes)
-        record = _record_of(upload, file_id, principal, services.settings.file_ttl_seconds)
-        most = services.settings
-        await files.add(record, most.tenant_files, most.tenant_file_bytes)
+        await files.require_room(principal.tenant, declared_bytes(request), *bounds)
+        upload = await receive_file(request, files, file_id, most.file_max_bytes)
+        record = _record_of(upload, file_id, principal, most.file_ttl_seconds)
+        await files.add(record, *bounds)
     except FileStoreFull as exc:
         await _forget(files, file_id)
         raise Problem(413, exc.code, str(exc)) from exc
@@ -99,11 +101,13 @@ async def list_files(
     """Your files, newest first, uploaded ones and the results of batches."""
     files = _files(services)
     ids = await files.list_ids(principal.tenant, oldest_first=order == "asc")
-    if purpose is not None:
-        kept = await files.get_many(ids, principal.tenant)
-        ids = [one.id for one in kept if one.purpose == purpose]
-    page, more = page_of(ids, after, limit)
-    data = [FileObject.of(one) for one in await files.get_many(page, principal.tenant)]
+
+    async def read(some: Sequence[str]) -> list[FileRecord]:
+        kept = await files.get_many(some, principal.tenant)
+        return [one for one in kept if purpose in (None, one.purpose)]
+
+    page, more = await page_of(ids, after, limit, read)
+    data = [FileObject.of(one) for one in page]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
     return FileList(data=data, first_id=first, last_id=last, has_more=more)
 
@@ -128,8 +132,10 @@ async def get_file_content(file_id: str, services: ServicesDep, principal: ReadD
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
         "Content-Length": str(record.bytes),
     }
+    pieces = _pieces(files, record.id)
+    first = await anext(pieces, b"")  # while it can still be said that it cannot be read
     return StreamingResponse(
-        _pieces(files, record.id), media_type="application/octet-stream", headers=headers
+        _all_of(first, pieces), media_type="application/octet-stream", headers=headers
     )
 
 
@@ -168,7 +174,14 @@ async def _known(files: Files, file_id: str, principal: Principal) -> FileRecord
     return record
 
 
-async def _pieces(files: Files, file_id: str) -> AsyncIterator[bytes]:
+async def _all_of(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    async with aclosing(rest):
+        yield first
+        async for piece in rest:
+            yield piece
+
+
+async def _pieces(files: Files, file_id: str) -> AsyncGenerator[bytes, None]:
     async with aclosing(files.read(file_id)) as parts:
         async for part in parts:
             for first in range(0, len(part), _CHUNK_BYTES):
