@@ -42,6 +42,12 @@ class WebhookSettings(Section):
     webhook_jitter: float = Field(
         0.1, ge=0, le=0.5, description="By which part each pause may be shorter or longer."
     )
+    webhook_retry_after_seconds: float = Field(
+        604_800,
+        ge=0,
+        le=2_592_000,
+        description="Longest `Retry-After` of a receiver that is honoured; a longer one is cut.",
+    )
     webhook_timeout_seconds: float = Field(
         15.0, gt=0, le=120, description="Longest an attempt may take, its answer included."
     )

@@ -16,6 +16,7 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
+from common.jobs.system_lanes import system_tenant
 from common.metrics.courier import OLDEST, WAITING
 from common.metrics.declaration import MetricFamily
 from common.redis.ending import end_tasks
@@ -60,6 +61,7 @@ class EventReader:
         self._claim_at = self._measure_at = 0.0
         self._known: dict[str, tuple[float, dict[str, Endpoint]]] = {}
         self._waiting, self._oldest = 0, 0.0
+        self._in_lane: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -81,6 +83,9 @@ class EventReader:
                 await self._make_group()
             except _AWAY as exc:
                 log.warning("events_unread", error=str(exc))
+                await asyncio.sleep(_PAUSE_SECONDS)
+            except Exception:  # events must be read on, whatever one of them was
+                log.exception("events_unread")
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _make_group(self) -> None:
@@ -132,7 +137,7 @@ class EventReader:
         settings = self._settings
         try:
             event = read_entry(fields, settings.webhook_result_bytes, settings.public_url or "")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except Exception:  # an entry that anybody may have written; the next one is read
             log.exception("event_unreadable", entry=entry_id)
             return []
         now_ms = int(time.time() * 1000)
@@ -176,10 +181,15 @@ class EventReader:
             return
         self._measure_at = now + _MEASURE_SECONDS
         events = int(await self._client.xlen(EVENTS))
-        self._waiting = events + await self._deliveries.waiting()
+        self._in_lane = await self._deliveries.waiting_by_tenant()
+        self._waiting = events + sum(self._in_lane.values())
         first: Any = await self._client.xrange(EVENTS, count=1)
         made_ms = int(first[0][0].partition(b"-")[0]) if first else None
         self._oldest = 0.0 if made_ms is None else max(0.0, time.time() - made_ms / 1000)
+
+    def waiting_of(self, tenant: str) -> int:
+        """Deliveries of the tenant that were not settled a moment ago."""
+        return self._in_lane.get(system_tenant(tenant), 0)
 
     def families(self) -> Iterator[MetricFamily]:
         """What waits, for one scrape."""

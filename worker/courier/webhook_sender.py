@@ -27,11 +27,10 @@ from common.webhooks.signing import sign
 
 _ANSWER_CHARACTERS = 200
 _IDLE_SECONDS = 15.0
-_TURN_SECONDS = 2.0
+TURN_SECONDS = 1.0
 """A delivery that waits for its host holds a place that another host's could have."""
 _MAX_HOSTS = 10_000
 _GONE = 410
-_AGAIN_LATER = (429, 503)
 
 
 class Sent(NamedTuple):
@@ -133,7 +132,7 @@ class WebhookSender:
                 _url_of(target), data=body, headers=headers, allow_redirects=False
             ) as response:
                 status = response.status
-                after = _retry_after(response.headers.get("Retry-After"))
+                after = retry_after(response.headers.get("Retry-After"))
                 answer = await self._read(response)
                 error = _error_of(status)
         except UrlRefused as exc:
@@ -175,7 +174,7 @@ class _Turn:
         self._semaphore = sender._turns[host]
         sender.waiting[host] += 1
         try:
-            async with asyncio.timeout(_TURN_SECONDS):
+            async with asyncio.timeout(TURN_SECONDS):
                 await self._semaphore.acquire()
         except TimeoutError:
             raise HostBusyError from None
@@ -183,9 +182,19 @@ class _Turn:
             sender.waiting[host] -= 1
             if not sender.waiting[host]:
                 del sender.waiting[host]
+        try:
+            await self._await_rate()
+        except BaseException:
+            self._semaphore.release()
+            raise
+
+    async def _await_rate(self) -> None:
+        sender, host = self._sender, self._host
         if rate := sender._settings.webhook_host_per_second:
             now = time.monotonic()
             at = max(now, sender._next_at.get(host, 0.0))
+            if at - now > TURN_SECONDS:
+                raise HostBusyError
             sender._next_at[host] = at + 1 / rate
             await asyncio.sleep(at - now)
 
@@ -219,11 +228,12 @@ def _reason(exc: Exception) -> str:
     return "its answer cannot be read"
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None) -> float | None:
+    """Its seconds, of a number or a date; None where it is neither. Pure but for the clock."""
     if value is None:
         return None
     if value.strip().isdecimal():
-        return float(min(int(value.strip()[:9]), 604_800))
+        return float(value.strip()[:12])
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
