@@ -29,6 +29,7 @@ from common.settings import Settings
 from worker.courier.batches.end_event import end_event
 from worker.courier.batches.ledger import Ledger, NotHeld, now_ms
 from worker.courier.batches.output import publish
+from worker.courier.batches.pace import Pace
 from worker.courier.batches.validation import validate
 from worker.courier.batches.work import BatchWork
 from worker.courier.jobs import CourierJob, Done, Later, Outcome, Runner
@@ -58,6 +59,7 @@ class BatchRunner(Runner):
         self._files = files
         self._catalog = catalog
         self._settings = settings
+        self._pace = Pace()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -137,7 +139,7 @@ class BatchRunner(Runner):
         reader = LineReader(
             record.id, record.tenant, record.endpoint, record.expires_ms, self._catalog, limits
         )
-        return BatchWork(self._client, ledger, self._files, reader, record, settings)
+        return BatchWork(self._client, ledger, self._files, reader, record, settings, self._pace)
 
     async def _end(self, ledger: Ledger, status: BatchStatus, **more: str) -> None:
         before = [BatchStatus.CANCELLING]

@@ -27,6 +27,7 @@ from worker.courier.batches.feeder import JOBS_PER_CALL, Feeder
 from worker.courier.batches.input_lines import InputLine, InputLines
 from worker.courier.batches.ledger import Ledger, now_ms
 from worker.courier.batches.output import RUNNING, Output
+from worker.courier.batches.pace import Pace
 from worker.courier.batches.results import Results
 
 _LARGE_BYTES = 256 * 1024
@@ -48,6 +49,7 @@ class BatchWork:
         reader: LineReader,
         record: BatchRecord,
         settings: Settings,
+        pace: Pace,
     ) -> None:
         self._scripts = AsyncScripts(client)
         self._ledger = ledger
@@ -55,7 +57,7 @@ class BatchWork:
         self._record = record
         self._settings = settings
         self._input = InputLines(files, record.input_file, record.line, record.offset)
-        self._feeder = Feeder(client, settings)
+        self._feeder = Feeder(client, settings, pace)
         self._results = Results(client)
         self.output = Output(client, ledger, files, record)
         self._read_all = False
