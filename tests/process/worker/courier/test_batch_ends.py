@@ -6,12 +6,14 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.batches.files import Files
 from common.batches.records import BatchRecord, BatchStatus, FileRecord, new_file_id
+from common.inputs.blobs import ObjectBlobs
 from common.jobs.enqueue import enqueue_args
 from common.jobs.job import Job
 from common.jobs.system_lanes import BATCHES
@@ -227,5 +229,28 @@ def test_a_file_without_parts_is_gone_and_not_empty(use: Any) -> None:
     async def test(house: House) -> None:
         with pytest.raises(Exception, match="was deleted, or expired"):
             await anext(Files(house.client, house.blobs).read(new_file_id()))
+
+    use(test)
+
+
+def test_files_lie_in_an_object_store_alike(use: Any, tmp_path: Path) -> None:
+    """And under a prefix of the store of inputs, whose sweep takes none of them."""
+    store = pytest.importorskip("obstore.store")
+    folder = tmp_path / "objects"
+    (folder / "files").mkdir(parents=True)
+
+    async def test(house: House) -> None:
+        inputs = ObjectBlobs(store.LocalStore(folder))
+        house.files._blobs = ObjectBlobs(store.LocalStore(folder / "files"))
+        record = await completes(house)
+        assert await house.numbers(record.output_file) == list(range(5))
+        assert [name async for page in inputs.older_than(-60) for name in page] == []
+        lost = await house.files.store_part(new_file_id(), b"x")
+        assert await house.files.sweep("me", 1, -60) == 1
+        assert await house.files._blobs.get(lost.split(" ")[0]) is None
+        assert await house.numbers(record.output_file) == list(range(5))
+        await forget_input(house, record)
+        names = [one.name for one in (folder / "files").iterdir()]
+        assert [name.rpartition("-")[0] for name in names] == [record.output_file]
 
     use(test)

@@ -30,6 +30,7 @@ from common.inputs.blobs import FolderBlobs
 from common.jobs.system_lanes import BATCHES
 from common.redis.connect import connect_async
 from common.redis.embedded_server import RedisServer
+from common.redis.ending import end_tasks
 from common.redis.keys import BATCH_PREFIX, EVENTS, LaneKeys, band_key, job_key, meta_key
 from common.redis.keys import BATCHES as UNFINISHED
 from common.settings import Settings
@@ -86,7 +87,7 @@ class House:
         try:
             yield
         finally:
-            task.cancel()
+            await end_tasks(task)
 
     async def _serve(self, pause: float) -> None:
         leases = CourierLeases(self.client, "echo", "tester", self.settings)
