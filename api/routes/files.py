@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
@@ -78,7 +77,8 @@ async def create_file(request: Request, services: ServicesDep, principal: Submit
     try:
         await files.require_room(principal.tenant, declared_bytes(request), *bounds)
         upload = await receive_file(request, files, file_id, most.file_max_bytes)
-        record = _record_of(upload, file_id, principal, most.file_ttl_seconds)
+        now_ms = await files.now_ms()
+        record = _record_of(upload, file_id, principal, now_ms, most.file_ttl_seconds)
         await files.add(record, *bounds)
     except FileStoreFull as exc:
         await _forget(files, file_id)
@@ -195,7 +195,9 @@ async def _forget(files: Files, file_id: str) -> None:
         return  # the courier's sweep removes them
 
 
-def _record_of(upload: Upload, file_id: str, principal: Principal, ttl_seconds: int) -> FileRecord:
+def _record_of(
+    upload: Upload, file_id: str, principal: Principal, created_ms: int, ttl_seconds: int
+) -> FileRecord:
     if upload.filename is None:
         raise InvalidRequest("`file`: send a file in a part of this name", param="file")
     purpose = upload.fields.get("purpose")
@@ -205,7 +207,6 @@ def _record_of(upload: Upload, file_id: str, principal: Principal, ttl_seconds: 
         )
     if not upload.bytes:
         raise InvalidRequest("`file`: it is empty", param="file")
-    created_ms = int(time.time() * 1000)
     seconds = _seconds_of(upload.fields, ttl_seconds)
     return FileRecord(
         id=file_id,

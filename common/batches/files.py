@@ -8,7 +8,6 @@ objects, and files that are past their time, are removed by `sweep`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Sequence
 from os import urandom
 from typing import Any, cast
@@ -28,6 +27,7 @@ from common.redis.keys import (
     FILE_SWEEP,
 )
 from common.redis.scripts import AsyncScripts
+from common.redis.server_time import as_ms, server_ms
 
 log = structlog.get_logger(__name__)
 
@@ -99,10 +99,12 @@ class Files:
         """The file, where it is the tenant's and has not expired; a tenant of None is any."""
         if not FILE_ID.fullmatch(file_id):
             return None
-        record = read_record(FileRecord, await self._client.hgetall(FILE_PREFIX + file_id))
-        if record is None or record.expires_ms <= time.time() * 1000:
-            return None
-        return record if tenant in (None, record.tenant) else None
+        (record,) = await self._read([file_id]) or [None]
+        return record if record is not None and tenant in (None, record.tenant) else None
+
+    async def now_ms(self) -> int:
+        """By which clock files expire."""
+        return await server_ms(self._client)
 
     async def require_room(self, tenant: str, size: int, max_files: int, max_bytes: int) -> None:
         """Raise FileStoreFull where the tenant could not add a file of this size: before it is
@@ -123,16 +125,16 @@ class Files:
 
     async def get_many(self, ids: Sequence[str], tenant: str) -> list[FileRecord]:
         """Those of the files that exist."""
+        return [one for one in await self._read(ids) if one.tenant == tenant]
+
+    async def _read(self, ids: Sequence[str]) -> list[FileRecord]:
         pipe = self._client.pipeline(transaction=False)
+        pipe.time()
         for one in ids:
             pipe.hgetall(FILE_PREFIX + one)
-        now_ms = time.time() * 1000
-        records = [read_record(FileRecord, one) for one in await pipe.execute()]
-        return [
-            one
-            for one in records
-            if one is not None and one.tenant == tenant and one.expires_ms > now_ms
-        ]
+        now, *stored = await pipe.execute()
+        records = [read_record(FileRecord, one) for one in stored]
+        return [one for one in records if one is not None and one.expires_ms > as_ms(now)]
 
     async def parts(self, file_id: str) -> list[tuple[str, int]]:
         """Its parts in order: name in the store, bytes."""
@@ -190,7 +192,7 @@ class Files:
 
     async def _sweep_expired(self) -> int:
         """Remove some files that are past their time; returns how many."""
-        now_ms = int(time.time() * 1000)
+        now_ms = await self.now_ms()
         expired = await self._client.zrangebyscore(
             FILE_EXPIRY, "-inf", now_ms, start=0, num=_SWEPT_AT_A_TIME
         )

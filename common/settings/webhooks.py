@@ -60,6 +60,12 @@ class WebhookSettings(Section):
         le=24_000,
         description="Largest result that a webhook carries; above it, a link to the result.",
     )
+    webhook_results_waiting: int = Field(
+        10_000,
+        ge=0,
+        description="Where so many deliveries of a tenant wait, results above 1 kB are linked to, "
+        "as what waits lies in Redis.",
+    )
     webhook_concurrency: int = Field(
         512, ge=1, le=4096, description="Deliveries that a courier has in hand at a time."
     )

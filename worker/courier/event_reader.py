@@ -30,7 +30,10 @@ log = structlog.get_logger(__name__)
 
 GROUP = "couriers"
 _READ_COUNT = 200
+_ADDED_BYTES = 2 * 1024 * 1024
+"""Of payloads that are written at once: an event may have fifty receivers."""
 _BLOCK_MS = 1_000
+_LINKED_BYTES = 1_000
 _PAUSE_SECONDS = 0.5
 _BELIEVED_SECONDS = 1.0
 _MEASURE_SECONDS = 2.0
@@ -104,14 +107,20 @@ class EventReader:
         made: list[Delivery] = []
         for entry_id, fields in entries:
             made += await self._made_of(entry_id.decode(), fields)
-        if made:
-            await self._deliveries.add(made)
-            self._on_added()
+            if sum(len(one.body) for one in made) > _ADDED_BYTES:
+                await self._add(made)
+                made = []
+        await self._add(made)
         ids = [entry_id for entry_id, _ in entries]
         async with self._client.pipeline(transaction=True) as pipe:
             pipe.xack(EVENTS, GROUP, *ids)
             pipe.xdel(EVENTS, *ids)
             await pipe.execute()
+
+    async def _add(self, made: Sequence[Delivery]) -> None:
+        if made:
+            await self._deliveries.add(made)
+            self._on_added()
 
     async def _new(self) -> Sequence[Entry]:
         reply: Any = await self._client.xreadgroup(
@@ -136,7 +145,11 @@ class EventReader:
     async def _made_of(self, entry_id: str, fields: Mapping[bytes, bytes]) -> list[Delivery]:
         settings = self._settings
         try:
-            event = read_entry(fields, settings.webhook_result_bytes, settings.public_url or "")
+            base_url = settings.public_url or ""
+            event = read_entry(fields, settings.webhook_result_bytes, base_url)
+            many = self.waiting_of(event.tenant) >= settings.webhook_results_waiting
+            if many and len(event.body) > _LINKED_BYTES:
+                event = read_entry(fields, _LINKED_BYTES, base_url)
         except Exception:  # an entry that anybody may have written; the next one is read
             log.exception("event_unreadable", entry=entry_id)
             return []

@@ -17,7 +17,7 @@ from common.batches.files import Files, parts_key
 from common.batches.records import BatchRecord, BatchStatus, FileRecord
 from common.errors import InputStoreUnavailable
 from common.redis.keys import meta_key
-from worker.courier.batches.ledger import Ledger, now_ms
+from worker.courier.batches.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +153,7 @@ class Output:
 
 async def publish(ledger: Ledger, files: Files) -> dict[str, int]:
     """Make the files visible that have lines; returns the fields that say which."""
-    record, made_ms = await ledger.read(), now_ms()
+    record, made_ms = await ledger.read(), await ledger.ask_time()
     found = {}
     for name, file_id, purpose, size in (
         ("has_output", record.output_file, "output", record.output_bytes),

@@ -27,7 +27,7 @@ from common.redis.packed import run_packed
 from common.redis.scripts import AsyncScripts
 from common.settings import Settings
 from worker.courier.batches.end_event import end_event
-from worker.courier.batches.ledger import Ledger, NotHeld, now_ms
+from worker.courier.batches.ledger import Ledger, NotHeld
 from worker.courier.batches.output import publish
 from worker.courier.batches.pace import Pace
 from worker.courier.batches.validation import validate
@@ -113,7 +113,8 @@ class BatchRunner(Runner):
             record = await ledger.read()
             log.warning("batch_waits_for_the_store", batch=record.id, error=str(error))
             await ledger.move(list(BatchStatus), {"trouble": str(error)})
-            if record.status is BatchStatus.VALIDATING and now_ms() >= record.expires_ms:
+            late = await ledger.ask_time() >= record.expires_ms
+            if record.status is BatchStatus.VALIDATING and late:
                 await self._end(ledger, BatchStatus.EXPIRED)
                 return Done()
         return Later(_STORE_DELAY_MS)
@@ -146,13 +147,13 @@ class BatchRunner(Runner):
         if status is not BatchStatus.CANCELLED:
             before = [BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS]
         if status is BatchStatus.COMPLETED:
-            moved = {"status": BatchStatus.FINALIZING, "finalizing_ms": now_ms()}
+            moved = {"status": BatchStatus.FINALIZING, "finalizing_ms": await ledger.ask_time()}
             await ledger.move(before, moved)  # a batch that is canceled now is done all the same
             before = [BatchStatus.FINALIZING, BatchStatus.CANCELLING]
             if await ledger.status() is BatchStatus.CANCELLING:
                 status = BatchStatus.CANCELLED
         files = await publish(ledger, self._files)
-        ended_ms = now_ms()
+        ended_ms = await ledger.ask_time()
         fields = {"status": status, f"{status}_ms": ended_ms, **files, **more}
         record = await ledger.read()
         event = end_event(record, status, ended_ms, files)

@@ -10,7 +10,7 @@ from common.batches.lines import LineCheck, LineError, errors_json
 from common.batches.records import BatchRecord, BatchStatus
 from common.settings import Settings
 from worker.courier.batches.end_event import end_event
-from worker.courier.batches.ledger import Ledger, now_ms
+from worker.courier.batches.ledger import Ledger
 
 
 async def validate(ledger: Ledger, record: BatchRecord, files: Files, settings: Settings) -> None:
@@ -26,7 +26,7 @@ async def validate(ledger: Ledger, record: BatchRecord, files: Files, settings: 
     else:
         await _read(files, record.input_file, check, settings.batch_max_line_bytes)
     if check.errors:
-        ended_ms = now_ms()
+        ended_ms = await ledger.ask_time()
         failed = {
             "status": BatchStatus.FAILED,
             "failed_ms": ended_ms,
@@ -37,7 +37,7 @@ async def validate(ledger: Ledger, record: BatchRecord, files: Files, settings: 
         return
     begun = {
         "status": BatchStatus.IN_PROGRESS,
-        "in_progress_ms": now_ms(),
+        "in_progress_ms": await ledger.ask_time(),
         "total": check.requests,
     }
     await ledger.move([BatchStatus.VALIDATING], begun)

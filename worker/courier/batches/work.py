@@ -25,7 +25,7 @@ from common.redis.scripts import AsyncScripts
 from common.settings import Settings
 from worker.courier.batches.feeder import JOBS_PER_CALL, Feeder
 from worker.courier.batches.input_lines import InputLine, InputLines
-from worker.courier.batches.ledger import Ledger, now_ms
+from worker.courier.batches.ledger import Ledger
 from worker.courier.batches.output import RUNNING, Output
 from worker.courier.batches.pace import Pace
 from worker.courier.batches.results import Results
@@ -74,7 +74,7 @@ class BatchWork:
             if await self._ledger.status() is BatchStatus.CANCELLING:
                 await self._stop("canceled")
                 return BatchStatus.CANCELLED
-            if now_ms() >= self._record.expires_ms:
+            if self._ledger.now_ms >= self._record.expires_ms:
                 await self._stop("expired")
                 await self._write_unfinished()
                 return BatchStatus.EXPIRED

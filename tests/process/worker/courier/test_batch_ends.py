@@ -254,3 +254,20 @@ def test_files_lie_in_an_object_store_alike(use: Any, tmp_path: Path) -> None:
         assert [name.rpartition("-")[0] for name in names] == [record.output_file]
 
     use(test)
+
+
+def test_a_clock_that_is_set_forward_expires_nothing(
+    use: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(house: House) -> None:
+        record = await house.batch(5)
+        clock = time.time
+        monkeypatch.setattr(time, "time", lambda: clock() + 366 * 86_400)
+        async with house.served():
+            assert await house.runner.run(leased(record)) == Done()
+        assert await house.status(record) == "completed"
+        assert await house.files.sweep("me", 1, 1e10) == 0
+        assert await house.files.get(record.input_file, "acme") is not None
+        assert await house.numbers(record.output_file) == list(range(5))
+
+    use(test)

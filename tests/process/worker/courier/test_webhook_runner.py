@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from common.jobs.enqueue import next_of
+from common.jobs.result_document import Stamp
 from common.jobs.system_lanes import WEBHOOKS
 from common.redis.connect import connect_async
 from common.redis.embedded_server import RedisServer
@@ -21,6 +23,7 @@ from common.webhooks.endpoints import Endpoint, Endpoints
 from common.webhooks.signing import new_secret
 from common.webhooks.vault import Vault
 from tests.support.receiver import Received, Receiver, listening
+from worker.courier import event_reader
 from worker.courier.event_reader import EventReader
 from worker.courier.jobs import CourierJob, Done, Later
 from worker.courier.lane_service import LaneService
@@ -249,5 +252,58 @@ def test_an_event_that_cannot_be_read_holds_up_no_other(use: Any) -> None:
         assert found is not None
         assert found.subject == "b"
         assert await office.client.xlen(EVENTS) == 0
+
+    use(test)
+
+
+def test_many_receivers_of_many_events_are_written_a_bounded_part_at_a_time(
+    use: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_reader, "_ADDED_BYTES", 3_000)
+
+    async def test(office: Office) -> None:
+        for number in range(5):
+            one = Endpoint(f"ep_{number}", "http://127.0.0.1:9/", secrets=(("plain:x", None),))
+            await office.endpoints.put("acme", one, 50)
+        body = "x" * 500
+        for number in range(4):
+            entry = {"type": "job.dead", "tenant": "acme", "id": str(number), "target": "*"}
+            await office.client.xadd(EVENTS, {**entry, "body": body})
+        reader, sizes = office.runner._reader, []
+        add = office.deliveries.add
+
+        async def noted(made: Any) -> None:
+            sizes.append(len(made))
+            await add(made)
+
+        monkeypatch.setattr(office.deliveries, "add", noted)
+        await reader._make_group()
+        await reader._run_once()
+        assert sizes == [10, 10]
+        assert len(await office.deliveries.newest("acme", 0, 100)) == 20
+
+    use(test)
+
+
+def test_where_many_wait_large_results_are_linked_to(use: Any) -> None:
+    async def test(office: Office) -> None:
+        await office.endpoint("http://127.0.0.1:9/")
+        meta = Stamp("echo", "1", "w", 1, 1.0, 1).success(
+            b'"' + b"x" * 5_000 + b'"', "a", 1, 1, 1, "acme"
+        )
+        entry = {"id": "a", "next": next_of("*"), "meta": meta}
+        reader = office.runner._reader
+        await reader._make_group()
+        for waiting in (0, SETTINGS.webhook_results_waiting):
+            await office.client.xadd(EVENTS, entry)
+            reader._measure_at = float("inf")
+            reader._in_lane = {"~acme": waiting}
+            await reader._run_once()
+        second, first = await office.deliveries.read(await office.deliveries.newest("acme", 0, 9))
+        assert first is not None
+        assert second is not None
+        sizes = sorted([len(first.body), len(second.body)])
+        assert sizes[0] < 1_000
+        assert sizes[1] > 5_000
 
     use(test)
