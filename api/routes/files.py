@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from redis.exceptions import RedisError
 
+from api.batches.ranges import Span, UnsatisfiableError, span_of
 from api.batches.shapes import FileDeleted, FileList, FileObject, page_of
 from api.batches.upload import Upload, declared_bytes, receive_file
 from api.dependencies import ServicesDep
@@ -121,21 +122,41 @@ async def get_file(file_id: str, services: ServicesDep, principal: ReadDep) -> F
 @router.get(
     "/{file_id}/content",
     response_class=Response,
-    responses={**_CONTENT, **openai_errors(s404="No such file.")},
+    responses={
+        **_CONTENT,
+        **openai_errors(s404="No such file.", s416="It has none of the bytes asked for."),
+    },
 )
-async def get_file_content(file_id: str, services: ServicesDep, principal: ReadDep) -> Response:
-    """The file's bytes, as an attachment."""
+async def get_file_content(
+    file_id: str, request: Request, services: ServicesDep, principal: ReadDep
+) -> Response:
+    """The file's bytes, as an attachment; with `Range`, a part of them."""
     files = _files(services)
     record = await _known(files, file_id, principal)
-    name = quote(record.filename, safe="")
+    etag = f'"{record.id}"'
     headers = {
-        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-        "Content-Length": str(record.bytes),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(record.filename, safe='')}",
+        "Accept-Ranges": "bytes",
+        "ETag": etag,  # a file never changes
     }
-    pieces = _pieces(files, record.id)
-    first = await anext(pieces, b"")  # while it can still be said that it cannot be read
+    asked = request.headers
+    try:
+        span = span_of(asked.get("range"), asked.get("if-range"), etag, record.bytes)
+    except UnsatisfiableError:
+        detail = f"the file has {record.bytes} bytes, and none of those that `Range` asks for"
+        found = {"Content-Range": f"bytes */{record.bytes}"}
+        raise Problem(416, "range_not_satisfiable", detail, headers=found) from None
+    first, end = span or Span(0, record.bytes)
+    if span is not None:
+        headers["Content-Range"] = f"bytes {first}-{end - 1}/{record.bytes}"
+    headers["Content-Length"] = str(end - first)
+    pieces = _pieces(files, record.id, first, end)
+    piece = await anext(pieces, b"")  # while it can still be said that it cannot be read
     return StreamingResponse(
-        _all_of(first, pieces), media_type="application/octet-stream", headers=headers
+        _all_of(piece, pieces),
+        status_code=200 if span is None else 206,
+        media_type="application/octet-stream",
+        headers=headers,
     )
 
 
@@ -181,11 +202,15 @@ async def _all_of(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncItera
             yield piece
 
 
-async def _pieces(files: Files, file_id: str) -> AsyncGenerator[bytes, None]:
-    async with aclosing(files.read(file_id)) as parts:
+async def _pieces(files: Files, file_id: str, first: int, end: int) -> AsyncGenerator[bytes, None]:
+    left = end - first
+    async with aclosing(files.read(file_id, first)) as parts:
         async for part in parts:
-            for first in range(0, len(part), _CHUNK_BYTES):
-                yield part[first : first + _CHUNK_BYTES]
+            for at in range(0, min(len(part), left), _CHUNK_BYTES):
+                yield part[at : min(at + _CHUNK_BYTES, left)]
+            left -= len(part)
+            if left <= 0:
+                return
 
 
 async def _forget(files: Files, file_id: str) -> None:
