@@ -39,9 +39,9 @@ class PinnedResolver(AbstractResolver):
 
     def leads_inside(self, target: Target) -> bool:
         """Whether the target is in a network that only the operator's list permits."""
-        if is_address(target.host):
-            return not is_public(ip_address(target.host))
-        return target.host in self._inside or len(self._inside) >= _MOST_INSIDE
+        if target.host in self._inside or len(self._inside) >= _MOST_INSIDE:
+            return True
+        return is_address(target.host) and not is_public(ip_address(target.host))
 
     def _remember(self, host: str) -> None:
         """Note that it led inside: for good, as a connection from then outlives what DNS says."""

@@ -19,7 +19,7 @@ from yarl import URL
 from common.errors import UrlRefused
 from common.net.addresses import AddressRules, Target, parse_target
 from common.net.loopback import is_loopback
-from common.net.outbound import Resolve
+from common.net.outbound import Resolve, is_address
 from common.net.pinned import PinnedResolver
 from common.settings import WebhookSettings
 from common.webhooks.deliveries import Attempt
@@ -43,6 +43,20 @@ class Sent(NamedTuple):
     retry_after_seconds: float | None = None
 
 
+class _Place(NamedTuple):
+    """What a URL leads to: the same each time, but for what DNS says of a name."""
+
+    target: Target
+    url: URL
+    refused: str
+    """Why a literal address is not called; else empty."""
+    loopback: bool
+    inside: bool | None
+    """Whether a literal address is in a network that only the operator's list permits; None for a
+    name.
+    """
+
+
 class HostBusyError(Exception):
     """Its host has as many deliveries in hand as it may have: it is slow, and others are to be
     served meanwhile.
@@ -60,6 +74,7 @@ class WebhookSender:
             lambda: asyncio.Semaphore(settings.webhook_host_concurrency)
         )
         self._next_at: dict[str, float] = {}
+        self._places: dict[str, _Place] = {}
         self._session: aiohttp.ClientSession | None = None
         self.waiting: Counter[str] = Counter()
         """Deliveries that wait for a turn at their host."""
@@ -95,13 +110,29 @@ class WebhookSender:
         address.
         """
         try:
-            target = parse_target(url)
-            if not (local and is_loopback(target.host)):
-                self._resolver.check_literal(target)
+            place = self._place_of(url)
         except UrlRefused as exc:
-            return Sent(Attempt(_now_ms(), None, 0.0, "", f"not sent: {exc}"), False)
-        async with self._turn(target):
-            return await self._post(target, message_id, body, secrets, local)
+            return _not_sent(str(exc))
+        if place.refused and not (local and place.loopback):
+            return _not_sent(place.refused)
+        async with self._turn(place.target):
+            return await self._post(place, message_id, body, secrets, local)
+
+    def _place_of(self, url: str) -> _Place:
+        """Kept, as to parse addresses took an eighth of a delivery's time; raises UrlRefused."""
+        found = self._places.get(url)
+        if found is None:
+            if len(self._places) >= _MAX_HOSTS:
+                self._places.clear()
+            target, refused = parse_target(url), ""
+            try:
+                self._resolver.check_literal(target)
+            except UrlRefused as exc:
+                refused = str(exc)
+            inside = self._resolver.leads_inside(target) if is_address(target.host) else None
+            found = _Place(target, _url_of(target), refused, is_loopback(target.host), inside)
+            self._places[url] = found
+        return found
 
     def _turn(self, target: Target) -> _Turn:
         if len(self._turns) > _MAX_HOSTS:
@@ -111,7 +142,7 @@ class WebhookSender:
 
     async def _post(
         self,
-        target: Target,
+        place: _Place,
         message_id: str,
         body: bytes,
         secrets: list[str],
@@ -129,7 +160,7 @@ class WebhookSender:
         status, answer, error, after = None, "", "", None
         try:
             async with self._session.post(
-                _url_of(target), data=body, headers=headers, allow_redirects=False
+                place.url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 status = response.status
                 after = retry_after(response.headers.get("Retry-After"))
@@ -142,7 +173,10 @@ class WebhookSender:
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             if status is None or _error_of(status):
                 error = _reason(exc)
-        if not local and self._resolver.leads_inside(target):
+        inside = place.inside
+        if inside is None:
+            inside = self._resolver.leads_inside(place.target)
+        if inside and not local:
             answer = ""
         ms = round((time.perf_counter() - began) * 1000, 1)
         attempt = Attempt(at_ms, status, ms, answer, error)
@@ -174,8 +208,11 @@ class _Turn:
         self._semaphore = sender._turns[host]
         sender.waiting[host] += 1
         try:
-            async with asyncio.timeout(TURN_SECONDS):
+            if not self._semaphore.locked():
                 await self._semaphore.acquire()
+            else:
+                async with asyncio.timeout(TURN_SECONDS):
+                    await self._semaphore.acquire()
         except TimeoutError:
             raise HostBusyError from None
         finally:
@@ -200,6 +237,10 @@ class _Turn:
 
     async def __aexit__(self, *_: object) -> None:
         self._semaphore.release()
+
+
+def _not_sent(why: str) -> Sent:
+    return Sent(Attempt(_now_ms(), None, 0.0, "", f"not sent: {why}"), False)
 
 
 def _url_of(target: Target) -> URL:
