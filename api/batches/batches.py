@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +34,7 @@ from common.redis.keys import (
     BATCHES,
 )
 from common.redis.scripts import AsyncScripts
+from common.redis.server_time import server_ms
 from common.settings import Settings
 
 _CANCELABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
@@ -67,7 +67,7 @@ class Batches:
         seconds = self._window(asked.completion_window)
         if problem := metadata_problem(asked.metadata):
             raise InvalidRequest(f"`metadata`: {problem}", param="metadata")
-        created_ms = int(time.time() * 1000)
+        created_ms = await server_ms(self._client)
         expires_ms = created_ms + seconds * 1000
         await self._check_input(asked.input_file_id, principal.tenant, expires_ms)
         kept = asked.output_expires_after
@@ -113,7 +113,7 @@ class Batches:
 
     async def cancel(self, record: BatchRecord) -> bool:
         """Ask for its end; False where it ended, or is about to, by itself."""
-        fields = {"status": BatchStatus.CANCELLING, "cancelling_ms": int(time.time() * 1000)}
+        fields = {"status": BatchStatus.CANCELLING, "cancelling_ms": await server_ms(self._client)}
         words = [word for name, value in fields.items() for word in (name, str(value))]
         args: list[str | int] = [record.id, "", f" {' '.join(_CANCELABLE)} ", "", 0]
         args += [record.file_seconds, record.tenant, "", *words]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.batches.records import BatchRecord, BatchStatus, FileRecord
+
+Kept = TypeVar("Kept", FileRecord, BatchRecord)
 
 _MOST_PAIRS, _KEY_CHARACTERS, _VALUE_CHARACTERS = 16, 64, 512
 
@@ -209,7 +212,19 @@ def metadata_problem(metadata: dict[str, str] | None) -> str | None:
     return None
 
 
-def page_of(ids: list[str], after: str | None, limit: int) -> tuple[list[str], bool]:
-    """The ids after this one, and whether there are more; an unknown `after` begins anew."""
+async def page_of(
+    ids: Sequence[str],
+    after: str | None,
+    limit: int,
+    read: Callable[[Sequence[str]], Awaitable[list[Kept]]],
+) -> tuple[list[Kept], bool]:
+    """What follows this id, and whether there is more; an unknown `after` begins anew.
+
+    What an id stands for may be gone: a client that gets a page without anything asks no further.
+    """
     first = ids.index(after) + 1 if after in ids else 0
-    return ids[first : first + limit], len(ids) > first + limit
+    found: list[Kept] = []
+    while first < len(ids) and len(found) <= limit:
+        found += await read(ids[first : first + limit + 1])
+        first += limit + 1
+    return found[:limit], len(found) > limit

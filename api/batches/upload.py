@@ -63,11 +63,14 @@ class _Form:
         self._value.clear()
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header[0] += data[start:end]
+        self._extend_header(0, data[start:end])
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header[1] += data[start:end]
-        if len(self._header[1]) > _HEADER_BYTES:
+        self._extend_header(1, data[start:end])
+
+    def _extend_header(self, which: int, piece: bytes) -> None:
+        self._header[which] += piece
+        if len(self._header[which]) > _HEADER_BYTES:
             raise Problem(400, "invalid_multipart", "a header in the form is too long")
 
     def _header_end(self) -> None:
@@ -104,6 +107,12 @@ class _Form:
         self.ended = True
 
 
+def declared_bytes(request: Request) -> int:
+    """How large the file is at least, by the length of the request; 0 where it does not say."""
+    declared = request.headers.get("content-length", "")
+    return max(0, int(declared) - _FORM_BYTES) if declared.isdecimal() else 0
+
+
 async def receive_file(request: Request, files: Files, file_id: str, max_bytes: int) -> Upload:
     """Store the file of this form under the id, invisible yet; returns what else it brought.
 
@@ -114,13 +123,15 @@ async def receive_file(request: Request, files: Files, file_id: str, max_bytes: 
     if media_type != b"multipart/form-data" or not boundary:
         detail = "send multipart/form-data with the fields `purpose` and `file`"
         raise Problem(415, "unsupported_content_type", detail)
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes + _FORM_BYTES:
+    if declared_bytes(request) > max_bytes:
         raise _too_large(max_bytes)
-    form = _Form()
+    form, received = _Form(), 0
     try:
         parser = MultipartParser(boundary, form.callbacks())
         async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_bytes + _FORM_BYTES:  # with what stands before, beside and after it
+                raise _too_large(max_bytes)
             parser.write(chunk)
             if form.upload.bytes > max_bytes:
                 raise _too_large(max_bytes)

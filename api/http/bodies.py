@@ -22,7 +22,7 @@ from starlette.types import Scope
 
 from api.http.problems import Problem
 from api.http.request_context import CURRENT
-from api.http.strict_json import loads_strict
+from common.inputs.strict_json import loads_strict
 
 T = TypeVar("T")
 

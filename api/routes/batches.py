@@ -62,8 +62,9 @@ async def list_batches(
 ) -> BatchList:
     """Your batches, newest first."""
     batches = _batches(services)
-    page, more = page_of(await batches.list_ids(principal.tenant), after, limit)
-    data = [_view(one) for one in await batches.get_many(page)]
+    ids = await batches.list_ids(principal.tenant)
+    page, more = await page_of(ids, after, limit, batches.get_many)
+    data = [_view(one) for one in page]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
     return BatchList(data=data, first_id=first, last_id=last, has_more=more)
 

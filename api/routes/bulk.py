@@ -28,12 +28,12 @@ from api.dependencies import ServicesDep
 from api.http.bodies import LARGE_BYTES, aside, check_fields, hold_bytes, release_bytes
 from api.http.problems import Problem, from_fleet_error, problem_for
 from api.http.request_errors import RequestError
-from api.http.strict_json import loads_strict
 from api.jobs.request import JobRequest, invalid
 from api.services import Services
 from api.tenants.auth import Principal
 from api.tenants.dependencies import SubmitDep
 from common.errors import FleetError, InputStoreUnavailable, Refused
+from common.inputs.strict_json import loads_strict
 from common.jobs.job import Job
 
 log = structlog.get_logger(__name__)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -12,8 +11,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from redis.exceptions import RedisError
 
+from api.batches.ranges import Span, UnsatisfiableError, span_of
 from api.batches.shapes import FileDeleted, FileList, FileObject, page_of
-from api.batches.upload import Upload, receive_file
+from api.batches.upload import Upload, declared_bytes, receive_file
 from api.dependencies import ServicesDep
 from api.http.problems import Problem
 from api.http.request_errors import InvalidRequest
@@ -73,11 +73,14 @@ async def create_file(request: Request, services: ServicesDep, principal: Submit
     """Upload a file for a batch: one JSON object a line, as in OpenAI's format."""
     files = _files(services)
     file_id = new_file_id()
+    most = services.settings
+    bounds = most.tenant_files, most.tenant_file_bytes
     try:
-        upload = await receive_file(request, files, file_id, services.settings.file_max_bytes)
-        record = _record_of(upload, file_id, principal, services.settings.file_ttl_seconds)
-        most = services.settings
-        await files.add(record, most.tenant_files, most.tenant_file_bytes)
+        await files.require_room(principal.tenant, declared_bytes(request), *bounds)
+        upload = await receive_file(request, files, file_id, most.file_max_bytes)
+        now_ms = await files.now_ms()
+        record = _record_of(upload, file_id, principal, now_ms, most.file_ttl_seconds)
+        await files.add(record, *bounds)
     except FileStoreFull as exc:
         await _forget(files, file_id)
         raise Problem(413, exc.code, str(exc)) from exc
@@ -99,11 +102,13 @@ async def list_files(
     """Your files, newest first, uploaded ones and the results of batches."""
     files = _files(services)
     ids = await files.list_ids(principal.tenant, oldest_first=order == "asc")
-    if purpose is not None:
-        kept = await files.get_many(ids, principal.tenant)
-        ids = [one.id for one in kept if one.purpose == purpose]
-    page, more = page_of(ids, after, limit)
-    data = [FileObject.of(one) for one in await files.get_many(page, principal.tenant)]
+
+    async def read(some: Sequence[str]) -> list[FileRecord]:
+        kept = await files.get_many(some, principal.tenant)
+        return [one for one in kept if purpose in (None, one.purpose)]
+
+    page, more = await page_of(ids, after, limit, read)
+    data = [FileObject.of(one) for one in page]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
     return FileList(data=data, first_id=first, last_id=last, has_more=more)
 
@@ -117,19 +122,41 @@ async def get_file(file_id: str, services: ServicesDep, principal: ReadDep) -> F
 @router.get(
     "/{file_id}/content",
     response_class=Response,
-    responses={**_CONTENT, **openai_errors(s404="No such file.")},
+    responses={
+        **_CONTENT,
+        **openai_errors(s404="No such file.", s416="It has none of the bytes asked for."),
+    },
 )
-async def get_file_content(file_id: str, services: ServicesDep, principal: ReadDep) -> Response:
-    """The file's bytes, as an attachment."""
+async def get_file_content(
+    file_id: str, request: Request, services: ServicesDep, principal: ReadDep
+) -> Response:
+    """The file's bytes, as an attachment; with `Range`, a part of them."""
     files = _files(services)
     record = await _known(files, file_id, principal)
-    name = quote(record.filename, safe="")
+    etag = f'"{record.id}"'
     headers = {
-        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-        "Content-Length": str(record.bytes),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(record.filename, safe='')}",
+        "Accept-Ranges": "bytes",
+        "ETag": etag,  # a file never changes
     }
+    asked = request.headers
+    try:
+        span = span_of(asked.get("range"), asked.get("if-range"), etag, record.bytes)
+    except UnsatisfiableError:
+        detail = f"the file has {record.bytes} bytes, and none of those that `Range` asks for"
+        found = {"Content-Range": f"bytes */{record.bytes}"}
+        raise Problem(416, "range_not_satisfiable", detail, headers=found) from None
+    first, end = span or Span(0, record.bytes)
+    if span is not None:
+        headers["Content-Range"] = f"bytes {first}-{end - 1}/{record.bytes}"
+    headers["Content-Length"] = str(end - first)
+    pieces = _pieces(files, record.id, first, end)
+    piece = await anext(pieces, b"")  # while it can still be said that it cannot be read
     return StreamingResponse(
-        _pieces(files, record.id), media_type="application/octet-stream", headers=headers
+        _all_of(piece, pieces),
+        status_code=200 if span is None else 206,
+        media_type="application/octet-stream",
+        headers=headers,
     )
 
 
@@ -168,11 +195,22 @@ async def _known(files: Files, file_id: str, principal: Principal) -> FileRecord
     return record
 
 
-async def _pieces(files: Files, file_id: str) -> AsyncIterator[bytes]:
-    async with aclosing(files.read(file_id)) as parts:
+async def _all_of(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    async with aclosing(rest):
+        yield first
+        async for piece in rest:
+            yield piece
+
+
+async def _pieces(files: Files, file_id: str, first: int, end: int) -> AsyncGenerator[bytes, None]:
+    left = end - first
+    async with aclosing(files.read(file_id, first)) as parts:
         async for part in parts:
-            for first in range(0, len(part), _CHUNK_BYTES):
-                yield part[first : first + _CHUNK_BYTES]
+            for at in range(0, min(len(part), left), _CHUNK_BYTES):
+                yield part[at : min(at + _CHUNK_BYTES, left)]
+            left -= len(part)
+            if left <= 0:
+                return
 
 
 async def _forget(files: Files, file_id: str) -> None:
@@ -182,7 +220,9 @@ async def _forget(files: Files, file_id: str) -> None:
         return  # the courier's sweep removes them
 
 
-def _record_of(upload: Upload, file_id: str, principal: Principal, ttl_seconds: int) -> FileRecord:
+def _record_of(
+    upload: Upload, file_id: str, principal: Principal, created_ms: int, ttl_seconds: int
+) -> FileRecord:
     if upload.filename is None:
         raise InvalidRequest("`file`: send a file in a part of this name", param="file")
     purpose = upload.fields.get("purpose")
@@ -192,7 +232,6 @@ def _record_of(upload: Upload, file_id: str, principal: Principal, ttl_seconds: 
         )
     if not upload.bytes:
         raise InvalidRequest("`file`: it is empty", param="file")
-    created_ms = int(time.time() * 1000)
     seconds = _seconds_of(upload.fields, ttl_seconds)
     return FileRecord(
         id=file_id,

@@ -75,7 +75,10 @@ class EndpointView(BaseModel):
     enabled: bool
     disabled_reason: str | None
     signature: str
-    secrets: int = Field(description="How many sign now: two while one is rotated out.")
+    secrets: int = Field(
+        description="How many sign now: two while one is rotated out; none where they were "
+        "encrypted with another key than the operator's, so rotate."
+    )
     public_keys: list[str] = Field(description="What `v1a` is verified with.")
 
     @classmethod

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import redis.asyncio
+import structlog
 
 from api.webhooks.targets import WebhookTargets
 from common.errors import InvalidInput, WebhookRefused
@@ -16,7 +17,7 @@ from common.net.loopback import is_loopback
 from common.net.outbound import is_address
 from common.redis.keys import EVENTS
 from common.settings import Settings
-from common.webhooks.deliveries import Deliveries, Delivery
+from common.webhooks.deliveries import DEAD, Deliveries, Delivery
 from common.webhooks.endpoints import (
     DEFAULT,
     Endpoint,
@@ -27,7 +28,9 @@ from common.webhooks.endpoints import (
 from common.webhooks.events import EVENTS as EVENT_TYPES
 from common.webhooks.events import PING, Event, body_of, entry_of
 from common.webhooks.signing import Scheme, check_secret, new_secret, scheme_of
-from common.webhooks.vault import Vault
+from common.webhooks.vault import SecretUnreadable, Vault
+
+log = structlog.get_logger(__name__)
 
 _PAGE = 500
 BY_USER = "by request"
@@ -93,11 +96,6 @@ class WebhookRegistry:
         """
         self._check_url(url, local)
         check_events(events)
-        if len(await self.endpoints(tenant)) >= self._settings.webhook_max_endpoints:
-            raise InvalidInput(
-                f"this tenant has {self._settings.webhook_max_endpoints} endpoints, the most that "
-                "are taken; delete one first"
-            )
         shown = new_secret(scheme) if secret is None else check_secret(secret)
         endpoint_id = new_endpoint_id()
         endpoint = Endpoint(
@@ -109,7 +107,11 @@ class WebhookRegistry:
             local=local,
             secrets=((self._endpoints.seal(tenant, endpoint_id, shown), None),),
         )
-        await self._endpoints.put(tenant, endpoint)
+        most = self._settings.webhook_max_endpoints
+        if not await self._endpoints.put(tenant, endpoint, most):
+            raise InvalidInput(
+                f"this tenant has {most} endpoints, the most that are taken; delete one first"
+            )
         return endpoint, shown
 
     async def update(
@@ -166,8 +168,14 @@ class WebhookRegistry:
         return None if changed is None else shown
 
     def secrets(self, tenant: str, endpoint: Endpoint) -> list[str]:
-        """The secrets that sign now: of these, only what is public is shown."""
-        return self._endpoints.secrets_of(tenant, endpoint, _now_ms())
+        """The secrets that sign now: of these, only what is public is shown. None where they were
+        encrypted with another key: the endpoint is listed all the same, and can be rotated.
+        """
+        try:
+            return self._endpoints.secrets_of(tenant, endpoint, _now_ms())
+        except SecretUnreadable as exc:
+            log.warning("webhook_secret_unreadable", endpoint=endpoint.id, error=str(exc))
+            return []
 
     def _scheme(self, tenant: str, endpoint: Endpoint) -> Scheme:
         return scheme_of(next(iter(self.secrets(tenant, endpoint)), ""))
@@ -201,9 +209,9 @@ class WebhookRegistry:
     async def deliveries(self, tenant: str, wanted: DeliveryFilter, limit: int) -> list[Delivery]:
         """The newest that match, newest first."""
         matching: list[Delivery] = []
-        offset = 0
+        offset, dead = 0, wanted.state == DEAD
         while len(matching) < limit:
-            ids = await self._deliveries.newest(tenant, offset, _PAGE)
+            ids = await self._deliveries.newest(tenant, offset, _PAGE, dead=dead)
             found = await self._deliveries.look_at(ids)
             matching += [one for one in found if one is not None and wanted.matches(one)]
             offset += _PAGE

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from common.errors import InvalidInput, UrlRefused, WebhookRefused, WebhooksFull
+from common.jobs.system_lanes import system_tenant
 from common.net.addresses import AddressRules, parse_target
 from common.net.outbound import NOT_FROM_HERE, is_address
 from common.redis.ending import end_tasks
@@ -34,7 +36,8 @@ class WebhookTargets:
         self._max_waiting = settings.webhook_max_waiting
         self._rules = AddressRules(settings.webhook_ports, settings.webhook_allow)
         self._endpoints: dict[str, frozenset[str]] = {}
-        self._full = False
+        self._waiting: Mapping[str, int] = {}
+        self._most_of_one: int | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -62,7 +65,8 @@ class WebhookTargets:
             raise InvalidInput("`webhook`: send an http(s) URL, or the id of an endpoint (ep_...)")
         elif webhook not in self._endpoints.get(tenant, ()):
             raise InvalidInput("`webhook`: no such endpoint; GET /v1/webhooks lists yours")
-        if self._full:
+        most = self._most_of_one
+        if most is not None and self._waiting.get(system_tenant(tenant), 0) >= most:
             raise WebhooksFull(
                 f"{self._max_waiting} webhooks wait to be delivered; send the job without a "
                 "webhook, or later",
@@ -87,24 +91,41 @@ class WebhookTargets:
     async def _look(self) -> None:
         try:
             found: Any = await self._client.hgetall(WEBHOOK_TENANTS)
-            waiting = int(await self._client.xlen(EVENTS)) + await waiting_in_lane(self._client)
+            events = int(await self._client.xlen(EVENTS))
+            waiting = await waiting_in_lane(self._client)
         except (RedisError, OSError, TimeoutError):
             return  # others tell of it
-        self._full = waiting >= self._max_waiting
+        self._waiting, self._most_of_one = waiting, self._share(events, waiting)
         self._endpoints = {
             "" if name == b"-" else name.decode(): frozenset(ids.decode().split(","))
             for name, ids in found.items()
         }
 
+    def _share(self, events: int, waiting: Mapping[str, int]) -> int | None:
+        """From how many on a tenant's jobs are refused a webhook; None refuses nobody.
+
+        An equal part of the bound, so that a tenant whose receiver is away fills its own part and
+        refuses no other. Whose the events are is not known before a courier has read them.
+        """
+        if events >= self._max_waiting:
+            return 0
+        if events + sum(waiting.values()) < self._max_waiting:
+            return None
+        return max(1, self._max_waiting // max(1, len(waiting)))
+
 
 def check_url(url: str, rules: AddressRules, field: str) -> None:
-    """Check a URL's form, and its address where it is a literal one; raises WebhookRefused.
+    """Check a URL's form, its port, and its address where it is literal; raises WebhookRefused.
 
     What a name leads to is checked when it is called.
     """
     try:
         target = parse_target(url)
-        if is_address(target.host) and not rules.permit(target.host, target.port):
+        if is_address(target.host):
+            callable_ = rules.permit(target.host, target.port)
+        else:  # a network that the operator opened may be called at any port
+            callable_ = target.port in rules.ports or bool(rules.allowed)
+        if not callable_:
             raise UrlRefused(NOT_FROM_HERE)
     except UrlRefused as exc:
         raise WebhookRefused(f"`{field}`: {exc}") from None

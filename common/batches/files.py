@@ -8,7 +8,6 @@ objects, and files that are past their time, are removed by `sweep`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Sequence
 from os import urandom
 from typing import Any, cast
@@ -28,6 +27,7 @@ from common.redis.keys import (
     FILE_SWEEP,
 )
 from common.redis.scripts import AsyncScripts
+from common.redis.server_time import as_ms, server_ms
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,10 @@ class FileStoreFull(FleetError):
     """The tenant keeps as many files, or bytes of them, as it may."""
 
     code = "file_quota_exceeded"
+
+
+class FileGone(InputStoreUnavailable):
+    """A file that is kept no more."""
 
 
 class Files:
@@ -66,9 +70,10 @@ class Files:
     async def append(self, file_id: str, content: bytes) -> None:
         """Append a part to a file that is not visible yet."""
         part = await self.store_part(file_id, content)
-        key = parts_key(file_id)
-        await self._client.rpush(key, part)
-        await self._client.expire(key, _UNFINISHED_SECONDS)
+        pipe = self._client.pipeline(transaction=True)
+        pipe.rpush(parts_key(file_id), part)
+        pipe.expire(parts_key(file_id), _UNFINISHED_SECONDS)
+        await pipe.execute()
 
     async def add(self, record: FileRecord, max_files: int = 0, max_bytes: int = 0) -> None:
         """Make a file visible whose parts are stored; 0 is no limit. Raises FileStoreFull."""
@@ -84,14 +89,9 @@ class Files:
         ]
         reply = int(await self._scripts.run("add_file", keys, args))
         if reply == -1:
-            raise FileStoreFull(
-                f"this tenant keeps {max_files} files, as many as it may; delete some"
-            )
+            raise _too_many(max_files)
         if reply == -2:
-            raise FileStoreFull(
-                f"with this file of {record.bytes} bytes this tenant would keep more than "
-                f"{max_bytes}; delete some files"
-            )
+            raise _too_much(record.bytes, max_bytes)
         if reply == 0:
             raise InputStoreUnavailable("the upload took too long, and is dropped; send it again")
 
@@ -99,10 +99,22 @@ class Files:
         """The file, where it is the tenant's and has not expired; a tenant of None is any."""
         if not FILE_ID.fullmatch(file_id):
             return None
-        record = read_record(FileRecord, await self._client.hgetall(FILE_PREFIX + file_id))
-        if record is None or record.expires_ms <= time.time() * 1000:
-            return None
-        return record if tenant in (None, record.tenant) else None
+        (record,) = await self._read([file_id]) or [None]
+        return record if record is not None and tenant in (None, record.tenant) else None
+
+    async def now_ms(self) -> int:
+        """By which clock files expire."""
+        return await server_ms(self._client)
+
+    async def require_room(self, tenant: str, size: int, max_files: int, max_bytes: int) -> None:
+        """Raise FileStoreFull where the tenant could not add a file of this size: before it is
+        stored, as `add` says so when it lies in the store already.
+        """
+        kept = [int(one) for one in await self._client.hvals(FILE_BYTES_PREFIX + tenant)]
+        if len(kept) >= max_files:
+            raise _too_many(max_files)
+        if sum(kept) + size > max_bytes:
+            raise _too_much(size, max_bytes)
 
     async def list_ids(self, tenant: str, oldest_first: bool = False) -> list[str]:
         """The ids of the tenant's files, newest first."""
@@ -113,16 +125,16 @@ class Files:
 
     async def get_many(self, ids: Sequence[str], tenant: str) -> list[FileRecord]:
         """Those of the files that exist."""
+        return [one for one in await self._read(ids) if one.tenant == tenant]
+
+    async def _read(self, ids: Sequence[str]) -> list[FileRecord]:
         pipe = self._client.pipeline(transaction=False)
+        pipe.time()
         for one in ids:
             pipe.hgetall(FILE_PREFIX + one)
-        now_ms = time.time() * 1000
-        records = [read_record(FileRecord, one) for one in await pipe.execute()]
-        return [
-            one
-            for one in records
-            if one is not None and one.tenant == tenant and one.expires_ms > now_ms
-        ]
+        now, *stored = await pipe.execute()
+        records = [read_record(FileRecord, one) for one in stored]
+        return [one for one in records if one is not None and one.expires_ms > as_ms(now)]
 
     async def parts(self, file_id: str) -> list[tuple[str, int]]:
         """Its parts in order: name in the store, bytes."""
@@ -131,8 +143,13 @@ class Files:
         return [(name, int(size)) for name, size in words]
 
     async def read(self, file_id: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
-        """The content from this byte on, in parts; raises InputStoreUnavailable if one is gone."""
-        for name, size in await self.parts(file_id):
+        """The content from this byte on, in parts; raises FileGone where there are none, and
+        InputStoreUnavailable where one is not in the store.
+        """
+        parts = await self.parts(file_id)
+        if not parts:
+            raise FileGone(f"{file_id} was deleted, or expired")
+        for name, size in parts:
             if offset >= size:
                 offset -= size
                 continue
@@ -165,7 +182,17 @@ class Files:
         holds = max(1, int(every_seconds * 0.7))
         if not await self._client.set(FILE_SWEEP, name, nx=True, ex=holds):
             return 0
-        now_ms = int(time.time() * 1000)
+        removed = 0
+        while expired := await self._sweep_expired():
+            removed += expired
+        removed += await self._sweep_parts(orphan_seconds)
+        if removed:
+            log.info("files_swept", removed=removed)
+        return removed
+
+    async def _sweep_expired(self) -> int:
+        """Remove some files that are past their time; returns how many."""
+        now_ms = await self.now_ms()
         expired = await self._client.zrangebyscore(
             FILE_EXPIRY, "-inf", now_ms, start=0, num=_SWEPT_AT_A_TIME
         )
@@ -176,10 +203,7 @@ class Files:
                 await self.delete(record)
             else:
                 await self._client.zrem(FILE_EXPIRY, file_id)
-        removed = len(expired) + await self._sweep_parts(orphan_seconds)
-        if removed:
-            log.info("files_swept", removed=removed)
-        return removed
+        return len(expired)
 
     async def _sweep_parts(self, orphan_seconds: float) -> int:
         removed = 0
@@ -196,6 +220,16 @@ class Files:
                 await self._blobs.delete(orphans)
             removed += len(orphans)
         return removed
+
+
+def _too_many(most: int) -> FileStoreFull:
+    return FileStoreFull(f"this tenant keeps {most} files, as many as it may; delete some")
+
+
+def _too_much(size: int, most: int) -> FileStoreFull:
+    return FileStoreFull(
+        f"with this file of {size} bytes this tenant would keep more than {most}; delete some files"
+    )
 
 
 def parts_key(file_id: str) -> str:

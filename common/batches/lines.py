@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from common.batches.records import line_job_id
 from common.catalog import Catalog
 from common.errors import FleetError, InvalidInput, MessageTooLarge
 from common.inputs.checks import check_input, check_input_url
+from common.inputs.strict_json import loads_strict
 from common.jobs.job import Job
 from common.jobs.message import build_message
 
@@ -31,7 +33,7 @@ _JOB_FIELDS = frozenset({"model", "input", "input_url", "params"})
 _NOT_PER_LINE = {
     "priority": "a batch runs in the lowest band; leave it out",
     "cache": "results of a batch are neither kept nor looked up; leave it out",
-    "webhook": "a batch has one event, batch.completed; leave it out",
+    "webhook": "a batch has one event, of its end, as batch.completed; leave it out",
     "deadline": "the batch's completion_window is its deadline; leave it out",
     "start_within": "the batch's completion_window is its deadline; leave it out",
     "labels": "put them into the batch's metadata",
@@ -99,12 +101,21 @@ class LineCheck:
     @property
     def hopeless(self) -> bool:
         """Whether to read on tells nothing new."""
-        return len(self.errors) >= MOST_ERRORS or self.requests > self._max_lines
+        many = self.requests > self._max_lines or self._too_many_blank
+        return len(self.errors) >= MOST_ERRORS or many
+
+    @property
+    def _too_many_blank(self) -> bool:
+        """A file may be of blank lines alone: who passes 200 MB of them by does nothing else."""
+        return self.lines - self.requests > self._max_lines
 
     def take(self, line: bytes) -> None:
         """Check the next line."""
         self.lines += 1
         if not line.strip():
+            if self._too_many_blank:
+                text = f"more than {self._max_lines} lines of the file are blank; leave them out"
+                self._refuse("too_many_blank_lines", text)
             return
         self.requests += 1
         if self.requests > self._max_lines:
@@ -115,9 +126,11 @@ class LineCheck:
             self._refuse("line_too_long", f"the line is longer than {self._max_line_bytes} bytes")
             return
         try:
-            document = orjson.loads(line)
-        except orjson.JSONDecodeError as exc:
-            text = f"the line is not valid JSON ({exc}); each line is one JSON object"
+            document = loads_strict(line)
+        except ValueError as exc:
+            text = f"the line is not valid JSON ({_reason(exc)}); each line is one JSON object"
+            if line.startswith(BOM_UTF8):
+                text = "the file begins with a byte order mark; save it as UTF-8 without one"
             self._refuse("invalid_json_line", text)
             return
         problem = self._problem(document)
@@ -264,6 +277,13 @@ def _dimensions(asked: Any, allowed: Sequence[int]) -> int | None:
         return None if asked is None else int(asked)
     lengths = " or ".join(map(str, allowed)) or "none"
     raise BadRequest(f"`dimensions`: this model takes {lengths}, not {asked!r}")
+
+
+def _reason(error: ValueError) -> str:
+    """What is wrong, without a number of a line: there is one."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}"
+    return str(error)
 
 
 def errors_json(errors: Sequence[LineError]) -> str:

@@ -42,7 +42,7 @@ class BatchStatus(StrEnum):
 _S = BatchStatus
 MOVES: Mapping[BatchStatus, frozenset[BatchStatus]] = {
     _S.VALIDATING: frozenset({_S.IN_PROGRESS, _S.FAILED, _S.CANCELLING, _S.EXPIRED}),
-    _S.IN_PROGRESS: frozenset({_S.FINALIZING, _S.CANCELLING, _S.EXPIRED}),
+    _S.IN_PROGRESS: frozenset({_S.FINALIZING, _S.CANCELLING, _S.EXPIRED, _S.FAILED}),
     _S.CANCELLING: frozenset({_S.CANCELLED}),
     _S.FINALIZING: frozenset({_S.COMPLETED}),
     **{end: frozenset() for end in (_S.COMPLETED, _S.FAILED, _S.EXPIRED, _S.CANCELLED)},

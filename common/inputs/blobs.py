@@ -128,11 +128,16 @@ class FolderBlobs:
 
     def _write(self, path: Path, content: bytes) -> None:
         part = path.with_name(path.name + _TEMPORARY)
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
+        try:
+            with part.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+        except OSError:  # what a full disk took of it would keep the disk full
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
     def _old_names(self, before: float) -> list[str]:
         old = []

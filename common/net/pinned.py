@@ -19,6 +19,9 @@ from common.net.outbound import NOT_FROM_HERE, Resolve, is_address, machine_reso
 
 __all__ = ("PinnedResolver",)
 
+_MOST_INSIDE = 10_000
+"""Names that led inside; with so many, each is taken for one."""
+
 
 class PinnedResolver(AbstractResolver):
     """Resolves names to checked addresses; raises UrlRefused, or OSError."""
@@ -36,9 +39,14 @@ class PinnedResolver(AbstractResolver):
 
     def leads_inside(self, target: Target) -> bool:
         """Whether the target is in a network that only the operator's list permits."""
-        if is_address(target.host):
-            return not is_public(ip_address(target.host))
-        return target.host in self._inside
+        if target.host in self._inside or len(self._inside) >= _MOST_INSIDE:
+            return True
+        return is_address(target.host) and not is_public(ip_address(target.host))
+
+    def _remember(self, host: str) -> None:
+        """Note that it led inside: for good, as a connection from then outlives what DNS says."""
+        if len(self._inside) < _MOST_INSIDE:
+            self._inside.add(host)
 
     async def resolve(
         self, host: str, port: int = 0, family: Any = socket.AF_INET
@@ -53,10 +61,8 @@ class PinnedResolver(AbstractResolver):
             raise UrlRefused(NOT_FROM_HERE) from exc
         if not addresses or not all(self._rules.permit(one, port) for one in addresses):
             raise UrlRefused(NOT_FROM_HERE)
-        if all(is_public(ip_address(one)) for one in addresses):
-            self._inside.discard(host)
-        else:
-            self._inside.add(host)
+        if not all(is_public(ip_address(one)) for one in addresses):
+            self._remember(host)
         return [_result(host, one, port) for one in addresses]
 
     async def close(self) -> None:

@@ -35,6 +35,7 @@
 | `lf:webhook-tenants`         | hash   | tenant (`-` without one) -> the ids of its endpoints | tenants with endpoints |
 | `lf:delivery:<id>`           | hash   | one webhook on its way, and the log of its attempts | webhook_keep_seconds |
 | `lf:deliveries:<tenant>`     | zset   | delivery id -> when it was made, ms   | webhook_list_max       |
+| `lf:deliveries-dead:<tenant>` | zset  | dead delivery id -> when it was given up, ms | webhook_list_max |
 | `lf:file:<id>`               | hash   | an uploaded file, or the results of a batch | file_ttl       |
 | `lf:file-parts:<id>`         | list   | its parts in order: name in the store, bytes | the same      |
 | `lf:file-list:<tenant>`      | zset   | file -> when it was made, ms          | tenant_files           |
@@ -97,6 +98,7 @@ WEBHOOK_TENANTS = "lf:webhook-tenants"
 WEBHOOKS_PREFIX = "lf:webhooks:"
 DELIVERY_PREFIX = "lf:delivery:"
 DELIVERIES_PREFIX = "lf:deliveries:"
+DEAD_DELIVERIES_PREFIX = "lf:deliveries-dead:"
 FILE_PREFIX = "lf:file:"
 FILE_PARTS_PREFIX = "lf:file-parts:"
 FILE_LIST_PREFIX = "lf:file-list:"
@@ -242,6 +244,11 @@ def delivery_key(delivery_id: str) -> str:
 def deliveries_key(tenant: str) -> str:
     """The index of a tenant's webhooks."""
     return DELIVERIES_PREFIX + tenant
+
+
+def dead_deliveries_key(tenant: str) -> str:
+    """The index of those that were given up."""
+    return DEAD_DELIVERIES_PREFIX + tenant
 
 
 def flight_name(lane: str, digest: str) -> str:

@@ -56,3 +56,8 @@ class BatchSettings(Section):
     batch_concurrency: int = Field(
         16, ge=1, description="Batches that one courier feeds at a time; others wait their turn."
     )
+    batch_turn_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="How long a courier feeds a batch before others that wait get their turn.",
+    )

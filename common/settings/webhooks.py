@@ -42,6 +42,12 @@ class WebhookSettings(Section):
     webhook_jitter: float = Field(
         0.1, ge=0, le=0.5, description="By which part each pause may be shorter or longer."
     )
+    webhook_retry_after_seconds: float = Field(
+        604_800,
+        ge=0,
+        le=2_592_000,
+        description="Longest `Retry-After` of a receiver that is honoured; a longer one is cut.",
+    )
     webhook_timeout_seconds: float = Field(
         15.0, gt=0, le=120, description="Longest an attempt may take, its answer included."
     )
@@ -53,6 +59,12 @@ class WebhookSettings(Section):
         ge=0,
         le=24_000,
         description="Largest result that a webhook carries; above it, a link to the result.",
+    )
+    webhook_results_waiting: int = Field(
+        10_000,
+        ge=0,
+        description="Where so many deliveries of a tenant wait, results above 1 kB are linked to, "
+        "as what waits lies in Redis.",
     )
     webhook_concurrency: int = Field(
         512, ge=1, le=4096, description="Deliveries that a courier has in hand at a time."

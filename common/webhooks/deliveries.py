@@ -18,7 +18,13 @@ import redis.asyncio
 from common.jobs.enqueue import enqueue_args
 from common.jobs.job import Job
 from common.jobs.system_lanes import WEBHOOKS, system_tenant
-from common.redis.keys import LaneKeys, deliveries_key, delivery_key, meta_key
+from common.redis.keys import (
+    LaneKeys,
+    dead_deliveries_key,
+    deliveries_key,
+    delivery_key,
+    meta_key,
+)
 from common.redis.packed import Command, run_packed
 from common.redis.scripts import AsyncScripts
 from common.settings import Settings
@@ -91,6 +97,7 @@ class Deliveries:
         self._settings = settings
         longest = sum(settings.webhook_schedule_seconds) * (1 + settings.webhook_jitter)
         self._ttl = int(longest * 2) + settings.webhook_keep_seconds
+        self._waiting_ttl = self._ttl + int(settings.webhook_retry_after_seconds)
 
     async def add(self, deliveries: Sequence[Delivery]) -> None:
         """Write new ones and put them into the lane; doing it again changes nothing."""
@@ -118,7 +125,9 @@ class Deliveries:
             await self._trim(tenant)
 
     async def _trim(self, tenant: str) -> None:
-        """Forget the oldest of too many; what is still to be sent stays, however many that are."""
+        """Forget the oldest of too many that were delivered. What is still to be sent stays,
+        however many that are; the dead are bounded by themselves, as they are the oldest.
+        """
         index = deliveries_key(tenant)
         excess = int(await self._client.zcard(index)) - self._settings.webhook_list_max
         if excess <= 0:
@@ -130,10 +139,22 @@ class Deliveries:
         states = await run_packed(
             self._client, [("HGET", delivery_key(one), "state") for one in ids]
         )
-        ended = [one for one, state in zip(ids, states, strict=True) if state != PENDING.encode()]
+        kept = (PENDING.encode(), DEAD.encode())
+        ended = [one for one, state in zip(ids, states, strict=True) if state not in kept]
         if ended:
             keys = map(delivery_key, ended)
             await run_packed(self._client, [("UNLINK", *keys), ("ZREM", index, *ended)])
+
+    async def _trim_dead(self, tenant: str) -> None:
+        """Forget the oldest of too many that were given up."""
+        index = dead_deliveries_key(tenant)
+        excess = int(await self._client.zcard(index)) - self._settings.webhook_list_max
+        if excess > 0:
+            found: Any = await self._client.zrange(index, 0, min(excess, _TRIM_COUNT) - 1)
+            ids = [one.decode() for one in found]
+            commands: list[Command] = [("UNLINK", *map(delivery_key, ids))]
+            commands += (("ZREM", key, *ids) for key in (index, deliveries_key(tenant)))
+            await run_packed(self._client, commands)
 
     async def _enqueue(self, deliveries: Iterable[Delivery]) -> None:
         jobs = [
@@ -163,38 +184,56 @@ class Deliveries:
     async def note(self, deliveries: Sequence[Delivery]) -> None:
         """Write how far these are; doing it again changes nothing."""
         commands: list[Command] = []
+        dead: set[str] = set()
         for one in deliveries:
+            key = delivery_key(one.id)
             log = orjson.dumps([list(attempt) for attempt in one.log[-_LOG_MAX:]])
-            written = ("state", one.state, "tries", one.tries, "log", log)
-            commands.append(("HSET", delivery_key(one.id), *written))
+            commands.append(("HSET", key, "state", one.state, "tries", one.tries, "log", log))
+            if one.state == DELIVERED:
+                continue
+            # A receiver that asks for patience may outlast the time that it was made to last.
+            commands.append(("EXPIRE", key, self._waiting_ttl))
+            commands.append(("EXPIRE", deliveries_key(one.tenant), self._waiting_ttl))
+            if one.state == DEAD:
+                dead.add(one.tenant)
+                index, at_ms = dead_deliveries_key(one.tenant), one.log[-1].at_ms if one.log else 0
+                commands += (("ZADD", index, at_ms, one.id), ("EXPIRE", index, self._waiting_ttl))
         await run_packed(self._client, commands)
+        for tenant in dead:
+            await self._trim_dead(tenant)
 
     async def replay(self, deliveries: Sequence[Delivery]) -> int:
-        """Send these again under the same ids; returns how many. Pending ones are sent anyway."""
+        """Send these again under the same ids; returns how many. Pending ones are sent anyway:
+        enqueued where they have no job, as whoever replayed them may have died in between.
+        """
         again = [one for one in deliveries if one.state != PENDING]
         for one in again:
             one.state, one.tries = PENDING, 0
         if again:
             await self.note(again)
-            await self._client.delete(*(meta_key(one.id) for one in again))
-            await self._enqueue(again)
+            dead = [("ZREM", dead_deliveries_key(one.tenant), one.id) for one in again]
+            settled = [("DEL", meta_key(one.id)) for one in again]
+            await run_packed(self._client, [*dead, *settled])
+        await self._enqueue(deliveries)
         return len(again)
 
-    async def newest(self, tenant: str, offset: int, count: int) -> list[str]:
-        """The ids of the tenant's deliveries, newest first."""
-        last = offset + count - 1
-        found: Any = await self._client.zrevrange(deliveries_key(tenant), offset, last)
+    async def newest(
+        self, tenant: str, offset: int, count: int, *, dead: bool = False
+    ) -> list[str]:
+        """The ids of the tenant's deliveries, or of the dead ones alone, newest first."""
+        key = dead_deliveries_key(tenant) if dead else deliveries_key(tenant)
+        found: Any = await self._client.zrevrange(key, offset, offset + count - 1)
         return [one.decode() for one in found]
 
-    async def waiting(self) -> int:
+    async def waiting_by_tenant(self) -> dict[str, int]:
         """How many are in the lane, leased and delayed ones included."""
         return await waiting_in_lane(self._client)
 
 
-async def waiting_in_lane(client: redis.asyncio.Redis) -> int:
-    """Deliveries that are not settled."""
-    found: Any = await client.hvals(LaneKeys.of(WEBHOOKS).tenants)
-    return sum(map(int, found))
+async def waiting_in_lane(client: redis.asyncio.Redis) -> dict[str, int]:
+    """Deliveries that are not settled, by the name under which their tenant is counted."""
+    found: Any = await client.hgetall(LaneKeys.of(WEBHOOKS).tenants)
+    return {name.decode(): int(count) for name, count in found.items()}
 
 
 def _fields_of(one: Delivery) -> Command:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ from redis.exceptions import WatchError
 
 from common.redis.keys import WEBHOOK_TENANTS, webhooks_key
 from common.webhooks.signing import new_secret
-from common.webhooks.vault import Vault
+from common.webhooks.vault import SecretUnreadable, Vault
 
 DEFAULT = "default"
 ID_PREFIX = "ep_"
@@ -51,16 +52,13 @@ class Endpoint:
 
     @classmethod
     def read(cls, text: bytes) -> Endpoint:
-        """Parse one as it is kept."""
-        found = orjson.loads(text)
-        events = found["events"]
-        return cls(
-            **{
-                **found,
-                "events": None if events is None else tuple(events),
-                "secrets": tuple((kept, until) for kept, until in found["secrets"]),
-            }
-        )
+        """Parse one as it is kept; what other versions keep besides is left out."""
+        kept = orjson.loads(text)
+        found = {one.name: kept[one.name] for one in fields(cls) if one.name in kept}
+        if found["events"] is not None:
+            found["events"] = tuple(found["events"])
+        found["secrets"] = tuple((sealed, until) for sealed, until in found["secrets"])
+        return cls(**found)
 
     def text(self) -> bytes:
         """As it is kept."""
@@ -95,25 +93,51 @@ class Endpoints:
         found: Any = await self._client.hget(webhooks_key(tenant), endpoint_id)
         return None if found is None else Endpoint.read(found)
 
-    async def put(self, tenant: str, endpoint: Endpoint) -> None:
-        """Write a new one."""
-        await self._client.hset(webhooks_key(tenant), endpoint.id, endpoint.text())
-        await self._tell(tenant)
+    async def put(self, tenant: str, endpoint: Endpoint, most: int) -> bool:
+        """Write a new one, unless the tenant has as many; whether it was written."""
+
+        def write(pipe: Any, ids: set[str]) -> bool:
+            if len(ids) >= most:
+                return False
+            pipe.hset(webhooks_key(tenant), endpoint.id, endpoint.text())
+            ids.add(endpoint.id)
+            return True
+
+        return await self._change_ids(tenant, write)
 
     async def remove(self, tenant: str, endpoint_id: str) -> bool:
         """Remove one; whether it was there."""
-        removed = int(await self._client.hdel(webhooks_key(tenant), endpoint_id))
-        await self._tell(tenant)
-        return bool(removed)
 
-    async def _tell(self, tenant: str) -> None:
-        """Keep the ids of the tenant's endpoints where every API process reads them."""
-        names: Any = await self._client.hkeys(webhooks_key(tenant))
-        ids = {one.decode() for one in names} - {DEFAULT}
-        if ids:
-            await self._client.hset(WEBHOOK_TENANTS, tenant or "-", ",".join(sorted(ids)))
-        else:
-            await self._client.hdel(WEBHOOK_TENANTS, tenant or "-")
+        def write(pipe: Any, ids: set[str]) -> bool:
+            if endpoint_id not in ids:
+                return False
+            pipe.hdel(webhooks_key(tenant), endpoint_id)
+            ids.remove(endpoint_id)
+            return True
+
+        return await self._change_ids(tenant, write)
+
+    async def _change_ids(self, tenant: str, write: Callable[[Any, set[str]], bool]) -> bool:
+        """Change which endpoints there are, in one step with the list of their ids that every API
+        process reads: a change beside it, or a death in between, would leave one that no job tells.
+        """
+        async with self._client.pipeline(transaction=True) as pipe:
+            while True:
+                try:
+                    await pipe.watch(webhooks_key(tenant))
+                    names: Any = await pipe.hkeys(webhooks_key(tenant))
+                    ids = {one.decode() for one in names} - {DEFAULT}
+                    pipe.multi()
+                    if not write(pipe, ids):
+                        return False
+                    if ids:
+                        pipe.hset(WEBHOOK_TENANTS, tenant or "-", ",".join(sorted(ids)))
+                    else:
+                        pipe.hdel(WEBHOOK_TENANTS, tenant or "-")
+                    await pipe.execute()
+                    return True
+                except WatchError:
+                    continue
 
     async def change(
         self, tenant: str, endpoint_id: str, how: Callable[[Endpoint], Endpoint]
@@ -150,9 +174,16 @@ class Endpoints:
         return self._vault.seal(secret, f"{tenant}/{endpoint_id}")
 
     def secrets_of(self, tenant: str, endpoint: Endpoint, now_ms: int) -> list[str]:
-        """The secrets that sign now, newest first; raises SecretUnreadable."""
+        """The secrets that sign now, newest first; raises SecretUnreadable for the newest. One
+        that is rotated out since its key was lost is left out.
+        """
         owner = f"{tenant}/{endpoint.id}"
-        return [self._vault.open(kept, owner) for kept in endpoint.signing(now_ms)]
+        newest, *older = endpoint.signing(now_ms) or [""]
+        opened = [self._vault.open(newest, owner)] if newest else []
+        for kept in older:
+            with suppress(SecretUnreadable):
+                opened.append(self._vault.open(kept, owner))
+        return opened
 
 
 def told_of(endpoints: Iterable[Endpoint], event: str) -> list[Endpoint]:

@@ -16,9 +16,15 @@ import orjson
 from common.jobs.job import EVENT_OF_STATE
 from common.jobs.record import JobRecord
 
-BATCH_COMPLETED = "batch.completed"
+EVENT_OF_BATCH: Mapping[str, str] = {
+    "completed": "batch.completed",
+    "failed": "batch.failed",
+    "expired": "batch.expired",
+    "cancelled": "batch.cancelled",
+}
+"""How webhooks call a batch's end, by its final status; move_batch.lua writes the entry."""
 PING = "webhook.ping"
-EVENTS: tuple[str, ...] = (*sorted(set(EVENT_OF_STATE.values())), BATCH_COMPLETED)
+EVENTS: tuple[str, ...] = (*sorted(set(EVENT_OF_STATE.values())), *EVENT_OF_BATCH.values())
 """What endpoints may ask for. A new kind is a line here, and an entry with that type."""
 
 EVERY_ENDPOINT = "*"
@@ -112,14 +118,32 @@ def _job_data(
         "links": {"self": path, "result": f"{path}/result"},
     }
     if record.reason:
-        data["error"] = {"reason": record.reason, "message": record.error or record.reason}
+        data["error"] = {
+            "reason": record.reason,
+            "message": _written(record.error or record.reason),
+        }
     if record.state.value == "succeeded":
-        result = None if b"tail" in fields else orjson.dumps(record.result)
+        result = None if b"tail" in fields else _as_json(record.result)
         if result is not None and len(result) <= result_bytes:
             data["result"] = orjson.Fragment(result)
         else:
             data["result_omitted"] = "it is larger than a webhook carries; get it by links.result"
     return data
+
+
+def _as_json(result: Any) -> bytes | None:
+    """The result; None of what only another Celery worker stores, and no JSON of ours can hold: a
+    number beyond 64 bits, half a character.
+    """
+    try:
+        return orjson.dumps(result)
+    except orjson.JSONEncodeError:
+        return None
+
+
+def _written(text: str) -> str:
+    """The text without halves of characters."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _moment(unix_ms: int | None) -> datetime | None:

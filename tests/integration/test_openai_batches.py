@@ -211,6 +211,15 @@ def test_files_are_listed_read_and_deleted(client: openai.OpenAI, api: ApiProces
     assert answer.headers["content-disposition"].startswith("attachment;")
     assert answer.headers["content-type"] == "application/octet-stream"
     assert len(answer.content) == found.bytes
+    path, asked = f"{api.url}/v1/files/{file_id}/content", {"If-Range": answer.headers["etag"]}
+    rest = httpx.get(path, headers={"Range": "bytes=7-", **asked})
+    assert (rest.status_code, rest.content) == (206, answer.content[7:])
+    assert rest.headers["content-range"] == f"bytes 7-{found.bytes - 1}/{found.bytes}"
+    assert httpx.get(path, headers={"Range": "bytes=-3"}).content == answer.content[-3:]
+    beyond = httpx.get(path, headers={"Range": f"bytes={found.bytes}-"})
+    assert beyond.status_code == 416
+    assert beyond.headers["content-range"] == f"bytes */{found.bytes}"
+    assert httpx.head(path).headers["content-length"] == str(found.bytes)
     assert client.files.delete(file_id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file_id)

@@ -16,6 +16,7 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
+from common.jobs.system_lanes import system_tenant
 from common.metrics.courier import OLDEST, WAITING
 from common.metrics.declaration import MetricFamily
 from common.redis.ending import end_tasks
@@ -30,7 +31,10 @@ log = structlog.get_logger(__name__)
 
 GROUP = "couriers"
 _READ_COUNT = 200
+_ADDED_BYTES = 2 * 1024 * 1024
+"""Of payloads that are written at once: an event may have fifty receivers."""
 _BLOCK_MS = 1_000
+_LINKED_BYTES = 1_000
 _PAUSE_SECONDS = 0.5
 _BELIEVED_SECONDS = 1.0
 _MEASURE_SECONDS = 2.0
@@ -63,6 +67,7 @@ class EventReader:
         self._known: dict[str, tuple[float, dict[str, Endpoint]]] = {}
         self._waiting, self._oldest = 0, 0.0
         self._measured_at = -_BELIEVED_MEASURE_SECONDS
+        self._in_lane: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -85,6 +90,9 @@ class EventReader:
             except _AWAY as exc:
                 TROUBLE.note("reading events", exc)
                 await asyncio.sleep(_PAUSE_SECONDS)
+            except Exception:  # events must be read on, whatever one of them was
+                log.exception("events_unread")
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _make_group(self) -> None:
         try:
@@ -102,14 +110,20 @@ class EventReader:
         made: list[Delivery] = []
         for entry_id, fields in entries:
             made += await self._made_of(entry_id.decode(), fields)
-        if made:
-            await self._deliveries.add(made)
-            self._on_added()
+            if sum(len(one.body) for one in made) > _ADDED_BYTES:
+                await self._add(made)
+                made = []
+        await self._add(made)
         ids = [entry_id for entry_id, _ in entries]
         async with self._client.pipeline(transaction=True) as pipe:
             pipe.xack(EVENTS, GROUP, *ids)
             pipe.xdel(EVENTS, *ids)
             await pipe.execute()
+
+    async def _add(self, made: Sequence[Delivery]) -> None:
+        if made:
+            await self._deliveries.add(made)
+            self._on_added()
 
     async def _new(self) -> Sequence[Entry]:
         reply: Any = await self._client.xreadgroup(
@@ -134,8 +148,12 @@ class EventReader:
     async def _made_of(self, entry_id: str, fields: Mapping[bytes, bytes]) -> list[Delivery]:
         settings = self._settings
         try:
-            event = read_entry(fields, settings.webhook_result_bytes, settings.public_url or "")
-        except (ValueError, KeyError, TypeError, AttributeError):
+            base_url = settings.public_url or ""
+            event = read_entry(fields, settings.webhook_result_bytes, base_url)
+            many = self.waiting_of(event.tenant) >= settings.webhook_results_waiting
+            if many and len(event.body) > _LINKED_BYTES:
+                event = read_entry(fields, _LINKED_BYTES, base_url)
+        except Exception:  # an entry that anybody may have written; the next one is read
             log.exception("event_unreadable", entry=entry_id)
             return []
         now_ms = int(time.time() * 1000)
@@ -179,11 +197,16 @@ class EventReader:
             return
         self._measure_at = now + _MEASURE_SECONDS
         events = int(await self._client.xlen(EVENTS))
-        self._waiting = events + await self._deliveries.waiting()
+        self._in_lane = await self._deliveries.waiting_by_tenant()
+        self._waiting = events + sum(self._in_lane.values())
         first: Any = await self._client.xrange(EVENTS, count=1)
         made_ms = int(first[0][0].partition(b"-")[0]) if first else None
         self._oldest = 0.0 if made_ms is None else max(0.0, time.time() - made_ms / 1000)
         self._measured_at = time.monotonic()
+
+    def waiting_of(self, tenant: str) -> int:
+        """Deliveries of the tenant that were not settled a moment ago."""
+        return self._in_lane.get(system_tenant(tenant), 0)
 
     def families(self) -> Iterator[MetricFamily]:
         """What waits, for one scrape; nothing of what has not been measured lately, as while Redis

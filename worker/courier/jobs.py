@@ -49,6 +49,10 @@ class Runner(ABC):
 
     concurrency: int = 1
     """Most jobs in hand at a time."""
+    leave_seconds: float = 0.0
+    """How long jobs in hand may go on when the courier is told to leave; then they return to the
+    lane.
+    """
 
     async def start(self) -> None:  # noqa: B027 - most need none of these
         """Called once in the event loop, before the first job."""

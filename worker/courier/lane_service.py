@@ -70,6 +70,9 @@ class LaneService:
         try:
             while not stopping.is_set():
                 await self._serve_once(stopping)
+                for loop in loops:
+                    if loop.done():  # a fault: without it the jobs in hand would stay there
+                        loop.result()
         finally:
             await self._leave(loops)
 
@@ -137,20 +140,24 @@ class LaneService:
         while True:
             await self._some_ended.wait()
             self._some_ended.clear()
-            await self._settle()
-
-    async def _settle(self) -> None:
-        """Settle what has ended, all at once; repeated until Redis answers."""
-        ended, self._ended = self._ended, []
-        while ended:
             try:
-                await self.runner.note(ended)
-                await self._write(ended)
-                break
+                await self._settle()
             except _AWAY as exc:
                 self._note("settling", exc)
                 await asyncio.sleep(_REDIS_PAUSE_SECONDS)
+                self._some_ended.set()
+
+    async def _settle(self) -> None:
+        """Settle what has ended, all at once. Raises where Redis does not answer, or it is
+        canceled: then all of it is still to be settled, and settling it twice changes nothing.
+        """
+        ended = list(self._ended)
+        if not ended:
+            return
+        await self.runner.note(ended)
+        await self._write(ended)
         self.redis_answered = time.monotonic()
+        del self._ended[: len(ended)]
         for job, _ in ended:
             self._tasks.pop(job.tag, None)
         self._room.set()
@@ -192,6 +199,10 @@ class LaneService:
                 task.cancel()
 
     async def _leave(self, loops: list[asyncio.Task[None]]) -> None:
+        if self._tasks and self.runner.leave_seconds:
+            await asyncio.wait(
+                [task for _, task in self._tasks.values()], timeout=self.runner.leave_seconds
+            )
         await end_tasks(*loops)
         ending = {job.tag for job, _ in self._ended}
         running = [(job, task) for tag, (job, task) in self._tasks.items() if tag not in ending]

@@ -14,24 +14,30 @@ from common.metrics.courier import DELIVERIES, DELIVERY_SECONDS
 from common.metrics.declaration import MetricFamily
 from common.net.loopback import is_loopback
 from common.settings import Settings
-from common.webhooks.deliveries import DEAD, DELIVERED, Attempt, Deliveries, Delivery
+from common.webhooks.deliveries import DEAD, DELIVERED, PENDING, Attempt, Deliveries, Delivery
 from common.webhooks.endpoints import DEFAULT, Endpoint, Endpoints
 from common.webhooks.events import PING
 from common.webhooks.vault import SecretUnreadable
 from worker.courier.event_reader import EventReader
 from worker.courier.jobs import CourierJob, Done, Later, Outcome, Runner
-from worker.courier.webhook_sender import HostBusyError, Sent, WebhookSender
+from worker.courier.tenant_shares import ShareFullError, TenantShares
+from worker.courier.webhook_sender import TURN_SECONDS, HostBusyError, Sent, WebhookSender
 
 log = structlog.get_logger(__name__)
 
 _BELIEVED_SECONDS = 1.0
 _BUSY_MS = (1_000, 3_000)
-_LONGEST_PAUSE_SECONDS = 604_800.0
+_BUSY_PER = 1_000
+"""Of a tenant with so many waiting, each pause of a delivery without a place is as much longer, as
+to look at all of them takes time.
+"""
 _GONE_TEXT = "its receiver answered 410: it is gone"
 
 
 class WebhookRunner(Runner):
     """Delivers webhooks, and has the events of the outbox made into deliveries."""
+
+    leave_seconds = 3.0
 
     def __init__(
         self,
@@ -48,7 +54,9 @@ class WebhookRunner(Runner):
         self._sender = sender
         self._reader = reader
         self._on_loopback = is_loopback(settings.host)
-        self._known: dict[str, Delivery] = {}
+        self._shares = TenantShares(settings.webhook_concurrency, TURN_SECONDS)
+        self._read: dict[bytes, Delivery] = {}
+        self._judged: dict[bytes, Delivery] = {}
         self._targets: dict[tuple[str, str], tuple[float, Endpoint | None]] = {}
         self._outcomes: Counter[str] = Counter()
         self._seconds = 0.0
@@ -69,7 +77,7 @@ class WebhookRunner(Runner):
         wanted: set[tuple[str, str]] = set()
         for job, delivery in zip(jobs, found, strict=True):
             if delivery is not None:
-                self._known[job.id] = delivery
+                self._read[job.tag] = delivery
                 wanted.add((delivery.tenant, delivery.endpoint or DEFAULT))
         now = time.monotonic()
         if len(self._targets) > 10_000:
@@ -86,9 +94,18 @@ class WebhookRunner(Runner):
 
     async def run(self, job: CourierJob) -> Outcome:
         """Try one delivery once."""
-        delivery = self._known.get(job.id)
+        delivery = self._read.pop(job.tag, None)
         if delivery is None:  # no longer kept
             return Done("gone")
+        if delivery.state != PENDING:  # its courier died between writing that and its end
+            return Done(delivery.state)
+        tried = len(delivery.log)
+        outcome = await self._attempt(delivery)
+        if len(delivery.log) > tried:
+            self._judged[job.tag] = delivery
+        return outcome
+
+    async def _attempt(self, delivery: Delivery) -> Outcome:
         first_pause = self._first_pause_ms(delivery)
         if first_pause > 0:
             return Later(first_pause)
@@ -98,12 +115,24 @@ class WebhookRunner(Runner):
         if target.disabled and delivery.type != PING:
             return self._give_up(delivery, f"not sent: its endpoint is disabled: {target.disabled}")
         try:
-            now_ms = int(time.time() * 1000)
-            secrets = self._endpoints.secrets_of(delivery.tenant, target, now_ms)
-        except SecretUnreadable as exc:
-            return self._judge(delivery, Sent(Attempt(now_ms, None, 0.0, "", str(exc)), False))
+            async with self._shares.place(delivery.tenant):
+                sent = await self._send(delivery, target)
+        except (HostBusyError, ShareFullError):
+            longer = max(1.0, self._reader.waiting_of(delivery.tenant) / _BUSY_PER)
+            return Later(int(random.uniform(*_BUSY_MS) * longer))  # noqa: S311
+        self._seconds += sent.attempt.ms / 1000
+        if sent.gone and delivery.endpoint:
+            await self._disable(delivery, target)
+        return self._judge(delivery, sent)
+
+    async def _send(self, delivery: Delivery, target: Endpoint) -> Sent:
+        """One attempt. Whatever goes wrong with it is its outcome: a delivery that raised each time
+        would be tried for ever.
+        """
+        now_ms = int(time.time() * 1000)
         try:
-            sent = await self._sender.send(
+            secrets = self._endpoints.secrets_of(delivery.tenant, target, now_ms)
+            return await self._sender.send(
                 delivery.url or target.url,
                 delivery.id,
                 delivery.body,
@@ -111,25 +140,30 @@ class WebhookRunner(Runner):
                 local=target.local and self._on_loopback,
             )
         except HostBusyError:
-            del self._known[job.id]  # as it was read
-            return Later(int(random.uniform(*_BUSY_MS)))  # noqa: S311
-        self._seconds += sent.attempt.ms / 1000
-        if sent.gone and delivery.endpoint:
-            await self._disable(delivery, target)
-        return self._judge(delivery, sent)
+            raise
+        except SecretUnreadable as exc:
+            return Sent(Attempt(now_ms, None, 0.0, "", str(exc)), False)
+        except Exception:
+            log.exception("webhook_not_sent", delivery=delivery.id)
+            text = "not sent: a fault of this fleet's, which its log has"
+            return Sent(Attempt(now_ms, None, 0.0, "", text), False)
 
     async def _disable(self, delivery: Delivery, target: Endpoint) -> None:
+        """Send nothing more to an endpoint that is gone, unless it leads elsewhere by now."""
         log.warning("webhook_endpoint_gone", endpoint=target.id)
-        await self._endpoints.change(
-            delivery.tenant, target.id, lambda one: replace(one, disabled=_GONE_TEXT)
+        changed = await self._endpoints.change(
+            delivery.tenant,
+            target.id,
+            lambda one: replace(one, disabled=_GONE_TEXT) if one.url == target.url else one,
         )
-        self._targets.pop((delivery.tenant, target.id), None)
+        self._targets[delivery.tenant, target.id] = (time.monotonic(), changed)
 
     def _first_pause_ms(self, delivery: Delivery) -> int:
         if delivery.log or delivery.tries:
             return 0
-        due = delivery.created_ms + self._settings.webhook_schedule_seconds[0] * 1000
-        return int(due - time.time() * 1000)
+        first_ms = self._settings.webhook_schedule_seconds[0] * 1000
+        # Made by another machine, whose clock may be ahead.
+        return int(min(delivery.created_ms + first_ms - time.time() * 1000, first_ms))
 
     def _give_up(self, delivery: Delivery, why: str) -> Outcome:
         attempt = Attempt(int(time.time() * 1000), None, 0.0, "", why)
@@ -154,16 +188,16 @@ class WebhookRunner(Runner):
         self._outcomes["retried"] += 1
         jitter = self._settings.webhook_jitter
         pause = schedule[delivery.tries] * random.uniform(1 - jitter, 1 + jitter)  # noqa: S311
-        pause = max(pause, sent.retry_after_seconds or 0.0)
-        return Later(int(min(pause, _LONGEST_PAUSE_SECONDS) * 1000))
+        asked = min(sent.retry_after_seconds or 0.0, self._settings.webhook_retry_after_seconds)
+        return Later(int(max(pause, asked) * 1000))
 
     async def note(self, ended: Sequence[tuple[CourierJob, Outcome]]) -> None:
         """Write the attempts down."""
-        changed = [one for job, _ in ended if (one := self._known.get(job.id))]
+        changed = [one for job, _ in ended if (one := self._judged.get(job.tag))]
         if changed:
             await self._deliveries.note(changed)
         for job, _ in ended:
-            self._known.pop(job.id, None)
+            self._judged.pop(job.tag, None)
 
     def families(self) -> Iterator[MetricFamily]:
         """Its metrics, for one scrape."""

@@ -19,18 +19,20 @@ from common.jobs.job import Job
 from common.redis.keys import blob_key
 from common.redis.scripts import AsyncScripts, set_large
 from common.settings import Settings
+from worker.courier.batches.pace import Pace
 
 _LARGE_BYTES = 256 * 1024
 _EXPIRE_SECONDS = 300
 _BYTES_PER_CALL = 2 * 1024 * 1024
-JOBS_PER_CALL = 200
+JOBS_PER_CALL = 100
 
 
 class Feeder:
     """Enqueues jobs; what a full lane or a full Redis refuses waits here and is sent first."""
 
-    def __init__(self, client: redis.asyncio.Redis, settings: Settings) -> None:
+    def __init__(self, client: redis.asyncio.Redis, settings: Settings, pace: Pace) -> None:
         self._client = client
+        self._pace = pace
         self._scripts = AsyncScripts(client)
         self._settings = settings
         self.refused: list[Job] = []
@@ -67,7 +69,8 @@ class Feeder:
         args: Any = enqueue_args(
             placed, settings.max_backlog, settings.tenant_window_jobs, settings.list_max_count
         )
-        reply = await self._scripts.run("enqueue", (), args)
+        async with self._pace.turn():
+            reply = await self._scripts.run("enqueue", (), args)
         for job, outcome in zip(jobs, positions(jobs, reply), strict=True):
             if isinstance(outcome, Refused):
                 self.refused.append(job)

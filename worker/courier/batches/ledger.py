@@ -6,7 +6,6 @@ after it. So each run takes a token of its own, and every change is refused to a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from os import urandom
 from typing import Any
@@ -14,9 +13,11 @@ from typing import Any
 import redis.asyncio
 
 from common.batches.records import BatchRecord, BatchStatus, read_record
+from common.jobs.system_lanes import BATCHES as LANE
 from common.redis.ending import heed_cancellation
-from common.redis.keys import BATCH_OPEN_PREFIX, BATCH_PREFIX, BATCHES
+from common.redis.keys import BATCH_OPEN_PREFIX, BATCH_PREFIX, BATCHES, LaneKeys
 from common.redis.scripts import AsyncScripts
+from common.redis.server_time import as_ms, server_ms
 
 UNFINISHED = tuple(one for one in BatchStatus if not one.ended)
 
@@ -35,6 +36,8 @@ class Ledger:
         self._key = BATCH_PREFIX + record.id
         self._keys = (self._key, BATCHES, BATCH_OPEN_PREFIX + record.tenant)
         self._record = record
+        self.now_ms = 0
+        """Redis' time when the status was last asked for."""
 
     async def claim(self) -> None:
         """Take the batch from whoever held it; raises NotHeld where it has ended."""
@@ -44,10 +47,25 @@ class Ledger:
     async def status(self) -> BatchStatus:
         """Where it stands; raises NotHeld."""
         heed_cancellation()
-        status, owner = await self._client.hmget(self._key, "status", "owner")
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time().hmget(self._key, "status", "owner")
+        now, (status, owner) = await pipe.execute()
+        self.now_ms = as_ms(now)
         if status is None or owner is None or owner.decode() != self._owner:
             raise NotHeld
         return BatchStatus(status.decode())
+
+    async def ask_time(self) -> int:
+        """Unix milliseconds by Redis' clock, as the deadlines of jobs."""
+        self.now_ms = await server_ms(self._client)
+        return self.now_ms
+
+    async def others_wait(self) -> bool:
+        """Whether there are batches that no courier runs."""
+        pipe = self._client.pipeline(transaction=False)
+        for band in LaneKeys.of(LANE).bands:
+            pipe.llen(band)
+        return any(await pipe.execute())
 
     async def read(self) -> BatchRecord:
         """The record as it stands; raises NotHeld."""
@@ -93,8 +111,3 @@ class Ledger:
         for name, value in fields.items():
             args += (name, str(value))
         return bool(await self._scripts.run("move_batch", self._keys, args))
-
-
-def now_ms() -> int:
-    """Unix milliseconds."""
-    return int(time.time() * 1000)

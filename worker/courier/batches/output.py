@@ -18,7 +18,7 @@ from common.batches.records import BatchRecord, BatchStatus, FileRecord
 from common.errors import InputStoreUnavailable
 from common.redis.keys import meta_key
 from worker.courier.batches.counts import BatchCounts
-from worker.courier.batches.ledger import Ledger, now_ms
+from worker.courier.batches.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -138,24 +138,6 @@ class Output:
             fields["rate"] = (done - before) / (now - first)
         await self._ledger.move(RUNNING, fields)
 
-    async def publish(self) -> dict[str, int]:
-        """Make the files visible that have lines; returns the fields that say which."""
-        record, made_ms = await self._ledger.read(), now_ms()
-        found = {}
-        for name, file_id, purpose, size in (
-            ("has_output", record.output_file, "output", record.output_bytes),
-            ("has_errors", record.error_file, "error", record.error_bytes),
-        ):
-            found[name] = int(size > 0)
-            if size:
-                expires_ms = made_ms + record.file_seconds * 1000
-                filename = f"{record.id}_{purpose}.jsonl"
-                file = FileRecord(
-                    *(file_id, record.tenant, "batch_output", filename, size, made_ms, expires_ms)
-                )
-                await self._files.add(file)
-        return found
-
     async def _parts(self, kind: bool) -> list[tuple[str, str]]:
         content = bytes(self._sides[kind].lines)
         if not content:
@@ -177,3 +159,22 @@ class Output:
                 await self._client.delete(*map(meta_key, ended[first : first + 500]))
         except RedisError as exc:  # they expire
             log.warning("batch_results_kept", batch=self._record.id, error=str(exc))
+
+
+async def publish(ledger: Ledger, files: Files) -> dict[str, int]:
+    """Make the files visible that have lines; returns the fields that say which."""
+    record, made_ms = await ledger.read(), await ledger.ask_time()
+    found = {}
+    for name, file_id, purpose, size in (
+        ("has_output", record.output_file, "output", record.output_bytes),
+        ("has_errors", record.error_file, "error", record.error_bytes),
+    ):
+        found[name] = int(size > 0)
+        if size:
+            expires_ms = made_ms + record.file_seconds * 1000
+            filename = f"{record.id}_{purpose}.jsonl"
+            file = FileRecord(
+                *(file_id, record.tenant, "batch_output", filename, size, made_ms, expires_ms)
+            )
+            await files.add(file)
+    return found

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-import orjson
 import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
-from common.batches.files import Files
-from common.batches.lines import LineLimits, LineReader
+from common.batches.files import FileGone, Files
+from common.batches.lines import LineError, LineLimits, LineReader, errors_json
 from common.batches.publishing import batch_job
 from common.batches.records import BatchRecord, BatchStatus, read_record
 from common.catalog import Catalog
@@ -25,13 +24,15 @@ from common.jobs.job import new_job_id
 from common.metrics.declaration import MetricFamily
 from common.redis.ending import end_tasks
 from common.redis.keys import BATCH_PREFIX, BATCHES, job_key, meta_key
+from common.redis.packed import run_packed
 from common.redis.scripts import AsyncScripts
 from common.redis.trouble import TROUBLE
 from common.settings import Settings
-from common.webhooks.events import BATCH_COMPLETED, body_of
 from worker.courier.batches.counts import BatchCounts
-from worker.courier.batches.ledger import Ledger, NotHeld, now_ms
-from worker.courier.batches.output import Output
+from worker.courier.batches.end_event import end_event
+from worker.courier.batches.ledger import Ledger, NotHeld
+from worker.courier.batches.output import publish
+from worker.courier.batches.pace import Pace
 from worker.courier.batches.validation import validate
 from worker.courier.batches.work import BatchWork
 from worker.courier.jobs import CourierJob, Done, Later, Outcome, Runner
@@ -39,6 +40,8 @@ from worker.courier.jobs import CourierJob, Done, Later, Outcome, Runner
 log = structlog.get_logger(__name__)
 
 _STORE_DELAY_MS = 5_000
+_TURN_DELAY_MS = 100
+_LOOKED_AT = 200
 _LOOK_SECONDS = 5.0
 """How often batches are looked for that have no job."""
 
@@ -60,6 +63,7 @@ class BatchRunner(Runner):
         self._catalog = catalog
         self._settings = settings
         self._counts = BatchCounts(settings.metrics_max_tenants)
+        self._pace = Pace()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -83,17 +87,16 @@ class BatchRunner(Runner):
         ledger = Ledger(self._client, record)
         try:
             await ledger.claim()
-            await self._run(ledger)
+            return await self._run(ledger)
         except NotHeld:
             log.info("batch_left", batch=record.id)
+            return Done()
+        except FileGone as exc:
+            return await self._fail(ledger, exc)
         except InputStoreUnavailable as exc:
-            log.warning("batch_waits_for_the_store", batch=record.id, error=str(exc))
-            with suppress(NotHeld):
-                await ledger.move(list(BatchStatus), {"trouble": str(exc)})
-            return Later(_STORE_DELAY_MS)
-        return Done()
+            return await self._wait_for_store(ledger, exc)
 
-    async def _run(self, ledger: Ledger) -> None:
+    async def _run(self, ledger: Ledger) -> Outcome:
         record = await ledger.read()
         if record.status is BatchStatus.VALIDATING:
             await validate(ledger, record, self._files, self._settings)
@@ -101,12 +104,36 @@ class BatchRunner(Runner):
             log.info("batch_validated", batch=record.id, status=record.status, lines=record.total)
             if record.status.ended:
                 self._counts.ended(record.status)
-        output = Output(self._client, ledger, self._files, record, self._counts)
         if record.status in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING):
-            work = self._work(ledger, record)
-            await self._end(ledger, output, await work.run())
+            status = await self._work(ledger, record).run()
+            if status is None:
+                return Later(_TURN_DELAY_MS)
+            await self._end(ledger, status)
         elif record.status is BatchStatus.FINALIZING:
-            await self._end(ledger, output, BatchStatus.COMPLETED)
+            await self._end(ledger, BatchStatus.COMPLETED)
+        return Done()
+
+    async def _wait_for_store(self, ledger: Ledger, error: InputStoreUnavailable) -> Outcome:
+        """Have the batch run later, or end it where it waited until its window was over."""
+        with suppress(NotHeld):
+            record = await ledger.read()
+            log.warning("batch_waits_for_the_store", batch=record.id, error=str(error))
+            await ledger.move(list(BatchStatus), {"trouble": str(error)})
+            late = await ledger.ask_time() >= record.expires_ms
+            if record.status is BatchStatus.VALIDATING and late:
+                await self._end(ledger, BatchStatus.EXPIRED)
+                return Done()
+        return Later(_STORE_DELAY_MS)
+
+    async def _fail(self, ledger: Ledger, error: FileGone) -> Outcome:
+        """End a batch whose input was deleted or expired meanwhile, with what was done."""
+        with suppress(NotHeld):
+            text = f"the input is not kept any more: {error}"
+            found = LineError(
+                "input_file_gone", (await ledger.read()).line + 1, text, "input_file_id"
+            )
+            await self._end(ledger, BatchStatus.FAILED, errors=errors_json([found]))
+        return Done()
 
     def _work(self, ledger: Ledger, record: BatchRecord) -> BatchWork:
         settings = self._settings
@@ -119,43 +146,60 @@ class BatchRunner(Runner):
         reader = LineReader(
             record.id, record.tenant, record.endpoint, record.expires_ms, self._catalog, limits
         )
-        return BatchWork(self._client, ledger, self._files, reader, record, settings, self._counts)
+        counts, pace = self._counts, self._pace
+        return BatchWork(self._client, ledger, self._files, reader, record, settings, counts, pace)
 
-    async def _end(self, ledger: Ledger, output: Output, status: BatchStatus) -> None:
-        before = [BatchStatus.CANCELLING if status is BatchStatus.CANCELLED else _RUNS]
+    async def _end(self, ledger: Ledger, status: BatchStatus, **more: str) -> None:
+        before = [BatchStatus.CANCELLING]
+        if status is not BatchStatus.CANCELLED:
+            before = [BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS]
         if status is BatchStatus.COMPLETED:
-            moved = {"status": BatchStatus.FINALIZING, "finalizing_ms": now_ms()}
+            moved = {"status": BatchStatus.FINALIZING, "finalizing_ms": await ledger.ask_time()}
             await ledger.move(before, moved)  # a batch that is canceled now is done all the same
             before = [BatchStatus.FINALIZING, BatchStatus.CANCELLING]
             if await ledger.status() is BatchStatus.CANCELLING:
                 status = BatchStatus.CANCELLED
-        files = await output.publish()
-        ended_ms = now_ms()
-        fields = {"status": status, f"{status}_ms": ended_ms, **files}
+        files = await publish(ledger, self._files)
+        ended_ms = await ledger.ask_time()
+        fields = {"status": status, f"{status}_ms": ended_ms, **files, **more}
         record = await ledger.read()
-        event = _event(record, files, ended_ms) if status is BatchStatus.COMPLETED else b""
+        event = end_event(record, status, ended_ms, files)
         if await ledger.move(before, fields, event=event):
             self._counts.ended(status)
-        log.info("batch_ended", batch=record.id, status=status)
+            log.info("batch_ended", batch=record.id, status=status)
+        elif await ledger.status() is BatchStatus.CANCELLING:  # asked for in this moment
+            await self._end(ledger, BatchStatus.CANCELLED)
 
     async def revive(self) -> None:
         """Enqueue a job for each unfinished batch that has none: its creator was killed in between,
         or Redis lost it. May raise RedisError.
         """
-        for one in await self._client.zrange(BATCHES, 0, -1):
-            batch_id = one.decode()
-            stored = await self._client.hgetall(BATCH_PREFIX + batch_id)
-            record = read_record(BatchRecord, stored)
-            if record is None:
-                await self._client.zrem(BATCHES, batch_id)
-                continue
-            live, settled = await self._client.mget(job_key(record.job), meta_key(record.job))
+        ids = [one.decode() for one in await self._client.zrange(BATCHES, 0, -1)]
+        for first in range(0, len(ids), _LOOKED_AT):
+            await self._revive(ids[first : first + _LOOKED_AT])
+
+    async def _revive(self, ids: Sequence[str]) -> None:
+        known = await run_packed(
+            self._client, [("HMGET", BATCH_PREFIX + one, "job", "tenant") for one in ids]
+        )
+        found = [
+            (one, job.decode(), tenant.decode())
+            for one, (job, tenant) in zip(ids, known, strict=True)
+            if job
+        ]
+        gone = [one for one, (job, _) in zip(ids, known, strict=True) if not job]
+        if gone:
+            await self._client.zrem(BATCHES, *gone)
+        keys = [("MGET", job_key(job), meta_key(job)) for _, job, _ in found]
+        for (batch_id, job_id, tenant), (live, settled) in zip(
+            found, await run_packed(self._client, keys), strict=True
+        ):
             if live is not None:
                 continue
-            job_id = new_job_id() if settled is not None else record.job
             if settled is not None:
+                job_id = new_job_id()
                 await self._client.hset(BATCH_PREFIX + batch_id, "job", job_id)
-            job = batch_job(batch_id, record.tenant, job_id)
+            job = batch_job(batch_id, tenant, job_id)
             await self._scripts.run("enqueue", (), enqueue_args([job], self._settings.max_backlog))
 
     async def sweep(self) -> None:
@@ -176,25 +220,3 @@ class BatchRunner(Runner):
             except (RedisError, OSError) as exc:
                 TROUBLE.note("looking after batches", exc)
             await asyncio.sleep(seconds)
-
-
-_RUNS = BatchStatus.IN_PROGRESS
-
-
-def _event(record: BatchRecord, files: dict[str, int], ended_ms: int) -> bytes:
-    """What webhooks tell of a batch that is completed."""
-    data = {
-        "id": record.id,
-        "status": BatchStatus.COMPLETED,
-        "endpoint": record.endpoint,
-        "input_file_id": record.input_file,
-        "output_file_id": record.output_file if files["has_output"] else None,
-        "error_file_id": record.error_file if files["has_errors"] else None,
-        "request_counts": {
-            "total": record.total,
-            "completed": record.completed,
-            "failed": record.failed,
-        },
-        "metadata": orjson.loads(record.metadata) if record.metadata else None,
-    }
-    return body_of(BATCH_COMPLETED, ended_ms, data)

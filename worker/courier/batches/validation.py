@@ -9,7 +9,8 @@ from common.batches.files import Files
 from common.batches.lines import LineCheck, LineError, errors_json
 from common.batches.records import BatchRecord, BatchStatus
 from common.settings import Settings
-from worker.courier.batches.ledger import Ledger, now_ms
+from worker.courier.batches.end_event import end_event
+from worker.courier.batches.ledger import Ledger
 
 
 async def validate(ledger: Ledger, record: BatchRecord, files: Files, settings: Settings) -> None:
@@ -25,16 +26,18 @@ async def validate(ledger: Ledger, record: BatchRecord, files: Files, settings: 
     else:
         await _read(files, record.input_file, check, settings.batch_max_line_bytes)
     if check.errors:
+        ended_ms = await ledger.ask_time()
         failed = {
             "status": BatchStatus.FAILED,
-            "failed_ms": now_ms(),
+            "failed_ms": ended_ms,
             "errors": errors_json(check.errors),
         }
-        await ledger.move([BatchStatus.VALIDATING], failed)
+        event = end_event(record, BatchStatus.FAILED, ended_ms)
+        await ledger.move([BatchStatus.VALIDATING], failed, event=event)
         return
     begun = {
         "status": BatchStatus.IN_PROGRESS,
-        "in_progress_ms": now_ms(),
+        "in_progress_ms": await ledger.ask_time(),
         "total": check.requests,
     }
     await ledger.move([BatchStatus.VALIDATING], begun)
@@ -57,4 +60,6 @@ async def _read(files: Files, file_id: str, check: LineCheck, max_line_bytes: in
 
 def _take_all(check: LineCheck, lines: Sequence[bytes]) -> None:
     for line in lines:
+        if check.hopeless:
+            return
         check.take(line)

@@ -15,8 +15,9 @@ import redis.asyncio
 
 from common.batches.answers import answer_line, unfinished_line
 from common.batches.files import Files
-from common.batches.lines import LineReader, Request
+from common.batches.lines import LineError, LineReader, Request, errors_json
 from common.batches.records import BatchRecord, BatchStatus
+from common.errors import InputStoreUnavailable
 from common.jobs.job import Job
 from common.jobs.record import JobState
 from common.jobs.script_calls import CancelCall
@@ -25,8 +26,9 @@ from common.settings import Settings
 from worker.courier.batches.counts import BatchCounts
 from worker.courier.batches.feeder import JOBS_PER_CALL, Feeder
 from worker.courier.batches.input_lines import InputLine, InputLines
-from worker.courier.batches.ledger import Ledger, now_ms
+from worker.courier.batches.ledger import Ledger
 from worker.courier.batches.output import RUNNING, Output
+from worker.courier.batches.pace import Pace
 from worker.courier.batches.results import Results
 
 _LARGE_BYTES = 256 * 1024
@@ -49,6 +51,7 @@ class BatchWork:
         record: BatchRecord,
         settings: Settings,
         counts: BatchCounts,
+        pace: Pace,
     ) -> None:
         self._scripts = AsyncScripts(client)
         self._ledger = ledger
@@ -56,25 +59,30 @@ class BatchWork:
         self._record = record
         self._settings = settings
         self._input = InputLines(files, record.input_file, record.line, record.offset)
-        self._feeder = Feeder(client, settings)
+        self._feeder = Feeder(client, settings, pace)
         self._results = Results(client)
         self.output = Output(client, ledger, files, record, counts)
         self._read_all = False
+        self._turn_ends = time.monotonic() + settings.batch_turn_seconds
 
-    async def run(self) -> BatchStatus:
-        """Work until all is done, or the batch is canceled or expired; returns how it is to end.
+    async def run(self) -> BatchStatus | None:
+        """Work until all is done, or the batch is canceled or expired; returns how it is to end, or
+        None where its turn is over.
 
-        Raises NotHeld or RedisError; then all that was written down stays.
+        Raises NotHeld, RedisError or InputStoreUnavailable; then all that was written down stays.
         """
         pause, moved_at = _PAUSES_SECONDS[0], time.monotonic()
         while not (self._read_all and not len(self._results)):
             if await self._ledger.status() is BatchStatus.CANCELLING:
                 await self._stop("canceled")
                 return BatchStatus.CANCELLED
-            if now_ms() >= self._record.expires_ms:
+            if self._ledger.now_ms >= self._record.expires_ms:
                 await self._stop("expired")
                 await self._write_unfinished()
                 return BatchStatus.EXPIRED
+            if await self._turn_is_over():
+                await self.output.write()
+                return None
             fed = await self._feed()
             if await self._collect():
                 pause, moved_at = _PAUSES_SECONDS[0], time.monotonic()
@@ -89,6 +97,13 @@ class BatchWork:
             await self.output.show()
         await self.output.write()
         return BatchStatus.COMPLETED
+
+    async def _turn_is_over(self) -> bool:
+        """Whether it had its time, and other batches wait for a courier."""
+        if time.monotonic() < self._turn_ends:
+            return False
+        self._turn_ends = time.monotonic() + self._settings.batch_turn_seconds
+        return await self._ledger.others_wait()
 
     async def _feed(self) -> bool:
         """Feed some lines; returns whether there were any."""
@@ -134,18 +149,20 @@ class BatchWork:
         return ended
 
     def _answer(self, request: Request, records: list[Any]) -> None:
+        # By the clock of who runs the jobs their time, which is the batch's, is over already.
+        if any(record.state is JobState.EXPIRED for record in records):
+            self._answer_unfinished(request.number, request.custom_id, request.end)
+            return
         succeeded, line = answer_line(self._record.id, self._record.endpoint, request, records)
         self.output.add(succeeded, line, [job.id for job in request.jobs])
         self.output.pass_by(request.number, request.end)
 
     async def _stop(self, state: str) -> None:
         """End what is under way, that of a run before as well, and write down what was done."""
-        fed = (await self._ledger.read()).fed
-        while not self._read_all and self._input.number < fed:
-            line = await self._input.next()
-            if line is None:
-                break
-            self._results.add(await self._read(line))
+        try:
+            await self._read_fed()
+        except InputStoreUnavailable as exc:  # it must end all the same
+            await self._note_unread(exc)
         left = [job.id for job in self._results.unanswered()]
         for first in range(0, len(left), _CANCELS_AT_ONCE):
             part = left[first : first + _CANCELS_AT_ONCE]
@@ -162,17 +179,35 @@ class BatchWork:
             self.output.pass_by(request.number, request.end)
         await self.output.write()
 
+    async def _read_fed(self) -> None:
+        fed = (await self._ledger.read()).fed
+        while not self._read_all and self._input.number < fed:
+            line = await self._input.next()
+            if line is None:
+                break
+            self._results.add(await self._read(line))
+
+    async def _note_unread(self, error: InputStoreUnavailable) -> None:
+        """Say why lines are in neither file."""
+        number = self._input.number + 1
+        text = f"from this line on the input could not be read when the batch ended: {error}"
+        errors = errors_json([LineError("input_unreadable", number, text, "input_file_id")])
+        await self._ledger.move(RUNNING, {"errors": errors})
+
     async def _cancel(self, job_id: str, state: str) -> None:
         call = CancelCall(job_id, self._settings.result_ttl_seconds, state)
         await self._scripts.run("cancel", (), call)
 
     async def _write_unfinished(self) -> None:
         """Write an error line for each line that was never fed."""
-        while (line := await self._input.next()) is not None:
-            custom_id = orjson.loads(line.text)["custom_id"]
-            self._answer_unfinished(line.number, custom_id, line.end)
-            if self.output.is_due(self._record.window_jobs):
-                await self.output.write()
+        try:
+            while (line := await self._input.next()) is not None:
+                custom_id = orjson.loads(line.text)["custom_id"]
+                self._answer_unfinished(line.number, custom_id, line.end)
+                if self.output.is_due(self._record.window_jobs):
+                    await self.output.write()
+        except InputStoreUnavailable as exc:
+            await self._note_unread(exc)
         await self.output.write()
 
     def _answer_unfinished(self, number: int, custom_id: str, end: int) -> None:

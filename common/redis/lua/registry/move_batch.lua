@@ -8,7 +8,7 @@
 --   5 parts: how many
 --   6 ttl_seconds: from its end on
 --   7 tenant
---   8 body: of the event that its completion is, or ''
+--   8 body: of the event that its end is, or ''
 --   per part:
 --     1 parts_key
 --     2 part
@@ -29,12 +29,13 @@ if ARGV[2] ~= '' and owner ~= ARGV[2] then return 0 end
 if ARGV[4] ~= '' and line ~= ARGV[4] then return 0 end
 for i = 9, 7 + 2 * count, 2 do redis.call('RPUSH', ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', batch, unpack(ARGV, 9 + 2 * count))
-if string.find(ENDS, ' ' .. redis.call('HGET', batch, 'status') .. ' ', 1, true) then
+local now = redis.call('HGET', batch, 'status')
+if string.find(ENDS, ' ' .. now .. ' ', 1, true) then
   redis.call('ZREM', open, id)
   redis.call('ZREM', own, id)
   redis.call('EXPIRE', batch, ARGV[6])
   if ARGV[8] ~= '' then
-    local words = { 'type', 'batch.completed', 'tenant', ARGV[7], 'id', id, 'target', '*' }
+    local words = { 'type', 'batch.' .. now, 'tenant', ARGV[7], 'id', id, 'target', '*' }
     redis.call('XADD', EVENTS, '*', 'body', ARGV[8], unpack(words))
   end
 end

@@ -136,3 +136,78 @@ def test_a_job_that_lasts_longer_than_its_lease_runs_once(
     runner = Long({})
     asyncio.run(served(embedded_redis.url, runner, lambda: runner.ran and not left(client)))
     assert len(runner.ran) == 1
+
+
+def test_a_courier_leaves_while_redis_is_away_and_forgets_nothing_that_ended(
+    client: Redis, embedded_redis: RedisServer
+) -> None:
+    put(client, "ended")
+
+    async def run() -> None:
+        redis, stopping = connect_async(embedded_redis.url, SETTINGS), asyncio.Event()
+        leases = CourierLeases(redis, BATCHES, "me", SETTINGS)
+        runner, away = Script({"ended": [Done()]}), asyncio.Event()
+        finish = leases.finish
+
+        async def lost(*_: object) -> list[int]:
+            away.set()
+            raise ConnectionError("away")
+
+        leases.finish = lost  # type: ignore[method-assign]
+        service = LaneService(leases, runner, 0.2, 0.1)
+        serving = asyncio.create_task(service.run(stopping))
+        async with asyncio.timeout(20):
+            await away.wait()
+            stopping.set()
+            await serving
+        assert [job.input for job, _ in service._ended] == ["ended"], "it was not settled"
+        leases.finish = finish  # type: ignore[method-assign]
+        await service._settle()
+        assert service._ended == []
+        await redis.aclose()
+
+    asyncio.run(run())
+    assert not left(client)
+
+
+def test_a_courier_that_can_settle_nothing_any_more_ends(
+    client: Redis, embedded_redis: RedisServer
+) -> None:
+    """It would hold its jobs, and look healthy, for ever."""
+    put(client, "a")
+
+    class Broken(Script):
+        async def note(self, ended: object) -> None:
+            raise RuntimeError("broken")
+
+    async def run() -> None:
+        redis = connect_async(embedded_redis.url, SETTINGS)
+        service = LaneService(
+            CourierLeases(redis, BATCHES, "me", SETTINGS), Broken({"a": [Done()]}), 0.2, 0.1
+        )
+        async with asyncio.timeout(20):
+            with pytest.raises(RuntimeError, match="broken"):
+                await service.run(asyncio.Event())
+        await redis.aclose()
+
+    asyncio.run(run())
+
+
+def test_jobs_in_hand_may_end_when_their_courier_is_told_to_leave(
+    client: Redis, embedded_redis: RedisServer
+) -> None:
+    put(client, "short")
+
+    class Short(Script):
+        leave_seconds = 20.0
+
+        async def run(self, job: CourierJob) -> Outcome:
+            self.holding.set()
+            await asyncio.sleep(0.3)
+            self.ran.append(job.id)
+            return Done()
+
+    runner = Short({})
+    asyncio.run(served(embedded_redis.url, runner, runner.holding.is_set))
+    assert len(runner.ran) == 1
+    assert not left(client)

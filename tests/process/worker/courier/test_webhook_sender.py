@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from common.net.addresses import AddressRules, parse_networks, parse_target
+from common.net.pinned import PinnedResolver
 from common.settings import Settings
 from common.webhooks.signing import new_secret
 from tests.integration.test_inputs import INSIDE, OUTSIDE, REDIRECTS, Listener, hostile, names
 from tests.support.receiver import Receiver, listening
-from worker.courier.webhook_sender import Sent, WebhookSender
+from worker.courier.webhook_sender import HostBusyError, Sent, WebhookSender
 
 SECRET = new_secret("v1")
 
@@ -126,3 +130,103 @@ def test_a_name_that_is_not_there_and_a_port_where_nobody_listens_are_failures()
         gone, closed = send_all([f"http://nobody.test:{port}/", f"http://good.test:{port}/"])
     assert gone.attempt.error.startswith("not sent: ")
     assert closed.attempt.error == "it could not be reached"
+
+
+def test_an_answer_of_a_connection_that_leads_inside_is_not_shown_whatever_dns_says_now() -> None:
+    """A connection that is kept open was made when the name led elsewhere."""
+    answers = {"mixed.test": [["127.0.0.9"], ["93.184.216.34"]]}
+
+    async def run() -> None:
+        rules = AddressRules(allowed=parse_networks("127.0.0.0/8"))  # type: ignore[arg-type]
+        resolver = PinnedResolver(rules, Names(answers))
+        target = parse_target("http://mixed.test/")
+        await resolver.resolve("mixed.test", 80)
+        await resolver.resolve("mixed.test", 80)
+        assert resolver.leads_inside(target)
+        assert not resolver.leads_inside(parse_target("http://public.test/"))
+
+    asyncio.run(run())
+
+
+def test_who_is_canceled_or_refused_while_a_host_is_paced_keeps_no_turn() -> None:
+    async def run() -> None:
+        settings = Settings(webhook_host_concurrency=1, webhook_host_per_second=0.01)
+        sender = WebhookSender(settings)
+        target = parse_target("http://93.184.216.34/")
+        async with sender._turn(target):
+            pass
+        for _ in range(3):  # the next is in 100 s
+            with pytest.raises(HostBusyError):
+                async with sender._turn(target):
+                    pass
+        sender._next_at[target.host] = time.monotonic() + 0.9
+        waiting = asyncio.create_task(sender._turn(target).__aenter__())
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert not sender._turns[target.host].locked()
+
+    asyncio.run(run())
+
+
+def lying(answer: bytes, pause: float = 0.0) -> Sent:
+    """One attempt at a server that answers with these bytes, one at a time where it pauses."""
+
+    async def run() -> Sent:
+        served = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            with suppress(ConnectionError):
+                for piece in [answer] if not pause else [bytes([one]) for one in answer]:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(pause)
+            writer.close()
+            served.set()
+
+        server = await asyncio.start_server(serve, OUTSIDE)
+        port = server.sockets[0].getsockname()[1]
+        settings = Settings(webhook_allow=OUTSIDE, webhook_timeout_seconds=0.5)  # type: ignore[arg-type]
+        sender = WebhookSender(settings)
+        await sender.start()
+        try:
+            return await sender.send(f"http://{OUTSIDE}:{port}/", "msg_1", b"{}", [SECRET])
+        finally:
+            await sender.stop()
+            await served.wait()
+            server.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("answer", "pause", "says"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", 0.0, "cannot be read"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 50_000 + b"\r\n", 0.0, "cannot be read"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 100, 0.02, "no answer within"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", 0.0, "cannot be read"),
+        (b"HTTP/1.1 999 No\r\n\r\n", 0.0, "answered 999"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 10, 0.0, "closed the connection"),
+        (b"", 0.0, "closed the connection"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: //127.0.0.1/\r\nContent-Length: 0\r\n\r\n",
+            0.0,
+            "redirects",
+        ),
+        (b"\x15\x03\x01\x00\x02\x02\x46", 0.0, "cannot be read"),
+    ],
+    ids=["huge header", "many headers", "drip", "ssh", "999", "continues", "nothing", "302", "tls"],
+)
+def test_a_receiver_that_lies_has_failed(answer: bytes, pause: float, says: str) -> None:
+    sent = lying(answer, pause)
+    assert not sent.delivered
+    assert says in sent.attempt.error
+
+
+def test_a_receiver_without_tls_where_tls_is_asked_for_has_failed() -> None:
+    with listening(Receiver()) as receiver:
+        (one,) = send_all([receiver.url.replace("http:", "https:")], webhook_allow="127.0.0.0/8")
+    assert "TLS" in one.attempt.error
+    assert receiver.received == []

@@ -63,6 +63,48 @@ def test_a_line_that_is_no_request_is_named(text: bytes, code: str) -> None:
     assert [(one.code, one.line) for one in check.errors] == [(code, 2)]
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"\xef\xbb\xbf" + line({}), "byte order mark; save it as UTF-8 without"),
+        (b'{"custom_id": }', "at character 15"),
+        (line({"input": "DEEP"}).replace(b'"DEEP"', b"[" * 300 + b"]" * 300), "levels deep"),
+        (b'{"custom_id": "a", "custom_id": "b"}', "'custom_id' is given twice"),
+        (b'{"custom_id": "\xff"}', "not valid JSON"),
+        (b'{"custom_id": "\\ud800"}', "not valid JSON"),
+        (b'{"custom_id": 1e999}', "not valid JSON"),
+        (line({}).decode().encode("utf-16"), "not valid JSON"),
+    ],
+)
+def test_what_is_no_json_is_said_in_a_sentence(text: bytes, says: str) -> None:
+    check = LineCheck("/v1/jobs", max_lines=5, max_line_bytes=2_000)
+    check.take(text)
+    (error,) = check.errors
+    assert (error.code, error.line) == ("invalid_json_line", 1)
+    assert says in error.message
+
+
+def test_carriage_returns_and_nul_are_no_fault(reader: Any) -> None:
+    check = LineCheck("/v1/jobs", max_lines=5, max_line_bytes=2_000)
+    text = line({"model": "echo", "input": "\0"}, custom_id="\0") + b"\r"
+    check.take(text)
+    check.take(b"\r")
+    assert check.errors == []
+    request = reader("/v1/jobs").read(text, 0, 9)
+    assert (request.custom_id, request.jobs[0].input) == ("\0", "\0")
+
+
+def test_a_file_of_blank_lines_is_given_up() -> None:
+    check = LineCheck("/v1/jobs", max_lines=5, max_line_bytes=200)
+    for _ in range(5):
+        check.take(b"")
+    check.take(line({}))
+    assert not check.hopeless
+    check.take(b" ")
+    assert check.hopeless
+    assert [(one.code, one.line) for one in check.errors] == [("too_many_blank_lines", 7)]
+
+
 def test_errors_are_bounded_and_reading_ends() -> None:
     check = LineCheck("/v1/jobs", max_lines=10_000, max_line_bytes=200)
     for _ in range(150):

@@ -70,6 +70,25 @@ def test_a_published_example_is_signed_alike() -> None:
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
+def test_the_ed25519_signature_that_the_specification_prints_is_made_and_verified() -> None:
+    """The specification shows it without its key, which the reference server's tests have."""
+    key = "6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
+    printed = (
+        "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5B"
+        "dqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
+    )
+    secret, body = check_secret("whsk_" + key), b'{"test": 2432232314}'
+    assert sign([secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body) == printed
+    public = public_key_of(secret)
+    assert public == "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
+    verifier = Ed25519PublicKey.from_public_bytes(base64.b64decode(public.removeprefix("whpk_")))
+    signature = base64.b64decode(printed.removeprefix("v1a,"))
+    content = b"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330." + body
+    verifier.verify(signature, content)
+    with pytest.raises(InvalidSignature):
+        verifier.verify(signature, content.replace(b"test", b"tesT"))
+
+
 @pytest.mark.parametrize("at", range(0, 60, 7))
 def test_a_changed_byte_fails(at: int) -> None:
     secret, body = new_secret("v1"), b'{"type":"job.succeeded","data":{"id":"a","model":"echo"}}'

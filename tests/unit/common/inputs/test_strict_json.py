@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.http import strict_json
-from api.http.strict_json import MAX_DEPTH, MAX_VALUES, loads_strict
+from common.inputs import strict_json
+from common.inputs.strict_json import MAX_DEPTH, MAX_VALUES, loads_strict
 
 DOCUMENTS: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
