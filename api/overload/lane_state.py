@@ -135,6 +135,5 @@ class ColdStarts:
         return {
             lane: f"{took:.1f}"
             for lane, took in seen.items()
-            if (known := self._measured.get(lane)) is None
-            or abs(took - known) > max(0.5, took / 5)
+            if (known := self._measured.get(lane)) is None or abs(took - known) > max(0.5, took / 5)
         }

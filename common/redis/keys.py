@@ -55,6 +55,7 @@
 | `lf:idempotency:<tenant>:<h>` | string | the claim of an Idempotency-Key (h: its SHA-256): fingerprint, job id | idempotency_ttl |
 | `lf:jobs:<tenant>`           | stream | the accepted jobs and their labels, for the job list (lua/include/job_index.lua) | list_max_count |
 | `lf:jobs:<tenant>:count`     | string | the number of these since the first   | one number             |
+| `lf:jobs:<tenant>:labels`    | string | that some of them have had labels     | one number             |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | a live worker's report                | 15 s                   |
 | `lf:format`                  | string | the version of this format (format_version.py) | one number       |

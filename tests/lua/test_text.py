@@ -20,6 +20,7 @@ from common.jobs.script_calls import (
     ClaimCall,
     DropCall,
     ExpireCall,
+    LabelsOfJob,
     ListJobsCall,
     ReapCall,
 )
@@ -187,6 +188,7 @@ CALLS = {
     ("expire", ""): ExpireCall,
     ("reconcile", ""): ReconcileCall,
     ("list_jobs", ""): ListJobsCall,
+    ("job_labels", "job"): LabelsOfJob,
     ("claim_idempotency_key", ""): ClaimCall,
     ("move_breaker", ""): BreakerMove,
 }
