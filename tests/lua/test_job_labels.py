@@ -65,6 +65,11 @@ def test_many_are_asked_for_at_once_and_nothing_is_written(index: Redis) -> None
     assert index.dbsize() == before
 
 
+def test_a_job_that_was_retried_has_its_own(index: Redis) -> None:
+    index.set("lf:labels:a", "run=7")
+    assert labels_of(index, ("acme", "a", 99)) == ["run=7"]
+
+
 def test_enqueue_says_that_a_tenant_has_labels(redis_client: Redis) -> None:
     def labeled() -> Any:
         return redis_client.exists("lf:jobs:t:labels")

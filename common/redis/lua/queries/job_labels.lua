@@ -5,7 +5,7 @@
 --     1 tenant
 --     2 job_id
 --     3 created_ms
--- Returns: per job 'key=value,key=value', or '' where it has none, or is no longer in the index
+-- Returns: per job 'key=value,key=value', or '' where it has none, or they are no longer known
 -- Moves: none
 -- Tests: tests/lua/test_job_labels.py
 -- @include keys, index_entries
@@ -19,10 +19,12 @@ local function field_with(entry, id)
   end
 end
 
--- Only the entries of that millisecond can have it.
+-- Only the entries of that millisecond can have it, unless it was dead and is retried.
 local function labels_of(tenant, id, created)
   local key = JOBS .. tenant
   if redis.call('EXISTS', key .. ':labels') == 0 then return '' end
+  local retried = redis.call('GET', LABELS .. id)
+  if retried then return retried end
   local from = number(skip_to(key, created) - 1)
   while true do
     local entry = redis.call('XREVRANGE', key, from, '-', 'COUNT', 1)[1]
