@@ -176,35 +176,49 @@ class Manifest:
         self._write(notes)
 
     def _write(self, notes: Mapping[str, str]) -> None:
+        """All of it, or where that is interrupted nothing; what was submitted is kept then."""
         with self._lock:
             submitted, self._submitted = self._submitted, []
         done, self._done = self._done, []
-        changed = {number // _PAGE for number, _, _ in submitted + done}
-        pages = self._pages
-        for number in changed:
-            if number not in pages:
-                pages[number] = self._read(number) if number <= self._last else _Page()
-        for number, digest, job in submitted:
-            pages[number // _PAGE].put(number % _PAGE, digest, _OPEN, job)
-        for number, digest, state in done:
-            pages[number // _PAGE].put(number % _PAGE, digest, _STATES.index(state), "")
-        self._write_pages(sorted(changed), notes)
-        for number in changed:
-            if pages[number].is_done:
-                del pages[number]
-
-    def _write_pages(self, numbers: list[int], notes: Mapping[str, str]) -> None:
-        pages = ((number, self._pages[number]) for number in numbers)
-        rows = ((number, one.digests, one.states, "\n".join(one.jobs)) for number, one in pages)
+        changed = sorted({number // _PAGE for number, _, _ in submitted + done})
         try:
+            self._put(submitted, done)
             self._database.execute("BEGIN")
+            rows = (self._row(number) for number in changed)
             self._database.executemany("REPLACE INTO pages VALUES (?, ?, ?, ?)", rows)
             self._database.executemany("REPLACE INTO notes VALUES (?, ?)", notes.items())
             self._database.execute("COMMIT")
-        except sqlite3.Error as exc:
+        except BaseException as exc:
             with contextlib.suppress(sqlite3.Error):
                 self._database.execute("ROLLBACK")
-            raise self._trouble(exc) from exc
+            for number in changed:
+                self._pages.pop(number, None)
+            with self._lock:
+                self._submitted = submitted + self._submitted
+            if isinstance(exc, sqlite3.Error):
+                raise self._trouble(exc) from exc
+            raise
+        for number in changed:
+            if self._pages[number].is_done:
+                del self._pages[number]
+
+    def _put(
+        self, submitted: list[tuple[int, bytes, str]], done: list[tuple[int, bytes, str]]
+    ) -> None:
+        for number, digest, job in submitted:
+            self._page(number // _PAGE).put(number % _PAGE, digest, _OPEN, job)
+        for number, digest, state in done:
+            self._page(number // _PAGE).put(number % _PAGE, digest, _STATES.index(state), "")
+
+    def _page(self, number: int) -> _Page:
+        page = self._pages.get(number)
+        if page is None:
+            page = self._pages[number] = self._read(number)
+        return page
+
+    def _row(self, number: int) -> tuple[int, bytes, bytes, str]:
+        page = self._pages[number]
+        return number, page.digests, page.states, "\n".join(page.jobs)
 
     def _read(self, number: int) -> _Page:
         query = "SELECT digests, states, jobs FROM pages WHERE number = ?"

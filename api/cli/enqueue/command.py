@@ -68,7 +68,7 @@ def enqueue(
     priority: Priority = 6,
     limit: Limit = None,
     window: Window = 4096,
-    chunk: ChunkRows = 512,
+    chunk: ChunkRows = 1024,
     manifest: ManifestPath = None,
     dry_run: DryRunFlag = False,
     url: UrlOption = None,

@@ -193,6 +193,7 @@ def _lock(stream: FileIO, path: Path) -> None:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        stream.close()
         raise ResultsError(f"{path} is written by another run; wait for it to end") from None
     except OSError:
         pass

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+import api.client.manifest as manifest_module
 from api.client import Client, Input, JobFailed, Manifest, ManifestError, RetryPolicy
 
 
@@ -133,6 +134,30 @@ def test_pages_of_a_manifest_keep_states_and_ids(tmp_path: Path) -> None:
         second.submitted([(512, bytes([512 % 7] * 8), "again")])
         second.commit()
         assert second.counts() == {"open": 3, "failed": 1}, "what is done stays done"
+
+
+def test_a_commit_that_is_interrupted_forgets_what_was_done_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(manifest_module._Page):
+        def put(self, at: int, digest: bytes, state: int, job: str) -> None:
+            super().put(at, digest, state, job)
+            if state > 1:
+                raise KeyboardInterrupt
+
+    with Manifest(tmp_path / "m") as manifest:
+        manifest.submitted([(0, bytes(8), "a"), (1, bytes(8), "b")])
+        manifest.commit()
+        manifest.submitted([(2, bytes(8), "c")])
+        manifest.done(0, bytes(8), "succeeded")
+        with monkeypatch.context() as patched:
+            manifest._pages.clear()
+            patched.setattr(manifest_module, "_Page", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                manifest.commit()
+    with Manifest(tmp_path / "m") as manifest:
+        assert manifest.counts() == {"open": 3}
+        assert manifest.check(2, bytes(8)) == ("c", False)
 
 
 def test_what_is_no_manifest_is_left_alone(tmp_path: Path) -> None:
