@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from api.cli.enqueue.say import Say, err
+from api.cli.enqueue.say import Say
 from api.client import ClientError
 
 _TELL_SECONDS = 1.0
@@ -72,7 +72,7 @@ class Reporter:
             BarColumn(bar_width=30),
             TextColumn("{task.fields[says]}"),
         )
-        self._bar = Progress(*columns, console=err, disable=say.as_json, auto_refresh=False)
+        self._bar = Progress(*columns, console=say.console, disable=say.as_json, auto_refresh=False)
         self._task = self._bar.add_task(title, total=count.total, says="")
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 

@@ -20,6 +20,7 @@ class Say:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        self.console = err
         self._is_gone = False
 
     def event(self, name: str, **facts: Any) -> None:
@@ -38,10 +39,11 @@ class Say:
     def line(self, text: str) -> None:
         """One line for people."""
         if not self.as_json:
-            err.print(escape(text), highlight=False, soft_wrap=True)
+            self.console.print(escape(text), highlight=False, soft_wrap=True)
 
     def trouble(self, text: str, **facts: Any) -> None:
         """Why it could not run, or not to the end."""
         self.event("error", message=text, **facts)
         if not self.as_json or self._is_gone:
-            err.print(f"[red]lanefleet:[/] {escape(text)}", highlight=False, soft_wrap=True)
+            red = f"[red]lanefleet:[/] {escape(text)}"
+            self.console.print(red, highlight=False, soft_wrap=True)
