@@ -41,10 +41,12 @@ log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _NDJSON = "application/x-ndjson"
-_JOBS_PER_CALL = 500
+_JOBS_PER_CALL = 250
 _BYTES_PER_CALL = 4 * 1024 * 1024
-_LINES_AT_A_TIME, _REFUSALS_AT_A_TIME = 5_000, 100
-"""After so many lines, or refusals, others are served."""
+_LINES_AT_A_TIME, _REFUSALS_AT_A_TIME, _TURNS = 100, 100, 4
+"""After so many lines, or refusals, others are served, for so many turns of the loop: a single job
+takes about six from its request to Redis, each of which would wait for as many lines.
+"""
 _MAX_IN_PROGRESS = 2
 """Most concurrent calls."""
 _MOST_UNREAD_BYTES = 32 * 1024 * 1024
@@ -204,7 +206,8 @@ class _BulkIntake:
             await self._take(line, limit)
             if self._refusals >= _REFUSALS_AT_A_TIME or self._line % _LINES_AT_A_TIME == 0:
                 self._refusals = 0
-                await asyncio.sleep(0)  # nothing else of a line that is refused waits
+                for _ in range(_TURNS):  # nothing else of a line that is refused waits
+                    await asyncio.sleep(0)
                 await self._unread.room()
             if len(self._jobs) >= _JOBS_PER_CALL or self._bytes >= _BYTES_PER_CALL:
                 await self._start_call()

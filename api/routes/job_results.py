@@ -6,6 +6,7 @@ send thousands of requests. Results that are there are sent as they are stored.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Annotated, Any
@@ -47,6 +48,10 @@ _COPIES = 8
 """How often an id may be sent, on average."""
 _RECORDS_AT_A_TIME, _SMALL_AT_A_TIME = 64, 256
 """Results may be large: read and written so many at a time, others are served between."""
+_TOLD_JOBS = 64
+"""Each job whose end is told costs 30 us, for a subscription of its own; more are looked at."""
+_LOOK_SECONDS, _LOOKS_AT_ALL = 0.1, 20
+"""How often they are looked at, and at which look at all of them."""
 _SMALL_BYTES = 128 * 1024
 """Of so many results, if they are so small that more are read at a time."""
 
@@ -145,27 +150,39 @@ class _Looks:
             yield self._views(self._left.values())
             return
         with waiting_by_choice(self._principal.tenant, streams=True):
-            async with aclosing(self._services.waiter.watch(list(self._left), seconds)) as watch:
-                async for settled in watch:
+            async with aclosing(self._settled(seconds)) as settled:
+                async for lines in settled:
                     await self._services.authenticator.recheck(self._principal)
-                    for record in settled:
-                        self._left.pop(record.id, None)
-                    yield self._views(settled)
+                    yield lines
         open_ids = list(self._left)
         for first in range(0, len(open_ids), _RECORDS_AT_A_TIME):
             part = open_ids[first : first + _RECORDS_AT_A_TIME]
             yield self._views(filter(None, await self._services.store.get_many(part)))
 
+    async def _settled(self, seconds: float) -> AsyncGenerator[bytes, None]:
+        """Lines as jobs are settled: of many by looking at them, then of few by being told."""
+        loop, waiter = asyncio.get_running_loop(), self._services.waiter
+        ends, looks = loop.time() + seconds, 0
+        while len(self._left) > _TOLD_JOBS and loop.time() < ends and not waiter.draining:
+            await asyncio.sleep(min(_LOOK_SECONDS, ends - loop.time()))
+            looks += 1
+            ids = list(self._left)
+            for first in range(0, len(ids), _RECORDS_AT_A_TIME):
+                lines = await self._look_again(ids[first : first + _RECORDS_AT_A_TIME])
+                if lines:
+                    yield lines
+                elif looks % _LOOKS_AT_ALL:  # they are settled about in their order
+                    break
+        async with aclosing(waiter.watch(list(self._left), max(0.0, ends - loop.time()))) as watch:
+            async for settled in watch:
+                for record in settled:
+                    self._left.pop(record.id, None)
+                yield self._views(settled)
+
     async def _look(self, ids: list[str]) -> bytes:
         """The lines of those that are settled or unknown; the others are left."""
-        stored = await self._services.store.stored_results(ids)
-        lines, others = [], []
-        for job_id, meta in zip(ids, stored, strict=True):
-            line = self._stored.line(job_id, meta) if meta else None
-            if line is None:
-                others.append(job_id)
-            else:
-                lines.append(line)
+        lines, others, unsettled = await self._stored_lines(ids)
+        others += unsettled
         records = await self._services.store.get_many(others)
         for job_id, record in zip(others, records, strict=True):
             if record is None or not self._principal.owns(record.tenant):
@@ -175,6 +192,27 @@ class _Looks:
             else:
                 self._left[job_id] = record
         return b"".join(lines)
+
+    async def _look_again(self, ids: list[str]) -> bytes:
+        """The lines of those that are settled by now."""
+        lines, others, unsettled = await self._stored_lines(ids)
+        for job_id in set(ids).difference(unsettled):
+            del self._left[job_id]
+        records = await self._services.store.get_many(others)
+        return b"".join(lines) + self._views(filter(None, records))
+
+    async def _stored_lines(self, ids: list[str]) -> tuple[list[bytes], list[str], list[str]]:
+        """Lines from stored results; which jobs take a record, and which are not settled."""
+        stored = await self._services.store.stored_results(ids)
+        lines, others, unsettled = [], [], []
+        for job_id, meta in zip(ids, stored, strict=True):
+            if not meta:
+                unsettled.append(job_id)
+            elif line := self._stored.line(job_id, meta):
+                lines.append(line)
+            else:
+                others.append(job_id)
+        return lines, others, unsettled
 
     def _views(self, records: Iterable[JobRecord]) -> bytes:
         return b"".join(self._view(record) + b"\n" for record in records)
