@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from api.client import Client, Selected
+from api.client import Client, Job, Selected
 
 out = Console()
 err = Console(stderr=True)
@@ -19,6 +19,10 @@ err = Console(stderr=True)
 LabelOption = Annotated[
     list[str] | None,
     typer.Option("--label", help="Only jobs with this label, as run=42; may be given again."),
+]
+NewLabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="A label to find it by, as run=42; may be given again."),
 ]
 ModelFilter = Annotated[str | None, typer.Option("--model", help="Only jobs of this model.")]
 AfterOption = Annotated[
@@ -40,6 +44,11 @@ def read_labels(pairs: list[str] | None) -> dict[str, str] | None:
             raise typer.BadParameter(f"{pair!r} is no label; write it as run=42")
         labels[name] = value
     return labels or None
+
+
+def labels_text(job: Job) -> str:
+    """The labels of a job as they are typed."""
+    return " ".join(f"{name}={value}" for name, value in job.get("labels", {}).items())
 
 
 def check_chosen(job_id: str | None, filters: dict[str, Any]) -> dict[str, Any]:

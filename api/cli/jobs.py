@@ -24,9 +24,11 @@ from api.cli.job_selection import (
     DryRunFlag,
     LabelOption,
     ModelFilter,
+    NewLabelOption,
     YesFlag,
     act_on_jobs,
     check_chosen,
+    labels_text,
     read_labels,
 )
 from api.cli.options import JsonFlag, UrlOption, named
@@ -63,11 +65,14 @@ def submit(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result.")] = 60.0,
     priority: Annotated[int, typer.Option(min=0, max=9, help="0 is served first.")] = 0,
     params: Annotated[str, typer.Option(help="The model's parameters, a JSON object.")] = "{}",
+    label: NewLabelOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Submit one job and print its result."""
     given = read_given(value, file, text)
-    fields = {"priority": priority, "params": _params(params)}
+    fields: dict[str, Any] = {"priority": priority, "params": _params(params)}
+    if labels := read_labels(label):
+        fields["labels"] = labels
     with Client(url) as client:
         try:
             job = _submit(client, model, given, text, fields)
@@ -150,10 +155,10 @@ def list_jobs(
     if as_json:
         sys.stdout.write(json.dumps(page) + "\n")
         return
-    table = Table("job", "model", "state", "created", "attempts")
+    table = Table("job", "model", "state", "created", "attempts", "labels")
     for job in page["jobs"]:
-        created = job.get("created_at", "")
-        table.add_row(job["id"], job["model"], job["state"], created, str(job.get("attempts", 0)))
+        created, attempts = job.get("created_at", ""), str(job.get("attempts", 0))
+        table.add_row(job["id"], job["model"], job["state"], created, attempts, labels_text(job))
     out.print(table)
     if "next_cursor" in page:
         out.print(f"more: --cursor {page['next_cursor']}", highlight=False)
@@ -291,6 +296,8 @@ def _show(job: Job, as_json: bool) -> None:
         job["state"], "red"
     )
     out.print(f"[{colour}]{job['state']}[/] {escape(job['id'])}", highlight=False, soft_wrap=True)
+    if labels := labels_text(job):
+        out.print(labels, highlight=False, markup=False)
     if "error" in job:
         out.print(f"{job['error']['reason']}: {job['error']['message']}", markup=False)
     if "result" in job:

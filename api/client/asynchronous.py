@@ -19,9 +19,10 @@ from .chunk import Chunk, Patience
 from .connections import AsyncConnections, check_process, limits_for
 from .errors import ApiError, StillRunning, answer_of, error_of, result_of
 from .feed import Feed
+from .lines import LineReader
 from .manifest import Manifest
 from .operations import AsyncOperations
-from .plan import MapOptions, OnError, Plan
+from .plan import MapOptions, OnError, OnPause, Plan
 from .progress import open_bar
 from .retries import Attempts, RetryPolicy
 from .sse import EventReader
@@ -169,6 +170,8 @@ class AsyncClient(AsyncOperations):
         window: int = 4096,
         chunk: int = 512,
         manifest: Manifest | str | os.PathLike[str] | None = None,
+        details: bool = True,
+        on_pause: OnPause | None = None,
         **fields: Any,
     ) -> AsyncGenerator[Job, None]:
         """Run the model over any number of inputs; yields a settled job for each.
@@ -178,11 +181,13 @@ class AsyncClient(AsyncOperations):
         `chunk` at a time. A job without a result raises JobFailed, or is yielded like the others
         with on_error="return", or left out with "skip". After an early stop the submitted jobs
         still run; with a `manifest`, a file, the same call goes on from there and yields the rest.
+        With details=False the jobs have id, model, state, and result or error alone, which costs
+        both sides less. on_pause is told why no inputs are taken for a while, and for how long.
 
-        Inputs of an asynchronous generator are submitted as they come, without waiting for a
-        whole chunk; others are read in the event loop, so that they should not wait for anything.
+        Inputs of an asynchronous generator are submitted as they come; others are read in the event
+        loop, a chunk at a time, so that they should not wait for anything.
         """
-        options = MapOptions(ordered, on_error, window, chunk)
+        options = MapOptions(ordered, on_error, window, chunk, details, on_pause)
         calls.dump_json(fields)
         return self._map(model, inputs, fields, options, progress, manifest)
 
@@ -237,8 +242,7 @@ class AsyncClient(AsyncOperations):
                 if plan.done:
                     plan.finish()
                     return
-                news = plan.take_refused() or await arrived.get()
-                if isinstance(news, BaseException):
+                if isinstance(news := plan.take_refused() or await arrived.get(), BaseException):
                     raise news
                 for job in plan.outcomes(news, bar.advance):
                     yield job
@@ -258,25 +262,26 @@ class AsyncClient(AsyncOperations):
                 try:
                     async with aclosing(self._lines(call)) as answer:
                         async for lines in answer:
-                            jobs = [job for line in lines if (job := chunk.read(line))]
-                            arrived.put_nowait(jobs)
+                            if jobs := chunk.read(lines):
+                                arrived.put_nowait(jobs)
                 except (httpx.TransportError, ApiError) as exc:
                     error = exc
                 pause = patience.pause(chunk, error)
                 if pause is None:
                     arrived.put_nowait(chunk.give_up())
                 elif pause:
+                    chunk.tell_pause(pause, error)
                     await asyncio.sleep(pause)
         except Exception as exc:  # noqa: BLE001 - raised again in the caller's task
             arrived.put_nowait(exc)
 
     async def _lines(self, call: Call) -> AsyncGenerator[list[bytes], None]:
         """The lines of a streamed response, as they arrive."""
-        rest = b""
+        reader = LineReader()
         async with aclosing(self._stream(call)) as parts:
             async for part in parts:
-                *lines, rest = (rest + part).split(b"\n")
-                yield lines
+                if lines := reader.feed(part):
+                    yield lines
 
     async def _events(self, job_id: str, last_id: str | None) -> AsyncGenerator[Event, None]:
         reader = EventReader()

@@ -18,9 +18,10 @@ from .calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
 from .chunk import Chunk, Patience
 from .connections import Connections, check_process, limits_for
 from .errors import ApiError, StillRunning, answer_of, error_of, result_of
+from .lines import LineReader
 from .manifest import Manifest
 from .operations import Operations
-from .plan import MapOptions, OnError, Plan
+from .plan import MapOptions, OnError, OnPause, Plan
 from .progress import open_bar
 from .retries import Attempts, RetryPolicy
 from .sse import EventReader
@@ -168,6 +169,8 @@ class Client(Operations):
         window: int = 4096,
         chunk: int = 512,
         manifest: Manifest | str | os.PathLike[str] | None = None,
+        details: bool = True,
+        on_pause: OnPause | None = None,
         **fields: Any,
     ) -> Iterator[Job]:
         """Run the model over any number of inputs; yields a settled job for each.
@@ -177,8 +180,10 @@ class Client(Operations):
         `chunk` at a time. A job without a result raises JobFailed, or is yielded like the others
         with on_error="return", or left out with "skip". After an early stop the submitted jobs
         still run; with a `manifest`, a file, the same call goes on from there and yields the rest.
+        With details=False the jobs have id, model, state, and result or error alone, which costs
+        both sides less. on_pause is told why no inputs are taken for a while, and for how long.
         """
-        options = MapOptions(ordered, on_error, window, chunk)
+        options = MapOptions(ordered, on_error, window, chunk, details, on_pause)
         calls.dump_json(fields)
         return self._map(model, inputs, fields, options, progress, manifest)
 
@@ -252,23 +257,25 @@ class Client(Operations):
                 error: httpx.TransportError | ApiError | None = None
                 try:
                     for lines in self._lines(call):
-                        arrived.put([job for line in lines if (job := chunk.read(line))])
+                        if jobs := chunk.read(lines):
+                            arrived.put(jobs)
                 except (httpx.TransportError, ApiError) as exc:
                     error = exc
                 pause = patience.pause(chunk, error)
                 if pause is None:
                     arrived.put(chunk.give_up())
                 elif pause:
+                    chunk.tell_pause(pause, error)
                     stopped.wait(pause)
         except BaseException as exc:  # noqa: BLE001 - raised again in the caller's thread
             arrived.put(exc)
 
     def _lines(self, call: Call) -> Iterator[list[bytes]]:
         """The lines of a streamed response, as they arrive."""
-        rest = b""
+        reader = LineReader()
         for part in self._stream(call):
-            *lines, rest = (rest + part).split(b"\n")
-            yield lines
+            if lines := reader.feed(part):
+                yield lines
 
     def _events(self, job_id: str, last_id: str | None) -> Iterator[Event]:
         reader = EventReader()

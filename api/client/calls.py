@@ -210,9 +210,10 @@ def bulk(lines: Sequence[bytes]) -> Call:
     return Call("POST", "/v1/jobs/bulk", options, repeatable=False, wait=60.0)
 
 
-def results(ids: Sequence[str], wait: float) -> Call:
-    """The outcomes of many jobs, as they are settled."""
-    headers = {"Content-Type": "application/json", "Prefer": f"wait={wait:g}"}
+def results(ids: Sequence[str], wait: float, *, minimal: bool = False) -> Call:
+    """The outcomes of many jobs, as they are settled; `minimal` ones have no times and links."""
+    prefer = f"wait={wait:g}, return=minimal" if minimal else f"wait={wait:g}"
+    headers = {"Content-Type": "application/json", "Prefer": prefer}
     options = {"content": orjson.dumps({"ids": ids}), "headers": headers}
     return Call("POST", "/v1/jobs/results", options, wait=wait)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import orjson
@@ -16,13 +16,15 @@ from .calls import Call
 from .errors import ApiError
 from .manifest import Manifest
 from .retries import Attempts, RetryPolicy
-from .types import TERMINAL, Job
+from .types import TERMINAL, Failure, Job
 
 __all__ = ("Chunk", "Patience", "Shared", "refused_job")
 
 _TURNED_AWAY = frozenset({429, 503})
 _PAUSE_SECONDS = 1.0
 _PATIENCE = 15
+_TOLD_SECONDS = 1.0
+"""Of pauses, those worth telling of."""
 _PROBE_SECONDS, _QUICK_SECONDS = 1.0, 5.0
 _MOST_IDS = 2048
 """Ids in one request for results, unless the API takes fewer: its default."""
@@ -33,6 +35,9 @@ class Shared:
     """What the chunks of one map share."""
 
     manifest: Manifest | None
+    details: bool = True
+    """Whether jobs are asked for with all that is known of them."""
+    on_pause: Callable[[str, float], None] | None = None
     most_ids: int = _MOST_IDS
     """Ids in one request for results; fewer once the API has refused so many."""
     quick: bool = False
@@ -92,20 +97,24 @@ class Chunk:
         quick = self._shared.quick
         if quick and not self._probed:
             self._probed = True
-            return calls.results([next(reversed(self._indexes))], _PROBE_SECONDS)
+            return self._results([next(reversed(self._indexes))], _PROBE_SECONDS)
         self._probed = False
         ids = list(islice(self._indexes, self._shared.most_ids))
-        return calls.results(ids, 0.0 if quick else self._wait_seconds)
+        return self._results(ids, 0.0 if quick else self._wait_seconds)
+
+    def _results(self, ids: list[str], seconds: float) -> Call:
+        return calls.results(ids, seconds, minimal=not self._shared.details)
 
     def _note_pace(self) -> None:
         if self._accepted_at:
             took = self._shared.clock() - self._accepted_at
             self._shared.quick = took < _QUICK_SECONDS
 
-    def read(self, line: bytes) -> Job | None:
-        """Process one line of the response; returns a job if the line settles one."""
-        answer = orjson.loads(line)
-        return self._read_taken(answer) if self._submitting else self._read_result(answer)
+    def read(self, lines: Sequence[bytes]) -> list[Job]:
+        """Process lines of the response; returns the jobs that they settle."""
+        answers = orjson.loads(b"[%b]" % b",".join(filter(None, lines)))
+        read = self._read_taken if self._submitting else self._read_results
+        return read(answers)
 
     def asks_for_less(self, error: httpx.TransportError | ApiError) -> bool:
         """Whether the API has refused so many ids, and fewer are asked for next."""
@@ -114,6 +123,11 @@ class Chunk:
             return False
         self._shared.most_ids = max(1, min(self._shared.most_ids, len(self._indexes)) // 2)
         return True
+
+    def tell_pause(self, seconds: float, error: httpx.TransportError | ApiError | None) -> None:
+        """Say why it pauses, if for long."""
+        if seconds >= _TOLD_SECONDS and self._shared.on_pause is not None:
+            self._shared.on_pause(str(error) if error else self._turned_away[1], seconds)
 
     def moved(self) -> bool:
         """Whether the requests since the last call of this made progress."""
@@ -126,16 +140,28 @@ class Chunk:
         self._lines.clear()
         return jobs
 
-    def _read_taken(self, answer: dict[str, Any]) -> Job | None:
-        index = self._sent[answer["line"] - 1]
-        if "id" in answer:
-            self._lines.pop(index, None)
-            self._indexes[answer["id"]] = index
-            if self._shared.manifest is not None:
-                digest = self._shared.digests[index]
-                self._shared.manifest.submitted([(index, digest, answer["id"])])
-            return None
-        problem = answer["error"]
+    def _read_taken(self, answers: list[dict[str, Any]]) -> list[Job]:
+        taken: list[tuple[int, str]] = []
+        jobs = []
+        for answer in answers:
+            if answer["line"] < 1:  # of none: no more are taken, and the next request says why
+                continue
+            index = self._sent[answer["line"] - 1]
+            if "id" in answer:
+                taken.append((index, answer["id"]))
+                self._lines.pop(index, None)
+            elif job := self._turn_away(index, answer["error"]):
+                jobs.append(job)
+        self._indexes.update((job_id, index) for index, job_id in taken)
+        if self._shared.manifest is not None:
+            digests = self._shared.digests
+            self._shared.manifest.submitted(
+                (index, digests[index], job_id) for index, job_id in taken
+            )
+        return jobs
+
+    def _turn_away(self, index: int, problem: Mapping[str, Any]) -> Job | None:
+        """Note a refusal; the job that it settles, unless it is for the moment."""
         reason = str(problem.get("type", "")).rpartition("/")[2].replace("-", "_")
         why = (reason, str(problem.get("detail", "")))
         if problem.get("status") in _TURNED_AWAY:
@@ -145,18 +171,23 @@ class Chunk:
         self._lines.pop(index, None)
         return self._refused(index, *why)
 
+    def _read_results(self, answers: list[dict[str, Any]]) -> list[Job]:
+        return [job for answer in answers if (job := self._read_result(answer))]
+
     def _read_result(self, answer: dict[str, Any]) -> Job | None:
         unknown = "state" not in answer
         if answer.get("id") not in self._indexes or not (unknown or answer["state"] in TERMINAL):
             return None
         index = self._indexes.pop(answer["id"])
-        resumed = self._resumed.pop(index, None)
+        resumed = self._resumed.pop(index, None) if self._resumed else None
         if unknown and resumed is not None:  # kept too long ago: it runs again
             self._lines[index] = resumed
             return None
         if unknown:
             return self._refused(index, "unknown_job", "its result is no longer kept")
-        return _job(answer, index)
+        answer["index"] = index
+        answer.setdefault("model", self._model)
+        return cast("Job", answer)
 
     def _refused(self, index: int, reason: str, message: str) -> Job:
         return refused_job(self._model, index, reason, message)
@@ -197,10 +228,5 @@ class Patience:
 
 def refused_job(model: str, index: int, reason: str, message: str) -> Job:
     """A job that never was: its input was refused, here or by the API."""
-    failure = {"reason": reason, "message": message}
-    return _job({"id": "", "model": model, "state": "failed", "error": failure}, index)
-
-
-def _job(answer: dict[str, Any], index: int) -> Job:
-    job: Job = {**answer, "index": index}  # type: ignore[typeddict-item]  # as the API says it
-    return job
+    failure: Failure = {"reason": reason, "message": message}
+    return {"id": "", "model": model, "state": "failed", "error": failure, "index": index}

@@ -17,12 +17,16 @@ from .errors import JobFailed
 from .manifest import Manifest, digest_of
 from .types import Job
 
-__all__ = ("NOT_YET", "Input", "MapOptions", "OnError", "Plan")
+__all__ = ("NOT_YET", "Input", "MapOptions", "OnError", "OnPause", "Plan")
 
 _CHUNK_BYTES = 8 * 1024 * 1024
 NOT_YET = object()
 """In place of an input, by an iterator that has none at the moment."""
 OnError = Literal["raise", "return", "skip"]
+
+
+OnPause = Callable[[str, float], None]
+"""Is told why no inputs are taken at the moment, and in how many seconds they are sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,9 @@ class MapOptions:
     """Most inputs that are submitted and not yielded yet."""
     chunk: int = 512
     """Inputs in one submit."""
+    details: bool = True
+    """Whether jobs have more than their id, model, state, and result or error."""
+    on_pause: OnPause | None = None
     wait_seconds: float = 10.0
     """How long one request for results waits."""
 
@@ -66,6 +73,8 @@ class Plan:
         self._model = model
         self._inputs: Iterator[Any] = iter(inputs)
         self._fields = dict(fields)
+        self._before_input = dump_json({"model": model, **fields})[:-1] + b',"input":'
+        """Of an input without fields of its own."""
         self._options = options
         self._taken = 0
         self._given = 0
@@ -75,7 +84,7 @@ class Plan:
         self._exhausted = False
         self._refused: list[Job] = []
         self._known: dict[int, str] = {}
-        self._shared = Shared(manifest)
+        self._shared = Shared(manifest, options.details, options.on_pause)
 
     @property
     def done(self) -> bool:
@@ -169,13 +178,15 @@ class Plan:
         return None
 
     def _line_of(self, value: Any) -> bytes:
-        fields = self._fields
+        own: Mapping[str, Any] = {}
         if isinstance(value, Input):
-            value, fields = value.value, {**fields, **value.fields}
+            value, own = value
         if isinstance(value, Exception):  # in place of an input that cannot be read
             raise value
-        body = {"model": self._model, **fields}
-        if "input_url" not in fields:
+        if not own and "input_url" not in self._fields:
+            return self._before_input + dump_json(json_input(value)) + b"}\n"
+        body = {"model": self._model, **self._fields, **own}
+        if "input_url" not in body:
             body["input"] = json_input(value)
         return dump_json(body) + b"\n"
 

@@ -50,7 +50,7 @@ class Job(TypedDict, total=False):
     shared: bool
     notice: str
     labels: dict[str, str]
-    """Of a listed job."""
+    """Of a job that was asked for by its id, or listed."""
     result: Any
     error: Failure
     links: Links

@@ -29,6 +29,8 @@ class Preferences:
     wait_seconds: float | None = None
     """How long the client waits, at most what the fleet allows; None where not given."""
     respond_async: bool = False
+    minimal: bool = False
+    """Whether the client wants the least that answers it, where a route has such a form."""
 
     @classmethod
     def of(cls, header: str | None, longest_seconds: float) -> Preferences:
@@ -44,6 +46,7 @@ class Preferences:
         return cls(
             min(float(wait), longest_seconds) if _SECONDS.fullmatch(wait) else None,
             found.get("respond-async") == "",
+            found.get("return") == "minimal",
         )
 
     def applied(self, *, settled: bool) -> str:

@@ -9,18 +9,23 @@ from api.http.request_context import current_root
 from common.jobs.record import JobState
 
 _PLAIN = re.compile(r"[A-Za-z0-9-]+").fullmatch
-_JOBS = "/v1/jobs/"
+JOBS_PATH = "/v1/jobs/"
 _RETRYABLE = frozenset({"attempts_exhausted"})
 """Reasons of failures whose message is kept on the dead list."""
 
 
 def job_path(job_id: str) -> str:
     """The job itself."""
-    return current_root() + _JOBS + _segment(job_id)
+    return current_root() + JOBS_PATH + _segment(job_id)
+
+
+def is_plain_id(job_id: str) -> bool:
+    """Whether it needs no encoding anywhere, as ids of ours; those of Celery clients may."""
+    return _PLAIN(job_id) is not None
 
 
 def _segment(job_id: str) -> str:
-    """One part of a path; ids of ours need no encoding, those of Celery clients may."""
+    """One part of a path."""
     return job_id if _PLAIN(job_id) else quote(job_id, safe="")
 
 

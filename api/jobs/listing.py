@@ -14,18 +14,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 
 import redis.asyncio
 
+from api.background.coalescer import Coalescer
 from api.http.request_errors import InvalidCursor
 from api.http.turns import Turns
 from common.jobs.enqueue import labels_text
 from common.jobs.record import JobRecord, JobState
-from common.jobs.script_calls import ListJobsCall
+from common.jobs.script_calls import LabelsOfJob, ListJobsCall
 from common.redis.scripts import AsyncScripts
 
 _LOOKS_PER_CALL = 500
 _CALLS_PER_PAGE = 10
+_LABELS_PER_CALL, _MAX_IN_PROGRESS = 20, 4
 _CURSOR = re.compile(rb"jobs<(\d{1,15})")
 
 
@@ -57,6 +60,21 @@ class Listing:
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._scripts = AsyncScripts(client)
         self._turns = Turns()
+        self._labels: Coalescer[LabelsOfJob, str] = Coalescer(
+            self._ask_labels, max_items=_LABELS_PER_CALL, max_in_progress=_MAX_IN_PROGRESS
+        )
+
+    async def labeled(self, record: JobRecord) -> JobRecord:
+        """The record with the labels of its job, as long as the index has it."""
+        if record.created_ms is None or record.labels:
+            return record
+        asked = LabelsOfJob(record.tenant, record.id, record.created_ms)
+        labels = await self._labels.share(asked)
+        return replace(record, labels=labels) if labels else record
+
+    async def _ask_labels(self, jobs: Sequence[LabelsOfJob]) -> Sequence[str | Exception]:
+        words = list(chain.from_iterable(jobs))
+        return [one.decode() for one in await self._scripts.run("job_labels", (), words)]
 
     async def page(self, tenant: str, wanted: JobFilter, limit: int, cursor: str | None) -> Page:
         """One page; raises InvalidCursor for a cursor that this API did not issue."""

@@ -79,6 +79,12 @@ class JobStore:
                 found += cast("list[bytes | None]", await self._client.mget(keys))
         return found
 
+    async def stored_results(self, ids: Sequence[str]) -> list[bytes | None]:
+        """The results of settled jobs as they are stored, in one round trip; None for others."""
+        async with self._batches:
+            found = await self._client.mget([meta_key(job_id) for job_id in ids])
+        return cast("list[bytes | None]", found)
+
     async def get_many(self, ids: Sequence[str]) -> list[JobRecord | None]:
         """As `get` for each, in one round trip; None also for records that cannot be read."""
         if not ids:

@@ -69,7 +69,9 @@ class JobView(BaseModel):
     shared: bool | None = Field(
         None, description="true where an identical job that was under way ran for this one."
     )
-    labels: dict[str, str] | None = Field(None, description="In the list of jobs.")
+    labels: dict[str, str] | None = Field(
+        None, description="As they were sent, of one job and in the list of jobs."
+    )
     result: Any = None
     error: JobFailure | None = None
     notice: str | None = Field(None, description="What to know of a job that waits.")
@@ -100,14 +102,17 @@ class JobView(BaseModel):
             cached=record.cached or None,
             age=record.age_seconds,
             shared=record.shared or None,
-            labels=dict(pair.split("=", 1) for pair in record.labels.split(","))
-            if record.labels
-            else None,
+            labels=_labels_of(record),
             result=record.value,
             error=failure,
             notice=notice,
             links=Links(**job_links(record.id, record.state, record.reason)),
         )
+
+
+def _labels_of(record: JobRecord) -> dict[str, str] | None:
+    pairs = (pair.split("=", 1) for pair in record.labels.split(","))
+    return dict(pairs) if record.labels else None  # type: ignore[arg-type]  # of two each
 
 
 class ListLinks(BaseModel):
@@ -149,6 +154,7 @@ def view_json(
         "cached": record.cached or None,
         "age": record.age_seconds,
         "shared": record.shared or None,
+        "labels": _labels_of(record),
         "result": record.result,
         "notice": notice,
         "links": job_links(record.id, record.state, record.reason),

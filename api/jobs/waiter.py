@@ -68,7 +68,8 @@ class ResultWaiter:
         self._unsubscribing: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._draining = False
+        self.draining = False
+        """Whether nobody is to wait any more."""
         self._deaf = False
         """Whether the server forbids us to subscribe to results."""
 
@@ -88,7 +89,7 @@ class ResultWaiter:
 
     def drain(self) -> None:
         """Release all current and future waiters with the current record."""
-        self._draining = True
+        self.draining = True
         for confirmed in self._confirmed.values():
             confirmed.set()
         self._wake_all()
@@ -121,7 +122,7 @@ class ResultWaiter:
                 sure = await self._confirm([job_id], deadline - loop.time())
                 record = await self._patiently(lambda: self._store.get(job_id), deadline)
                 left = deadline - loop.time()
-                if record is None or record.state.terminal or left <= 0 or self._draining:
+                if record is None or record.state.terminal or left <= 0 or self.draining:
                     return record
                 if sure:
                     await asyncio.wait({future}, timeout=left)
@@ -157,7 +158,7 @@ class ResultWaiter:
                 for job_id in deaf & waiting.keys():
                     self._waiters[job_id].discard(waiting[job_id])
                     waiting[job_id] = self._listen_for(job_id, arrivals)
-                over = loop.time() >= deadline or self._draining
+                over = loop.time() >= deadline or self.draining
                 if deaf or over or loop.time() >= look_at:
                     sure = await self._confirm(waiting, deadline - loop.time())
                     look_at = math.inf if sure else loop.time()
@@ -197,7 +198,7 @@ class ResultWaiter:
             try:
                 return await look()
             except (RedisConnectionError, RedisTimeoutError):
-                if self._draining or loop.time() + _RETRY_SECONDS > give_up:
+                if self.draining or loop.time() + _RETRY_SECONDS > give_up:
                     raise
             await asyncio.sleep(_RETRY_SECONDS)
 
@@ -246,7 +247,7 @@ class ResultWaiter:
     async def _confirm(self, ids: Iterable[str], seconds: float) -> bool:
         """Wait for the confirmation of these subscriptions; whether all are confirmed in time."""
         missing = [self._confirmed[one] for one in ids if not self._confirmed[one].is_set()]
-        if not missing or self._draining:
+        if not missing or self.draining:
             return True
         if self._deaf:
             await asyncio.sleep(max(0.0, min(seconds, _DEAF_LOOK_SECONDS)))

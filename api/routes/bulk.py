@@ -41,10 +41,12 @@ log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _NDJSON = "application/x-ndjson"
-_JOBS_PER_CALL = 500
+_JOBS_PER_CALL = 250
 _BYTES_PER_CALL = 4 * 1024 * 1024
-_LINES_AT_A_TIME, _REFUSALS_AT_A_TIME = 5_000, 100
-"""After so many lines, or refusals, others are served."""
+_LINES_AT_A_TIME, _REFUSALS_AT_A_TIME, _TURNS = 100, 100, 4
+"""After so many lines, or refusals, others are served, for so many turns of the loop: a single job
+takes about six from its request to Redis, each of which would wait for as many lines.
+"""
 _MAX_IN_PROGRESS = 2
 """Most concurrent calls."""
 _MOST_UNREAD_BYTES = 32 * 1024 * 1024
@@ -154,6 +156,8 @@ class _BulkIntake:
         self._principal = principal
         self._unread = unread
         self._line = self._refusals = 0
+        self._skips = False
+        """Whether what comes is the rest of a line that was refused."""
         self._directives = ANYTHING
         self._jobs: list[tuple[int, Job]] = []
         self._bytes = 0
@@ -173,30 +177,41 @@ class _BulkIntake:
         rest = bytearray()
         held = 0
         async for chunk in request.stream():
+            if self._skips:  # a line that was refused before its end
+                _, ended, chunk = chunk.partition(b"\n")
+                self._skips = not ended
             rest += chunk
             if b"\n" in chunk:
                 *lines, last = await aside(len(rest), partial(_split, rest))
                 rest = bytearray(last)
                 release_bytes(held)
                 held = 0
-                for line in lines:
-                    await self._take(line, limit)
-                    if self._refusals >= _REFUSALS_AT_A_TIME or self._line % _LINES_AT_A_TIME == 0:
-                        self._refusals = 0
-                        await asyncio.sleep(0)  # nothing else of a line that is refused waits
-                        await self._unread.room()
-                    if len(self._jobs) >= _JOBS_PER_CALL or self._bytes >= _BYTES_PER_CALL:
-                        await self._start_call()
-                await self._unread.room()
-            elif not self._may_hold(len(chunk), self._line + 1):
-                return
-            else:
+                await self._take_all(lines, limit)
+            elif self._may_hold(len(chunk), self._line + 1):
                 held += len(chunk)
-            if len(rest) > limit:
+            else:
+                self._skips = True
+            if len(rest) > limit and not self._skips:
+                self._skips = True
+                self._answer(self._line + 1, _too_long(limit))
+            if self._skips and rest:
                 self._line += 1
-                self._refuse(413, "body_too_large", f"a line is longer than {limit} bytes")
-                return
+                rest = bytearray()
+                release_bytes(held)
+                held = 0
         await self._take(bytes(rest), limit)
+
+    async def _take_all(self, lines: list[bytes], limit: int) -> None:
+        for line in lines:
+            await self._take(line, limit)
+            if self._refusals >= _REFUSALS_AT_A_TIME or self._line % _LINES_AT_A_TIME == 0:
+                self._refusals = 0
+                for _ in range(_TURNS):  # nothing else of a line that is refused waits
+                    await asyncio.sleep(0)
+                await self._unread.room()
+            if len(self._jobs) >= _JOBS_PER_CALL or self._bytes >= _BYTES_PER_CALL:
+                await self._start_call()
+        await self._unread.room()
 
     def _may_hold(self, size: int, line: int) -> bool:
         """Whether there is memory for this part of the line; refuses the line if not."""
@@ -240,7 +255,7 @@ class _BulkIntake:
         if not line.strip():
             return
         if len(line) > limit:
-            self._refuse(413, "body_too_large", f"the line is longer than {limit} bytes")
+            self._answer(self._line, _too_long(limit))
             return
         large = len(line) > LARGE_BYTES
         size = await asyncio.to_thread(_memory_of, line) if large else _memory_of(line)
@@ -302,6 +317,10 @@ class _BulkIntake:
         self._refusals += 1
         document = problem.document()
         self._unread.put(orjson.dumps({"line": line, "error": document}) + b"\n")
+
+
+def _too_long(limit: int) -> Problem:
+    return Problem(413, "body_too_large", f"the line is longer than {limit} bytes")
 
 
 def _split(body: bytearray) -> list[bytes]:

@@ -5,6 +5,7 @@ An unknown job, a deleted one and another tenant's get the same response, given 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Annotated
 
@@ -64,10 +65,12 @@ async def show_job(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """The view of a job as a response, with its queue position while it waits, if known."""
+    """The view of a job as a response, with its labels, and its queue position while it waits."""
     position = None
     with contextlib.suppress(RedisError):
-        position = await services.positions.of(record)
+        position, record = await asyncio.gather(
+            services.positions.of(record), services.listing.labeled(record)
+        )
     waits = record.state is JobState.QUEUED
     notice = services.admission.notice(record.lane) if waits else None
     return json_response(view_json(record, position, notice), status, headers)

@@ -159,10 +159,19 @@ class Connection(HttpToolsProtocol):
         content = self._content
         _data_received(self, data)
         cycle = self.cycle
-        if cycle is None or cycle.scope is not self.scope or cycle.response_complete:
+        if cycle is None or cycle.scope is not self.scope:
             self._head_grows()
+        elif cycle.response_complete:
+            self._answered(cycle.more_body)
         elif cycle.more_body:
             self._body_grows(content)
+
+    def _answered(self, has_more_body: bool) -> None:
+        """What comes after an answer: the rest of a body that it did not wait for, or a head."""
+        if has_more_body and not self.transport.is_closing():
+            self._linger()
+        else:
+            self._head_grows()
 
     def _head_grows(self) -> None:
         """Count an incomplete head; or empty lines, after which uvicorn drops its timeout."""

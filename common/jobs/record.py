@@ -75,7 +75,7 @@ class JobRecord:
     """Whether the result is of an identical job's run."""
     tenant: str = ""
     labels: str = ""
-    """`key=value,...`; only the list of jobs knows them."""
+    """`key=value,...`; they are in the index of jobs, not in the record."""
 
     @property
     def value(self) -> Any:
@@ -139,8 +139,9 @@ class JobRecord:
 
 
 _LARGE_BYTES = 64 * 1024
-_BEFORE_RESULT = b'{"status":"SUCCESS","result":'
-_AFTER_RESULT = b',"traceback":null,"children":['
+BEFORE_RESULT = b'{"status":"SUCCESS","result":'
+AFTER_RESULT = b',"traceback":null,"children":['
+"""Around what the model returned, in a success as result_document.py writes it."""
 
 
 def _loads(raw: bytes) -> Any:
@@ -148,11 +149,11 @@ def _loads(raw: bytes) -> Any:
 
     To parse 20 MB of numbers, only to write them again, held the API's loop up for a second.
     """
-    end = raw.rfind(_AFTER_RESULT) if len(raw) > _LARGE_BYTES else -1
-    if end > 0 and raw.startswith(_BEFORE_RESULT):
+    end = raw.rfind(AFTER_RESULT) if len(raw) > _LARGE_BYTES else -1
+    if end > 0 and raw.startswith(BEFORE_RESULT):
         document = orjson.loads(b"{" + raw[end + 1 :])
         if "lanefleet" in document:
-            result = orjson.Fragment(raw[len(_BEFORE_RESULT) : end])
+            result = orjson.Fragment(raw[len(BEFORE_RESULT) : end])
             return {"status": "SUCCESS", "result": result, **document}
     try:
         return orjson.loads(raw)

@@ -66,6 +66,14 @@ class ListJobsCall(NamedTuple):
     labels: str = ""
 
 
+class LabelsOfJob(NamedTuple):
+    """One job whose labels are asked for."""
+
+    tenant: str
+    job_id: str
+    created_ms: int
+
+
 class ClaimCall(NamedTuple):
     """Claim an idempotency key."""
 

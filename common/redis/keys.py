@@ -56,6 +56,8 @@
 | `lf:idempotency:<tenant>:<h>` | string | the claim of an Idempotency-Key (h: its SHA-256): fingerprint, job id | idempotency_ttl |
 | `lf:jobs:<tenant>`           | stream | the accepted jobs and their labels, for the job list (lua/include/job_index.lua) | list_max_count |
 | `lf:jobs:<tenant>:count`     | string | the number of these since the first   | one number             |
+| `lf:jobs:<tenant>:labels`    | string | that some of them have had labels     | one number             |
+| `lf:labels:<id>`             | string | the labels of a job that was dead and is retried | 8 days      |
 | `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
 | `lf:worker:<name>`           | string | a live worker's report                | 15 s                   |
 | `lf:format`                  | string | the version of this format (format_version.py) | one number       |
@@ -111,6 +113,7 @@ BATCH_OPEN_PREFIX = "lf:batch-open:"
 BATCHES = "lf:batches"
 RATE_PREFIX = "lf:rate:"
 JOBS_PREFIX = "lf:jobs:"
+LABELS_PREFIX = "lf:labels:"
 IDEMPOTENCY_PREFIX = "lf:idempotency:"
 TENANTS_IN_FLIGHT = "lf:tenants:in_flight"
 NOTHING = "lf:none"

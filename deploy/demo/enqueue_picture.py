@@ -17,7 +17,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from api.cli.enqueue import command
+from api.cli.enqueue import command, say
 from api.cli.fleet import Fleet, free_port, project_root
 from common.settings import load_settings
 
@@ -44,7 +44,7 @@ def make_pictures(folder: Path, count: int) -> None:
 def run(count: int, svg: Path) -> None:
     """Make pictures, run the command, draw."""
     console = Console(record=True, width=100, force_terminal=False, color_system="truecolor")
-    command.err = console
+    say.err = console
     with tempfile.TemporaryDirectory(prefix="lanefleet-enqueue-") as name:
         folder = Path(name)
         make_pictures(folder / "photos", count)

@@ -53,6 +53,32 @@ def test_jobs_are_listed_and_found_by_labels(client: Client) -> None:
     assert len(client.list_jobs(labels={"run": "other", "by": "me"})["jobs"]) == 1
 
 
+def test_a_job_shows_its_labels_in_every_state(client: Client) -> None:
+    labels = {"run": "shown", "by": "me"}
+    waiting = client.submit("minilm", "waits", labels=labels)["id"]
+    assert client.get(waiting)["labels"] == labels
+    assert client.cancel(waiting)["labels"] == labels
+    done = client.submit("echo", "done", labels=labels, wait=20)["id"]
+    assert client.get(done, wait=20)["labels"] == labels
+    dead = client.submit("echo", 1, params={"fail": "on purpose"}, labels=labels)["id"]
+    assert client.wait(dead, 60)["labels"] == labels
+    assert client.retry(dead)["labels"] == labels
+    assert "labels" not in client.get(client.submit("minilm", "plain")["id"])
+
+
+def test_the_command_labels_what_it_submits_and_shows_it(client: Client, api: ApiProcess) -> None:
+    typed = ["jobs", "submit", "echo", "hello", "--label", "run=cli", "--label", "by=me"]
+    done = CliRunner().invoke(app, [*typed, "--url", api.url])
+    assert (done.exit_code, "by=me run=cli" in done.output) == (0, True), done.output
+    listed = CliRunner().invoke(
+        app, ["jobs", "list", "--label", "run=cli", "--json", "--url", api.url]
+    )
+    (job,) = json.loads(listed.stdout)["jobs"]
+    assert job["labels"] == {"by": "me", "run": "cli"}
+    wrong = CliRunner().invoke(app, ["jobs", "submit", "echo", "x", "--label", "run"])
+    assert wrong.exit_code == 2
+
+
 def test_a_filter_counts_first_and_cancels_its_jobs_alone(api: ApiProcess, client: Client) -> None:
     mine, others = submit_some(client, "gone", 250), submit_some(client, "stays", 3)
     seen: list[Selected] = []

@@ -205,6 +205,20 @@ def test_silent_connections_go_before_those_that_behave(api: ApiProcess) -> None
         assert again.get_extra_info("client_addr") == before, "it is the same connection"
 
 
+def test_the_rest_of_a_body_that_was_refused_is_no_head(api: ApiProcess) -> None:
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/weird\r\n"
+    with connected(api) as one:
+        one.sendall(head + b"Content-Length: 200000\r\n\r\nbegin")
+        answered = one.recv(65_536)
+        assert answered.startswith(b"HTTP/1.1 415")
+        for _ in range(20):
+            one.sendall(b"x" * 5_000)
+        rest = b""
+        while more := one.recv(65_536):
+            rest += more
+        assert b"HTTP/1.1" not in rest, rest
+
+
 def test_idle_connections_make_room_for_new_ones(api: ApiProcess) -> None:
     held = []
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
+from common.jobs.message import build_message
 from tests.lua.cases import (
     COUNTS,
     IN_FLIGHT,
@@ -15,6 +16,7 @@ from tests.lua.cases import (
     Like,
     Z,
     check,
+    job,
     message,
     says,
 )
@@ -29,6 +31,10 @@ def letter(tenant: str = "", band: int = 1) -> str:
     return f'{{"lane":"{LANE}","band":{band}{owner}}}\n{message("a", tenant)}'
 
 
+LABELED = (
+    f'{{"lane":"{LANE}","band":1}}\n'
+    + build_message(job("a", labels={"run": "1", "by": "me"})).decode()
+)
 CASES = [
     Case("it is not on the list", ACME, [1, 0, 0]),
     Case(
@@ -42,6 +48,20 @@ CASES = [
         ACME,
         [1, 0, 0],
         given={KEYS.dead: Z({"a": 1}), KEYS.letters: {"a": letter()}, "lf:job:a": f"q {LANE} 1"},
+    ),
+    Case(
+        "with its labels, which the index has under another time",
+        ACME,
+        [1, 1, 0],
+        given={KEYS.dead: Z({"a": 1}), KEYS.letters: {"a": LABELED}},
+        then={
+            LANE: [LABELED.split("\n")[1]],
+            KEYS.dead: None,
+            KEYS.letters: None,
+            "lf:labels:a": "by=me,run=1",
+            "lf:job:a": Like(rf"q {LANE} \d{{13}}"),
+        },
+        moves="none->q",
     ),
     Case(
         "behind the others of its band",

@@ -20,6 +20,7 @@ from common.jobs.script_calls import (
     ClaimCall,
     DropCall,
     ExpireCall,
+    LabelsOfJob,
     ListJobsCall,
     ReapCall,
 )
@@ -187,6 +188,7 @@ CALLS = {
     ("expire", ""): ExpireCall,
     ("reconcile", ""): ReconcileCall,
     ("list_jobs", ""): ListJobsCall,
+    ("job_labels", "job"): LabelsOfJob,
     ("claim_idempotency_key", ""): ClaimCall,
     ("move_breaker", ""): BreakerMove,
 }
@@ -250,6 +252,7 @@ PYTHON_NAMES = {
     "IN_FLIGHT": key_names.TENANTS_IN_FLIGHT,
     "RATE": key_names.RATE_PREFIX,
     "JOBS": key_names.JOBS_PREFIX,
+    "LABELS": key_names.LABELS_PREFIX,
     "FLIGHT": key_names.FLIGHT_PREFIX,
     "FOLLOWERS": key_names.FOLLOWERS_PREFIX,
     "NEXT": key_names.NEXT_PREFIX,

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import errno
-import json
-import sys
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import httpx
 import orjson
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from api.cli.enqueue.parquet import check_parquet
 from api.cli.enqueue.progress import Reporter
 from api.cli.enqueue.results import Results
 from api.cli.enqueue.rows import Columns, Reader
 from api.cli.enqueue.run import Options, Run, default_manifest
+from api.cli.enqueue.say import Say
 from api.cli.enqueue.sources import FORMATS, open_source
 from api.cli.job_selection import read_labels
 from api.cli.options import JsonFlag, UrlOption, named
 from api.client import ApiError, Client, ClientError, Manifest, RetryPolicy
-
-err = Console(stderr=True)
 
 _FAILED, _COULD_NOT, _INTERRUPTED = 1, 2, 130
 _PATIENT = RetryPolicy(retries=40, longest_retry_after_seconds=3600)
@@ -69,54 +68,58 @@ def enqueue(
     priority: Priority = 6,
     limit: Limit = None,
     window: Window = 4096,
-    chunk: ChunkRows = 512,
+    chunk: ChunkRows = 1024,
     manifest: ManifestPath = None,
     dry_run: DryRunFlag = False,
     url: UrlOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a model over a file, a folder or standard input; run again, it goes on where it was."""
-    say = _Say(as_json)
+    say = Say(as_json)
     columns = Columns(input_column, id_column, _columns_of(param))
     fields: dict[str, Any] = {"priority": priority}
     if labels := read_labels(label):
         fields["labels"] = labels
     options = Options(model, max(window, chunk), chunk, limit, fields)
     try:
-        with Client(url, timeout=30.0, retries=_PATIENT) as client:
+        with _ended_by_sigterm(), Client(url, timeout=30.0, retries=_PATIENT) as client:
             reads = open_source(source, form, columns)
+            _check_apart(source, out)
             reader = Reader(_kind_of(client, model), columns, reads.folder, _params_of(params))
             run = Run(reads, reader, options)
             status = _tell_dry(run, say) if dry_run else _run(run, client, out, manifest, say)
+    except KeyboardInterrupt:
+        say.event("stopped", done=0, failed=0)
+        say.line("stopped before the first row")
+        status = _INTERRUPTED
     except (ApiError, ClientError, httpx.HTTPError, OSError) as exc:
         say.trouble(_sentence(exc))
         status = _COULD_NOT
     raise typer.Exit(status)
 
 
-class _Say:
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-
-    def event(self, name: str, **facts: Any) -> None:
-        """One JSON line, in JSON mode."""
-        if self.as_json:
-            sys.stdout.write(json.dumps({"event": name, **facts}) + "\n")
-            sys.stdout.flush()
-
-    def line(self, text: str) -> None:
-        """One line for people."""
-        if not self.as_json:
-            err.print(escape(text), highlight=False, soft_wrap=True)
-
-    def trouble(self, text: str, **facts: Any) -> None:
-        """Why it could not run, or not to the end."""
-        self.event("error", message=text, **facts)
-        if not self.as_json:
-            err.print(f"[red]lanefleet:[/] {escape(text)}", highlight=False, soft_wrap=True)
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM, by which schedulers stop a task, do what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _run(run: Run, client: Client, out: Path | None, manifest_path: Path | None, say: _Say) -> int:
+def _check_apart(source: str, out: Path | None) -> None:
+    """Raise ClientError where results would become rows of the next run."""
+    if out is None or not Path(source).is_dir():
+        return
+    if out.resolve().is_relative_to(Path(source).resolve()):
+        raise ClientError(f"{out} lies in the folder that is read; write results elsewhere")
+
+
+def _run(run: Run, client: Client, out: Path | None, manifest_path: Path | None, say: Say) -> int:
     if out is not None and out.suffix == ".parquet":
         check_parquet()
     if out is None and manifest_path is None:
@@ -139,10 +142,10 @@ def _run(run: Run, client: Client, out: Path | None, manifest_path: Path | None,
 
 
 def _go(
-    run: Run, client: Client, manifest: Manifest | None, results: Results | None, say: _Say
+    run: Run, client: Client, manifest: Manifest | None, results: Results | None, say: Say
 ) -> int:
     try:
-        with Reporter(run.count, run.model, err, as_json=say.as_json) as shown:
+        with Reporter(run.count, run.model, say) as shown:
             run.go(client, manifest, results, shown)
         if results is not None:
             results.finish()
@@ -167,7 +170,7 @@ def _count_earlier(run: Run, manifest: Manifest) -> None:
     run.failed_before = run.count.before - counts.get("succeeded", 0)
 
 
-def _nothing_left(run: Run, manifest: Manifest, say: _Say) -> int:
+def _nothing_left(run: Run, manifest: Manifest, say: Say) -> int:
     say.line(
         f"all {run.count.before:,} rows were done by an earlier run; delete {manifest.path} and "
         "the results to begin anew"
@@ -176,7 +179,7 @@ def _nothing_left(run: Run, manifest: Manifest, say: _Say) -> int:
     return _FAILED if run.failed_before else 0
 
 
-def _tell_end(run: Run, results: Results | None, say: _Say) -> int:
+def _tell_end(run: Run, results: Results | None, say: Say) -> int:
     count = run.count
     failed = count.failed + run.failed_before
     where = f" in {results.path}" if results else ""
@@ -198,7 +201,7 @@ def _tell_end(run: Run, results: Results | None, say: _Say) -> int:
     return _FAILED if failed else 0
 
 
-def _tell_how_to_go_on(run: Run, manifest: Manifest | None, say: _Say) -> None:
+def _tell_how_to_go_on(run: Run, manifest: Manifest | None, say: Say) -> None:
     if not run.count.submitted:
         return
     say.line(f"{run.count.done:,} rows had an outcome, and what was submitted goes on")
@@ -206,7 +209,7 @@ def _tell_how_to_go_on(run: Run, manifest: Manifest | None, say: _Say) -> None:
         say.line("run the same command again to collect it, and to go on with the rest")
 
 
-def _tell_dry(run: Run, say: _Say) -> int:
+def _tell_dry(run: Run, say: Say) -> int:
     found = run.dry_run(_SHOWN_ROWS)
     say.event("dry_run", rows=found.rows, refused=found.refused, first=found.first, why=found.why)
     say.line(f"{found.rows:,} rows, of which {found.refused:,} would be refused here")

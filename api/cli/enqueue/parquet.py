@@ -15,9 +15,14 @@ from api.client import ClientError
 _ROWS = 4096
 
 
+def has_pyarrow() -> bool:
+    """Whether the package is installed."""
+    return find_spec("pyarrow") is not None
+
+
 def check_parquet() -> None:
     """Raise ClientError where the package is missing: before the run, not at its end."""
-    if find_spec("pyarrow") is None:
+    if not has_pyarrow():
         raise ClientError("Parquet needs a package: pip install 'lanefleet[parquet]'")
 
 

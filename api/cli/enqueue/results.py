@@ -9,10 +9,12 @@ under another name and renamed.
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import os
 import re
 from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,14 +62,14 @@ class Journal:
         self._lines = [] if length else [head]
         self._size = 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        self._stream = path.open("ab", buffering=0)
+        _lock(self._stream, path)
         if path.stat().st_size < length:
             raise ResultsError(
                 f"{path} is shorter than when the manifest was written: what it had is gone; "
                 "delete the manifest to begin anew"
             )
         os.truncate(path, length)
-        self._stream = path.open("ab", buffering=0)
 
     def write(self, row_id: str, job: Job) -> None:
         """Append a row."""
@@ -184,6 +186,17 @@ class Results:
     def drop_parts(self) -> None:
         """Drop what a Parquet file was made from."""
         self._parts.unlink(missing_ok=True)
+
+
+def _lock(stream: FileIO, path: Path) -> None:
+    """Keep others from writing it until it is closed, where the file system can."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise ResultsError(f"{path} is written by another run; wait for it to end") from None
+    except OSError:
+        pass
 
 
 def _form_of(path: Path) -> str:

@@ -15,6 +15,12 @@ import orjson
 
 from api.client import ClientError, Input
 
+BOM = b"\xef\xbb\xbf"
+"""Which some programs write before UTF-8."""
+NOT_UTF8 = "is not UTF-8; convert it, as by `iconv -f latin1 -t utf-8`"
+_FILE_BYTES = 256 * 1024 * 1024
+"""More than any fleet takes: a larger file is refused unread."""
+
 
 class SourceError(ClientError):
     """The source cannot be read as a whole."""
@@ -59,20 +65,19 @@ class Reader:
 
     def of_mapping(self, number: int, found: Mapping[str, Any]) -> Row:
         """A row with columns."""
-        name = self.columns.input or ("input" if "input" in found else None)
-        own = found.get("params") if self.columns.input is None and "input" in found else None
+        columns = self.columns
+        name = columns.input or ("input" if "input" in found else None)
+        own = found.get("params") if columns.input is None and "input" in found else None
         try:
             value = dict(found) if name is None else _column(found, name)
-            params = dict(own) if isinstance(own, Mapping) else {}
-            params |= {
-                parameter: _column(found, column)
-                for column, parameter in self.columns.params.items()
-            }
-            row_id = str(number)
-            if self.columns.id is not None:
-                row_id = str(_column(found, self.columns.id))
-            elif isinstance(found.get("id"), str | int):
-                row_id = str(found["id"])
+            params = _params_of(own)
+            for column, parameter in columns.params.items():
+                params[parameter] = _column(found, column)
+            if columns.id is not None:
+                row_id = _id_of(_column(found, columns.id), columns.id)
+            else:
+                given = found.get("id")
+                row_id = str(given if isinstance(given, str | int) else number)
             return Row(row_id, self.input_of(value, params))
         except RowError as exc:
             return Row(str(number), Input(exc, {}))
@@ -90,18 +95,22 @@ class Reader:
     def of_file(self, path: Path, name: str) -> Row:
         """A row that is a file."""
         try:
+            if (size := path.stat().st_size) > _FILE_BYTES:
+                raise RowError(f"{path} has {size:,} bytes, which is more than an input may have")
             content: Any = path.read_bytes()
             if self.kind != "image":
                 content = content.decode()
             if self.kind == "json" and path.suffix == ".json":
                 content = orjson.loads(content)
             return Row(name, self.input_of(content, {}))
+        except RowError as exc:
+            return Row(name, Input(exc, {}))
         except (OSError, ValueError) as exc:
             return Row(name, Input(RowError(f"{path}: {exc}"), {}))
 
     def input_of(self, value: Any, params: Mapping[str, Any]) -> Input:
         """The value as the model takes it; raises RowError."""
-        params = {**self.params, **params}
+        params = {**self.params, **params} if self.params else params
         fields: dict[str, Any] = {"params": params} if params else {}
         if self.kind == "image":
             return self._image(value, fields)
@@ -115,6 +124,8 @@ class Reader:
         return Input(value, fields)
 
     def _image(self, value: Any, fields: dict[str, Any]) -> Input:
+        if isinstance(value, dict) and ("bytes" in value or "path" in value):
+            value = value.get("bytes") or value.get("path")  # as data sets keep pictures
         if isinstance(value, bytes | dict):
             return Input(value, fields)
         if not isinstance(value, str):
@@ -132,6 +143,30 @@ def _column(found: Mapping[str, Any], name: str) -> Any:
     if name not in found:
         raise RowError(f"it has no column {name!r}; it has {_some(found)}")
     return found[name]
+
+
+def _params_of(own: Any) -> dict[str, Any]:
+    if own is None:
+        return {}
+    if not isinstance(own, Mapping):
+        raise RowError(f"its `params` is no object, but {str(own)[:40]!r}")
+    return dict(own)
+
+
+def _id_of(value: Any, column: str) -> str:
+    if isinstance(value, bytes):
+        return value.decode() if _is_utf8(value) else value.hex()
+    if value is None or isinstance(value, dict | list):
+        raise RowError(f"its column {column!r} has no name for the row, but {str(value)[:40]!r}")
+    return str(value)
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _some(found: Mapping[str, Any]) -> str:

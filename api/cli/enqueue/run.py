@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -66,17 +67,19 @@ class Run:
         options = self._options
         jobs = client.map(
             options.model,
-            self._inputs(shown),
+            self._inputs(),
             ordered=False,
             on_error="return",
             window=options.window,
             chunk=options.chunk,
             manifest=manifest,
+            details=False,
+            on_pause=self._pause,
             **options.fields,
         )
         for job in jobs:
             self._take(job, results)
-            shown.show()
+            shown.check()
 
     def dry_run(self, most: int) -> DryRun:
         """Read everything and submit nothing."""
@@ -103,12 +106,14 @@ class Run:
         rows = self._source.rows(self._reader)
         return rows if self._options.limit is None else islice(rows, self._options.limit)
 
-    def _inputs(self, shown: Reporter) -> Iterator[Input]:
+    def _pause(self, why: str, seconds: float) -> None:
+        self.count.pause = (why, time.monotonic() + seconds)
+
+    def _inputs(self) -> Iterator[Input]:
         for number, row in enumerate(self._rows()):
             if row.id != str(number):
                 self._ids[number] = row.id
             self.count.submitted = number + 1
-            shown.show()
             yield row.input
 
     def _take(self, job: Job, results: Results | None) -> None:

@@ -1,21 +1,27 @@
-"""What rows are read from: JSONL, CSV, Parquet, text lines, folders, globs and standard input."""
+"""What rows are read from: JSONL, lines of text, files; CSV and Parquet have modules of their own.
+
+A row that cannot be read is a row that is refused; where the rest cannot be read either, as in a
+damaged archive, SourceError ends the run, and what was accepted before stays accepted.
+"""
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
+import gzip
+import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, cast
 
 import orjson
 
-from api.cli.enqueue.rows import Columns, Reader, Row, RowError, SourceError
+from api.cli.enqueue.parquet_rows import open_parquet
+from api.cli.enqueue.rows import BOM, NOT_UTF8, Columns, Reader, Row, RowError, SourceError
+from api.cli.enqueue.tables import check_columns, csv_header, csv_rows
 from api.client import Input
 
 FORMATS = ("jsonl", "csv", "parquet", "lines", "files")
@@ -26,10 +32,8 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".txt": "lines",
 }
-_BATCH_ROWS = 1024
+_STREAMED = ("jsonl", "csv", "lines")
 _COUNT_BYTES = 1 << 20
-_CSV_TEXT = "utf-8-sig"
-_CSV_FIELD_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +50,69 @@ class Source:
 
 def open_source(given: str, form: str | None, columns: Columns) -> Source:
     """The source as typed; raises SourceError, which says what to do."""
+    if form is not None and form not in FORMATS:
+        raise SourceError(f"--format {form!r} is none of {', '.join(FORMATS)}")
     if given == "-":
         return _stream(form or "jsonl", columns)
     path = Path(given)
     if path.is_dir():
-        return _files([one for one in path.rglob("*") if one.is_file()], path, given)
+        return _files(_files_below(path), path, given)
     if not path.exists() and glob.has_magic(given):
-        found = [Path(one) for one in glob.glob(given, recursive=True)]  # noqa: PTH207 - Path has none that is absolute
-        return _files([one for one in found if one.is_file()], Path(), given)
+        found = [one for one in glob.glob(given, recursive=True) if os.path.isfile(one)]  # noqa: PTH113, PTH207 - Path has none that is absolute
+        return _files(found, Path(), given)
     if not path.exists():
         raise SourceError(f"there is no file {given!r}; give a file, a folder, a glob, or -")
-    form = form or _SUFFIXES.get(path.suffix.lower())
-    if form is None:
-        raise SourceError(
-            f"{given!r} does not tell its format by its name; add --format {'|'.join(FORMATS)}"
-        )
+    form = form or _form_of(path)
     if form == "files":
-        return _files([path], path.parent, given)
+        return _files([path.name], path.parent, given)
     if form == "parquet":
-        return _parquet(path, columns)
-    total = _lines_in(path) if form != "csv" else None
-    if form == "csv":
-        with path.open(encoding=_CSV_TEXT, newline="") as text:
-            _check_columns(_csv_reader(text, given).fieldnames, columns, given)
+        total, read = open_parquet(path, columns)
+        return Source(given, total, read, path.parent)
+    return _file(path, form, columns)
+
+
+def _form_of(path: Path) -> str:
+    name = path.with_suffix("") if _is_packed(path) else path
+    form = _SUFFIXES.get(name.suffix.lower())
+    if form is None or (form == "parquet" and _is_packed(path)):
+        raise SourceError(
+            f"{str(path)!r} does not tell its format by its name; add --format {'|'.join(FORMATS)}"
+        )
+    return form
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _file(path: Path, form: str, columns: Columns) -> Source:
+    """A file of rows, which may be packed by gzip."""
+    with _opened(path) as stream:
+        if form == "csv":
+            check_columns(csv_header(stream, str(path)), columns, str(path))
+    total = None if form == "csv" or _is_packed(path) else _lines_in(path)
 
     def rows(reader: Reader) -> Iterator[Row]:
-        with path.open("rb") as stream:
-            yield from _rows_of(form, stream, reader, given)
+        with _opened(path) as stream:
+            yield from _rows_of(form, stream, reader, str(path))
 
-    return Source(given, total, rows, path.parent)
+    return Source(str(path), total, rows, path.parent)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with gzip.open(path) if _is_packed(path) else path.open("rb") as stream:
+            yield cast("BinaryIO", stream)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as exc:
+        raise SourceError(f"{str(path)!r} cannot be unpacked: {exc}") from exc
 
 
 def _stream(form: str, columns: Columns) -> Source:
-    if form not in ("jsonl", "csv", "lines"):
+    if form not in _STREAMED:
         raise SourceError(f"standard input cannot be {form}; give a file")
+    if sys.stdin is None:
+        raise SourceError("standard input is closed; give a file")
 
     def rows(reader: Reader) -> Iterator[Row]:
         yield from _rows_of(form, sys.stdin.buffer, reader, "standard input", columns)
@@ -91,18 +124,21 @@ def _rows_of(
     form: str, stream: BinaryIO, reader: Reader, name: str, check: Columns | None = None
 ) -> Iterator[Row]:
     if form == "csv":
-        table = _csv_reader(io.TextIOWrapper(stream, _CSV_TEXT, newline=""), name)
-        if check is not None:
-            _check_columns(table.fieldnames, check, name)
-        return _csv_rows(table, reader, name)
-    return _json_rows(stream, reader, name) if form == "jsonl" else _text_rows(stream, reader)
+        return csv_rows(stream, reader, name, check)
+    lines = _lines_of(stream)
+    return _json_rows(lines, reader, name) if form == "jsonl" else _text_rows(lines, reader)
 
 
-def _json_rows(stream: BinaryIO, reader: Reader, name: str) -> Iterator[Row]:
-    number = 0
-    for line_number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
+def _lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers from 1."""
+    for number, line in enumerate(stream, 1):
+        text = line.removeprefix(BOM) if number == 1 else line
+        if text.strip():
+            yield number, text
+
+
+def _json_rows(lines: Iterator[tuple[int, bytes]], reader: Reader, name: str) -> Iterator[Row]:
+    for number, (line_number, line) in enumerate(lines):
         try:
             value = orjson.loads(line)
         except ValueError as exc:
@@ -115,102 +151,42 @@ def _json_rows(stream: BinaryIO, reader: Reader, name: str) -> Iterator[Row]:
         else:
             is_object = isinstance(value, dict)
             yield reader.of_mapping(number, value) if is_object else reader.of_value(number, value)
-        number += 1
 
 
-def _text_rows(stream: BinaryIO, reader: Reader) -> Iterator[Row]:
-    number = 0
-    for line_number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
+def _text_rows(lines: Iterator[tuple[int, bytes]], reader: Reader) -> Iterator[Row]:
+    for number, (line_number, line) in enumerate(lines):
         try:
             yield reader.of_value(number, line.decode().rstrip("\r\n"))
         except UnicodeDecodeError:
-            why = f"line {line_number} is not UTF-8"
-            yield Row(str(number), Input(RowError(why), {}))
-        number += 1
+            yield Row(str(number), Input(RowError(f"line {line_number} {NOT_UTF8}"), {}))
 
 
-def _csv_reader(text: TextIO, name: str) -> csv.DictReader[str]:
-    csv.field_size_limit(_CSV_FIELD_BYTES)
-    table = csv.DictReader(text)
-    try:
-        if not table.fieldnames:
-            raise SourceError(f"{name} has no header line that names its columns")
-    except UnicodeDecodeError as exc:
-        raise SourceError(f"{name} is not UTF-8 text") from exc
-    return table
+def _files_below(folder: Path) -> list[str]:
+    """The files of a folder and of its folders, by their paths in it, but for hidden ones."""
+    found = []
+    for at, folders, names in os.walk(folder):
+        folders[:] = [one for one in folders if not one.startswith(".")]
+        for name in names:
+            path = os.path.join(at, name)  # noqa: PTH118 - text: there may be a million
+            if not name.startswith(".") and os.path.isfile(path):  # noqa: PTH113
+                found.append(os.path.relpath(path, folder))
+    return found
 
 
-def _csv_rows(table: csv.DictReader[str], reader: Reader, name: str) -> Iterator[Row]:
-    only = list(table.fieldnames or ())
-    single = only[0] if len(only) == 1 and not reader.columns.input else None
-    try:
-        for number, found in enumerate(table):
-            typed = {
-                column: _number_or_text(value) if column in reader.columns.params else value
-                for column, value in found.items()
-                if column is not None
-            }
-            if single is not None and single != "input":
-                yield reader.of_value(number, typed[single])
-            else:
-                yield reader.of_mapping(number, typed)
-    except (csv.Error, UnicodeDecodeError) as exc:
-        raise SourceError(f"{name}: line {table.line_num} cannot be read ({exc})") from exc
-
-
-def _number_or_text(value: Any) -> Any:
-    try:
-        return orjson.loads(value)
-    except ValueError:
-        return value
-
-
-def _parquet(path: Path, columns: Columns) -> Source:
-    if find_spec("pyarrow") is None:
-        raise SourceError("Parquet needs a package: pip install 'lanefleet[parquet]'")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names, total = file.schema_arrow.names, file.metadata.num_rows
-    except (pa.ArrowException, OSError) as exc:
-        raise SourceError(f"{str(path)!r} is no Parquet file ({exc})") from exc
-    _check_columns(names, columns, str(path))
-    wanted = [name for name in columns.needed() if name in names] if columns.input else None
-
-    def rows(reader: Reader) -> Iterator[Row]:
-        with pq.ParquetFile(path) as file:
-            batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted)
-            found = chain.from_iterable(batch.to_pylist() for batch in batches)
-            for number, row in enumerate(found):
-                yield reader.of_mapping(number, row)
-
-    return Source(str(path), total, rows, path.parent)
-
-
-def _files(paths: list[Path], folder: Path, given: str) -> Source:
-    if not paths:
-        raise SourceError(f"{given!r} has no files; a folder is read with its folders")
-    paths.sort()
+def _files(names: list[str], folder: Path, given: str) -> Source:
+    if not names:
+        raise SourceError(
+            f"{given!r} has no files; a folder is read with its folders, without hidden files"
+        )
+    names.sort()
 
     def rows(reader: Reader) -> Iterator[Row]:
         if needed := reader.columns.needed():
             raise SourceError(f"files have no columns, and {needed[0]!r} was asked for")
-        for path in paths:
-            name = path.relative_to(folder) if path.is_relative_to(folder) else path
-            yield reader.of_file(path, str(name))
+        for name in names:
+            yield reader.of_file(folder / name, name)
 
-    return Source(given, len(paths), rows, folder)
-
-
-def _check_columns(names: Any, columns: Columns, where: str) -> None:
-    for column in columns.needed():
-        if column not in (names or ()):
-            has = ", ".join(repr(name) for name in list(names or ())[:12])
-            raise SourceError(f"{where} has no column {column!r}; it has {has}")
+    return Source(given, len(names), rows, folder)
 
 
 def _lines_in(path: Path) -> int:

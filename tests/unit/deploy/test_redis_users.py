@@ -34,6 +34,7 @@ API_SCRIPTS = (
     "enqueue",
     "expire",
     "list_jobs",
+    "job_labels",
     "move_batch",
     "move_breaker",
     "oldest_jobs",

@@ -4,12 +4,14 @@
 -- '<lane> <key>=<value>,...' (sorted), each with '<created_ms> <id> <id> ...'; its id is the number
 -- of its last job, counted from the tenant's first. Numbers are used because they bound the index
 -- in jobs and not in calls, and because a number used as a cursor always points at the same place.
+-- Beside it is a key that says that some of the tenant's jobs have had labels.
 -- @include keys
 
 local to_list = {} -- tenant -> lane and labels -> ids
+local labeled = {} -- by tenant, whether some have labels
 
 local function list_job(tenant, lane, id, labels)
-  if labels ~= '' then lane = lane .. ' ' .. labels end
+  if labels ~= '' then lane, labeled[tenant] = lane .. ' ' .. labels, true end
   local lanes = to_list[tenant]
   if not lanes then
     lanes = {}
@@ -36,6 +38,7 @@ local function write_list(tenant, lanes, now, keep)
     redis.call('DEL', key)
     redis.call('XADD', key, last .. '-0', unpack(fields))
   end
+  if labeled[tenant] then redis.call('SET', key .. ':labels', 1) end
   if last > keep and last % 100 < count then redis.call('XTRIM', key, 'MINID', '~', last - keep) end
 end
 

@@ -3,7 +3,7 @@
 --   1-4 bands (0, 3, 6, 9)  5 unacked  6 index  7 delayed  8 dead  9 letters  10 stats
 
 local JOB, META, BLOB, LANE = 'lf:job:', 'celery-task-meta-', 'lf:blob:', 'lf:lane:'
-local IN_FLIGHT, RATE, JOBS = 'lf:tenants:in_flight', 'lf:rate:', 'lf:jobs:'
+local IN_FLIGHT, RATE, JOBS, LABELS = 'lf:tenants:in_flight', 'lf:rate:', 'lf:jobs:', 'lf:labels:'
 local FLIGHT, FOLLOWERS = 'lf:flight:', 'lf:followers:'
 local NEXT, OUTBOX, OUTBOX_FAILED = 'lf:next:', 'lf:outbox', 'lf:outbox:failed'
 local EVENTS = 'lf:outbox:events'

@@ -29,6 +29,18 @@ local function webhook_of(message)
   return headers and string.match(headers, ',"webhook":("[^"\\]+")')
 end
 
+-- The labels in a message that this project built, as the index has them; nil where it has none.
+local function labels_in(message)
+  local headers = string.match(message, '^({"headers":.-),"content%-type":')
+  local stamps = headers and string.match(headers, ',"stamped_headers":%[[^%]]+%],"stamps":(%b{})')
+  local found = {}
+  for name, value in string.gmatch(stamps or '', '"([^"\\]+)":"([^"\\]+)"') do
+    found[#found + 1] = name .. '=' .. value
+  end
+  table.sort(found)
+  return found[1] and table.concat(found, ',')
+end
+
 -- The call that it carries, as it came; nil where there is none.
 local function body_of(message)
   local readable, call = pcall(cjson.decode, message)

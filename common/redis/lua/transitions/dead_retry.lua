@@ -15,6 +15,7 @@
 -- The other ids are for another call, or another time.
 -- @include keys, clock, message, record, tenant_window, tenant_counts, rate_limit, copy_bound
 
+local LABELS_SECONDS = 8 * 86400 -- longer than a job lives
 local bands, dead, letters = KEYS, KEYS[8], KEYS[9]
 local window, clock, refused = tonumber(ARGV[1]), now_ms(), 0
 local now, limits = string.format('%d', clock), read_limits(ARGV, 2, 6, clock)
@@ -44,8 +45,11 @@ local function revive(id)
   redis.call('ZREM', dead, id)
   redis.call('HDEL', letters, id)
   redis.call('DEL', META .. id)
-  put_in_lane(id, about, string.sub(letter, newline + 1))
-  local webhook = webhook_of(string.sub(letter, newline + 1))
+  local message = string.sub(letter, newline + 1)
+  put_in_lane(id, about, message)
+  local labels = labels_in(message) -- the index has them under the time of its first life
+  if labels then redis.call('SET', LABELS .. id, labels, 'EX', LABELS_SECONDS) end
+  local webhook = webhook_of(message)
   if webhook then redis.call('SET', NEXT .. id, '{"webhook":' .. webhook .. '}\n') end
   return 1
 end

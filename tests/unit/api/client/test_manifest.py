@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+import api.client.manifest as manifest_module
 from api.client import Client, Input, JobFailed, Manifest, ManifestError, RetryPolicy
 
 
@@ -93,6 +95,83 @@ def test_other_inputs_are_told(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database at all" * 100)
     with pytest.raises(ManifestError, match="is no manifest"):
         Manifest(tmp_path / "text")
+
+
+def test_what_was_submitted_is_kept_whatever_ends_the_run(tmp_path: Path) -> None:
+    fleet, path = Fleet(), tmp_path / "run.db"
+
+    def inputs() -> Iterator[int]:
+        yield from range(1500)
+        raise OSError("the source is gone")
+
+    with Manifest(path) as manifest:
+        jobs = fleet.client().map("echo", inputs(), chunk=100, window=5000, manifest=manifest)
+        with pytest.raises(OSError, match="is gone"):
+            list(jobs)
+    assert len(fleet.ran) >= 1400
+    ran = len(fleet.ran)
+    jobs = list(fleet.client().map("echo", range(1500), chunk=100, manifest=path))
+    assert [job["result"] for job in jobs] == list(range(1500))
+    assert len(fleet.ran) <= ran + 200, "what was on its way then may run again, and no more"
+    with Manifest(path) as manifest:
+        assert manifest.counts() == {"succeeded": 1500}
+
+
+def test_pages_of_a_manifest_keep_states_and_ids(tmp_path: Path) -> None:
+    numbers = [0, 511, 512, 5000]
+    with Manifest(tmp_path / "m") as first:
+        first.submitted((n, bytes([n % 7] * 8), f"job-{n}") for n in numbers)
+        first.done(512, bytes([512 % 7] * 8), "failed")
+        first.commit()
+        first.done(0, bytes(8), "succeeded")  # not committed: forgotten
+    with Manifest(tmp_path / "m") as second:
+        assert second.counts() == {"open": 3, "failed": 1}
+        for n in numbers:
+            job_id = None if n == 512 else f"job-{n}"
+            assert second.check(n, bytes([n % 7] * 8)) == (job_id, n == 512)
+        assert second.check(1, b"anything") == (None, False)
+        assert second.check(10_000, b"anything") == (None, False)
+        second.submitted([(512, bytes([512 % 7] * 8), "again")])
+        second.commit()
+        assert second.counts() == {"open": 3, "failed": 1}, "what is done stays done"
+
+
+def test_a_commit_that_is_interrupted_forgets_what_was_done_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(manifest_module._Page):
+        def put(self, at: int, digest: bytes, state: int, job: str) -> None:
+            super().put(at, digest, state, job)
+            if state > 1:
+                raise KeyboardInterrupt
+
+    with Manifest(tmp_path / "m") as manifest:
+        manifest.submitted([(0, bytes(8), "a"), (1, bytes(8), "b")])
+        manifest.commit()
+        manifest.submitted([(2, bytes(8), "c")])
+        manifest.done(0, bytes(8), "succeeded")
+        with monkeypatch.context() as patched:
+            manifest._pages.clear()
+            patched.setattr(manifest_module, "_Page", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                manifest.commit()
+    with Manifest(tmp_path / "m") as manifest:
+        assert manifest.counts() == {"open": 3}
+        assert manifest.check(2, bytes(8)) == ("c", False)
+
+
+def test_what_is_no_manifest_is_left_alone(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("CREATE TABLE rows (mine TEXT)")
+    other.close()
+    before = (tmp_path / "other.db").read_bytes()
+    with pytest.raises(ManifestError, match="is no manifest"):
+        Manifest(tmp_path / "other.db")
+    assert (tmp_path / "other.db").read_bytes() == before
+    with pytest.raises(ManifestError, match="cannot be written"):
+        Manifest(tmp_path)
+    with pytest.raises(ManifestError, match="cannot be written"):
+        Manifest(tmp_path / "gone" / "m")
 
 
 def test_a_chunk_does_not_end_by_the_most_ids_of_a_request() -> None:

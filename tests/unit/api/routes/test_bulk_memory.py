@@ -107,6 +107,32 @@ def test_a_client_that_reads_no_answers_is_not_read_from_without_end() -> None:
     asyncio.run(main())
 
 
+def test_a_line_over_the_limit_costs_no_other_its_answer() -> None:
+    fine, part = b'{"model":"m","input":1}\n', b"x" * 600_000
+    bodies = [
+        (Body(fine, part, part, part, b"x\n" + fine), 10**9, 413),
+        (Body(fine + part, part, part, b"x", b"\n" + fine), 10**9, 413),
+        (Body(fine, part, part, b"x", b"\n", fine), 700_000, 503),
+        (Body(fine, b"x" * 1_700_000, b"x\n" + fine), 10**9, 413),
+    ]
+
+    async def main(body: Body, memory: int) -> list[dict[str, Any]]:
+        request = request_of(BodyBudget(memory))
+        submission, sent, reads = Submission(), [], asyncio.Event()  # type: ignore[var-annotated]
+        reads.set()
+        submission.gate.set()
+        await answer(body, submission, sent, reads)
+        assert request.held_bytes == 0
+        return [orjson.loads(one) for one in b"".join(sent).splitlines()]
+
+    for body, memory, status in bodies:
+        found = {one["line"]: one for one in asyncio.run(main(body, memory))}
+        assert found.keys() == {1, 2, 3}
+        assert found[2]["error"]["status"] == status
+        assert "id" in found[1]
+        assert "id" in found[3]
+
+
 def test_jobs_that_wait_for_redis_count_as_what_they_take_in_memory() -> None:
     line = b'{"model":"m","input":[' + b",".join([b"{}"] * 1_000) + b"]}\n"
 
