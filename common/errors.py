@@ -7,6 +7,7 @@ FleetError
 │   ├── UnknownModel          the catalog has no such model
 │   ├── UnsupportedMedia      an image format that the fleet cannot read
 │   ├── InputTooLarge         more bytes or pixels than allowed
+│   ├── PromptTooLong         more tokens than the model's context, or than its memory, holds
 │   └── UrlRefused            a URL that this fleet does not connect to
 │       ├── InputUrlRefused   the same, for the URL of an input
 │       └── WebhookRefused    the same, for a webhook's
@@ -65,6 +66,7 @@ __all__ = (
     "MessageTooLarge",
     "ModelUnavailable",
     "NoWorker",
+    "PromptTooLong",
     "QueueFull",
     "QueueUnavailable",
     "QuotaExceeded",
@@ -146,6 +148,12 @@ class InputTooLarge(InvalidInput):
     """The input has more bytes or pixels than the fleet accepts."""
 
     code = "input_too_large"
+
+
+class PromptTooLong(InvalidInput):
+    """The prompt and the answer it asks for have more tokens than the model can hold."""
+
+    code = "prompt_too_long"
 
 
 class UrlRefused(InvalidInput):
