@@ -5,9 +5,9 @@ FleetError
 │   └── RedisUnavailable      no Redis can be found or started
 ├── InvalidInput              the input is at fault; never retried
 │   ├── UnknownModel          the catalog has no such model
+│   ├── PromptTooLong         more tokens than the model's context holds
 │   ├── UnsupportedMedia      an image format that the fleet cannot read
 │   ├── InputTooLarge         more bytes or pixels than allowed
-│   ├── PromptTooLong         more tokens than the model's context, or than its memory, holds
 │   └── UrlRefused            a URL that this fleet does not connect to
 │       ├── InputUrlRefused   the same, for the URL of an input
 │       └── WebhookRefused    the same, for a webhook's
@@ -138,6 +138,12 @@ class UnknownModel(InvalidInput):
     code = "unknown_model"
 
 
+class PromptTooLong(InvalidInput):
+    """The prompt has more tokens than the model's context holds; the message says by how much."""
+
+    code = "prompt_too_long"
+
+
 class UnsupportedMedia(InvalidInput):
     """The bytes are not an image in a format that the fleet reads."""
 
@@ -148,12 +154,6 @@ class InputTooLarge(InvalidInput):
     """The input has more bytes or pixels than the fleet accepts."""
 
     code = "input_too_large"
-
-
-class PromptTooLong(InvalidInput):
-    """The prompt and the answer it asks for have more tokens than the model can hold."""
-
-    code = "prompt_too_long"
 
 
 class UrlRefused(InvalidInput):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 
 from common.catalog import ModelSpec
+from common.errors import InferenceFailed
 from common.generation.options import GenerateOptions
 
 GENERATOR_VERBS = ("load", "decode", "cost", "admit", "step", "drop", "text", "encode")
@@ -59,6 +60,23 @@ class Advance(NamedTuple):
     top: tuple[TokenChance, ...] = ()
 
 
+class RowsFailed(InferenceFailed):
+    """Some rows of a step failed for reasons of their own; it is as if the others ran without.
+
+    Who does not know it may treat it as any error of `step`: every row alone, from what it has
+    said, gives the same tokens again, and the same rows fail.
+    """
+
+    retryable = False
+
+    def __init__(self, reasons: Mapping[int, str], advances: Sequence[Advance] = ()) -> None:
+        super().__init__("; ".join(dict.fromkeys(reasons.values())))
+        self.reasons = reasons
+        """By row, why it failed; the row is still to be dropped."""
+        self.advances = advances
+        """What the step added to the others."""
+
+
 class Piece(NamedTuple):
     """Text that may be sent: whole characters, of which no stop string can still be part."""
 
@@ -100,7 +118,7 @@ class Generator(Protocol):
 
     def step(self) -> Sequence[Advance]:
         """Read a chunk of the prompts that wait, and add a token to every row that has read its
-        own."""
+        own. Raises RowsFailed where some rows are at fault."""
 
     def drop(self, row: int) -> None:
         """Free a row, wherever it is."""
