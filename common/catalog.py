@@ -38,6 +38,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "minilm": "worker.models.minilm:MiniLM",
     "text-detect": "worker.models.text_detect:TextDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
+    "decoder": "worker.models.generation.decoder:Decoder",
 }
 
 
@@ -120,6 +121,12 @@ class ModelSpec(BaseModel):
     )
     encode_timeout_seconds: float | None = Field(
         None, ge=0, description="Longest one output may take in `encode`; 0 is no limit."
+    )
+    step_timeout_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Longest one step, an admission or a drop may take, of a generator; 0 is no "
+        "limit.",
     )
     unload_timeout_seconds: float | None = Field(
         None, ge=0, description="Longest it may take to unload; 0 is no limit."
