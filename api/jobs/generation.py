@@ -1,4 +1,4 @@
-"""Checks jobs that generate text before they are queued; what needs a tokenizer the worker checks."""
+"""Checks jobs that generate text, before they are queued; the worker checks what needs tokens."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """How much of a job's text a reader was sent, and what of an entry of its stream is new to it.
 
-Pure. An event's id tells both: `<step's id>.<entry>.<characters of choice 0>_<of choice 1>...`. With
-the number of the entry a reader goes on right behind it. With the characters it goes on in another
-place that has the same text: the stream of the identical job that ran for this one, that of this
-job after it took over, the result. Entry 0 means that only the characters can be relied on.
+Pure. An event's id tells both: `<step's id>.<entry>.<characters of choice 0>_<of choice 1>...`.
+With the number of the entry a reader goes on right behind it. With the characters it goes on in
+another place that has the same text: the stream of the identical job that ran for this one, that of
+this job after it took over, the result. Entry 0 means that only the characters can be relied on.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class Progress:
         """
         try:
             choices = list(choices_of(result))[:_MOST_CHOICES]
-            whole = [(str(one["text"]), one["finish_reason"], one.get("logprobs")) for one in choices]
+            whole = [
+                (str(one["text"]), one["finish_reason"], one.get("logprobs")) for one in choices
+            ]
         except (KeyError, TypeError, AttributeError):
             return
         untold = not any(self._sent) and not self.entry and not self._finished

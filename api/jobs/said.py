@@ -40,7 +40,9 @@ Entry = Mapping[str, Any]
 class SaidReader:
     """One reader of one stream. `wake` is called whenever there may be something to take."""
 
-    def __init__(self, streams: SaidStreams, job_id: str, after: int, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, streams: SaidStreams, job_id: str, after: int, wake: Callable[[], None]
+    ) -> None:
         self._streams = streams
         self.job_id = job_id
         self.number = after
@@ -55,7 +57,7 @@ class SaidReader:
     def hear(self, number: int, entry: Entry) -> None:
         """Keep an entry that was published."""
         if not self._behind:
-            if len(self._buffer) >= self._streams.buffer_entries:
+            if len(self._buffer) >= self._streams.most_entries:
                 self.fall_behind()
             elif number > self.number:
                 self._buffer.append((number, entry))
@@ -126,11 +128,11 @@ class SaidStreams:
     def __init__(
         self,
         client: redis.asyncio.Redis,
-        buffer_entries: int,
+        most_entries: int,
         keepalive_seconds: float = _PING_SECONDS,
     ) -> None:
-        """buffer_entries is how many entries are kept for a reader that is slower."""
-        self.buffer_entries = buffer_entries
+        """most_entries is how many entries are kept for a reader that is slower."""
+        self.most_entries = most_entries
         self._client = client
         self._ping_seconds = min(_PING_SECONDS, keepalive_seconds)
         self._database = database_of(client)

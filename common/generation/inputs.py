@@ -17,7 +17,10 @@ _FORMS = (
 
 
 def options_of(spec: ModelSpec, params: Mapping[str, Any]) -> GenerateOptions | None:
-    """The options of a job for this model; None where it does not generate. Raises InvalidOption."""
+    """The options of a job for this model; None where it generates nothing.
+
+    Raises InvalidOption.
+    """
     return read_options(params) if spec.task == TASK else None
 
 

@@ -60,7 +60,9 @@ class Shape:
         kind = "chat.completion" if self.chat else "text_completion"
         return orjson.dumps({**self._head(kind), "choices": choices, "usage": usage_of(results)})
 
-    def chunk(self, choice: int, text: str, finish: str | None, logprobs: Any, usage: bool) -> bytes:
+    def chunk(
+        self, choice: int, text: str, finish: str | None, logprobs: Any, usage: bool
+    ) -> bytes:
         """What one choice says next, of a stream that ends with its usage or not."""
         held: dict[str, Any] = {"index": choice}
         if self.chat:
@@ -79,9 +81,7 @@ class Shape:
         """The last chunk of a stream that was to tell its usage."""
         return self._chunk([], True, usage_of([result]))
 
-    def _chunk(
-        self, choices: list[dict[str, Any]], with_usage: bool, usage: Any = None
-    ) -> bytes:
+    def _chunk(self, choices: list[dict[str, Any]], with_usage: bool, usage: Any = None) -> bytes:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         document = {**self._head(kind), "choices": choices}
         if with_usage:
@@ -126,7 +126,11 @@ def chat_logprobs(tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _chat_token(one: Mapping[str, Any]) -> dict[str, Any]:
     text = one["token"]
-    return {"token": text, "logprob": one["logprob"], "bytes": list(text.encode("utf-8", "replace"))}
+    return {
+        "token": text,
+        "logprob": one["logprob"],
+        "bytes": list(text.encode("utf-8", "replace")),
+    }
 
 
 def completion_logprobs(tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

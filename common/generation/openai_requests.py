@@ -1,7 +1,8 @@
 """Reads OpenAI's completions and chat completions as prompts and options. Pure.
 
-Both sides of the fleet use it: the API for its routes, the courier for the lines of batches. A field
-that is not known is refused by name: a program that asks for something must not get something else.
+Both sides of the fleet use it: the API for its routes, the courier for the lines of batches. A
+field that is not known is refused by name: a program that asks for something must not get something
+else.
 """
 
 from __future__ import annotations
