@@ -34,9 +34,10 @@ class EventStream(StreamingResponse):
         events: AsyncGenerator[bytes, None],
         headers: dict[str, str] | None = None,
         on_left: Callable[[], None] = _nothing,
+        status_code: int = 200,
     ) -> None:
         """on_left is called when the reader leaves before the stream's end."""
-        super().__init__(events, headers={**_HEADERS, **(headers or {})})
+        super().__init__(events, status_code, {**_HEADERS, **(headers or {})})
         self._events = events
         self._on_left = on_left
         self._ended = False
