@@ -43,7 +43,7 @@ def generate(
     as_json: JsonFlag = False,
 ) -> None:
     """Generate text from a prompt; Ctrl-C ends it."""
-    known = {
+    known: dict[str, Any] = {
         **{"max_length": max_length, "temperature": temperature, "top_p": top_p, "top_k": top_k},
         **{"seed": seed, "stop": stop or None},
     }

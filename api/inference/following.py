@@ -143,10 +143,7 @@ async def follow(
         steps = _Steps(services, last_id, progress)
         async with _text_of(services, record, progress, watch) as text:
             while record is not None:
-                batch = await steps.take(record)
-                if text is not None and (batch or not record.state.terminal):
-                    end = len(batch) - record.state.terminal
-                    batch[end:end] = await text.take(record)
+                record, batch = await _look(services, record, steps, text, watch)
                 if batch:
                     yield batch
                 if record.state.terminal or services.draining.is_set() or loop.time() >= ends_at:
@@ -161,6 +158,26 @@ async def follow(
                 record = watch.latest or record
 
 
+async def _look(
+    services: Services, record: JobRecord, steps: _Steps, text: _Text | None, watch: Watch
+) -> tuple[JobRecord, list[News]]:
+    """What is new, with the record as it is by now: the end of a job comes after all its text."""
+    batch = await steps.take(record)
+    if text is None or (record.state.terminal and not batch):
+        return record, batch
+    said = await text.take(record)
+    if said and record.state is JobState.QUEUED and not record.leader:
+        # Its start is not announced, but is told before its first token all the same.
+        record = await services.store.get(record.id) or record
+        watch.put(record)
+        batch += await steps.take(record)
+        if record.state.terminal:
+            said += await text.take(record)
+    end = len(batch) - record.state.terminal
+    steps.told()
+    return record, [*batch[:end], *said, *batch[end:]]
+
+
 class _Steps:
     """The steps of one job's life."""
 
@@ -168,6 +185,7 @@ class _Steps:
         self._services = services
         self._last_id = last_id
         self._progress = progress
+        self._told = str(progress)
         self._position: QueuePosition | None = None
         self._looked: JobRecord | None = None
 
@@ -183,9 +201,12 @@ class _Steps:
         if fresh:
             self._last_id = fresh[-1].id
         return [
-            Step(one, position, "" if one.record.state.terminal else str(self._progress))
-            for one in fresh
+            Step(one, position, "" if one.record.state.terminal else self._told) for one in fresh
         ]
+
+    def told(self) -> None:
+        """What was taken is sent: steps come after the text that there is by now."""
+        self._told = str(self._progress)
 
 
 @asynccontextmanager

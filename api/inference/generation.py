@@ -110,7 +110,7 @@ def raise_failure(record: JobRecord, **headers: str) -> None:
         return
     reason = record.reason or record.state.value
     detail = record.error or reason
-    about = {"headers": headers or None, "job": job_path(record.id)}
+    about: dict[str, Any] = {"headers": headers or None, "job": job_path(record.id)}
     if record.state in _GONE:
         raise Problem(410, f"job_{record.state.value}", detail, reason=reason, **about)
     raise Problem(422 if reason in INPUTS_FAULT else 500, reason, detail, **about)

@@ -63,7 +63,7 @@ _ERRORS = openai_errors(
     s503="The queue cannot be reached.",
     s504="Not done in time; it is canceled. A stream has no such limit.",
 )
-_STREAMED = {
+_STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer. With `stream`: chunks of it, and `[DONE]`.",
         "content": {"text/event-stream": {}},
@@ -127,14 +127,14 @@ async def _answer(
     try:
         answer = _whole(endpoint, asked, outcomes)
     except (Problem, FleetError):
-        left = [one.id for one in outcomes if _is_open(one)]
-        await task_run.cancel_jobs(services, left)
+        await task_run.cancel_jobs(services, _open_jobs(outcomes))
         raise
     return json_response(answer, headers=services.submission.rate_headers(principal))
 
 
-def _is_open(outcome: Outcome) -> bool:
-    return isinstance(outcome, JobRecord) and not outcome.state.terminal
+def _open_jobs(outcomes: Sequence[Outcome]) -> list[str]:
+    records = [one for one in outcomes if isinstance(one, JobRecord)]
+    return [one.id for one in records if not one.state.terminal]
 
 
 def _whole(endpoint: str, asked: Asked, outcomes: Sequence[Outcome]) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from common.catalog import ModelSpec
 from common.errors import InvalidInput
 from common.generation.options import GenerateOptions, read_options
 
-TASK = "generate"
+TASK: Final = "generate"
 _FORMS = (
     'send a text, {"prompt": text or a list of token ids}, or {"messages": [{"role": ..., '
     '"content": ...}]}'
