@@ -131,3 +131,32 @@ def test_redis_that_restarts_amid_texts_costs_none_of_them(tmp_path: Path) -> No
     finally:
         stack.close()
         server.kill()
+
+
+@pytest.mark.slow
+def test_a_prompt_that_ends_or_holds_the_process_is_found_and_others_go_on(stack: Stack) -> None:
+    """Under a supervisor: it ends the process in company, and once more alone; then it is dead."""
+    serve(
+        stack,
+        LANEFLEET_SUPERVISED="true",
+        LANEFLEET_MAX_ATTEMPTS="2",
+        LANEFLEET_STEP_TIMEOUT_SECONDS="0.7",
+    )
+    prompts = ["one", "two"]
+    ids = generate(stack, "gen", *prompts, max_tokens=TOKENS, stream=True)
+    [deadly] = generate(stack, "gen", "deadly !die:4", max_tokens=TOKENS)
+    [holding] = generate(stack, "gen", "holding !hang:4", max_tokens=TOKENS)
+    worker = stack._start("worker", ["-m", "worker", "--devices", "cpu"], "gen", {})
+    await_settled(stack, [*ids, deadly, holding], 120)
+    for prompt, job_id in zip(prompts, ids, strict=True):
+        whole = text_of(prompt, TOKENS)
+        assert (text_of_job(stack, job_id), Reader(stack.redis, job_id).stop().text()) == (
+            whole,
+            whole,
+        )
+    for job_id, words in ((deadly, "its worker died each time"), (holding, "did not return")):
+        record = stack.record(job_id)
+        assert record is not None
+        assert (record.state.value, record.reason) == ("failed", "attempts_exhausted")
+        assert words in (record.error or "")
+    assert "step gen" in worker.output()

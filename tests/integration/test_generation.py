@@ -209,6 +209,19 @@ def test_memory_for_tokens_is_a_budget(fleet: Stack) -> None:
     )
 
 
+def test_a_lane_of_batches_has_its_turns_beside_rows_that_never_end(fleet: Stack) -> None:
+    endless = generate(fleet, "slow", *["never ends !endless"] * 4, max_tokens=100_000)
+    wait_until(lambda: report(fleet, "slow").rows == 4, 30, "the rows are taken")
+    before = report(fleet, "slow").tokens
+    ids = fleet.publish([Job("echo", str(number), {"sleep_ms": 2}) for number in range(200)])
+    await_settled(fleet, ids, 60)
+    assert fleet.states(ids) == {"succeeded": 200}
+    wait_until(lambda: report(fleet, "slow").tokens > before + 8, 30, "and steps have theirs")
+    for one in endless:
+        cancel(fleet, one)
+    wait_until(lambda: report(fleet, "slow").rows == 0, 20, "no row is taken")
+
+
 def value_of(fleet: Stack, job_id: str) -> dict[str, Any]:
     """A job's result."""
     record = fleet.record(job_id)
