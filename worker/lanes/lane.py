@@ -100,7 +100,7 @@ class Lane:
         if self.handler is None or self.closing or self.fetching.total() >= self._max_fetching:
             return 0
         if self.admission is not None:
-            return max(0, self.admission.room() + self.starved - self.waiting)
+            return max(0, self.admission.room(self.backlog) + self.starved - self.waiting)
         jobs = self.limits.max_batch
         if self.stats.reserve_seconds > self.stats.run_seconds:
             jobs *= 2
