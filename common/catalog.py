@@ -25,7 +25,7 @@ from common.errors import ConfigurationError, UnknownModel
 from common.strict_yaml import read_yaml
 
 InputKind = Literal["text", "image", "json"]
-Task = Literal["embed", "classify", "detect"]
+Task = Literal["embed", "classify", "detect", "generate"]
 
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9._-]{0,31})?$")
 DEFAULT_CACHE_SECONDS = 3600
@@ -38,6 +38,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "minilm": "worker.models.minilm:MiniLM",
     "text-detect": "worker.models.text_detect:TextDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
+    "decoder": "worker.models.generation.decoder:Decoder",
 }
 
 
@@ -69,7 +70,8 @@ class ModelSpec(BaseModel):
     input: InputKind = Field("json", description="What the input is: text, image or json.")
     description: str = Field("", description="One sentence for people.")
     task: Task | None = Field(
-        None, description="The task-shaped route that serves it: embed, classify or detect."
+        None,
+        description="The task-shaped route that serves it: embed, classify, detect or generate.",
     )
     default: bool = Field(
         False, description="Whether its task's route uses it when a request names no model."
@@ -119,6 +121,12 @@ class ModelSpec(BaseModel):
     )
     encode_timeout_seconds: float | None = Field(
         None, ge=0, description="Longest one output may take in `encode`; 0 is no limit."
+    )
+    step_timeout_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Longest one step, an admission or a drop may take, of a generator; 0 is no "
+        "limit.",
     )
     unload_timeout_seconds: float | None = Field(
         None, ge=0, description="Longest it may take to unload; 0 is no limit."

@@ -5,6 +5,7 @@ FleetError
 │   └── RedisUnavailable      no Redis can be found or started
 ├── InvalidInput              the input is at fault; never retried
 │   ├── UnknownModel          the catalog has no such model
+│   ├── PromptTooLong         more tokens than the model's context holds
 │   ├── UnsupportedMedia      an image format that the fleet cannot read
 │   ├── InputTooLarge         more bytes or pixels than allowed
 │   └── UrlRefused            a URL that this fleet does not connect to
@@ -69,6 +70,7 @@ __all__ = (
     "MessageTooLarge",
     "ModelUnavailable",
     "NoWorker",
+    "PromptTooLong",
     "QueueFull",
     "QueueUnavailable",
     "QuotaExceeded",
@@ -140,6 +142,12 @@ class UnknownModel(InvalidInput):
     """The catalog has no model of this name."""
 
     code = "unknown_model"
+
+
+class PromptTooLong(InvalidInput):
+    """The prompt has more tokens than the model's context holds; the message says by how much."""
+
+    code = "prompt_too_long"
 
 
 class UnsupportedMedia(InvalidInput):

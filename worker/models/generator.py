@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 
 from common.catalog import ModelSpec
+from common.errors import InferenceFailed
 from common.generation.options import GenerateOptions
 
 GENERATOR_VERBS = ("load", "decode", "cost", "admit", "step", "drop", "text", "encode")
+
+_TOLD_BY = "admit"
+"""The verb that no Model has."""
 
 Finish = Literal["stop", "length"]
 """Why a choice ended: an end-of-text token or a stop string, or max_tokens and the context."""
@@ -56,6 +60,23 @@ class Advance(NamedTuple):
     top: tuple[TokenChance, ...] = ()
 
 
+class RowsFailed(InferenceFailed):
+    """Some rows of a step failed for reasons of their own; it is as if the others ran without.
+
+    Who does not know it may treat it as any error of `step`: every row alone, from what it has
+    said, gives the same tokens again, and the same rows fail.
+    """
+
+    retryable = False
+
+    def __init__(self, reasons: Mapping[int, str], advances: Sequence[Advance] = ()) -> None:
+        super().__init__("; ".join(dict.fromkeys(reasons.values())))
+        self.reasons = reasons
+        """By row, why it failed; the row is still to be dropped."""
+        self.advances = advances
+        """What the step added to the others."""
+
+
 class Piece(NamedTuple):
     """Text that may be sent: whole characters, of which no stop string can still be part."""
 
@@ -68,7 +89,10 @@ class Text(Protocol):
 
     def feed(self, token: int, finish: Finish | None) -> Piece:
         """The text that this token makes certain. `finish` in the answer is "stop" at a stop
-        string, whose text is left out unless asked for."""
+        string, whose text is left out unless asked for.
+
+        It may also have `flush() -> str`: what it still holds back, where the choice is cut short.
+        """
 
 
 class Generator(Protocol):
@@ -94,7 +118,7 @@ class Generator(Protocol):
 
     def step(self) -> Sequence[Advance]:
         """Read a chunk of the prompts that wait, and add a token to every row that has read its
-        own."""
+        own. Raises RowsFailed where some rows are at fault."""
 
     def drop(self, row: int) -> None:
         """Free a row, wherever it is."""
@@ -128,3 +152,8 @@ class Generated:
     choices: list[Choice]
     first_token_seconds: float = 0.0
     """From the job's reservation to its first token."""
+
+
+def is_generator(handler: object) -> TypeGuard[Generator]:
+    """Whether this handler, or class of one, is a Generator rather than a Model."""
+    return callable(getattr(handler, _TOLD_BY, None))
