@@ -3,8 +3,9 @@
 Standard library only, and run by path, so that it costs a few megabytes:
 `python -I processes.py COMMAND ARG...` runs a command for as long as its standard input stays
 open. The process that starts it holds the other end of the pipe; when that process ends, by any
-signal, the pipe closes. With `--group SECONDS` before it, the command runs in a process group of its
-own, which is killed as a whole, so long after it was asked to end: for commands that start others.
+signal, the pipe closes. With `--group SECONDS` before it, the command runs in a process group of
+its own, which is killed as a whole, so long after it was asked to end: for commands that start
+others.
 """
 
 from __future__ import annotations

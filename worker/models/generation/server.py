@@ -24,7 +24,7 @@ from worker.models.generation.server_engines import ENGINES, body_of, refuse
 from worker.models.generation.server_events import Lines, read_event
 from worker.models.generation.server_input import read_request
 from worker.models.generation.server_link import Link
-from worker.models.generation.server_options import ServerOptions, read_key, read_server_options
+from worker.models.generation.server_options import read_key, read_server_options
 from worker.models.remote import Answer, Emit, Request
 
 _LOOK_SECONDS = 0.1
@@ -42,8 +42,8 @@ class Server:
     def __init__(self) -> None:
         self.seeds = 2**63
         self.patience_seconds = 0.0
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="server-io", daemon=True)
+        self.loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -69,6 +69,8 @@ class Server:
                 on_start=self._on_loop(self._link.at),
                 on_end=self._on_loop(self._link.ended),
             )
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="server-io", daemon=True)
         self._thread.start()
         limit = options.start_seconds
         if spec.load_timeout_seconds:
@@ -209,7 +211,7 @@ class Server:
 
 
 def result_of(answer: Answer) -> dict[str, Any]:
-    """The JSON of a generation: its text, why it ended, what it took, and all choices if several."""
+    """The JSON of a generation: its text, why it ended, what it took; all choices, if several."""
     request, choices = answer.request, answer.choices
     completion = answer.completion_tokens or sum(choice.count for choice in choices)
     found: dict[str, Any] = {

@@ -1,8 +1,8 @@
 """Applies what a server streams to a job's answer, also where an answer was begun before.
 
 A server that ends amid an answer is asked to go on from what was said, as if it had said it, where
-it can. Where it cannot, it answers once more from the beginning: what readers have seen is left out,
-and an answer that is another one ends the job, as nobody could take the first half back.
+it can. Where it cannot, it answers once more from the beginning: what readers have seen is left
+out, and an answer that is another one ends the job, as nobody could take the first half back.
 """
 
 from __future__ import annotations

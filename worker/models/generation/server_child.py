@@ -55,7 +55,9 @@ class Address(NamedTuple):
 class OutputLog:
     """Writes the lines of a program to the log: cut, without its key, and not more than so many."""
 
-    def __init__(self, model: str, secret: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, model: str, secret: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
         """The last lines, for the sentence that tells why it ended."""
         self._model, self._secret, self._clock = model, secret, clock
@@ -172,8 +174,11 @@ class Child:
     def _run_once(self, output: OutputLog) -> int:
         address, command, environment = self._prepare()
         watcher = subprocess.Popen(
-            [sys.executable, "-I", processes.__file__, "--group"]
-            + [str(self._options.stop_seconds), *command],
+            [
+                *(sys.executable, "-I", processes.__file__),
+                *("--group", str(self._options.stop_seconds)),
+                *command,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -219,8 +224,8 @@ class Child:
         by_socket = any("{socket}" in one for one in options.command)
         if by_socket:
             Path(path).unlink(missing_ok=True)
-        address = Address("http://localhost", path) if by_socket else Address(
-            f"http://127.0.0.1:{port}"
+        address = (
+            Address("http://localhost", path) if by_socket else Address(f"http://127.0.0.1:{port}")
         )
         command = [fill(one, words) for one in options.command]
         return address, command, environment_of(options, os.environ, self._key_variable, words)

@@ -16,7 +16,7 @@ from worker.models.generator import Finish
 from worker.models.remote import Delta
 
 _FINISH: Mapping[str, Finish] = {"length": "length"}
-"""Everything else that ends a choice well is a stop: an end-of-text token, a stop string, a filter."""
+"""All else that ends a choice well is a stop: an end-of-text token, a stop string, a filter."""
 _BROKEN = frozenset({"abort", "error"})
 _MAX_SAID = 500
 

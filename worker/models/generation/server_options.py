@@ -85,8 +85,10 @@ class ServerOptions(BaseModel):
         if self.url and self.environment:
             raise ValueError("`environment` is for a server that `command` starts")
         if self.command and self.api_key_file:
-            raise ValueError("`api_key_file` is for a server at `url`; the one that `command` "
-                             "starts gets a key of its own")
+            raise ValueError(
+                "`api_key_file` is for a server at `url`; the one that `command` "
+                "starts gets a key of its own"
+            )
         return self
 
 
