@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from common.catalog import ModelSpec
 from common.generation.options import GenerateOptions
 from worker.models.generator import Finish
 
 REMOTE_VERBS = ("load", "decode", "cost", "answer", "encode")
+_TOLD_BY = "answer"
+"""The verb that no Model has."""
 
 
 @dataclass(eq=False, slots=True)
@@ -91,8 +93,10 @@ Emit = Callable[[Delta], None]
 class RemoteGenerator(Protocol):
     """The interface of a model in a server. It is constructed without arguments."""
 
-    remote: bool
-    """True; what tells it from a Model."""
+    taken: int
+    """Jobs that it has; 0 at first, counted by its lanes under the worker's lock."""
+    most: int
+    """`slots` while it is healthy; known after `load`."""
     seeds: int
     """Seeds are below this."""
     patience_seconds: float
@@ -133,3 +137,8 @@ class RemoteGenerator(Protocol):
 
     def unload(self) -> None:
         """End it, where we started it."""
+
+
+def is_remote(handler: object) -> TypeGuard[RemoteGenerator]:
+    """Whether this handler, or class of one, is a RemoteGenerator rather than a Model."""
+    return callable(getattr(handler, _TOLD_BY, None))

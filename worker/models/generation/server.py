@@ -37,9 +37,9 @@ _CHARACTERS_A_TOKEN = 4
 class Server:
     """A server, its loop and its health; see RemoteGenerator."""
 
-    remote = True
-
     def __init__(self) -> None:
+        self.taken = 0
+        self.most = 0
         self.seeds = 2**63
         self.patience_seconds = 0.0
         self.loop: asyncio.AbstractEventLoop
@@ -60,6 +60,7 @@ class Server:
             )
         engine = ENGINES[options.engine]
         self.seeds, self.patience_seconds = engine.seeds, options.patience_seconds
+        self.most = options.slots
         key = secrets.token_urlsafe(32) if options.command else read_key(options)
         self._link = Link(spec.name, options, key)
         self._child: Child | None = None

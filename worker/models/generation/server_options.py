@@ -46,7 +46,7 @@ class ServerOptions(BaseModel):
     )
     health_seconds: float = Field(5.0, gt=0, le=300, description="How often its health is asked.")
     patience_seconds: float = Field(
-        10.0, ge=0, description="How long jobs wait here for a server that is not healthy."
+        30.0, ge=0, description="How long jobs wait here for a server that is not healthy."
     )
     answer_seconds: float = Field(900.0, gt=0, description="Longest one request may take.")
     silence_seconds: float = Field(120.0, gt=0, description="Longest it may send nothing.")
