@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from math import inf
 from weakref import WeakKeyDictionary
@@ -28,7 +28,7 @@ from worker.jobs.lease_calls import ReleasedJob
 from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
-from worker.models.remote import Answer, RemoteGenerator, Request
+from worker.models.remote import Answer, RemoteGenerator, Request, is_remote
 from worker.pipeline.starting import Starting
 
 log = structlog.get_logger(__name__)
@@ -48,14 +48,19 @@ class RemoteRunner:
         leases: Mapping[str, LaneLeases],
         starting: Starting,
         teller: RemoteTeller,
+        touch: Callable[[str], None],
     ) -> None:
-        """leases use a connection of their own."""
+        """touch is told of a model that has work."""
         self._state = state
         self._leases = leases
         self._starting = starting
         self._teller = teller
+        self._touch = touch
+        self._here: dict[bytes, Execution] = {}
+        """Jobs that were taken and have not left, by tag. Guarded by the state's lock, as `taken`
+        of the servers, and as the next two."""
         self._runs: dict[bytes, Run] = {}
-        """By tag. Guarded by the state's lock, as `taken` of the servers."""
+        """Those that were started."""
         self._gates: WeakKeyDictionary[RemoteGenerator, Gate] = WeakKeyDictionary()
         self._heard: WeakKeyDictionary[RemoteGenerator, bool] = WeakKeyDictionary()
         self._closed_since: dict[str, float] = {}
@@ -65,6 +70,7 @@ class RemoteRunner:
 
     def start(self) -> None:
         """Start the thread, and the one that tells."""
+        self._teller.on_left = self.left
         self._teller.start()
         self._thread.start()
 
@@ -84,16 +90,21 @@ class RemoteRunner:
 
     def left(self, run: Run) -> None:
         """It has left its server; the teller calls it, before the job is published."""
+        self._forget(run.counted_by, run.execution)
+
+    def _forget(self, server: RemoteGenerator, execution: Execution) -> None:
         with self._state.changed:
-            if self._runs.pop(run.execution.tag, None) is not None:
-                run.counted_by.taken -= 1
-                self._tell_running()
+            self._runs.pop(execution.tag, None)
+            if self._here.pop(execution.tag, None) is not None:
+                server.taken -= 1
+                self._state.set_in_servers(self._here.values())
                 self._state.changed.notify_all()
 
-    def _tell_running(self) -> None:
-        self._state.set_in_servers(run.execution for run in self._runs.values())
-
     def _serve(self) -> None:
+        lanes, stopping = self._state.lanes.values(), self._state.stopping
+        while not any(lane.remote for lane in lanes):  # there may never be one
+            if stopping.wait(_IDLE_SECONDS / 2):
+                return
         while not self._is_over():
             try:
                 with self._state.changed:
@@ -131,7 +142,10 @@ class RemoteRunner:
             while server.taken < server.slots and (one := _next(lane)) is not None:
                 server.taken += 1
                 self._state.took(lane, [one])
+                self._here[one.tag] = one
                 found.append((lane, server, one))
+        if found:
+            self._state.set_in_servers(self._here.values())
         return found
 
     def _take_late(self, now: float) -> dict[Lane, list[Execution]]:
@@ -152,12 +166,13 @@ class RemoteRunner:
 
     def _start(self, lane: Lane, server: RemoteGenerator, execution: Execution) -> None:
         if not self._may_start(lane, execution):
-            with self._state.changed:
-                server.taken -= 1
+            self._forget(server, execution)
             return
+        self._touch(lane.spec.name)
         execution.started = now = time.monotonic()
         request: Request = execution.item
-        handler: RemoteGenerator = execution.handler  # type: ignore[assignment]  # the lane's kind
+        handler = execution.handler
+        assert is_remote(handler)
         seed = request.options.seed
         request.seed = seed_of(execution.job_id) % handler.seeds if seed is None else seed
         if not request.options.repeatable:
@@ -166,7 +181,6 @@ class RemoteRunner:
         run.deaths, run.entry = execution.attempt - 1, execution.said_entries
         with self._state.changed:
             self._runs[execution.tag] = run
-            self._tell_running()
         if run.answer.finished:  # all was said; the result was not published
             self._teller.ended(run, None)
             return
@@ -182,7 +196,12 @@ class RemoteRunner:
     def _may_start(self, lane: Lane, execution: Execution) -> bool:
         if execution.tag in self._starting.end_unwanted(lane, [execution]):
             return False
-        return not execution.suspect or self._starting.start_suspect(lane, execution)
+        if execution.suspect and not self._starting.start_suspect(lane, execution):
+            return False
+        if not is_remote(execution.handler):  # the lane's alias has moved to another kind of model
+            self._release(lane, [execution])
+            return False
+        return True
 
     def _done(self, run: Run, future: Future[None]) -> None:
         if future.cancelled():

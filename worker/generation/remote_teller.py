@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import structlog
-from common.generation.said import Delta as SaidDelta
-from common.generation.said import dump_entry
 from redis.exceptions import RedisError
 
 from common.errors import JobExpired
+from common.generation.said import Delta as SaidDelta
+from common.generation.said import dump_entry
 from common.redis.trouble import TROUBLE
 from worker.generation.remote import Run, ServerIsAway
 from worker.guard.raised import RAISED
@@ -55,15 +55,14 @@ class RemoteTeller:
         finisher: Finisher,
         retries: Retries,
         stream_seconds: int,
-        on_left: Callable[[Run], None],
     ) -> None:
-        """on_left is told of each job that has left its server, before it is published."""
         self._state = state
         self._leases = leases
         self._finisher = finisher
         self._retries = retries
         self._stream_seconds = stream_seconds
-        self._on_left = on_left
+        self.on_left: Callable[[Run], None] = lambda _run: None
+        """Told of each job that has left its server, before it is published."""
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._spoke: dict[Run, None] = {}
@@ -114,7 +113,7 @@ class RemoteTeller:
 
     def _round(self, spoke: list[Run], ended: list[Ended]) -> None:
         for one in ended:
-            self._on_left(one.run)
+            self.on_left(one.run)
             _judge(one, self._retries)
         said: dict[Run, list[SaidDelta]] = {
             run: run.take_said() for run in dict.fromkeys([*spoke, *(one.run for one in ended)])
