@@ -19,15 +19,25 @@ class Circuit:
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._failures = 0
+        self._failed_at = 0.0
         self._closed_until = 0.0
 
     def succeeded(self) -> None:
         """A request was answered, or refused for its own fault."""
         self._failures = 0
 
-    def failed(self, now: float) -> float:
-        """A request failed for the server's fault; returns how long to send none."""
-        self._failures += 1
+    def recovered(self) -> None:
+        """The server was away, and is back: what failed meanwhile says nothing of it."""
+        self._failures, self._closed_until = 0, 0.0
+
+    def failed(self, now: float, began: float) -> float:
+        """A request that began then failed for the server's fault; returns how long to send none.
+
+        Those that were under way when another failed count with that one.
+        """
+        if began < self._failed_at:
+            return 0.0
+        self._failures, self._failed_at = self._failures + 1, now
         extra = self._failures - _FAILURES
         if extra < 0:
             return 0.0

@@ -131,6 +131,7 @@ class Link:
         if healthy == self.is_up:
             return
         if healthy:
+            self._circuit.recovered()
             self._up.set()
         else:
             self._up.clear()
@@ -180,6 +181,7 @@ class Link:
         Raises InvalidInput for a request that the server refuses as such, ServerRefused where it
         refuses ours altogether, and ServerFailed for everything that may be otherwise next time.
         """
+        began = time.monotonic()
         try:
             async for chunk in self._stream(path, body):
                 yield chunk
@@ -189,7 +191,7 @@ class Link:
         except FleetError:
             raise
         except _HTTP_ERRORS as exc:
-            self._failed()
+            self._failed(began)
             said = message_of(str(exc)) if str(exc) else type(exc).__name__
             raise ServerFailed(f"the connection to the model's server failed: {said}") from exc
         else:
@@ -198,7 +200,7 @@ class Link:
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
         if self._session is None:
             raise ServerFailed("the model's server has not started")
-        options, total = self._options, 0
+        options, total, began = self._options, 0, time.monotonic()
         timeout = aiohttp.ClientTimeout(
             total=options.answer_seconds,
             sock_connect=_CONNECT_SECONDS,
@@ -212,7 +214,7 @@ class Link:
             headers={"Accept": "text/event-stream"},
         ) as response:
             if response.status != 200:
-                await self._refused(response)
+                await self._refused(response, began)
             if response.content_type != "text/event-stream":
                 raise ServerRefused(
                     f"the server answered with {response.content_type[:80]!r} where it was asked "
@@ -227,7 +229,7 @@ class Link:
                     )
                 yield chunk
 
-    async def _refused(self, response: aiohttp.ClientResponse) -> None:
+    async def _refused(self, response: aiohttp.ClientResponse, began: float) -> None:
         """Raise what this status means for the job."""
         status = response.status
         said = _said(await _read(response, _ERROR_BYTES))
@@ -238,13 +240,13 @@ class Link:
             seconds = self._circuit.busy(time.monotonic(), _seconds(response))
             self._pause(seconds)
         elif status >= 500:
-            self._failed()
+            self._failed(began)
         if status >= 500 or status in _AGAIN_STATUSES:
             raise ServerFailed(sentence)
         raise ServerRefused(sentence)
 
-    def _failed(self) -> None:
-        self._pause(self._circuit.failed(time.monotonic()))
+    def _failed(self, began: float) -> None:
+        self._pause(self._circuit.failed(time.monotonic(), began))
         self._look_now.set()
 
     def _pause(self, seconds: float) -> None:

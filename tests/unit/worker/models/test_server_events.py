@@ -256,16 +256,32 @@ def test_an_answer_in_any_pieces_and_attempts_is_told_once(text: str, data: st.D
 def test_requests_that_fail_in_a_row_close_the_circuit_for_a_growing_pause() -> None:
     circuit = Circuit(8)
     for _ in range(3):
-        assert circuit.failed(0.0) == 0
+        assert circuit.failed(0.0, 0.0) == 0
         assert circuit.room(0.0) == 8
-    assert circuit.failed(0.0) == 1
+    assert circuit.failed(0.0, 0.0) == 1
     assert circuit.room(0.5) == 0
     assert circuit.room(1.5) == 1, "one job tries"
-    assert circuit.failed(2.0) == 2
+    assert circuit.failed(2.0, 1.5) == 2
     assert circuit.room(3.5) == 0
     circuit.succeeded()
     assert circuit.room(4.5) == 8
-    assert max(circuit.failed(5.0) for _ in range(50)) == 30
+    assert max(circuit.failed(5.0, 5.0) for _ in range(50)) == 30
+
+
+def test_requests_that_fail_together_are_one_failure() -> None:
+    circuit = Circuit(8)
+    for _ in range(8):
+        circuit.failed(1.0, 0.5)
+    assert circuit.room(1.0) == 8
+
+
+def test_a_server_that_is_back_starts_anew() -> None:
+    circuit = Circuit(8)
+    for _ in range(8):
+        circuit.failed(1.0, 1.0)
+    assert circuit.room(1.0) == 0
+    circuit.recovered()
+    assert circuit.room(1.0) == 8
 
 
 def test_a_busy_server_gets_none_for_as_long_as_it_says() -> None:
