@@ -78,7 +78,9 @@ class State:
 
     def write(self) -> None:
         for name in ("open", "most", "left"):
-            (self.folder / name).write_text(str(getattr(self, name)))
+            new = self.folder / f"{name}.new"
+            new.write_text(str(getattr(self, name)))
+            new.replace(self.folder / name)
 
     def once(self, *about: object) -> bool:
         """Whether this happens for the first time."""
