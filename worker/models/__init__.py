@@ -26,7 +26,7 @@ def load_handler(spec: ModelSpec) -> Model:
     class, or the verbs that the class lacks.
     """
     handler = _find_class(spec)
-    verbs = VERBS
+    verbs: tuple[str, ...] = VERBS
     if is_generator(handler) or is_remote(handler):
         verbs = GENERATOR_VERBS if is_generator(handler) else REMOTE_VERBS
     lacking = [verb for verb in verbs if not callable(getattr(handler, verb, None))]

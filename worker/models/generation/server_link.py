@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -175,7 +175,7 @@ class Link:
 
     # -- requests ----------------------------------------------------------
 
-    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed answer, as they come.
 
         Raises InvalidInput for a request that the server refuses as such, ServerRefused where it
@@ -197,7 +197,7 @@ class Link:
         else:
             self._circuit.succeeded()
 
-    async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def _stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         if self._session is None:
             raise ServerFailed("the model's server has not started")
         options, total, began = self._options, 0, time.monotonic()
