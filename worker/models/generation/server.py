@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from common.catalog import ModelSpec
@@ -112,9 +112,8 @@ class Server:
         body = body_of(options.engine, self._model, request, self._context, said)
         path = "/v1/chat/completions" if request.messages else "/v1/completions"
         lines, done = Lines(options.max_line_bytes), False
-        stream = self._link.stream(path, body)
-        try:
-            async for chunk in stream:
+        async with aclosing(self._link.stream(path, body)) as chunks:
+            async for chunk in chunks:
                 for line in lines.feed(chunk):
                     event = read_event(line, request.options.n)
                     if event is not None:
@@ -122,8 +121,6 @@ class Server:
                         done = done or event.done
                 if done:
                     break
-        finally:
-            await stream.aclose()
         if not answer.finished:
             raise ServerFailed("the model's server broke its answer off")
 

@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -183,8 +183,9 @@ class Link:
         """
         began = time.monotonic()
         try:
-            async for chunk in self._stream(path, body):
-                yield chunk
+            async with aclosing(self._stream(path, body)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         except InvalidInput:
             self._circuit.succeeded()
             raise
