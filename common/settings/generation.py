@@ -21,7 +21,8 @@ class GenerationSettings(Section):
         4,
         ge=0,
         le=1_000,
-        description="Jobs held ready, decoded, beside those that have a row on the device.",
+        description="Jobs held ready, decoded, beside those that have a row on the device, while "
+        "the lane is deep.",
     )
     step_timeout_seconds: float = Field(
         120.0,

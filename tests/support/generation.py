@@ -62,6 +62,7 @@ class Reader:
     job_id: str
     entries: list[bytes] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
 
     def start(self) -> Reader:
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -69,9 +70,10 @@ class Reader:
         return self
 
     def stop(self) -> Reader:
-        """Read what is left, and end."""
+        """Read what is left, and end; also of one that was never started."""
         self._stopping.set()
-        self._thread.join(30)
+        if self._thread is not None:
+            self._thread.join(30)
         self._catch_up()
         return self
 

@@ -84,7 +84,7 @@ class Stepper:
         rows = work.step.rows
         assert rows is not None, "a step is some generator's"
         seating = self._seatings.setdefault(rows, Seating(rows, self._slot))
-        before = seating.executions
+        before, active = seating.executions, rows.active
         try:
             self._join(seating, work.lane, work.step.joining)
             self._turn(seating, work.lane)
@@ -93,7 +93,7 @@ class Stepper:
             self._abandon(seating)
         if not rows.has_work:
             del self._seatings[rows]
-        if seating.executions is not before or work.step.joining:
+        if seating.executions is not before or rows.active != active or work.step.joining:
             self._tell_running()
 
     def end(self) -> None:

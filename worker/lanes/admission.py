@@ -43,9 +43,12 @@ class Admission:
         if rows is not self.rows:
             self._former, self.rows = self.rows, rows
 
-    def room(self) -> int:
-        """How many jobs the lane may hold that are not on rows."""
-        return max(0, self.rows.cap - self.rows.active) + self._look_ahead
+    def room(self, backlog: int) -> int:
+        """How many jobs the lane may hold that are not on rows: for rows that are free, and a few
+        more while it is deep. Else another worker may have a row sooner.
+        """
+        ahead = self._look_ahead if backlog else 0
+        return max(0, self.rows.cap - self.rows.active) + ahead
 
     def waited(self, lane: Lane, now: float) -> float | None:
         """How long the lane has waited for a step; None where it has nothing to do."""

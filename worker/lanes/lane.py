@@ -103,7 +103,7 @@ class Lane:
         if self.handler is None or self.closing or self.fetching.total() >= self._max_fetching:
             return 0
         if self.admission is not None:
-            return max(0, self.admission.room() + self.starved - self.waiting)
+            return max(0, self.admission.room(self.backlog) + self.starved - self.waiting)
         if self.remote is not None:
             slots = self.remote.slots
             return max(0, slots - self.remote.taken + self.starved - self.waiting) if slots else 0

@@ -109,11 +109,10 @@ class WorkerState:
             self.running = staying.union(one.tag for one in executions)
 
     def set_on_rows(self, executions: Iterable[Execution]) -> None:
-        """Set the jobs that stay on the device across steps."""
+        """Set the jobs that stay on the device across steps; no batch is on it."""
         with self.changed:
-            others = self.running - self._on_rows
-            self._on_rows = frozenset(one.tag for one in executions)
-            self.running = others | self._on_rows
+            self.running = self._on_rows = frozenset(one.tag for one in executions)
+            self.changed.notify_all()  # there may be room
 
     def set_in_servers(self, executions: Iterable[Execution]) -> None:
         """Set the jobs that servers have."""

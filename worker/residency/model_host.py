@@ -295,8 +295,10 @@ class ModelHost:
 
     def _is_busy(self, model: str) -> bool:
         """Whether jobs in hand must still run on this model."""
-        handler = self.residency.handler(model)
+        handler, rows = self.residency.handler(model), self.residency.models[model].rows
         lanes = self._lanes_of(model)
+        if rows is not None and rows.has_work:
+            return True
         return any(lane.in_hand or lane.waiting or lane.asking for lane in lanes) or any(
             one.handler is handler
             for lane in self._state.lanes.values()
