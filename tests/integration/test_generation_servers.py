@@ -37,6 +37,8 @@ def write_catalog(folder: Path, **models: dict[str, Any]) -> str:
             "stop_seconds": 2,
             **own,
         }
+        if name == "gated":
+            options["command"] += ["--gate", str(folder / "gate")]
         entries[name] = {"handler": "openai-server", "task": "generate", "options": options}
     path = folder / "models.yaml"
     path.write_text(yaml.safe_dump({"models": entries}))
@@ -49,8 +51,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("servers")
     with running_redis(folder / "redis") as server:
         made = Stack(server.url, folder)
-        made.environment["LANEFLEET_CATALOG"] = write_catalog(folder, llm={}, other={"slots": 2})
-        made.worker("echo,llm,other")
+        (folder / "gate").touch()
+        made.environment["LANEFLEET_CATALOG"] = write_catalog(
+            folder, llm={}, other={"slots": 2}, gated={"slots": 1, "patience_seconds": 0.2}
+        )
+        made.worker("echo,llm,other,gated")
         yield made
         made.close()
 
@@ -187,7 +192,7 @@ def test_what_a_server_says_of_a_request_is_what_becomes_of_the_job(fleet: Stack
 def test_a_server_that_is_not_healthy_is_given_nothing(fleet: Stack) -> None:
     sick = fleet.folder / "other" / "sick"
     sick.touch()
-    wait_until(lambda: "server_unhealthy" in fleet.processes[0].output(), 20, "the look")
+    wait_until(lambda: fleet.reports()[0].lanes["other"].slots == 0, 20, "the look")
     before = fleet.folder / "other" / "requests"
     size = before.stat().st_size if before.exists() else 0
     ids = ask(fleet, "later ", lane="other")
@@ -198,6 +203,34 @@ def test_a_server_that_is_not_healthy_is_given_nothing(fleet: Stack) -> None:
     sick.unlink()
     await_settled(fleet, ids, 20)
     assert text_of_job(fleet, ids[0]) == answer_to("later ", TOKENS)
+
+
+def test_jobs_go_back_to_their_lane_while_a_server_stays_away(fleet: Stack) -> None:
+    ids = ask(fleet, "first !slow:20 ", lane="gated", stream=True, max_tokens=40)
+    reader = Reader(fleet.redis, ids[0]).start()
+    wait_until(lambda: reader.entries, 20, "a token")
+    gate = fleet.folder / "gate"
+    gate.unlink()
+    (server,) = servers_of(fleet.processes[0], fleet.folder / "gated")
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: fleet.waiting("gated") == 1, 20, "the job in its lane")
+    gate.touch()
+    await_settled(fleet, ids, 30)
+    wanted = answer_to("first !slow:20 ", 40)
+    assert text_of_job(fleet, ids[0]) == reader.stop().text() == wanted
+
+
+def test_a_stream_that_is_cut_is_tried_again_and_said_once(fleet: Stack) -> None:
+    prompts = ["cut1 !cut:3 ", "cut2 !cut:3 "]
+    chat = {"messages": [{"role": "user", "content": "cut3 !cut:3 "}]}
+    ids = ask(fleet, prompts[0], chat, stream=True) + ask(fleet, prompts[1])
+    readers = [Reader(fleet.redis, one).start() for one in ids[:2]]
+    await_settled(fleet, ids, 30)
+    wanted = [answer_to(one, TOKENS) for one in (prompts[0], text_of(chat["messages"]), prompts[1])]
+    assert [text_of_job(fleet, one) for one in ids] == wanted
+    assert [reader.stop().text() for reader in readers] == wanted[:2]
+    records = [fleet.record(one) for one in ids]
+    assert {record.attempts for record in records if record} == {2}
 
 
 def test_a_full_server_keeps_nobody_else_waiting(fleet: Stack) -> None:

@@ -15,9 +15,8 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from common.generation.said import Delta as SaidDelta
-
 from common.errors import AttemptsExhausted, ServerFailed
+from common.generation.said import Delta as SaidDelta
 from worker.jobs.execution import Execution
 from worker.lanes.lane import Lane
 from worker.models.remote import Answer, Delta, RemoteGenerator
@@ -150,6 +149,7 @@ async def conduct(
 
     Raises what ends the job otherwise.
     """
+    error: ServerFailed | None = None
     while True:
         alone = run.deaths >= _ALONE_TO_FIRST_TOKEN
         async with gate.enter(alone=alone) as share:
@@ -164,12 +164,15 @@ async def conduct(
                 run.said(delta)
                 tell(run)
 
+            if error is not None:
+                await _recovered(run, error)  # it may have ended again, over another, meanwhile
             try:
                 await run.handler.answer(run.answer, emit)
                 return
             except ServerFailed as exc:
                 error = exc
-        await _recovered(run, error)
+        if not await _recovered(run, error):
+            raise error
         if alone:
             raise AttemptsExhausted(
                 f"gave up: the model's server ended {run.deaths + 1} times over this job, the last "
@@ -178,11 +181,10 @@ async def conduct(
         run.deaths += 1
 
 
-async def _recovered(run: Run, error: ServerFailed) -> None:
-    """Wait for the server; raises the error where it is well, and so the job is to blame."""
+async def _recovered(run: Run, error: ServerFailed) -> bool:
+    """Wait for the server; false where it is well, and so the job may be to blame."""
     try:
-        went = await asyncio.wait_for(run.handler.recovered(), run.handler.patience_seconds)
+        return await asyncio.wait_for(run.handler.recovered(), run.handler.patience_seconds)
     except TimeoutError:
+        run.deaths += 1
         raise ServerIsAway from error
-    if not went:
-        raise error
