@@ -246,6 +246,8 @@ class ServerFailed(InferenceFailed):
     """The server that runs the model could not be reached, was busy, or broke its answer off."""
 
     code = "server_failed"
+    busy_seconds: float | None = None
+    """Set where it has too many requests: when to ask again."""
 
 
 class ServerRefused(InferenceFailed):

@@ -187,6 +187,8 @@ def test_what_a_server_says_of_a_request_is_what_becomes_of_the_job(fleet: Stack
         "invalid_input",
     ]
     assert text_of_job(fleet, ids[3]) == answer_to("d !busy ", TOKENS)
+    assert found[3] is not None
+    assert found[3].attempts == 1, "that it was busy is not the job's fault"
 
 
 def test_a_server_that_is_not_healthy_is_given_nothing(fleet: Stack) -> None:

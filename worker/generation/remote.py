@@ -75,6 +75,8 @@ class Run:
         for index, choice in enumerate(self.answer.choices):
             if not choice.finish:
                 choice.finish = "deadline"
+                if not self.answer.streamed:
+                    continue
                 with self._lock:
                     delta = self._deltas.setdefault(index, SaidDelta(index))
                     delta.finish = "deadline"
@@ -161,8 +163,9 @@ async def conduct(
                 if alone and run.deaths < _ALONE_TO_END:
                     share()
                     alone = False
-                run.said(delta)
-                tell(run)
+                if run.answer.streamed:
+                    run.said(delta)
+                    tell(run)
 
             if error is not None:
                 await _recovered(run, error)  # it may have ended again, over another, meanwhile

@@ -80,7 +80,8 @@ class RemoteRunner:
         """
         self._stop_at = stop_at
         self._state.wake()
-        self._thread.join(max(0.0, stop_at - time.monotonic()) + _IDLE_SECONDS)
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, stop_at - time.monotonic()) + _IDLE_SECONDS)
         with self._state.changed:
             left = list(self._runs.values())
         for run in left:

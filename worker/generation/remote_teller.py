@@ -16,13 +16,13 @@ from typing import NamedTuple
 import structlog
 from redis.exceptions import RedisError
 
-from common.errors import JobExpired
+from common.errors import JobExpired, ServerFailed
 from common.generation.said import Delta as SaidDelta
 from common.generation.said import dump_entry
 from common.redis.trouble import TROUBLE
 from worker.generation.remote import Run, ServerIsAway
 from worker.guard.raised import RAISED
-from worker.jobs.execution import Execution, judge_time
+from worker.jobs.execution import Execution, Hold, judge_time
 from worker.jobs.lease_calls import ReleasedJob, SaidJob
 from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
@@ -78,12 +78,11 @@ class RemoteTeller:
         """Write and submit what there is, until this time."""
         self._give_up_at = give_up_at
         self._news.set()
-        self._thread.join(max(0.0, give_up_at - time.monotonic()) + _PAUSE_SECONDS)
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, give_up_at - time.monotonic()) + _PAUSE_SECONDS)
 
     def tell(self, run: Run) -> None:
         """It has said something."""
-        if not run.answer.streamed:
-            return
         with self._lock:
             self._spoke[run] = None
         self._news.set()
@@ -120,7 +119,7 @@ class RemoteTeller:
         }
         by_lane: dict[Lane, list[tuple[Run, bytes]]] = {}
         for run, deltas in said.items():
-            if deltas and run.answer.streamed and run.execution.disposition != "lost":
+            if deltas and run.execution.disposition != "lost":
                 run.entry += 1
                 by_lane.setdefault(run.lane, []).append((run, dump_entry(deltas)))
         for lane, entries in by_lane.items():
@@ -220,6 +219,9 @@ def _judge(ended: Ended, retries: Retries) -> None:
         judge_time(execution, time.monotonic() - run.began)
         if execution.disposition is None:
             _past_deadline(run, error)
+        return
+    if isinstance(error, ServerFailed) and error.busy_seconds is not None and not execution.suspect:
+        execution.disposition, execution.error = Hold(int(error.busy_seconds * 1000)), error
         return
     RAISED.note(run.lane.spec.name, "answer", error, job_id=ascii(execution.job_id))
     charge(execution, decide(error, 1, execution.attempt, retries), error)

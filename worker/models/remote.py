@@ -35,7 +35,9 @@ class Request:
     @property
     def echoed(self) -> str:
         """What the text begins with, before anything is generated."""
-        return self.prompt if self.options.echo and isinstance(self.prompt, str) else ""
+        if not (self.options.echo and isinstance(self.prompt, str)):
+            return ""
+        return self.prompt.encode("utf-8", "replace").decode()  # JSON can hold half a character
 
 
 class Delta(NamedTuple):

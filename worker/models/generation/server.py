@@ -17,7 +17,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from common.catalog import ModelSpec
-from common.errors import ConfigurationError, ServerFailed
+from common.errors import ConfigurationError, InvalidInput, ServerFailed
 from worker.models.generation.server_answer import Telling
 from worker.models.generation.server_child import Address, Child
 from worker.models.generation.server_engines import ENGINES, body_of, refuse
@@ -87,7 +87,7 @@ class Server:
         request = read_request(value, params)
         refuse(self._options.engine, request)
         if request.options.truncate and self._context is None:
-            raise ServerFailed(
+            raise InvalidInput(
                 "params.truncate: the server does not say how long a prompt may be; set "
                 "options.context_tokens in the catalog"
             )

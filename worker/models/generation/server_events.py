@@ -138,11 +138,15 @@ def _logprobs(found: Any, tokens: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     rows = _of_chat(content) if isinstance(content, list) else _of_prompt(found)
     for at, (token, logprob, top) in enumerate(rows):
         yield {
-            "token": token,
+            "token": _whole(token),
             "id": tokens[at] if at < len(tokens) else None,
             "logprob": logprob,
-            "top": [{"token": one, "id": None, "logprob": its} for one, its in top],
+            "top": [{"token": _whole(one), "id": None, "logprob": its} for one, its in top],
         }
+
+
+def _whole(token: str) -> str:
+    return token if token.isascii() else token.encode("utf-8", "replace").decode()
 
 
 _Row = tuple[str, float | None, list[tuple[str, float]]]

@@ -237,14 +237,15 @@ class Link:
         if status in _INPUT_STATUSES:
             raise InvalidInput(f"the model's server refused the request: {said}")
         sentence = f"the model's server answered {status}: {said}"
+        if status < 500 and status not in _AGAIN_STATUSES:
+            raise ServerRefused(sentence)
+        error = ServerFailed(sentence)
         if status in _BUSY_STATUSES:
-            seconds = self._circuit.busy(time.monotonic(), _seconds(response))
-            self._pause(seconds)
+            error.busy_seconds = self._circuit.busy(time.monotonic(), _seconds(response))
+            self._pause(error.busy_seconds)
         elif status >= 500:
             self._failed(began)
-        if status >= 500 or status in _AGAIN_STATUSES:
-            raise ServerFailed(sentence)
-        raise ServerRefused(sentence)
+        raise error
 
     def _failed(self, began: float) -> None:
         self._pause(self._circuit.failed(time.monotonic(), began))
