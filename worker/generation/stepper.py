@@ -84,7 +84,6 @@ class Stepper:
         rows = work.step.rows
         assert rows is not None, "a step is some generator's"
         seating = self._seatings.setdefault(rows, Seating(rows, self._slot))
-        before, active = seating.executions, rows.active
         try:
             self._join(seating, work.lane, work.step.joining)
             self._turn(seating, work.lane)
@@ -93,8 +92,8 @@ class Stepper:
             self._abandon(seating)
         if not rows.has_work:
             del self._seatings[rows]
-        if seating.executions is not before or rows.active != active or work.step.joining:
-            self._tell_running()
+        if work.step.joining:
+            self._tell_running()  # those that have no row do not run
 
     def end(self) -> None:
         """The worker stops: run what is on rows to its end or until `stop_at`, then let it go on
@@ -120,8 +119,12 @@ class Stepper:
 
     def _turn(self, seating: Seating, lane: Lane) -> None:
         until = time.monotonic() + self._turn_seconds
+        known = None
         while True:
             self._step(seating)
+            if known != (taken := (seating.executions, seating.rows.active)):
+                known = taken
+                self._tell_running()  # and there may be room, which the reserver waits for
             if not seating.rows.has_work:
                 return
             if self._teller.is_behind:
