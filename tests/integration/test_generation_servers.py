@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import yaml
 
@@ -233,6 +234,22 @@ def test_a_stream_that_is_cut_is_tried_again_and_said_once(fleet: Stack) -> None
     assert [reader.stop().text() for reader in readers] == wanted[:2]
     records = [fleet.record(one) for one in ids]
     assert {record.attempts for record in records if record} == {2}
+
+
+def test_the_stock_client_reads_its_streams_through_the_queue(fleet: Stack) -> None:
+    api = fleet.api("echo,llm")
+    messages: Any = [{"role": "user", "content": "hello"}]
+    about: Any = {"model": "llm", "temperature": 0, "max_tokens": TOKENS}
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as stock:
+        completion = stock.completions.create(prompt="over http ", **about)
+        assert completion.choices[0].text == answer_to("over http ", TOKENS)
+        assert completion.usage is not None
+        assert completion.usage.prompt_tokens == 2
+        chat = stock.chat.completions.create(messages=messages, stream=True, **about)
+        said = "".join(one.choices[0].delta.content or "" for one in chat if one.choices)
+        assert said == answer_to(text_of(messages), TOKENS)
+        with pytest.raises(openai.BadRequestError, match="as you wish"):
+            stock.completions.create(prompt="x !status:400 ", **about)
 
 
 def test_a_full_server_keeps_nobody_else_waiting(fleet: Stack) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError, InvalidInput
@@ -273,3 +276,26 @@ def test_a_request_costs_about_its_tokens() -> None:
 
     request = Request(GenerateOptions(max_tokens=10, n=2), prompt="x" * 40)
     assert Server().cost(request) == 30
+
+
+def test_the_catalogs_of_the_page_can_be_read() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "generation-servers.md").read_text()
+    models = {
+        name: body
+        for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+        for name, body in yaml.safe_load(block)["models"].items()
+    }
+    engines = {
+        read_server_options(ModelSpec(name=name, **body)).engine for name, body in models.items()
+    }
+    assert engines == set(ENGINES)
+
+
+def test_the_page_names_every_option() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "generation-servers.md").read_text()
+    named = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert named == set(ServerOptions.model_fields)
+    sent = {name for row in re.findall(r"^\| (`.*?) \|.*\|$", page, re.MULTILINE)
+            for name in re.findall(r"`(\w+)`", row)}  # fmt: skip
+    ours = {"stream", "on_disconnect", "on_deadline"}
+    assert set(GenerateOptions.model_fields) - sent == ours
