@@ -39,6 +39,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "text-detect": "worker.models.text_detect:TextDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
     "decoder": "worker.models.generation.decoder:Decoder",
+    "openai-server": "worker.models.generation.server:Server",
 }
 
 

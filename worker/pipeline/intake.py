@@ -28,6 +28,7 @@ from worker.jobs.leases import LaneLeases, Reservation
 from worker.jobs.message import parse
 from worker.jobs.next_steps import NextSteps, kept_form, lineage_of
 from worker.jobs.passage import Passage
+from worker.jobs.steps import require_prompt
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
@@ -140,6 +141,9 @@ class Intake:
         Called on the thread that decoded them.
         """
         lane, executions = decoded.lane, decoded.executions
+        if lane.admission is not None:
+            for execution in executions:
+                require_prompt(execution)
         ended, items = _parted(executions)
         now = time.monotonic()
         passage = Passage(executions[0].arrived, decoded.began, now, len(executions))
@@ -165,8 +169,8 @@ class Intake:
             execution.reserved_ms = reservation.server_ms
             if not lane.spec.run_identical_once:
                 execution.key = None
-            if lane.admission is not None:
-                execution.key = None  # rows are shared by nobody
+            if lane.generates:
+                execution.key = None  # each has its own luck
         lane.stats.stages.reserved(executions, reservation.server_ms)
         return executions
 
@@ -270,7 +274,7 @@ class Intake:
     def _read_said(self, lane: Lane, executions: list[Execution]) -> bool:
         """Read what others have said of those that stream, to go on from there; as _read_blobs."""
         streams = [one for one in executions if one.params.get("stream") is True]
-        if lane.admission is None or not streams:
+        if not (lane.generates and streams):
             return True
         while not self._state.stopping.is_set():
             try:
