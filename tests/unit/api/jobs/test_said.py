@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from api.jobs.said import Entry, SaidReader, SaidStreams
+from common.generation.said import Delta
 
 
 class Streams:
@@ -31,8 +32,8 @@ class Streams:
         self.entries |= {number: entry(number) for number in numbers}
 
 
-def entry(number: int) -> dict[str, Any]:
-    return {"c": number}
+def entry(number: int) -> Entry:
+    return [Delta(0, [number], "x")]
 
 
 def reader_of(streams: Streams, after: int = 0) -> tuple[SaidReader, list[str]]:
