@@ -385,6 +385,20 @@ def test_a_job_that_is_canceled_ends_its_readers(
         next(heard)
 
 
+def test_a_lost_subscription_loses_no_text(stack: Stack, api: ApiProcess, redis: Any) -> None:
+    job_id = submit(api)
+    heard = api.client.tokens(job_id)
+    teller = Teller(redis, LANE)
+    teller.say("one ")
+    assert next(heard).text == "one "
+    for part in ("two ", "three ", "four "):
+        redis.client_kill_filter(_type="pubsub")
+        teller.say(part)
+        assert next(heard).text == part
+    teller.finish()
+    assert list(heard) == []
+
+
 def test_an_api_that_is_killed_is_resumed_at_another(
     stack: Stack, apis: list[ApiProcess], redis: Any
 ) -> None:
