@@ -111,7 +111,8 @@ class WorkerState:
     def set_on_rows(self, executions: Iterable[Execution]) -> None:
         """Set the jobs that stay on the device across steps; no batch is on it."""
         with self.changed:
-            self.running = self._on_rows = frozenset(one.tag for one in executions)
+            self._on_rows = frozenset(one.tag for one in executions)
+            self.running = self._on_rows | self._in_servers
             self.changed.notify_all()  # there may be room
 
     def set_in_servers(self, executions: Iterable[Execution]) -> None:
