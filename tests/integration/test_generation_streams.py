@@ -303,6 +303,14 @@ def test_what_a_reader_that_leaves_ends(api: ApiProcess, redis: Any, policy: str
     assert api.client.result(teller.job_id, wait=10)["text"] == "one two"
 
 
+def test_who_asks_for_the_head_alone_ends_nothing(api: ApiProcess, redis: Any) -> None:
+    job_id = submit(api)
+    url = f"{api.url}/v1/jobs/{job_id}/events?on_disconnect=cancel"
+    assert httpx.head(url).status_code == 200
+    tell(redis)
+    assert api.client.get(job_id)["state"] == "succeeded"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_who_leaves_before_anything_is_said_ends_the_job(
     api: ApiProcess, redis: Any, stream: bool
