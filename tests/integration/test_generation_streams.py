@@ -42,6 +42,7 @@ def stack(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     made.redis.hset(WEIGHTS_DIGESTS, LANE, f"{LANE} w1")
     yield made
     made.close()
+    made.redis.flushall()
 
 
 @pytest.fixture(scope="module")
