@@ -70,8 +70,8 @@ class ModelSpec(BaseModel):
     input: InputKind = Field("json", description="What the input is: text, image or json.")
     description: str = Field("", description="One sentence for people.")
     task: Task | None = Field(
-        None, description="The task-shaped route that serves it: embed, classify, detect or "
-        "generate.",
+        None,
+        description="The task-shaped route that serves it: embed, classify, detect or generate.",
     )
     default: bool = Field(
         False, description="Whether its task's route uses it when a request names no model."
