@@ -73,7 +73,7 @@ def _loaded(file: Path) -> dict[str, Tensor]:
 
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=_can_be_mapped(file))
-    except Exception as exc:  # noqa: BLE001  a damaged one raises anything
+    except Exception as exc:
         raise NotConverted(f"{file} cannot be read: {str(exc).splitlines()[0][:300]}") from exc
     if not isinstance(found, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
