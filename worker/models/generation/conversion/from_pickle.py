@@ -74,7 +74,10 @@ def _loaded(file: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=_can_be_mapped(file))
     except Exception as exc:
-        raise NotConverted(f"{file} cannot be read: {str(exc).splitlines()[0][:300]}") from exc
+        raise NotConverted(
+            f"{file} cannot be read as tensors and nothing else ({type(exc).__name__}): it is "
+            "damaged, or would have to run code, which is not done"
+        ) from exc
     if not isinstance(found, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
     ):
