@@ -15,7 +15,7 @@ from worker.jobs.steps import infer
 from worker.models import load_handler
 from worker.models.base import Model
 
-_WITHOUT_SHAPE_RULES = frozenset({"minilm", "echo", "text-detect"})
+_WITHOUT_SHAPE_RULES = frozenset({"minilm", "echo", "text-detect", "decoder"})
 """Built-in handlers that need no shapes without data, or no torch."""
 
 

@@ -44,13 +44,13 @@ class Places:
         self.touch(place)
 
     def take(self, tokens: Sequence[int], at_least: int) -> Place | None:
-        """A free place for this prompt: the one that begins most like it, else the one that was
-        used longest ago. at_least: a shorter beginning is not looked at."""
+        """A free place for this prompt: one of which all goes before it, as an earlier turn does,
+        else the one that was used longest ago. at_least: tokens for which that counts."""
         free = [place for place in self._all if not place.live]
         if not free:
             return None
         best = max(free, key=lambda place: common_length(place.tokens, tokens))
-        if common_length(best.tokens, tokens) < at_least:
+        if not at_least <= common_length(best.tokens, tokens) == len(best.tokens):
             best = min(free, key=lambda place: place.used)
         best.live = True
         self.touch(best)
