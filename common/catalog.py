@@ -122,6 +122,12 @@ class ModelSpec(BaseModel):
     encode_timeout_seconds: float | None = Field(
         None, ge=0, description="Longest one output may take in `encode`; 0 is no limit."
     )
+    step_timeout_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Longest one step, an admission or a drop may take, of a generator; 0 is no "
+        "limit.",
+    )
     unload_timeout_seconds: float | None = Field(
         None, ge=0, description="Longest it may take to unload; 0 is no limit."
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from common.metrics import api, compatible, courier, lanes, process, server, worker
+from common.metrics import api, compatible, courier, generation, lanes, process, server, worker
 from common.metrics.declaration import Metric
 
 
@@ -22,6 +22,7 @@ METRICS: tuple[Metric, ...] = (
     *_of(lanes),
     *_of(server),
     *_of(worker),
+    *_of(generation),
     *_of(courier),
     *_of(process),
     *_of(compatible),

@@ -32,6 +32,7 @@ NAMES = (
     "gpu",
     "cold",
     "webhooks",
+    "streams",
 )
 _DEFAULT = tuple(name for name in NAMES if name != "efficiency")
 """What fits into ten minutes; the other takes as long by itself."""

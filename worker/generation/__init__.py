@@ -1,1 +1,1 @@
-"""Lanes whose work is steps: admission, turns, and the streams that readers follow."""
+"""Lanes whose work is steps: rows on the device, and what becomes of their tokens."""

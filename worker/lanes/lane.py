@@ -19,7 +19,9 @@ from worker.batching.batch_time import BatchTime
 from worker.batching.batcher import Batch, Batcher, BatchLimits
 from worker.jobs.execution import Execution
 from worker.jobs.leases import Reservation
+from worker.lanes.admission import ONE_BY_ONE, Admission
 from worker.lanes.lane_stats import LaneStats
+from worker.lanes.rows import Rows
 from worker.lanes.step import Step
 from worker.models.base import Model
 
@@ -45,7 +47,10 @@ class Lane:
         look_ahead_jobs: int,
         max_fetching: int,
         tenant_share: float = 1.0,
+        step_look_ahead: int = 4,
+        max_attempts: int = 3,
     ) -> None:
+        """step_look_ahead is as look_ahead_jobs, of lanes whose work is steps."""
         self.name = name
         self.spec = spec
         """The model that serves the lane; replaced when an alias is moved."""
@@ -63,6 +68,8 @@ class Lane:
         """By tenant, jobs whose input is being fetched; not counted in `waiting`."""
         self.handler: Model | None = None
         """Set while the model is in memory."""
+        self.admission: Admission | None = None
+        """How its jobs join rows, where its model is a generator; None while it is not loaded."""
         self.closing = False
         """Whether its model is to be unloaded: jobs in hand still run, no more are reserved."""
         self.wanted_since: float | None = None
@@ -79,6 +86,7 @@ class Lane:
         self.clock_ahead = time.time() - time.monotonic()
         """Add it to the steady clock for the Redis server's time, in Unix seconds."""
         self._look_ahead = look_ahead_jobs
+        self._steps = (step_look_ahead, max_attempts)
         self._max_fetching = max_fetching * _FETCHING_PER_SLOT
         self._tenant_fetching = max(1, int(self._max_fetching * tenant_share / 4))
 
@@ -91,6 +99,8 @@ class Lane:
         """
         if self.handler is None or self.closing or self.fetching.total() >= self._max_fetching:
             return 0
+        if self.admission is not None:
+            return max(0, self.admission.room(self.backlog) + self.starved - self.waiting)
         jobs = self.limits.max_batch
         if self.stats.reserve_seconds > self.stats.run_seconds:
             jobs *= 2
@@ -140,18 +150,29 @@ class Lane:
     def oldest(self) -> float | None:
         """The arrival time of the job that has waited longest here; None when none waits."""
         arrivals = [self.batcher.oldest_arrival()]
+        if self.admission is not None:
+            arrivals.append(self.admission.oldest())
         if self.suspects:
             arrivals.append(self.suspects[0].arrived)
         known = [arrival for arrival in arrivals if arrival is not None]
         return min(known) if known else None
 
-    def serve(self, spec: ModelSpec, handler: Model | None) -> None:
-        """Run the jobs decoded from now on with this model; with None the lane has no model."""
+    def serve(self, spec: ModelSpec, handler: Model | None, rows: Rows | None = None) -> None:
+        """Run the jobs decoded from now on with this model; with None the lane has no model. rows
+        are those of a generator.
+        """
         if spec is not self.spec:
             self.spec = spec
             self.limits = self.batcher.limits = _limits(spec)
             self.batcher.time = BatchTime()
         self.limits.pads = getattr(handler, "pads", True)
+        if rows is None:
+            self.admission = None
+        elif self.admission is None:
+            self.admission = Admission(rows, *self._steps)
+        else:
+            self.admission.serve(rows)
+        self.batcher.limits = self.limits if rows is None else ONE_BY_ONE
         self.handler, self.closing, self.wanted_since = handler, False, None
         self.ready, self.armed = handler is not None, False
 
@@ -180,6 +201,8 @@ class Lane:
         None while a short wait is worth more jobs in the batch: they are being decoded, or the
         device is not idle yet. A lane whose work is steps returns a Step.
         """
+        if self.admission is not None:
+            return self.admission.next_step(self, now)
         if self.suspects:
             if not device_idle:
                 return None
@@ -190,6 +213,8 @@ class Lane:
     def take_all(self) -> None:
         """Remove the jobs that have not started; the caller releases them."""
         self.suspects.clear()
+        if self.admission is not None:
+            self.admission.take_all()
         self.batcher.take_all()
         self.waiting = 0
 
@@ -213,6 +238,8 @@ def lanes_of(catalog: Catalog, settings: Settings) -> dict[str, Lane]:
             look_ahead_jobs=settings.look_ahead_jobs,
             max_fetching=settings.fetch_concurrency,
             tenant_share=settings.tenant_share,
+            step_look_ahead=settings.generation_look_ahead,
+            max_attempts=settings.max_attempts,
         )
         for name, spec in catalog.items()
     }

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 
 from common.catalog import ModelSpec
 from common.errors import InferenceFailed
 from common.generation.options import GenerateOptions
 
 GENERATOR_VERBS = ("load", "decode", "cost", "admit", "step", "drop", "text", "encode")
+
+_TOLD_BY = "admit"
+"""The verb that no Model has."""
 
 Finish = Literal["stop", "length"]
 """Why a choice ended: an end-of-text token or a stop string, or max_tokens and the context."""
@@ -86,7 +89,10 @@ class Text(Protocol):
 
     def feed(self, token: int, finish: Finish | None) -> Piece:
         """The text that this token makes certain. `finish` in the answer is "stop" at a stop
-        string, whose text is left out unless asked for."""
+        string, whose text is left out unless asked for.
+
+        It may also have `flush() -> str`: what it still holds back, where the choice is cut short.
+        """
 
 
 class Generator(Protocol):
@@ -146,3 +152,8 @@ class Generated:
     choices: list[Choice]
     first_token_seconds: float = 0.0
     """From the job's reservation to its first token."""
+
+
+def is_generator(handler: object) -> TypeGuard[Generator]:
+    """Whether this handler, or class of one, is a Generator rather than a Model."""
+    return callable(getattr(handler, _TOLD_BY, None))

@@ -33,6 +33,7 @@ from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.pipeline.decode_pool import Decoded, DecodePool
 from worker.pipeline.finisher import Finisher
+from worker.pipeline.said import read_said
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +94,9 @@ class Intake:
         if ended:
             self._finisher.submit_ended(lane, ended)
         waiting = self._delay_early(lane, waiting)
-        if self._read_blobs([one for one in waiting if one.has_blob]):
+        if self._read_said(lane, waiting) and self._read_blobs(
+            [one for one in waiting if one.has_blob]
+        ):
             self._pass_on(lane, self._request_inputs(lane, waiting), replace_caller)
 
     def accept_fetched(self, replace_caller: Callable[[], None]) -> None:
@@ -162,6 +165,8 @@ class Intake:
             execution.reserved_ms = reservation.server_ms
             if not lane.spec.run_identical_once:
                 execution.key = None
+            if lane.admission is not None:
+                execution.key = None  # rows are shared by nobody
         lane.stats.stages.reserved(executions, reservation.server_ms)
         return executions
 
@@ -261,6 +266,21 @@ class Intake:
                 execution.blob = bytes(blob) if isinstance(blob, bytes) else None
             return True
         return not executions
+
+    def _read_said(self, lane: Lane, executions: list[Execution]) -> bool:
+        """Read what others have said of those that stream, to go on from there; as _read_blobs."""
+        streams = [one for one in executions if one.params.get("stream") is True]
+        if lane.admission is None or not streams:
+            return True
+        while not self._state.stopping.is_set():
+            try:
+                read_said(self._client, streams)
+            except RedisError as exc:
+                TROUBLE.note("reading what was said", exc)
+                self._state.stopping.wait(_REDIS_PAUSE_SECONDS)
+            else:
+                return True
+        return False
 
     def _mget(self, keys: Sequence[str]) -> list[Any]:
         """The values; not many large ones in one call, in which Redis would serve nobody else."""
