@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import ConfigurationError
 
-__all__ = ("RANDOM", "converted_base", "find_weights", "located", "quiet_loading", "set_base")
+__all__ = ("RANDOM", "find_weights", "located", "quiet_loading", "set_base")
 
 RANDOM = "random"
 """Weights made up on the spot: shows the plumbing, never the picture."""

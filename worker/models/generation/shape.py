@@ -38,15 +38,16 @@ class Rope:
         """One for each pair of a head's numbers."""
         plain = [self.theta ** (-2 * pair / width) for pair in range(width // 2)]
         if self.scaling.get("rope_type") == "linear":
-            return [one / self.scaling["factor"] for one in plain]
+            return [one / float(self.scaling["factor"]) for one in plain]
         if self.scaling.get("rope_type") == "llama3":
             return [self._as_llama3(one) for one in plain]
         return plain
 
     def _as_llama3(self, frequency: float) -> float:
         """Slow ones are divided, fast ones kept, and those between blended."""
-        low, high = self.scaling["low_freq_factor"], self.scaling["high_freq_factor"]
-        turns = self.scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)
+        low, high = (float(self.scaling[f"{end}_freq_factor"]) for end in ("low", "high"))
+        before = int(self.scaling["original_max_position_embeddings"])
+        turns = before * frequency / (2 * math.pi)
         kept = min(1.0, max(0.0, (turns - low) / (high - low)))
         return frequency * (kept + (1 - kept) / float(self.scaling["factor"]))
 

@@ -99,5 +99,10 @@ class ChoiceText:
             said += self._search.rest()
         return Piece(before + said, finish)
 
+    def flush(self) -> str:
+        """What waited for more, where none comes: a stop string's beginning, but no half
+        character."""
+        return self._search.rest()
+
     def _content(self, token: int) -> bytes:
         return self._bytes[token] if token < len(self._bytes) else b""

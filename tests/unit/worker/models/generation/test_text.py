@@ -98,6 +98,13 @@ def test_what_waited_is_said_where_the_text_ends_otherwise() -> None:
     assert made.feed(END, "stop") == ("e", "stop")
 
 
+def test_a_text_that_is_cut_short_says_what_waited() -> None:
+    made = choice(stop=["end."])
+    made.feed(ord("e"), None)
+    made.feed(0xE6, None)
+    assert made.flush() == "e"
+
+
 def test_a_stop_string_is_part_of_the_text_where_asked_for() -> None:
     made = choice(stop=["b"], include_stop=True)
     assert made.feed(ord("a"), None).text == "a"
