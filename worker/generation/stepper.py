@@ -84,7 +84,6 @@ class Stepper:
         rows = work.step.rows
         assert rows is not None, "a step is some generator's"
         seating = self._seatings.setdefault(rows, Seating(rows, self._slot))
-        before, active = seating.executions, rows.active
         try:
             self._join(seating, work.lane, work.step.joining)
             self._turn(seating, work.lane)
@@ -93,8 +92,8 @@ class Stepper:
             self._abandon(seating)
         if not rows.has_work:
             del self._seatings[rows]
-        if seating.executions is not before or rows.active != active or work.step.joining:
-            self._tell_running()
+        if work.step.joining:
+            self._tell_running()  # those that have no row do not run
 
     def end(self) -> None:
         """The worker stops: run what is on rows to its end or until `stop_at`, then let it go on
@@ -120,8 +119,12 @@ class Stepper:
 
     def _turn(self, seating: Seating, lane: Lane) -> None:
         until = time.monotonic() + self._turn_seconds
+        known = None
         while True:
             self._step(seating)
+            if known != (taken := (seating.executions, seating.rows.active)):
+                known = taken
+                self._tell_running()  # and there may be room, which the reserver waits for
             if not seating.rows.has_work:
                 return
             if self._teller.is_behind:
@@ -137,6 +140,9 @@ class Stepper:
     # -- who joins -----------------------------------------------------------
 
     def _join(self, seating: Seating, lane: Lane, joining: Sequence[Execution]) -> None:
+        if joining:
+            stages, free_since = lane.stats.stages, self._device_time.free_since
+            self._device_time.took(stages.taken(joining, time.monotonic(), free_since))
         unwanted = self._starting.end_unwanted(lane, joining)
         for execution in joining:
             if execution.tag in unwanted:
@@ -177,8 +183,9 @@ class Stepper:
             RAISED.note(rows.spec.name, "admit", exc)
             self._charge(seating, generation, exc)
             return
-        generation.began = generation.began or time.monotonic()
-        generation.lane.stats.generation.prompt_tokens += len(generation.prompt.tokens)
+        if not generation.began:
+            generation.began = time.monotonic()
+            generation.lane.stats.generation.prompt_tokens += len(generation.prompt.tokens)
 
     def _resume_parked(self, seating: Seating) -> None:
         while (generation := seating.next_parked()) is not None:
@@ -309,7 +316,7 @@ class Stepper:
         else:
             seating.remove(generation)
         if (lost_at := generation.execution.lost_at_step) >= 0:
-            generation.lane.stats.generation.freed.observe(seating.rows.steps - lost_at)
+            generation.lane.stats.generation.freed.observe(max(0, seating.rows.steps - lost_at))
         self._teller.offer((), [generation])
 
     def _abandon(self, seating: Seating) -> None:

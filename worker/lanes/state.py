@@ -112,7 +112,7 @@ class WorkerState:
             self.changed.notify_all()  # there may be room
 
     def submitted(self, ran: bool) -> None:
-        """Count a group submitted to the finisher; `ran` is whether the device ran it."""
+        """Count a group for the finisher; `ran` is whether the device ran it as a batch."""
         with self.changed:
             self.unpublished += 1
             self.unpublished_batches += ran

@@ -63,7 +63,7 @@ class Ear:
         """The text of its stream."""
         return "".join(one.text for entry in self.entries[job_id] for one in read_entry(entry))
 
-    def submit_batch(self, lane: Lane, executions: Sequence[Execution], _ms: float) -> None:
+    def submit_generated(self, lane: Lane, executions: Sequence[Execution], _ms: float) -> None:
         self.submit_ended(lane, executions)
 
     def submit_ended(self, _lane: Lane, executions: Sequence[Execution]) -> None:
