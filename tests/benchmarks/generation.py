@@ -1,9 +1,9 @@
 """Text generation in process: our engine against transformers, on 64 requests of unlike lengths.
 
 A random GPT-2 of 14 million parameters, 16 slots, one torch thread, no end token, so that each
-answer has the length that its request asks for; every loop must say the same tokens. Beside it what
-refilling brings: our own engine when it waits for all of a batch. SmolLM2's load and speed where its
-package is installed. Loops: `generation_loops.py`.
+answer has the length that its request asks for; every loop must say the same tokens. Beside it
+what refilling brings: our own engine when it waits for all of a batch. SmolLM2's load and speed
+where its package is installed. Loops: `generation_loops.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Loops of text generation: `python -m tests.benchmarks.generation_loops ARM FOLDER COUNT`.
 
-One torch thread. Says `ready` once it is warm, runs whenever it is sent a line, and prints what a run
-took as JSON. `static` and `manager` are what transformers has; `dropping` is our engine, filled
+One torch thread. Says `ready` once it is warm, runs whenever it is sent a line, and prints what a
+run took as JSON. `static` and `manager` are what transformers has; `dropping` is our engine, filled
 anew only when all 16 rows have ended, which tells what refilling brings and what the rest does.
 """
 

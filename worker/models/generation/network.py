@@ -93,13 +93,13 @@ class Network:
         for number, layer in enumerate(self._layers):
             qkv = layer.qkv(self._normalised(states, layer.norm))
             qkv = qkv.view(count, heads + 2 * kv_heads, shape.head_width)
-            qk, values = qkv.split((heads + kv_heads, kv_heads), 1)
+            qk, values = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
             if layer.qk_norm is not None:
                 qk = F.rms_norm(qk, (shape.head_width,), None, shape.norm_eps) * layer.qk_norm
             if turns is not None:
                 qk = torch.addcmul(qk * turns[0], qk.roll(shape.head_width // 2, -1), turns[1])
-            queries, keys = qk.split((heads, kv_heads), 1)
-            states = states + layer.attended(attend(number, queries, keys, values))
+            attended = attend(number, qk[:, :heads], qk[:, heads:], values)
+            states = states + layer.attended(attended)
             states = states + self._wide(layer, states)
         return states
 

@@ -70,8 +70,8 @@ class Sampling:
             self._seen[torch.tensor(prompt, device=device)] = True
         if options.logit_bias:
             self._bias = torch.zeros(self.vocabulary, device=device)
-            for token, bias in options.logit_bias.items():
-                self._bias[int(token)] = bias
+            for name, bias in options.logit_bias.items():
+                self._bias[int(name)] = bias
         for token in said:
             self.take(token)
 

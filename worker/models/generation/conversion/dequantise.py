@@ -40,7 +40,8 @@ def _nibbles(packed: Bytes) -> Bytes:
 
 def _fifth_bits(blocks: Bytes, at: int) -> Bytes:
     """32 bits of each block, each worth 16."""
-    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << 4
+    bits: Bytes = np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little")
+    return bits * np.uint8(16)
 
 
 def _f32(blocks: Bytes) -> Numbers:
@@ -105,17 +106,17 @@ def _q4_k(blocks: Bytes) -> Numbers:
 
 def _q5_k(blocks: Bytes) -> Numbers:
     high = blocks[:, 16:48].reshape(len(blocks), 1, 32)
-    bit = (high >> np.arange(8, dtype=np.uint8)[None, :, None]) & 1
-    return _scaled_k(blocks, _nibbles_of_k(blocks[:, 48:]) | (bit << 4))
+    bit: Bytes = (high >> np.arange(8, dtype=np.uint8)[None, :, None]) & np.uint8(1)
+    return _scaled_k(blocks, _nibbles_of_k(blocks[:, 48:]) | (bit * np.uint8(16)))
 
 
 def _q6_k(blocks: Bytes) -> Numbers:
     count = len(blocks)
     low = blocks[:, :128].reshape(count, 2, 1, 64)
     low = np.concatenate([low & 0x0F, low >> 4], axis=2).reshape(count, 2, 4, 32)
-    high = blocks[:, 128:192].reshape(count, 2, 1, 32)
-    high = (high >> np.array([0, 2, 4, 6], np.uint8)[None, None, :, None]) & 3
-    numbers = (low | (high << 4)).astype(np.float32) - 32
+    packed = blocks[:, 128:192].reshape(count, 2, 1, 32)
+    high: Bytes = (packed >> np.array([0, 2, 4, 6], np.uint8)[None, None, :, None]) & np.uint8(3)
+    numbers = (low | (high * np.uint8(16))).astype(np.float32) - 32
     scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8).astype(np.float32)
     scales = scales * _halves(blocks, 208)
     return (numbers.reshape(count, 16, 16) * scales[:, :, None]).reshape(count, 256)

@@ -106,12 +106,12 @@ def _write(
 
 def _packed(numbers: NDArray[np.float32], precision: Precision) -> bytes:
     if precision == "fp32":
-        return numbers.astype("<f4").tobytes()
+        return bytes(numbers.astype("<f4").data)
     if precision == "fp16":
-        return numbers.astype("<f2").tobytes()
-    bits = numbers.astype("<f4").view("<u4")
+        return bytes(numbers.astype("<f2").data)
+    bits = numbers.astype("<f4").view(np.uint32)
     even = (bits >> 16) & 1  # to the nearest, and of two such to the even one
-    return ((bits + 0x7FFF + even) >> 16).astype("<u2").tobytes()
+    return bytes(((bits + 0x7FFF + even) >> 16).astype("<u2").data)
 
 
 def _to_disk(path: Path) -> None:
