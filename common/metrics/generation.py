@@ -14,7 +14,7 @@ def _worker(name: str, kind: Kind, text: str, *labels: str, unit: str = "") -> M
 TOKENS = _worker(
     "tokens_total",
     "counter",
-    "Tokens of prompts that were admitted to rows, and tokens generated: `prompt`, `completion`.",
+    "Tokens of prompts that were given rows, and tokens generated: `prompt`, `completion`.",
     "lane",
     "kind",
     unit="tokens",

@@ -140,6 +140,9 @@ class Stepper:
     # -- who joins -----------------------------------------------------------
 
     def _join(self, seating: Seating, lane: Lane, joining: Sequence[Execution]) -> None:
+        if joining:
+            stages, free_since = lane.stats.stages, self._device_time.free_since
+            self._device_time.took(stages.taken(joining, time.monotonic(), free_since))
         unwanted = self._starting.end_unwanted(lane, joining)
         for execution in joining:
             if execution.tag in unwanted:
@@ -180,8 +183,9 @@ class Stepper:
             RAISED.note(rows.spec.name, "admit", exc)
             self._charge(seating, generation, exc)
             return
-        generation.began = generation.began or time.monotonic()
-        generation.lane.stats.generation.prompt_tokens += len(generation.prompt.tokens)
+        if not generation.began:
+            generation.began = time.monotonic()
+            generation.lane.stats.generation.prompt_tokens += len(generation.prompt.tokens)
 
     def _resume_parked(self, seating: Seating) -> None:
         while (generation := seating.next_parked()) is not None:
@@ -312,7 +316,7 @@ class Stepper:
         else:
             seating.remove(generation)
         if (lost_at := generation.execution.lost_at_step) >= 0:
-            generation.lane.stats.generation.freed.observe(seating.rows.steps - lost_at)
+            generation.lane.stats.generation.freed.observe(max(0, seating.rows.steps - lost_at))
         self._teller.offer((), [generation])
 
     def _abandon(self, seating: Seating) -> None:

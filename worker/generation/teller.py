@@ -282,7 +282,7 @@ class Teller:
         now = time.monotonic()
         for began, together in groups.items():
             ran_ms = max(0.001, (now - began) * 1000) if began else 0.001
-            self._finisher.submit_batch(lane, together, ran_ms)
+            self._finisher.submit_generated(lane, together, ran_ms)
         if ended:
             self._finisher.submit_ended(lane, ended)
         if released:

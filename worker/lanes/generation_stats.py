@@ -14,7 +14,7 @@ class GenerationStats:
 
     def __init__(self) -> None:
         self.prompt_tokens = 0
-        """Of prompts that were admitted, each time they were."""
+        """Of prompts that were given rows."""
         self.completion_tokens = 0
         self.first_token = Histogram(FIRST_TOKEN_EDGES)
         """Seconds from a job's reservation here to its first token."""

@@ -111,7 +111,8 @@ class WorkerState:
     def set_on_rows(self, executions: Iterable[Execution]) -> None:
         """Set the jobs that stay on the device across steps; no batch is on it."""
         with self.changed:
-            self.running = self._on_rows = frozenset(one.tag for one in executions)
+            self._on_rows = frozenset(one.tag for one in executions)
+            self.running = self._on_rows | self._in_servers
             self.changed.notify_all()  # there may be room
 
     def set_in_servers(self, executions: Iterable[Execution]) -> None:
@@ -122,7 +123,7 @@ class WorkerState:
             self.running = others | self._in_servers
 
     def submitted(self, ran: bool) -> None:
-        """Count a group submitted to the finisher; `ran` is whether the device ran it."""
+        """Count a group for the finisher; `ran` is whether the device ran it as a batch."""
         with self.changed:
             self.unpublished += 1
             self.unpublished_batches += ran

@@ -28,6 +28,7 @@ from worker.jobs.leases import LaneLeases, Reservation
 from worker.jobs.message import parse
 from worker.jobs.next_steps import NextSteps, kept_form, lineage_of
 from worker.jobs.passage import Passage
+from worker.jobs.steps import require_prompt
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
@@ -140,6 +141,9 @@ class Intake:
         Called on the thread that decoded them.
         """
         lane, executions = decoded.lane, decoded.executions
+        if lane.admission is not None:
+            for execution in executions:
+                require_prompt(execution)
         ended, items = _parted(executions)
         now = time.monotonic()
         passage = Passage(executions[0].arrived, decoded.began, now, len(executions))

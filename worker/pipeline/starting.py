@@ -13,6 +13,7 @@ from common.errors import JobExpired
 from common.redis.trouble import TROUBLE
 from worker.jobs.execution import Execution
 from worker.jobs.leases import LaneLeases
+from worker.jobs.steps import require_prompt
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.pipeline.decode_pool import DecodePool
@@ -75,6 +76,8 @@ class Starting:
             return False
         suspect.attempt = number
         self._decode_pool.run_one(lane, suspect)
+        if lane.admission is not None:
+            require_prompt(suspect)
         if suspect.disposition is not None:
             self._finisher.submit_ended(lane, [suspect])
             return False

@@ -280,3 +280,23 @@ def test_luck_is_not_shared() -> None:
         made.append(one)
     bench.run()
     assert [bool(one.digest) for one in made] == [True, True, False]
+
+
+def test_a_decode_that_returns_no_prompt_fails_its_job_and_no_other() -> None:
+    """A suspect, which is decoded on its way to the device."""
+
+    class Wrong(NullGenerator):
+        def decode(self, value: Any, params: Any) -> Any:
+            return "no prompt" if value == "wrong" else super().decode(value, params)
+
+        def cost(self, prompt: Any) -> float:
+            return 1.0
+
+    bench = Bench(Wrong())
+    bench.give("good")
+    bench.turn()
+    [wrong] = bench.give("wrong", attempt=2)
+    bench.run()
+    assert (bench.count("good"), wrong.disposition) == (5, "failed")
+    assert "`decode` returned a str; a generator's must return a Prompt" in str(wrong.error)
+    assert bench.submitted == ["wrong"]
