@@ -33,6 +33,7 @@ NAMES = (
     "cold",
     "webhooks",
     "streams",
+    "readers",
 )
 _DEFAULT = tuple(name for name in NAMES if name != "efficiency")
 """What fits into ten minutes; the other takes as long by itself."""
