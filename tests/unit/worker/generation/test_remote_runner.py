@@ -267,3 +267,14 @@ def test_a_stop_lets_jobs_end_and_gives_the_others_back(bench: Bench) -> None:
     ]
     assert not bench.published
     wait_until(lambda: not bench.server.open, 20, "closed streams")
+
+
+def test_a_fault_of_ours_costs_no_slot(bench: Bench) -> None:
+    bench.server.go.set()
+    with bench.state.changed:
+        (job,) = bench.add("a")
+        job.item = None
+    wait_until(lambda: not bench.lane.in_hand, 20, "its end")
+    assert bench.server.taken == 0
+    bench.add("b")
+    wait_until(lambda: bench.published, 20, "another job")
