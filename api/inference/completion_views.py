@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from api.inference.generation_views import Usage, json_body
+from api.inference.generation_views import ONE_STOP, Usage, json_body
 from common.generation.options import GenerateOptions
 
 _LEFT_OUT = frozenset({"max_tokens", "logprobs", "echo", "stop", "stream"})
@@ -105,7 +105,7 @@ def _body(title: str, prompt: str, own: dict[str, Any], value: dict[str, Any]) -
     shared = {name: about for name, about in options.items() if name not in _LEFT_OUT}
     for name in ("temperature", "top_p"):
         shared[name] = {**shared[name], "default": 1.0}
-    texts = {"type": "array", "items": {"type": "string"}}
+    texts = {"type": "array", "items": ONE_STOP, "maxItems": 16}
     usage = {"type": "object", "properties": {"include_usage": {"type": "boolean"}}}
     schema = {
         "type": "object",
@@ -114,7 +114,7 @@ def _body(title: str, prompt: str, own: dict[str, Any], value: dict[str, Any]) -
         "properties": {
             "model": {"type": "string", "description": "A name whose `task` is generate."},
             **own,
-            "stop": {"anyOf": [{"type": "string"}, texts]},
+            "stop": {"anyOf": [ONE_STOP, texts]},
             "stream": {"type": "boolean", "default": False},
             "stream_options": usage,
             **shared,

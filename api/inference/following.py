@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import structlog
 from redis.exceptions import RedisError
 
 from api.http.request_context import waiting_by_choice
@@ -26,8 +25,6 @@ from api.tenants.auth import Principal
 from common.generation.inputs import TASK
 from common.jobs.record import JobRecord, JobState
 from common.redis.trouble import TROUBLE
-
-log = structlog.get_logger(__name__)
 
 _MOVES_SECONDS = 5.0
 """How often a stream checks whether its job has moved up."""
@@ -109,13 +106,7 @@ class _Text:
         return self._reader
 
     def _read(self, entries: list[tuple[int, Entry]]) -> list[News]:
-        told: list[News] = []
-        for number, entry in entries:
-            try:
-                told += self._progress.take(number, entry)
-            except (KeyError, TypeError, ValueError) as exc:
-                log.warning("stream_entry_unreadable", job_id=self._job_id, error=str(exc))
-        return told
+        return [piece for number, entry in entries for piece in self._progress.take(number, entry)]
 
 
 async def follow(

@@ -57,6 +57,9 @@ class BatchGenerateAnswer(BaseModel):
     processed_count: int = Field(description="How many have a text.")
 
 
+ONE_STOP = {"type": "string", "minLength": 1, "maxLength": 256}
+
+
 def generate_schema() -> dict[str, Any]:
     """The body of `/v1/generate`."""
     options = dict(GenerateOptions.model_json_schema()["properties"])
@@ -64,7 +67,7 @@ def generate_schema() -> dict[str, Any]:
         **options.pop("max_tokens"),
         "description": "Most new tokens; `max_tokens` is the same.",
     }
-    stop = {"anyOf": [{"type": "string"}, options["stop"]], "description": "Ends the text."}
+    stop = {"anyOf": [ONE_STOP, options["stop"]], "description": "Ends the text."}
     job = JobRequest.model_json_schema()["properties"]
     names = ("priority", "deadline", "start_within", "cache", "labels", "webhook")
     return {
@@ -72,6 +75,7 @@ def generate_schema() -> dict[str, Any]:
         "title": "GenerateRequest",
         "required": ["text"],
         "additionalProperties": False,
+        "not": {"required": ["max_length", "max_tokens"]},
         "properties": {
             "text": {"type": "string", "description": "The prompt."},
             "model": {

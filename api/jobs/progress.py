@@ -9,13 +9,14 @@ this job after it took over, the result. Entry 0 means that only the characters 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from common.generation.openai_answers import choices_of
+from common.generation.said import Delta
 
 _MOST_CHOICES = 16
 _PROGRESS = re.compile(r"(.*)\.(\d{1,9})\.(\d{1,9}(?:_\d{1,9}){0,15})")
@@ -75,9 +76,9 @@ class Progress:
         self._own = own
         self._seen = [0] * _MOST_CHOICES
 
-    def take(self, number: int, entry: Mapping[str, Any]) -> list[Piece]:
-        """What is new in the next entry of the source; raises KeyError or TypeError for none."""
-        said = [one for one in entry["c"] if 0 <= int(one["i"]) < _MOST_CHOICES]
+    def take(self, number: int, entry: Sequence[Delta]) -> list[Piece]:
+        """What is new in the next entry of the source."""
+        said = [one for one in entry if 0 <= one.choice < _MOST_CHOICES]
         pieces = []
         for at, one in enumerate(said):
             # Where an entry was sent in part, the reader begins anew and leaves out by characters.
@@ -87,8 +88,8 @@ class Progress:
                 pieces.append(piece)
         return pieces
 
-    def _new_in(self, one: Mapping[str, Any]) -> Piece | None:
-        choice, text, finish = int(one["i"]), str(one["x"]), one.get("f")
+    def _new_in(self, one: Delta) -> Piece | None:
+        choice, text, finish = one.choice, one.text, one.finish or None
         begin, sent = self._seen[choice], self._sent[choice]
         self._seen[choice] = begin + len(text)
         if finish is not None:
@@ -98,7 +99,7 @@ class Progress:
             if not text:
                 return None
         self._sent[choice] = max(sent, self._seen[choice])
-        return Piece(choice, text, list(one["t"]), finish, one.get("l"), str(self))
+        return Piece(choice, text, one.tokens, finish, one.logprobs or None, str(self))
 
     def rest_of(self, result: Any) -> Iterator[Piece]:
         """What a result has beyond what was sent: all of it where there was no stream.

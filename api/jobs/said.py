@@ -11,20 +11,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import orjson
 import redis.asyncio
+import structlog
 from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
+from common.generation.said import Delta, read_entry
 from common.redis.connect import database_of
 from common.redis.ending import end_tasks
 from common.redis.keys import said_key, scoped_channel
 from common.redis.refusals import tell_refusal
 from common.redis.trouble import TROUBLE
+
+log = structlog.get_logger(__name__)
 
 _RECONNECT_SECONDS = 0.5
 _PING_SECONDS = 10.0
@@ -34,7 +37,8 @@ _LOOK_SECONDS = 0.1
 _ENTRIES_PER_READ = 500
 _READS_AT_ONCE = 8
 
-Entry = Mapping[str, Any]
+Entry = Sequence[Delta]
+"""What a step has added to the choices of a job."""
 
 
 class SaidReader:
@@ -191,7 +195,7 @@ class SaidStreams:
             )
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
         return [
-            (int(number.partition(b"-")[0]), orjson.loads(fields[b"d"]))
+            (int(number.partition(b"-")[0]), _entry_of(fields.get(b"d", b"")))
             for number, fields in entries
         ]
 
@@ -245,7 +249,7 @@ class SaidStreams:
             for readers in list(self._readers.values()):
                 for reader in readers:
                     reader.fall_behind()
-                    reader.hear(0, {})
+                    reader.hear(0, ())
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _listen_on(self, connection: Connection) -> None:
@@ -272,10 +276,19 @@ class SaidStreams:
         elif kind == b"message" and (readers := self._readers.get(channel)):
             number, _, text = bytes(message[2]).partition(b" ")
             try:
-                said = int(number), orjson.loads(text)
-            except ValueError:  # any client may publish here: the stream decides
+                said = int(number), read_entry(text)
+            except (ValueError, KeyError, TypeError):  # any client may publish here
                 for reader in readers:
                     reader.fall_behind()
-                said = 0, {}
+                said = 0, []
             for reader in readers:
                 reader.hear(*said)
+
+
+def _entry_of(raw: bytes) -> Entry:
+    """The entry; one that cannot be read says nothing, and holds up none of the others."""
+    try:
+        return read_entry(raw)
+    except (ValueError, KeyError, TypeError) as exc:
+        log.warning("stream_entry_unreadable", error=str(exc))
+        return ()

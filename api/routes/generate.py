@@ -138,7 +138,8 @@ async def _streamed(
                     "description": "Bodies of `/v1/generate`, each with options of its own.",
                 },
                 "batch_id": {
-                    "type": "string",
+                    "type": ["string", "null"],
+                    "minLength": 1,
                     "maxLength": _MOST_ID_CHARACTERS,
                     "description": "Given back in the answer.",
                 },

@@ -70,10 +70,25 @@ class InvalidOption(InvalidInput):
         return InvalidOption, (self.option, self.problem)
 
 
+_INTEGERS = frozenset(
+    name
+    for name, field in GenerateOptions.model_fields.items()
+    if field.annotation in (int, int | None)
+)
+"""JSON has one type of number: 1.0 is an integer there."""
+
+
 def read_options(params: Mapping[str, Any]) -> GenerateOptions:
     """The options of a job; raises InvalidOption with the option's name and what it may be."""
     try:
-        return GenerateOptions.model_validate(dict(params))
+        return GenerateOptions.model_validate(
+            {
+                name: int(value)
+                if isinstance(value, float) and value.is_integer() and name in _INTEGERS
+                else value
+                for name, value in params.items()
+            }
+        )
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         option = ".".join(map(str, first["loc"]))

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.jobs.progress import Progress
+from common.generation.said import Delta
 
-Entries = Sequence[dict[str, Any]]
+Entries = Sequence[list[Delta]]
 
 
-def entry(*said: tuple[int, str]) -> dict[str, Any]:
-    return {"c": [{"i": choice, "t": [7], "x": text} for choice, text in said]}
+def entry(*said: tuple[int, str]) -> list[Delta]:
+    return [Delta(choice, [7], text) for choice, text in said]
 
 
 def read(progress: Progress, entries: Entries, first: int = 1) -> list[tuple[int, str, str]]:
@@ -89,7 +90,7 @@ def test_an_empty_answer_is_told_once_with_its_end() -> None:
     result = {"text": "", "finish_reason": "stop"}
     assert [(one.text, one.finish) for one in Progress().rest_of(result)] == [("", "stop")]
     heard = Progress()
-    heard.take(1, {"c": [{"i": 0, "t": [1], "x": "", "f": "stop"}]})
+    heard.take(1, [Delta(0, [1], "", finish="stop")])
     assert list(heard.rest_of(result)) == []
 
 
