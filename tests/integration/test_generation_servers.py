@@ -38,7 +38,7 @@ def write_catalog(folder: Path, **models: dict[str, Any]) -> str:
             "stop_seconds": 2,
             **own,
         }
-        if name == "gated":
+        if name == "other":
             options["command"] += ["--gate", str(folder / "gate")]
         entries[name] = {"handler": "openai-server", "task": "generate", "options": options}
     path = folder / "models.yaml"
@@ -54,9 +54,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made = Stack(server.url, folder)
         (folder / "gate").touch()
         made.environment["LANEFLEET_CATALOG"] = write_catalog(
-            folder, llm={}, other={"slots": 2}, gated={"slots": 1, "patience_seconds": 0.2}
+            folder, llm={}, other={"slots": 2, "patience_seconds": 0.2}
         )
-        made.worker("echo,llm,other,gated")
+        made.worker("echo,llm,other")
         yield made
         made.close()
 
@@ -209,14 +209,14 @@ def test_a_server_that_is_not_healthy_is_given_nothing(fleet: Stack) -> None:
 
 
 def test_jobs_go_back_to_their_lane_while_a_server_stays_away(fleet: Stack) -> None:
-    ids = ask(fleet, "first !slow:20 ", lane="gated", stream=True, max_tokens=40)
+    ids = ask(fleet, "first !slow:20 ", lane="other", stream=True, max_tokens=40)
     reader = Reader(fleet.redis, ids[0]).start()
     wait_until(lambda: reader.entries, 20, "a token")
     gate = fleet.folder / "gate"
     gate.unlink()
-    (server,) = servers_of(fleet.processes[0], fleet.folder / "gated")
+    (server,) = servers_of(fleet.processes[0], fleet.folder / "other")
     os.kill(server, signal.SIGKILL)
-    wait_until(lambda: fleet.waiting("gated") == 1, 20, "the job in its lane")
+    wait_until(lambda: fleet.waiting("other") == 1, 20, "the job in its lane")
     gate.touch()
     await_settled(fleet, ids, 30)
     wanted = answer_to("first !slow:20 ", 40)
@@ -236,6 +236,7 @@ def test_a_stream_that_is_cut_is_tried_again_and_said_once(fleet: Stack) -> None
     assert {record.attempts for record in records if record} == {2}
 
 
+@pytest.mark.slow
 def test_the_stock_client_reads_its_streams_through_the_queue(fleet: Stack) -> None:
     api = fleet.api("echo,llm")
     messages: Any = [{"role": "user", "content": "hello"}]
@@ -280,17 +281,20 @@ def test_a_killed_worker_takes_its_server_along_and_another_goes_on(stack: Stack
     wanted = [answer_to(one, 30) for one in prompts]
     assert [text_of_job(stack, one) for one in ids] == wanted
     assert [reader.stop().text() for reader in readers] == wanted
-
-    # A worker that is asked to end lets its jobs go on elsewhere, after its grace.
     (server,) = servers_of(second, stack.folder / "llm")
     second.stop()
     wait_until(lambda: not Path(f"/proc/{server}").exists(), 20, "the server's end")
-    third = stack.worker("llm", LANEFLEET_SHUTDOWN_GRACE_SECONDS="3")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_asked_to_end_lets_jobs_go_on_elsewhere(stack: Stack) -> None:
+    stack.environment["LANEFLEET_CATALOG"] = write_catalog(stack.folder, llm={})
+    worker = stack.worker("llm", LANEFLEET_SHUTDOWN_GRACE_SECONDS="3")
     ids = ask(stack, "short !slow:20 ", stream=True, max_tokens=20)
     ids += ask(stack, "long !slow:20 ", stream=True, max_tokens=200)
     readers = [Reader(stack.redis, one).start() for one in ids]
     wait_until(lambda: all(one.entries for one in readers), 20, "tokens")
-    third.stop()
+    worker.stop()
     assert stack.states(ids) == {"succeeded": 1, "queued": 1}
     stack.worker("llm")
     await_settled(stack, ids, 60)

@@ -115,7 +115,7 @@ class RemoteRunner:
                 for lane, executions in late.items():
                     self._release(lane, executions)
                 for one in taken:
-                    self._start(*one)
+                    self._start_safely(*one)
                 self._close_unwanted()
             except Exception:
                 log.exception("remote_runner_failed")
@@ -164,6 +164,14 @@ class RemoteRunner:
         return found
 
     # -- without it ----------------------------------------------------------
+
+    def _start_safely(self, lane: Lane, server: RemoteGenerator, execution: Execution) -> None:
+        try:
+            self._start(lane, server, execution)
+        except Exception:
+            log.exception("job_lost_to_a_fault_of_ours", lane=lane.name)
+            self._forget(server, execution)
+            self._state.released(lane, [execution])  # the lease expires and is reaped
 
     def _start(self, lane: Lane, server: RemoteGenerator, execution: Execution) -> None:
         if not self._may_start(lane, execution):

@@ -105,6 +105,7 @@ class RemoteTeller:
             except Exception:
                 log.exception("told_lost_to_a_fault_of_ours", jobs=len(ended))
                 for run, _ in ended:  # the leases expire and are reaped
+                    self.on_left(run)
                     self._state.released(run.lane, [run.execution])
             if self._give_up_at is not None and not (self._spoke or self._ended):
                 return
@@ -175,7 +176,9 @@ class RemoteTeller:
     def _release(self, lane: Lane, runs: list[Run]) -> None:
         """Have them go on elsewhere, or here later; it costs those an attempt that saw an end."""
         jobs = [
-            ReleasedJob(run.execution.tag, run.execution.job_id, uncount=not run.deaths)
+            ReleasedJob(
+                run.execution.tag, run.execution.job_id, uncount=run.leaving or not run.deaths
+            )
             for run in runs
         ]
         try:

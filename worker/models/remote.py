@@ -16,9 +16,9 @@ from common.catalog import ModelSpec
 from common.generation.options import GenerateOptions
 from worker.models.generator import Finish
 
-REMOTE_VERBS = ("load", "decode", "cost", "answer", "encode")
-_TOLD_BY = "answer"
-"""The verb that no Model has."""
+REMOTE_VERBS = ("load", "decode", "cost", "answer", "recovered", "on_change", "encode")
+_TOLD_BY = ("answer", "recovered")
+"""Verbs that no Model has both of."""
 
 
 @dataclass(eq=False, slots=True)
@@ -143,4 +143,4 @@ class RemoteGenerator(Protocol):
 
 def is_remote(handler: object) -> TypeGuard[RemoteGenerator]:
     """Whether this handler, or class of one, is a RemoteGenerator rather than a Model."""
-    return callable(getattr(handler, _TOLD_BY, None))
+    return all(callable(getattr(handler, verb, None)) for verb in _TOLD_BY)

@@ -193,14 +193,22 @@ class Server:
         self._context = self._context or context
 
     async def _end_a_hanging_child(self) -> None:
-        """Have the child started again where it runs but is not healthy for as long as a start."""
-        assert self._child is not None
+        """Have the child started again where it runs but is not healthy: for as long as a start may
+        take, or for a shorter time where it was healthy before.
+        """
+        options, child, link = self._options, self._child, self._link
+        assert child is not None
+        began, was_up = child.began, link.is_up
         while True:
-            await asyncio.sleep(self._options.health_seconds)
-            down = time.monotonic() - self._link.down_since
-            if not self._link.is_up and down > self._options.start_seconds:
-                self._link.down_since = time.monotonic()
-                self._child.end()
+            await asyncio.sleep(min(options.health_seconds, options.hang_seconds))
+            if child.began != began:
+                began, was_up = child.began, False
+            was_up = was_up or link.is_up
+            down = time.monotonic() - max(link.down_since, began)
+            if not link.is_up and down > (
+                options.hang_seconds if was_up else options.start_seconds
+            ):
+                child.end()
 
     async def _end(self) -> None:
         for task in self._tasks:

@@ -122,12 +122,15 @@ class Child:
         on_end: Callable[[], None],
     ) -> None:
         """on_start is told where it will listen; both are called on the child's thread."""
-        self._model, self._device, self._options = model, device, options
-        self._key_variable, self._api_key = key_variable, api_key
+        self._model, self._options = model, options
+        self._key_variable = key_variable
+        self._words = {"api_key": api_key, "device": device}
         self._on_start, self._on_end = on_start, on_end
         self._folder = tempfile.TemporaryDirectory(prefix="lanefleet-server-")
         self._stopping = threading.Event()
         self._watcher: subprocess.Popen[bytes] | None = None
+        self.began = 0.0
+        """When it was started last, steady time."""
         self.ended = ""
         """How it ended last, with the last lines that it printed; empty before it did."""
         # The system ends a child with the *thread* that started it, so one thread does that.
@@ -153,8 +156,8 @@ class Child:
     def _run(self) -> None:
         pause = 0.0
         while not self._stopping.wait(pause):
-            began = time.monotonic()
-            output = OutputLog(self._model, self._api_key)
+            self.began = time.monotonic()
+            output = OutputLog(self._model, self._words["api_key"])
             try:
                 status: object = self._run_once(output)
             except OSError as exc:
@@ -162,7 +165,7 @@ class Child:
             except Exception as exc:
                 log.exception("server_lost_to_a_fault_of_ours", model=self._model)
                 status = type(exc).__name__
-            steady = time.monotonic() - began >= _STEADY_SECONDS
+            steady = time.monotonic() - self.began >= _STEADY_SECONDS
             pause = 0.0 if steady else pause
             pause = min(max(_FIRST_PAUSE_SECONDS, 2 * pause), _LONGEST_PAUSE_SECONDS)
             said = " | ".join(output.last) or "it printed nothing"
@@ -215,12 +218,7 @@ class Child:
     def _prepare(self) -> tuple[Address, list[str], dict[str, str]]:
         options, path = self._options, str(Path(self._folder.name) / "socket")
         port = _free_port()
-        words = {
-            "port": str(port),
-            "socket": path,
-            "api_key": self._api_key,
-            "device": self._device,
-        }
+        words = {**self._words, "port": str(port), "socket": path}
         by_socket = any("{socket}" in one for one in options.command)
         if by_socket:
             Path(path).unlink(missing_ok=True)

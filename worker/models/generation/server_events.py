@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
+import orjson
+
 from common.errors import ServerFailed
 from worker.models.generator import Finish
 from worker.models.remote import Delta
@@ -86,10 +88,7 @@ def read_event(line: bytes, choices: int) -> Event | None:
     data = line[5:].strip()
     if data == b"[DONE]":
         return Event(done=True)
-    try:
-        found = json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError) as exc:
-        raise ServerFailed("the server sent an event that is no JSON") from exc
+    found = _parse(data)
     if not isinstance(found, dict):
         raise ServerFailed("the server sent an event that is no object")
     if found.get("error"):
@@ -98,6 +97,17 @@ def read_event(line: bytes, choices: int) -> Event | None:
     rows = [one for one in rows if isinstance(one, dict)] if isinstance(rows, list) else []
     prompt = next((len(its) for one in rows if (its := _tokens(one.get("prompt_token_ids")))), None)
     return Event(tuple(_deltas(rows, choices)), _usage(found.get("usage")), prompt)
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        pass  # it is strict; half a character as an escape is JSON too
+    try:
+        return json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as exc:
+        raise ServerFailed("the server sent an event that is no JSON") from exc
 
 
 def _deltas(found: list[dict[str, Any]], choices: int) -> Iterator[Delta]:

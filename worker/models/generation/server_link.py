@@ -27,6 +27,7 @@ from worker.models.generation.server_options import ServerOptions
 log = structlog.get_logger(__name__)
 
 _PROBE_SECONDS = 5.0
+_LATE_PROBES = 3
 _CONNECT_SECONDS = 10.0
 _DOWN_LOOK_SECONDS = 0.25
 _ERROR_BYTES = 65_536
@@ -48,6 +49,8 @@ class Link:
         self._circuit = Circuit(options.slots)
         self._tell: list[Callable[[], None]] = []
         self._look_now = asyncio.Event()
+        self._late = 0
+        """Looks in a row that got no answer in time."""
         self.down_since = time.monotonic()
         """When it was last found not to be healthy, after it was."""
 
@@ -112,14 +115,18 @@ class Link:
                 continue
 
     async def probe(self) -> bool:
-        """Ask for its health, and remember it."""
-        healthy = False
+        """Ask for its health, and remember it. One that is slow to say is not ill at once."""
+        healthy, late = False, 0
         path = ENGINES[self._options.engine].health
         try:
             async with self._get(path, _PROBE_SECONDS) as response:
                 healthy = response.status == 200
+        except TimeoutError:
+            late = self._late + 1
+            healthy = self.is_up and late < _LATE_PROBES
         except _HTTP_ERRORS:
             healthy = False
+        self._late = late
         self._is(healthy)
         return healthy
 
@@ -193,8 +200,9 @@ class Link:
             raise
         except _HTTP_ERRORS as exc:
             self._failed(began)
-            said = message_of(str(exc)) if str(exc) else type(exc).__name__
-            raise ServerFailed(f"the connection to the model's server failed: {said}") from exc
+            # What it says names hosts, which are no matter of clients; the log has it.
+            name = type(exc).__name__
+            raise ServerFailed(f"the connection to the model's server failed ({name})") from exc
         else:
             self._circuit.succeeded()
 

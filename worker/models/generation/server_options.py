@@ -41,6 +41,9 @@ class ServerOptions(BaseModel):
     start_seconds: float = Field(
         840.0, gt=0, description="Longest until a program that was started answers."
     )
+    hang_seconds: float = Field(
+        120.0, gt=0, description="How long one that was healthy may not be before it is replaced."
+    )
     stop_seconds: float = Field(
         20.0, ge=0, le=600, description="From asking the program to end until it is killed."
     )

@@ -224,6 +224,21 @@ def test_a_killed_child_is_started_again_and_answers_go_on(tmp_path: Path) -> No
         assert asked.text == answer_to("killed !die:3 ", 6)
 
 
+def test_a_child_that_hangs_is_started_again(tmp_path: Path) -> None:
+    with loaded(command=command(tmp_path / "state"), hang_seconds=0.2) as server:
+        before = (tmp_path / "state" / "environment").stat().st_mtime_ns
+        (tmp_path / "state" / "sick").touch()
+        wait_until(lambda: server.slots == 0, 20, "the look")
+        wait_until(
+            lambda: (tmp_path / "state" / "environment").stat().st_mtime_ns != before,
+            20,
+            "another child",
+        )
+        (tmp_path / "state" / "sick").unlink()
+        wait_until(lambda: server.slots, 20, "its health")
+        assert Asked(server, "hello ").run().text == answer_to("hello ", 6)
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

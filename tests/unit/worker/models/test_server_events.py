@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import AnswerLost, ServerFailed
@@ -117,6 +117,7 @@ def test_what_is_no_event_ends_the_attempt(found: bytes, said: str) -> None:
         read_event(found, 1)
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
