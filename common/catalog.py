@@ -25,7 +25,7 @@ from common.errors import ConfigurationError, UnknownModel
 from common.strict_yaml import read_yaml
 
 InputKind = Literal["text", "image", "json"]
-Task = Literal["embed", "classify", "detect"]
+Task = Literal["embed", "classify", "detect", "generate"]
 
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9._-]{0,31})?$")
 DEFAULT_CACHE_SECONDS = 3600
@@ -38,6 +38,8 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "minilm": "worker.models.minilm:MiniLM",
     "text-detect": "worker.models.text_detect:TextDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
+    "decoder": "worker.models.generation.decoder:Decoder",
+    "openai-server": "worker.models.generation.server:Server",
 }
 
 
@@ -69,7 +71,8 @@ class ModelSpec(BaseModel):
     input: InputKind = Field("json", description="What the input is: text, image or json.")
     description: str = Field("", description="One sentence for people.")
     task: Task | None = Field(
-        None, description="The task-shaped route that serves it: embed, classify or detect."
+        None,
+        description="The task-shaped routes that serve it: embed, classify, detect or generate.",
     )
     default: bool = Field(
         False, description="Whether its task's route uses it when a request names no model."
@@ -120,6 +123,12 @@ class ModelSpec(BaseModel):
     encode_timeout_seconds: float | None = Field(
         None, ge=0, description="Longest one output may take in `encode`; 0 is no limit."
     )
+    step_timeout_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Longest one step, an admission or a drop may take, of a generator; 0 is no "
+        "limit.",
+    )
     unload_timeout_seconds: float | None = Field(
         None, ge=0, description="Longest it may take to unload; 0 is no limit."
     )
@@ -138,7 +147,8 @@ class ModelSpec(BaseModel):
         ge=0,
         le=30 * 86_400,
         description="How long a result is given again for the same input; 0 is never. Unset is an "
-        "hour for the built-in models, and 0 for `echo` and handlers of your own.",
+        "hour for the built-in models and for repeatable generation, and 0 for `echo` and handlers "
+        "of your own.",
     )
     cache_shared: bool = Field(
         False, description="Whether tenants share kept results and runs in flight."
@@ -188,8 +198,9 @@ class ModelSpec(BaseModel):
         """How long results are cached; 0 where they are not."""
         if self.cache_seconds is not None:
             return self.cache_seconds
-        deterministic = self.handler in DETERMINISTIC_HANDLERS and self.run_identical_once
-        return DEFAULT_CACHE_SECONDS if deterministic else 0
+        # Of generation only what is repeatable has a cache key at all.
+        deterministic = self.handler in DETERMINISTIC_HANDLERS or self.task == "generate"
+        return DEFAULT_CACHE_SECONDS if deterministic and self.run_identical_once else 0
 
     @property
     def handler_path(self) -> str:

@@ -69,6 +69,15 @@ class LaneReport:
     cost: float = 0.0
     padded_cost: float = 0.0
     """In the model's unit: the cost of the jobs, and their cost padded to one length per batch."""
+    rows: int = 0
+    """Rows that generate now; this and the next are of lanes whose work is steps."""
+    slots: int = 0
+    """Rows that there are."""
+    row_tokens: int = 0
+    """Tokens that the jobs on rows may come to hold."""
+    steps: int = 0
+    tokens: int = 0
+    """Tokens generated."""
 
     @property
     def settled(self) -> bool:

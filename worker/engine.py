@@ -7,6 +7,7 @@
 | fetcher      | reads inputs from URLs and the blob store           | inputs/fetcher.py           |
 | decode (n)   | decode inputs into items                            | pipeline/decode_pool.py     |
 | device       | executes the scheduler's decisions                  | pipeline/runner.py          |
+| teller       | text and streams of generation                      | generation/teller.py        |
 | loader       | loads one model                                     | residency/model_host.py     |
 | finisher     | encodes and publishes, one script a batch           | pipeline/finisher.py        |
 | cache-writer | writes results into the cache                       | pipeline/cache_writer.py    |
@@ -39,6 +40,7 @@ from common.runtime import resident_set_mb
 from common.settings import Settings
 from common.worker_report import WorkerReport
 from worker.batching.turns import Turns
+from worker.generation.assembly import build_device
 from worker.guard.supervision import Supervision
 from worker.inputs.fetcher import InputFetcher
 from worker.jobs.leases import LaneLeases
@@ -61,8 +63,8 @@ from worker.pipeline.decode_pool import DecodePool
 from worker.pipeline.finisher import Finisher, Listener, Published
 from worker.pipeline.intake import Intake
 from worker.pipeline.reserver import Reserver
-from worker.pipeline.runner import Runner
 from worker.pipeline.scheduler import Scheduler
+from worker.pipeline.starting import Starting
 from worker.residency.loader import Loader
 from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
@@ -214,18 +216,17 @@ class Engine:
         is_revoked: Callable[[str], bool],
         has_revoked_stamp: Callable[[Mapping[str, Any]], bool],
     ) -> None:
-        settings, state = self.settings, self.state
+        settings, state, finisher = self.settings, self.state, self.finisher
         self.turns = Turns(settings.batches_per_turn, settings.turn_seconds)
-        self.runner = Runner(
-            state,
-            leases,
+        revoked = (is_revoked, has_revoked_stamp)
+        self.device_parts = build_device(
+            *(settings, state, leases),
+            Starting(state, leases, finisher, self.decode_pool, *revoked),
             Scheduler(state, self.turns, self.models),
-            self.finisher,
-            self.decode_pool,
+            finisher,
             self.device_time,
+            self.redis_health,
             self.guard.calls,
-            is_revoked=is_revoked,
-            has_revoked_stamp=has_revoked_stamp,
             on_device_lost=self.guard.departure.fail,
             on_stuck=self.guard.departure.on_stuck,
             retries=self.guard.retries,
@@ -234,7 +235,7 @@ class Engine:
     def _build_caretakers(
         self, catalog: Catalog, redis_url: str, blobs: Blobs | None, others: Sequence[Caretaker]
     ) -> None:
-        settings, health = self.settings, self.redis_health
+        settings, health, parts = self.settings, self.redis_health, self.device_parts.watched
         digests = partial(weights_digests, self)
         aliases = connect(redis_url, settings)
         self._alias_watch = AliasWatch(aliases, self.models, catalog.aliases)
@@ -243,7 +244,7 @@ class Engine:
                 settings, self.worker, self.state, health, redis_url, self.report, digests, blobs
             ),
             self._alias_watch,
-            self.guard.watchdog(self.decode_pool, self.finisher, self.models, self.runner),
+            self.guard.watchdog(self.decode_pool, self.finisher, self.models, *parts),
             *others,
         ]
 
@@ -257,7 +258,7 @@ class Engine:
         self.notifier.start()
         self.cache_writer.start()
         self.finisher.start()
-        self.runner.start()
+        self.device_parts.start()
         for caretaker in self._caretakers:
             caretaker.start()
         self.decode_pool.start(self.intake.decoded)
@@ -277,7 +278,9 @@ class Engine:
         grace = self.settings.shutdown_grace_seconds
         deadline = time.monotonic() + grace
         self.reserver.join(grace)
-        self.guard.end_run(self.runner, self.finisher, self.lanes, deadline)
+        self.device_parts.stop_steps(time.monotonic(), grace)
+        self.guard.end_run(self.device_parts.runner, self.finisher, self.lanes, deadline)
+        self.device_parts.stop_telling(deadline)
         self.finisher.stop(max(1.0, deadline - time.monotonic()))
         self.cache_writer.stop(_CACHE_GRACE_SECONDS)
         self.notifier.stop()

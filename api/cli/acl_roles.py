@@ -14,6 +14,7 @@ from common.redis.keys import (
     CONTROL_CHANNEL,
     LANE_PREFIX,
     META_PREFIX,
+    SAID_PREFIX,
     STARVED_CHANNEL,
 )
 
@@ -83,7 +84,11 @@ ROLES = (
         "api",
         (_CONNECTION, _CHANNELS, _TRANSACTIONS, _SCRIPTS, _API),
         channels=tuple(
-            f"{name}*" for name in (META_PREFIX, CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL)
+            f"{name}*"
+            for name in (
+                *(META_PREFIX, CANCELED_CHANNEL, CONTROL_CHANNEL, STARVED_CHANNEL),
+                SAID_PREFIX,
+            )
         ),
     ),
     Role(

@@ -23,11 +23,13 @@ from api.cli.acl import acl
 from api.cli.batches import batches
 from api.cli.bench.command import bench
 from api.cli.cache import cache
+from api.cli.convert import convert
 from api.cli.dead import dead
 from api.cli.doctor import Report, examine
 from api.cli.enqueue.command import enqueue
 from api.cli.files import files
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
+from api.cli.generate import generate
 from api.cli.jobs import jobs, submit
 from api.cli.keys import keys
 from api.cli.lanes import lanes
@@ -61,9 +63,11 @@ app.add_typer(webhooks, name="webhooks")
 app.add_typer(files, name="files")
 app.add_typer(batches, name="batches")
 app.command()(submit)
+app.command()(generate)
 app.command()(enqueue)
 app.command()(stages)
 app.command()(bench)
+app.command()(convert)
 app.command()(profile)
 app.command()(top)
 app.command()(acl)

@@ -16,10 +16,10 @@ class Histogram:
         self.counts = [0] * (len(edges) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count this value."""
-        self.counts[bisect_left(self.edges, value)] += 1
-        self.total += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count this value so many times."""
+        self.counts[bisect_left(self.edges, value)] += times
+        self.total += value * times
 
     def add(self, other: Histogram) -> None:
         """Add another one with the same edges."""

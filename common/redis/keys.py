@@ -28,6 +28,7 @@
 | `lf:followers:<id>`          | hash   | follower -> its message; of their leader | its job; 2,000 fields |
 | `lf:lane:<lane>:followers`   | zset   | follower -> when it expires, ms       | max_backlog            |
 | `lf:next:<id>`               | string | what the job leads to: Celery's callbacks, chain and chord | its job   |
+| `lf:said:<id>`               | stream | what a generation has said: entries 1-0, 2-0, ... of field `d`, JSON | its tokens; stream_seconds |
 | `lf:outbox`                  | stream | settled jobs that lead to something, until their successors are sent | those |
 | `lf:outbox:failed`           | stream | entries whose successors could not be made | 10,000             |
 | `lf:outbox:events`           | stream | settled jobs that webhooks tell of, until their deliveries are made | webhook_max_waiting |
@@ -65,8 +66,9 @@
 | `lf:workers`                 | zset   | worker -> time of its last report, ms | a minute's workers     |
 
 Channels: `celery-task-meta-<id>` (the result), `lf:canceled` (`<lane> <lease tag>`, to who runs it),
-`lf:hurry` (a lane), `lf:control` (what operators ask). Redis' channels know no databases, so all
-but the first end in `:<database>`, in any other than 0; job ids need no telling apart.
+`lf:hurry` (a lane), `lf:control` (what operators ask), `lf:said:<id>` (each entry of that stream, as
+`<number> <JSON>`). Redis' channels know no databases, so all but the first end in `:<database>`, in
+any other than 0.
 
 The band keys and the result key are Celery's own names, so that any Celery
 client can produce and consume. A lane has its own `unacked` pair, so that a
@@ -93,6 +95,8 @@ BLOB_SWEEP = "lf:blob-sweep"
 FLIGHT_PREFIX = "lf:flight:"
 FOLLOWERS_PREFIX = "lf:followers:"
 NEXT_PREFIX = "lf:next:"
+SAID_PREFIX = "lf:said:"
+"""Of a stream, and of the channel on which its entries are told."""
 OUTBOX = "lf:outbox"
 OUTBOX_FAILED = "lf:outbox:failed"
 EVENTS = "lf:outbox:events"
@@ -232,6 +236,11 @@ def meta_key(job_id: str) -> str:
 def blob_key(job_id: str) -> str:
     """The job's large input."""
     return BLOB_PREFIX + job_id
+
+
+def said_key(job_id: str) -> str:
+    """What a generation has said so far; also its channel."""
+    return SAID_PREFIX + job_id
 
 
 def webhooks_key(tenant: str) -> str:

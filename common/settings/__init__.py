@@ -21,6 +21,7 @@ from common.settings.base import (
 )
 from common.settings.batches import BatchSettings
 from common.settings.environment import refuse_unknown_names
+from common.settings.generation import GenerationSettings
 from common.settings.http import DEFAULT_LIST_MAX, FrontSettings, HttpSettings
 from common.settings.infrastructure import (
     CacheSettings,
@@ -50,6 +51,7 @@ __all__ = (
     "DeviceSettings",
     "FetchSettings",
     "FrontSettings",
+    "GenerationSettings",
     "HttpSettings",
     "JobSettings",
     "LogSettings",
@@ -73,6 +75,7 @@ class Settings(
     TraceSettings,
     LogSettings,
     MetricsSettings,
+    GenerationSettings,
     WorkerSettings,
     WebhookSettings,
     FetchSettings,

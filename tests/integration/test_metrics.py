@@ -39,8 +39,9 @@ NOT_HERE = {
     worker.TENANT_SPEND,
     compatible.SERVING_GPU,
     batches.BATCH_LINES_WAITING,
+    *(one for one in METRICS if one.when == "its model is a generator"),
 }
-"""Without a GPU, tenants and batches."""
+"""Without a GPU, tenants, batches and a generator (test_generation.py)."""
 UNKNOWN_YET = {lanes.LANE_DRAIN_RATE, lanes.LANE_DRAIN_SECONDS}
 """Nothing has kept the workers busy for long enough."""
 

@@ -175,6 +175,7 @@ CALLS = {
     ("finish", ""): lease_calls.FinishCall,
     ("finish", "job"): lease_calls.FinishedJob,
     ("lead", "job"): lease_calls.LeadingJob,
+    ("say", "job"): lease_calls.SaidJob,
     ("release", "job"): lease_calls.ReleasedJob,
     ("retry", "job"): lease_calls.RetryJob,
     ("bury", ""): lease_calls.BuryCall,
@@ -259,6 +260,7 @@ PYTHON_NAMES = {
     "OUTBOX": key_names.OUTBOX,
     "OUTBOX_FAILED": key_names.OUTBOX_FAILED,
     "EVENTS": key_names.EVENTS,
+    "SAID": key_names.SAID_PREFIX,
     "CANCELED": key_names.CANCELED_CHANNEL,
     "STARVED": key_names.STARVED_CHANNEL,
     "SCOPE": key_names.channel_scope(0),
@@ -314,7 +316,7 @@ def test_no_other_module_spells_a_key() -> None:
 
 USERS = (ROOT / "deploy" / "redis" / "users.acl").read_text()
 WORKERS_ONLY = {"reserve", "start", "renew", "finish", "release", "retry", "bury",
-                "reclaim", "reconcile", "report_worker", "lead", "continue"}  # fmt: skip
+                "reclaim", "reconcile", "report_worker", "lead", "say", "continue"}  # fmt: skip
 
 
 def dry_run(client: Redis, command: str) -> bytes:

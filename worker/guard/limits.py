@@ -5,16 +5,25 @@ And how large what it returns may be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Literal
 
 from common.catalog import ModelSpec
 from common.settings import Settings
 
-Verb = Literal["load", "warm-up", "unload", "infer", "encode", "decode"]
+Verb = Literal[
+    "load", "warm-up", "unload", "infer", "encode", "decode", "admit", "step", "drop", "text"
+]
 """What a limit is for. `decode` covers `cost`; `warm-up` is `example` and one job through the other
-verbs, and has the limit of `load`."""
+verbs, and has the limit of `load`. `admit` and `drop` have that of `step`, and `text` that of
+`encode`."""
+_LIMITED_AS: Mapping[Verb, Verb] = {
+    "warm-up": "load",
+    "admit": "step",
+    "drop": "step",
+    "text": "encode",
+}
 
 _LONGEST_LOOK_SECONDS = 1.0
 _LOOKS_PER_LIMIT = 4
@@ -29,6 +38,7 @@ class VerbLimits:
             "decode": settings.decode_timeout_seconds,
             "infer": settings.infer_timeout_seconds,
             "encode": settings.encode_timeout_seconds,
+            "step": settings.step_timeout_seconds,
             "unload": settings.unload_timeout_seconds,
         }
         self.result_bytes = settings.max_result_bytes
@@ -36,12 +46,12 @@ class VerbLimits:
 
     def of(self, verb: Verb, spec: ModelSpec) -> float:
         """The limit of one call; infinite where it is off."""
-        name = "load" if verb == "warm-up" else verb
+        name = _LIMITED_AS.get(verb, verb)
         own: float | None = getattr(spec, f"{name}_timeout_seconds")
         return (self._default[name] if own is None else own) or inf
 
     def look_seconds(self, specs: Iterable[ModelSpec]) -> float:
         """How often to look at calls, so that none exceeds its limit by much."""
-        verbs: tuple[Verb, ...] = ("load", "decode", "infer", "encode", "unload")
+        verbs: tuple[Verb, ...] = ("load", "decode", "infer", "encode", "step", "unload")
         shortest = min((self.of(verb, one) for one in specs for verb in verbs), default=inf)
         return min(_LONGEST_LOOK_SECONDS, shortest / _LOOKS_PER_LIMIT)

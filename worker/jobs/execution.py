@@ -58,6 +58,17 @@ Disposition = (
 """How a job leaves this worker. `lost`: its lease is held elsewhere, or left to expire."""
 
 
+@dataclass(slots=True)
+class Said:
+    """What one choice of a generation has said, as its stream tells."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    finish: str = ""
+    """Empty while it goes on."""
+
+
 @dataclass(eq=False)
 class Execution:
     """One leased job inside the worker. Times are seconds on the steady clock.
@@ -108,6 +119,12 @@ class Execution:
     passage: Passage | None = field(default=None, init=False)
     """The times of the chunk in which it was decoded."""
     started: float = field(default=0.0, init=False)
+    said: Mapping[int, Said] | None = field(default=None, init=False)
+    """By choice, what another worker has said of its answer; None for most."""
+    said_entries: int = field(default=0, init=False)
+    """The number of the last entry of its stream."""
+    lost_at_step: int = field(default=-1, init=False)
+    """How many steps its lane had done when its lease was lost."""
     next_steps: NextSteps | None = field(default=None, init=False)
     """What it leads to in Celery's canvas; None for most."""
     lineage: bytes = field(default=b"", init=False)

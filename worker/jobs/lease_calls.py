@@ -81,6 +81,18 @@ class LeadingJob(NamedTuple):
     """NextSteps as JSON."""
 
 
+class SaidJob(NamedTuple):
+    """The arguments of `say` for one job."""
+
+    tag: bytes
+    job_id: str
+    number: int
+    """The entry's, from 1."""
+    ttl_seconds: int
+    said: bytes
+    """JSON."""
+
+
 class ReleasedJob(NamedTuple):
     """The arguments of `release` for one job."""
 

@@ -28,6 +28,7 @@ from worker.jobs.lease_calls import (
     ReleasedJob,
     ReserveCall,
     RetryJob,
+    SaidJob,
     StartCall,
 )
 from worker.jobs.worker_counts import WorkerCounts
@@ -222,6 +223,10 @@ class LaneLeases:
     def lead(self, jobs: Iterable[LeadingJob]) -> int:
         """Keep what these lead to, until they are settled; how many were still held."""
         return int(self._scripts.run("lead", self._keys, list(chain.from_iterable(jobs))))
+
+    def say(self, jobs: Iterable[SaidJob]) -> list[int]:
+        """Write these to their streams; returns the positions of the jobs that were fenced."""
+        return list(self._scripts.run("say", self._keys, list(chain.from_iterable(jobs))))
 
     def release(self, jobs: Iterable[ReleasedJob]) -> int:
         """Return these to the front of the lane; returns how many were still held."""

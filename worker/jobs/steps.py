@@ -18,6 +18,7 @@ from common.inputs.checks import materialize
 from worker.guard.raised import RAISED
 from worker.jobs.execution import Execution, Step
 from worker.models.base import Model
+from worker.models.generator import Prompt
 from worker.transfer import Later
 
 
@@ -38,6 +39,14 @@ def decode(execution: Execution, spec: ModelSpec, handler: Model) -> None:
         execution.fail(step, exc)
         RAISED.note(spec.name, step, exc, job_id=ascii(execution.job_id))
     execution.value = execution.blob = None
+
+
+def require_prompt(execution: Execution) -> None:
+    """Fail a generator's job whose `decode` returned something else than a prompt."""
+    item = execution.item
+    if execution.disposition is None and not isinstance(item, Prompt):
+        text = f"`decode` returned a {type(item).__name__}; a generator's must return a Prompt"
+        execution.fail("decode", WrongOutputs(text))
 
 
 def infer(executions: Sequence[Execution], handler: Model) -> None:

@@ -19,9 +19,12 @@ from worker.batching.batch_time import BatchTime
 from worker.batching.batcher import Batch, Batcher, BatchLimits
 from worker.jobs.execution import Execution
 from worker.jobs.leases import Reservation
+from worker.lanes.admission import ONE_BY_ONE, Admission
 from worker.lanes.lane_stats import LaneStats
+from worker.lanes.rows import Rows
 from worker.lanes.step import Step
 from worker.models.base import Model
+from worker.models.remote import RemoteGenerator, is_remote
 
 _FETCHING_PER_SLOT = 16
 """Jobs that may wait for an input, per one that is fetched; of a tenant, a quarter of its share."""
@@ -45,7 +48,10 @@ class Lane:
         look_ahead_jobs: int,
         max_fetching: int,
         tenant_share: float = 1.0,
+        step_look_ahead: int = 4,
+        max_attempts: int = 3,
     ) -> None:
+        """step_look_ahead is as look_ahead_jobs, of lanes whose work is steps."""
         self.name = name
         self.spec = spec
         """The model that serves the lane; replaced when an alias is moved."""
@@ -63,6 +69,10 @@ class Lane:
         """By tenant, jobs whose input is being fetched; not counted in `waiting`."""
         self.handler: Model | None = None
         """Set while the model is in memory."""
+        self.admission: Admission | None = None
+        """How its jobs join rows, where its model is a generator; None while it is not loaded."""
+        self.remote: RemoteGenerator | None = None
+        """Its model, where that runs in a server of its own; None while it is not loaded."""
         self.closing = False
         """Whether its model is to be unloaded: jobs in hand still run, no more are reserved."""
         self.wanted_since: float | None = None
@@ -79,6 +89,7 @@ class Lane:
         self.clock_ahead = time.time() - time.monotonic()
         """Add it to the steady clock for the Redis server's time, in Unix seconds."""
         self._look_ahead = look_ahead_jobs
+        self._steps = (step_look_ahead, max_attempts)
         self._max_fetching = max_fetching * _FETCHING_PER_SLOT
         self._tenant_fetching = max(1, int(self._max_fetching * tenant_share / 4))
 
@@ -91,6 +102,11 @@ class Lane:
         """
         if self.handler is None or self.closing or self.fetching.total() >= self._max_fetching:
             return 0
+        if self.admission is not None:
+            return max(0, self.admission.room(self.backlog) + self.starved - self.waiting)
+        if self.remote is not None:
+            slots = self.remote.slots
+            return max(0, slots - self.remote.taken + self.starved - self.waiting) if slots else 0
         jobs = self.limits.max_batch
         if self.stats.reserve_seconds > self.stats.run_seconds:
             jobs *= 2
@@ -99,6 +115,11 @@ class Lane:
         if self.starved:
             jobs += self.limits.max_batch
         return max(0, jobs - self.waiting)
+
+    @property
+    def generates(self) -> bool:
+        """Whether its jobs are generations, which may be read as they come and may end any time."""
+        return self.admission is not None or self.remote is not None
 
     def may_fetch(self, tenant: str) -> bool:
         """Whether one more job of this tenant may wait here for its input. More are put off: a
@@ -140,18 +161,30 @@ class Lane:
     def oldest(self) -> float | None:
         """The arrival time of the job that has waited longest here; None when none waits."""
         arrivals = [self.batcher.oldest_arrival()]
+        if self.admission is not None:
+            arrivals.append(self.admission.oldest())
         if self.suspects:
             arrivals.append(self.suspects[0].arrived)
         known = [arrival for arrival in arrivals if arrival is not None]
         return min(known) if known else None
 
-    def serve(self, spec: ModelSpec, handler: Model | None) -> None:
-        """Run the jobs decoded from now on with this model; with None the lane has no model."""
+    def serve(self, spec: ModelSpec, handler: Model | None, rows: Rows | None = None) -> None:
+        """Run the jobs decoded from now on with this model; with None the lane has no model. rows
+        are those of a generator.
+        """
         if spec is not self.spec:
             self.spec = spec
             self.limits = self.batcher.limits = _limits(spec)
             self.batcher.time = BatchTime()
         self.limits.pads = getattr(handler, "pads", True)
+        if rows is None:
+            self.admission = None
+        elif self.admission is None:
+            self.admission = Admission(rows, *self._steps)
+        else:
+            self.admission.serve(rows)
+        self.remote = handler if is_remote(handler) else None
+        self.batcher.limits = ONE_BY_ONE if self.generates else self.limits
         self.handler, self.closing, self.wanted_since = handler, False, None
         self.ready, self.armed = handler is not None, False
 
@@ -180,6 +213,8 @@ class Lane:
         None while a short wait is worth more jobs in the batch: they are being decoded, or the
         device is not idle yet. A lane whose work is steps returns a Step.
         """
+        if self.admission is not None:
+            return self.admission.next_step(self, now)
         if self.suspects:
             if not device_idle:
                 return None
@@ -190,6 +225,8 @@ class Lane:
     def take_all(self) -> None:
         """Remove the jobs that have not started; the caller releases them."""
         self.suspects.clear()
+        if self.admission is not None:
+            self.admission.take_all()
         self.batcher.take_all()
         self.waiting = 0
 
@@ -213,6 +250,8 @@ def lanes_of(catalog: Catalog, settings: Settings) -> dict[str, Lane]:
             look_ahead_jobs=settings.look_ahead_jobs,
             max_fetching=settings.fetch_concurrency,
             tenant_share=settings.tenant_share,
+            step_look_ahead=settings.generation_look_ahead,
+            max_attempts=settings.max_attempts,
         )
         for name, spec in catalog.items()
     }

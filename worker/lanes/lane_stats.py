@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.metrics.histogram import Histogram
+from worker.lanes.generation_stats import GenerationStats
 from worker.lanes.stages import LaneStages
 
 _WEIGHT = 4
@@ -34,6 +35,7 @@ class LaneStats:
 
     def __init__(self) -> None:
         self.stages = LaneStages()
+        self.generation = GenerationStats()
         self.sizes: dict[int, int] = {}
         """Number of batches by batch size. Written by the device thread."""
         self.versions: dict[str, VersionStats] = {}

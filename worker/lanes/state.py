@@ -8,7 +8,7 @@ method, which takes the lock, applies the change, and notifies the waiting threa
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from worker.jobs.execution import Execution
 from worker.jobs.tenant_usage import TenantUsage
@@ -30,6 +30,10 @@ class WorkerState:
         self.stopping = threading.Event()
         self.running: frozenset[bytes] = frozenset()
         """Tags of the jobs on the device. Written by the device thread."""
+        self._on_rows: frozenset[bytes] = frozenset()
+        """Of these, the ones that stay there across steps."""
+        self._in_servers: frozenset[bytes] = frozenset()
+        """And those in servers, which the device has no part in."""
         self.unpublished = 0
         """Groups of jobs that the finisher has queued or is publishing. Written by the threads that
         submit them and by the finisher."""
@@ -71,16 +75,23 @@ class WorkerState:
             return list(lane.in_hand)
 
     def leases_lost(self, lane: Lane, tags: Sequence[bytes]) -> int:
-        """Mark the jobs of these leases that have not started as lost; the results of those that
-        run will be fenced.
+        """Mark the jobs of these leases that have not started as lost, or that may leave between
+        two steps; the results of those in a running batch will be fenced.
 
         Returns how many were marked.
         """
         with self.changed:
             held = [lane.in_hand.get(tag) for tag in tags]
-            lost = [one for one in held if one and one.disposition is None and not one.started]
+            leaves = lane.generates
+            lost = [
+                one
+                for one in held
+                if one and one.disposition is None and (leaves or not one.started)
+            ]
             for execution in lost:
                 execution.disposition = "lost"
+                if lane.admission is not None:
+                    execution.lost_at_step = lane.admission.rows.steps
         return len(lost)
 
     # Events from the device thread and the finisher.
@@ -92,12 +103,27 @@ class WorkerState:
         self.changed.notify_all()
 
     def set_running(self, executions: Sequence[Execution]) -> None:
-        """Set the jobs that are on the device."""
+        """Set the jobs of the batch that is on the device."""
         with self.changed:
-            self.running = frozenset(one.tag for one in executions)
+            staying = self._on_rows | self._in_servers
+            self.running = staying.union(one.tag for one in executions)
+
+    def set_on_rows(self, executions: Iterable[Execution]) -> None:
+        """Set the jobs that stay on the device across steps; no batch is on it."""
+        with self.changed:
+            self._on_rows = frozenset(one.tag for one in executions)
+            self.running = self._on_rows | self._in_servers
+            self.changed.notify_all()  # there may be room
+
+    def set_in_servers(self, executions: Iterable[Execution]) -> None:
+        """Set the jobs that servers have."""
+        with self.changed:
+            others = self.running - self._in_servers
+            self._in_servers = frozenset(one.tag for one in executions)
+            self.running = others | self._in_servers
 
     def submitted(self, ran: bool) -> None:
-        """Count a group submitted to the finisher; `ran` is whether the device ran it."""
+        """Count a group for the finisher; `ran` is whether the device ran it as a batch."""
         with self.changed:
             self.unpublished += 1
             self.unpublished_batches += ran

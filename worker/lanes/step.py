@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker.jobs.execution import Execution
+from worker.lanes.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,3 +14,5 @@ class Step:
     """One step of all jobs of a lane on the device, with the jobs that join at this step."""
 
     joining: Sequence[Execution] = ()
+    rows: Rows | None = None
+    """The generator's that is advanced."""

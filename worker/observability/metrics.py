@@ -1,7 +1,8 @@
 """A worker's metrics, read from its counters when Prometheus asks: no job pays for them.
 
-A lane has at most 32 series: the waits in the queue and the runs are histograms of four edges,
-the other stages a sum and a count. Lanes that are not loaded have none of these until they run.
+A lane has at most 32 series, and one that generates 29 more: the waits in the queue and the runs
+are histograms of four edges, the other stages a sum and a count. Lanes that are not loaded have
+none of these until they run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from worker.lanes.lane import Lane
 from worker.lanes.lane_stats import INFER_EDGES
 from worker.lanes.stages import BOUNDS, Histogram, Stage
 from worker.observability.device_metrics import DeviceMetrics
+from worker.observability.generation_metrics import generation_families
 from worker.observability.view import EngineView
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -42,6 +44,7 @@ class WorkerCollector:
         yield from self._stages()
         yield from self._versions()
         yield from self._batches()
+        yield from generation_families(self._lanes())
         yield from self._jobs()
         yield from self._process_facts()
         yield from self._device.collect()

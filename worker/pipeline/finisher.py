@@ -51,6 +51,8 @@ class _Group(NamedTuple):
     infer_ms: float
     """0 where the device did not run them."""
     submitted_at: float
+    holds_device: bool = False
+    """Whether the device waits where several such groups are unpublished."""
 
     @property
     def ran(self) -> bool:
@@ -123,7 +125,13 @@ class Finisher:
 
     def submit_batch(self, lane: Lane, executions: Sequence[Execution], infer_ms: float) -> None:
         """Queue a batch that the device ran in this time."""
-        self._submit(_Group(lane, executions, infer_ms, time.monotonic()))
+        self._submit(_Group(lane, executions, infer_ms, time.monotonic(), infer_ms > 0))
+
+    def submit_generated(self, lane: Lane, executions: Sequence[Execution], rows_ms: float) -> None:
+        """Queue jobs that were on rows for this time. They end one by one, and the rows of others
+        do not wait for them: no more are reserved while many are unpublished.
+        """
+        self._submit(_Group(lane, executions, rows_ms, time.monotonic()))
 
     def submit_ended(self, lane: Lane, executions: Sequence[Execution]) -> None:
         """Queue jobs that ended without a run, or one by one after it."""
@@ -134,7 +142,7 @@ class Finisher:
         self._state.await_published(_PAUSE_SECONDS)
 
     def _submit(self, group: _Group) -> None:
-        self._state.submitted(group.ran)
+        self._state.submitted(group.holds_device)
         self._queue.put(group)
 
     def look(self, now: float) -> None:
@@ -183,7 +191,7 @@ class Finisher:
                 return
             except Exception:
                 log.exception("publish_lost_to_a_fault_of_ours", lane=group.lane.name)
-            self._state.published(group.lane, group.executions, group.ran)
+            self._state.published(group.lane, group.executions, group.holds_device)
             group = self._queue.get()
 
     def _publish(self, group: _Group) -> None:

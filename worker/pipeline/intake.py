@@ -28,11 +28,13 @@ from worker.jobs.leases import LaneLeases, Reservation
 from worker.jobs.message import parse
 from worker.jobs.next_steps import NextSteps, kept_form, lineage_of
 from worker.jobs.passage import Passage
+from worker.jobs.steps import require_prompt
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.pipeline.decode_pool import Decoded, DecodePool
 from worker.pipeline.finisher import Finisher
+from worker.pipeline.said import read_said
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +95,9 @@ class Intake:
         if ended:
             self._finisher.submit_ended(lane, ended)
         waiting = self._delay_early(lane, waiting)
-        if self._read_blobs([one for one in waiting if one.has_blob]):
+        if self._read_said(lane, waiting) and self._read_blobs(
+            [one for one in waiting if one.has_blob]
+        ):
             self._pass_on(lane, self._request_inputs(lane, waiting), replace_caller)
 
     def accept_fetched(self, replace_caller: Callable[[], None]) -> None:
@@ -137,6 +141,9 @@ class Intake:
         Called on the thread that decoded them.
         """
         lane, executions = decoded.lane, decoded.executions
+        if lane.admission is not None:
+            for execution in executions:
+                require_prompt(execution)
         ended, items = _parted(executions)
         now = time.monotonic()
         passage = Passage(executions[0].arrived, decoded.began, now, len(executions))
@@ -162,6 +169,8 @@ class Intake:
             execution.reserved_ms = reservation.server_ms
             if not lane.spec.run_identical_once:
                 execution.key = None
+            if lane.generates:
+                execution.key = None  # each has its own luck
         lane.stats.stages.reserved(executions, reservation.server_ms)
         return executions
 
@@ -261,6 +270,21 @@ class Intake:
                 execution.blob = bytes(blob) if isinstance(blob, bytes) else None
             return True
         return not executions
+
+    def _read_said(self, lane: Lane, executions: list[Execution]) -> bool:
+        """Read what others have said of those that stream, to go on from there; as _read_blobs."""
+        streams = [one for one in executions if one.params.get("stream") is True]
+        if not (lane.generates and streams):
+            return True
+        while not self._state.stopping.is_set():
+            try:
+                read_said(self._client, streams)
+            except RedisError as exc:
+                TROUBLE.note("reading what was said", exc)
+                self._state.stopping.wait(_REDIS_PAUSE_SECONDS)
+            else:
+                return True
+        return False
 
     def _mget(self, keys: Sequence[str]) -> list[Any]:
         """The values; not many large ones in one call, in which Redis would serve nobody else."""

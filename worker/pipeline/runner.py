@@ -11,32 +11,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
-from common.errors import JobExpired, text_of
-from common.redis.trouble import TROUBLE
+from common.errors import text_of
 from worker.batching.batcher import Batch
 from worker.guard.calls import Call, Calls, Slot
 from worker.guard.raised import RAISED
 from worker.jobs import steps
 from worker.jobs.execution import Execution
-from worker.jobs.leases import LaneLeases
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.lanes.work import DeviceTask, RunBatch, RunStep, Wait, Work
-from worker.pipeline.decode_pool import DecodePool
 from worker.pipeline.error_policy import Retries, decide
 from worker.pipeline.failed_batch import Split, charge, set_cap
 from worker.pipeline.finisher import Finisher
 from worker.pipeline.in_progress import InProgress, Runs
 from worker.pipeline.measures import measure
 from worker.pipeline.scheduler import Scheduler
+from worker.pipeline.starting import Starting
 from worker.transfer import Later, is_lost
 
 log = structlog.get_logger(__name__)
@@ -52,35 +48,32 @@ class Runner:
     def __init__(
         self,
         state: WorkerState,
-        leases: Mapping[str, LaneLeases],
+        starting: Starting,
         scheduler: Scheduler,
         finisher: Finisher,
-        decode_pool: DecodePool,
         device_time: DeviceTime,
         calls: Calls,
         *,
-        is_revoked: Callable[[str], bool],
-        has_revoked_stamp: Callable[[Mapping[str, Any]], bool] = lambda _stamps: False,
         on_device_lost: Callable[[str], None],
         on_stuck: Callable[[Slot, Call], None] = lambda _slot, _call: None,
         retries: Retries,
         run_step: Callable[[RunStep], None] | None = None,
+        end_steps: Callable[[], None] = lambda: None,
     ) -> None:
         """on_device_lost is called with the model whose run lost the device; on_stuck when a run
-        takes longer than its limit. run_step advances a lane whose work is steps.
+        takes longer than its limit. run_step advances a lane whose work is steps; end_steps brings
+        all of them to their end when the worker stops.
         """
         self._state = state
-        self._leases = leases
+        self._starting = starting
         self._scheduler = scheduler
         self._finisher = finisher
-        self._decode_pool = decode_pool
         self._device_time = device_time
-        self._is_revoked, self._has_revoked_stamp = is_revoked, has_revoked_stamp
         self._on_device_lost, self._on_stuck = on_device_lost, on_stuck
         self._calls = calls
         self._launching, self._computing = calls.new_slot(), calls.new_slot()
         self._retries = retries
-        self._run_step = run_step
+        self._run_step, self._end_steps = run_step, end_steps
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._in_progress: InProgress | None = None
         self._ended_at = 0.0
@@ -116,8 +109,9 @@ class Runner:
             elif self._in_progress is not None:
                 self._end_progress()
             else:
-                return
+                break
             del work  # a device task holds its model
+        self._end_steps()
 
     def _next_work(self) -> Work | None:
         """Block until there is work; None when the worker stops.
@@ -202,47 +196,15 @@ class Runner:
         self._end_progress()
         self._finisher.flush()
         suspect = batch[0]
-        if self._start_suspect(lane, suspect):
+        if self._starting.start_suspect(lane, suspect):
             self._infer(lane, Batch.single(suspect, suspect.cost))
             self._end_progress()
         self._finisher.flush()
 
     def _still_wanted(self, lane: Lane, batch: Batch[Execution]) -> Batch[Execution]:
         """Leave out jobs that were revoked, expired or lost since they were reserved."""
-        now = lane.server_time()
-        for execution in batch:
-            if execution.disposition is not None:
-                continue
-            stamps = execution.stamps
-            if self._is_revoked(execution.job_id) or (stamps and self._has_revoked_stamp(stamps)):
-                execution.disposition = "canceled"
-            elif execution.expires_at is not None and execution.expires_at <= now:
-                execution.disposition = "expired"
-                execution.error = JobExpired("the deadline passed before the job could start")
-        # Asked once: a cancel may end any of them meanwhile, which then would be in neither part.
-        unwanted = {one.tag: one for one in batch if one.disposition is not None}
-        if not unwanted:
-            return batch
-        self._finisher.submit_ended(lane, list(unwanted.values()))
-        return batch.only(lambda one: one.tag not in unwanted, _COST)
-
-    def _start_suspect(self, lane: Lane, suspect: Execution) -> bool:
-        """Count its attempt, then decode it; from here to its end no other job runs with it."""
-        try:
-            number = self._leases[lane.name].start(suspect.tag, suspect.job_id, lane.result_ttl)
-        except RedisError as exc:
-            TROUBLE.note("starting a suspect", exc, lane=lane.name)
-            number = 0
-        if number <= 0:
-            suspect.disposition = "lost"
-            self._state.released(lane, [suspect])
-            return False
-        suspect.attempt = number
-        self._decode_pool.run_one(lane, suspect)
-        if suspect.disposition is not None:
-            self._finisher.submit_ended(lane, [suspect])
-            return False
-        return True
+        unwanted = self._starting.end_unwanted(lane, batch)
+        return batch.only(lambda one: one.tag not in unwanted, _COST) if unwanted else batch
 
     def _infer(self, lane: Lane, batch: Batch[Execution], split: Split | None = None) -> None:
         handler = batch[0].handler

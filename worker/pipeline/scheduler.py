@@ -52,7 +52,11 @@ class Scheduler:
         if batch.regular:
             with self._state.changed:
                 lane.batcher.observe(batch.padded_cost, seconds)
-        self._models.residency.touch(lane.spec.name)
+        self.touch(lane.spec.name)
+
+    def touch(self, model: str) -> None:
+        """Record that a model has work."""
+        self._models.residency.touch(model)
 
     def _is_behind(self, now: float) -> bool:
         starved = now <= self._state.starved_until
@@ -65,7 +69,7 @@ class Scheduler:
         candidates = [one for lane in lanes.values() if (one := self._candidate(lane, now))]
         for name in self._turns.order(candidates, now):
             lane = lanes[name]
-            if lane.suspects and not device_idle:
+            if lane.suspects and lane.admission is None and not device_idle:
                 return None  # it runs alone: behind other work it would wait forever
             if lane.handler is None:
                 self._models.open(lane.spec.name)
@@ -84,9 +88,29 @@ class Scheduler:
             self._state.took(lane, work)
             return RunBatch(lane, work)
         self._state.took(lane, work.joining)
+        self._models.residency.touch(lane.spec.name)
         return RunStep(lane, work)
 
+    def may_go_on(self, lane: Lane, now: float) -> bool:
+        """Whether the next step of a lane may follow the last at once: nobody waits for the device,
+        or to join. Call it holding the lock.
+        """
+        state = self._state
+        if state.stopping.is_set() or self._models.has_tasks() or self._is_behind(now):
+            return False
+        if lane.admission is None or lane.admission.can_join(lane):
+            return False
+        others = (one for one in state.lanes.values() if one is not lane)
+        return not any(self._candidate(one, now) for one in others)
+
     def _candidate(self, lane: Lane, now: float) -> Candidate | None:
+        if lane.admission is not None:
+            waited = lane.admission.waited(lane, now)
+            if waited is None:
+                return None
+            return Candidate(lane.name, waited, lane.spec.weight, steps=True)
+        if lane.remote is not None:
+            return None  # the device has no part in it
         oldest = lane.oldest()
         if oldest is not None:
             return Candidate(lane.name, now - oldest, lane.spec.weight, lane.is_full())
@@ -98,7 +122,9 @@ class Scheduler:
     def _why_idle(self) -> Idle:
         """The reason why no work was found."""
         lanes = self._state.lanes.values()
-        if any(len(lane.batcher) for lane in lanes):
+        if any(lane.admission and lane.admission.rows.behind for lane in lanes):
+            return "publishing"
+        if any(len(lane.batcher) for lane in lanes if lane.remote is None):
             return "company"
         if any(lane.waiting or lane.fetching for lane in lanes):
             return "decoding"
@@ -111,7 +137,8 @@ class Scheduler:
     def _seconds_until_ready(self, now: float) -> float | None:
         """How long until a batch is due even if no job arrives; None where none will be due."""
         lanes = self._state.lanes.values()
-        due = [at for lane in lanes if (at := lane.batcher.ready_at()) is not None]
+        batching = (lane.batcher for lane in lanes if not lane.generates)
+        due = [at for batcher in batching if (at := batcher.ready_at()) is not None]
         wait = max(0.0, min(due) - now) if due else None
         if any(lane.wanted_since is not None for lane in lanes):
             return _LOOK_AGAIN_SECONDS if wait is None else min(wait, _LOOK_AGAIN_SECONDS)

@@ -89,6 +89,10 @@ class ModelHost:
 
     # -- called by the scheduler, holding the lock ------------------------
 
+    def has_tasks(self) -> bool:
+        """Whether something waits to be run on the device."""
+        return bool(self._tasks)
+
     def is_bringing_in(self) -> bool:
         """Whether a model is being loaded, or is about to be."""
         return self._opening is not None or self.loading is not None or bool(self._wanted)
@@ -157,9 +161,9 @@ class ModelHost:
     def _open_lanes(self, *models: str) -> None:
         """Have their lanes reserve, those of the models that are loaded."""
         for model in models:
-            handler = self.residency.handler(model)
-            for lane in self._lanes_of(model) if handler is not None else ():
-                lane.serve(lane.spec, handler)
+            resident = self.residency.models[model]
+            for lane in self._lanes_of(model) if resident.handler is not None else ():
+                lane.serve(lane.spec, resident.handler, resident.rows)
         self._state.changed.notify_all()
 
     def _loaded(self, model: str, handler: Model | None) -> None:
@@ -216,7 +220,7 @@ class ModelHost:
                 self.open(target)
             return  # the old model serves until the new one is warm
         log.info("alias_moved", alias=alias, model=target)
-        lane.serve(model.spec, handler)
+        lane.serve(model.spec, handler, model.rows)
 
     def look(self, now: float) -> None:
         """Report a warm-up or an unload that takes longer than its limit, and give up a load that
@@ -245,7 +249,10 @@ class ModelHost:
             self._state.changed.notify_all()
 
     def _warm_up(self, model: str, handler: Model) -> bool:
-        spec = self.residency.models[model].spec
+        resident = self.residency.models[model]
+        if resident.rows is not None and resident.rows.has_work:
+            return True  # it is warm, and a step of ours would advance jobs that nobody hears
+        spec = resident.spec
         self._tasking.enter("warm-up", spec, time.monotonic())
         try:
             bool(getattr(handler, "pads", True))  # later asked for where nothing may raise
@@ -288,8 +295,10 @@ class ModelHost:
 
     def _is_busy(self, model: str) -> bool:
         """Whether jobs in hand must still run on this model."""
-        handler = self.residency.handler(model)
+        handler, rows = self.residency.handler(model), self.residency.models[model].rows
         lanes = self._lanes_of(model)
+        if rows is not None and rows.has_work:
+            return True
         return any(lane.in_hand or lane.waiting or lane.asking for lane in lanes) or any(
             one.handler is handler
             for lane in self._state.lanes.values()

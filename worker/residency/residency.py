@@ -18,7 +18,9 @@ import structlog
 from common.catalog import ModelSpec
 from common.runtime import resident_set_mb
 from worker.guard.raised import RAISED, error_text
+from worker.lanes.rows import Rows
 from worker.models.base import Model
+from worker.models.generator import is_generator
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +35,8 @@ class Resident:
 
     spec: ModelSpec
     handler: Model | None = None
+    rows: Rows | None = None
+    """Of a generator that is loaded."""
     error: str | None = None
     weights_digest: str | None = None
     """The digest of the weights loaded now or last; None until known (weights_digests.py)."""
@@ -137,6 +141,7 @@ class Residency:
         """Record that it is loaded and warm."""
         model = self.models[name]
         model.handler, model.error = handler, None
+        model.rows = Rows(handler, model.spec) if is_generator(handler) else None
         model.reset_failures()
         model.admitted_at = model.used_at = time.monotonic()
         log.info(
@@ -166,7 +171,7 @@ class Residency:
     def unload(self, name: str) -> bool:
         """Free its memory; returns whether it was loaded. Nothing may be running on it."""
         model = self.models[name]
-        handler, model.handler = model.handler, None
+        handler, model.handler, model.rows = model.handler, None, None
         if handler is None:
             return False
         call_unload(name, handler)

@@ -34,9 +34,10 @@ The API answers at `/metrics` on its port, to keys with the scope `metrics`. Whe
 as well, so no counter goes back. A worker answers at `/metrics` on `LANEFLEET_WORKER_HEALTH_PORT`.
 
 What belongs to a lane and must be known without a worker (demand, age, dead letters) is read from
-Redis by the API. A worker has at most 32 series a lane and model version, and no label has a
-worker's name: Prometheus adds `instance`. The share of a full batch is `batch_jobs / batch_room`;
-what padding costs, `cost{kind="padded"} / cost{kind="own"}`; the cost of an inference over time,
+Redis by the API. A worker has at most 32 series a lane and model version, 29 more for a lane that
+generates text, and no label has a worker's name: Prometheus adds `instance`. The share of a full
+batch is `batch_jobs / batch_room`; what padding costs, `cost{kind="padded"} / cost{kind="own"}`;
+the cost of an inference over time,
 `rate(inference_duration_seconds_sum[5m]) / rate(lanefleet_worker_batch_jobs_total[5m])` times
 the price of a second.
 

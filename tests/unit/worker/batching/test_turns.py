@@ -77,3 +77,31 @@ def test_at_saturation_nobody_starves_and_switches_are_rare(
     assert longest <= sum(min(2.0, batches * one) + one for one in seconds) + 1e-6
     if max(seconds) * batches <= 2.0:
         assert turns.switches <= 600 / batches + 1
+
+
+def test_beside_a_lane_of_steps_a_turn_is_one_step_or_one_batch() -> None:
+    """Both always have work; a batch takes five steps' time."""
+    turns, now, order = Turns(16, 2.0), 100.0, []
+    ended = {"steps": 100.0, "batches": 0.0}
+    for _ in range(8):
+        lanes = [
+            Candidate("steps", now - ended["steps"], steps=True),
+            Candidate("batches", now - 50, full=True),
+        ]
+        name = turns.order(lanes, now)[0]
+        turns.took(name, now)
+        order.append(name)
+        now += 0.02 if name == "steps" else 0.1
+        ended[name] = now
+    assert order == ["batches", "steps"] * 4
+
+
+def test_a_job_that_comes_amid_a_step_is_next_and_lanes_of_steps_share() -> None:
+    turns = Turns(16, 2.0)
+    turns.took("a", 10.0)
+    steps = [Candidate("a", 0.0, steps=True), Candidate("b", 0.02, steps=True)]
+    assert turns.order([steps[0], Candidate("echo", 0.001)], 10.02)[0] == "echo"
+    assert turns.order([*steps, Candidate("echo", 0.005)], 10.02)[0] == "b"
+    turns.took("b", 10.02)
+    steps = [Candidate("a", 0.02, steps=True), Candidate("b", 0.0, steps=True)]
+    assert turns.order([*steps, Candidate("echo", 0.025)], 10.04)[0] == "echo"

@@ -23,6 +23,7 @@ from worker.lanes.step import Step
 from worker.lanes.work import DeviceTask, RunBatch, RunStep, Wait, Work
 from worker.pipeline.error_policy import Retries
 from worker.pipeline.runner import Runner
+from worker.pipeline.starting import Starting
 from worker.transfer import Later
 
 
@@ -67,6 +68,7 @@ class Bench:
         self.taken: list[str] = []
         self.ended: list[str] = []
         self.lost = 0
+        self.revoked: set[str] = set()
         self.stuck: list[Call] = []
         self.device_time = DeviceTime(time.monotonic())
         spec = ModelSpec(name="m", handler="echo", max_batch=8)
@@ -74,17 +76,19 @@ class Bench:
         self.state = WorkerState({"m": self.lane})
         self.runner = Runner(
             self.state,
-            leases={},
+            Starting(self.state, {}, self, None, self.is_revoked),  # type: ignore[arg-type]
             scheduler=self,  # type: ignore[arg-type]
             finisher=self,  # type: ignore[arg-type]
-            decode_pool=None,  # type: ignore[arg-type]
             device_time=self.device_time,
             calls=calls(),
-            is_revoked=lambda _job_id: False,
             on_device_lost=self._device_lost,
             on_stuck=self.on_stuck,
             retries=Retries(3),
         )
+
+    def is_revoked(self, job_id: str) -> bool:
+        """As Celery's list of revoked tasks."""
+        return job_id in self.revoked
 
     def run(self) -> None:
         """Let it do the work to its end."""
@@ -293,7 +297,7 @@ def test_a_step_finds_the_device_empty_and_is_run_by_whom_it_is_given_to() -> No
 def test_a_cancel_while_a_batch_is_sorted_out_leaves_no_job_behind() -> None:
     device = Device()
     bench = Bench(device, [["a", "b", "c"]])
-    bench.runner._is_revoked = lambda job_id: job_id == "a"
+    bench.revoked.add("a")
     submit = bench.submit_ended
 
     def canceled_meanwhile(lane: Lane, executions: Sequence[Execution]) -> None:

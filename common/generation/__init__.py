@@ -1,0 +1,1 @@
+"""What both sides know of text generation: the options of a request, and the stream of a job."""

@@ -1,0 +1,1 @@
+"""Lanes whose work is steps: rows on the device, and what becomes of their tokens."""

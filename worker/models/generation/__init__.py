@@ -1,0 +1,1 @@
+"""Generators: the embedded decoder, and servers with OpenAI's interface."""
