@@ -31,6 +31,7 @@ keys = typer.Typer(
 )
 out = Console()
 
+_MOST = 1_000_000_000
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -137,10 +138,14 @@ def forget(key_id: KeyId) -> None:
 @keys.command()
 def limit(
     tenant: Tenant,
-    jobs_per_second: Annotated[float | None, typer.Option(min=0, help="0 is no limit.")] = None,
-    burst: Annotated[int | None, typer.Option(min=1, help="Jobs it may send at once.")] = None,
+    jobs_per_second: Annotated[
+        float | None, typer.Option(min=0, max=_MOST, help="0 is no limit.")
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(min=1, max=_MOST, help="Jobs it may send at once.")
+    ] = None,
     max_in_flight: Annotated[
-        int | None, typer.Option(min=0, help="Jobs waiting or running; 0 is no limit.")
+        int | None, typer.Option(min=0, max=_MOST, help="Jobs waiting or running; 0 is no limit.")
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Back to the settings' limits.")] = False,
     as_json: JsonFlag = False,
