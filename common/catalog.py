@@ -214,15 +214,17 @@ class Catalog(Mapping[str, ModelSpec]):
         self.aliases = dict(aliases or {})
         """The initial target of each alias; operators move them while the fleet runs."""
         self._served = served or (*self.models, *self.aliases)
+        self._specs = {name: self.models[self.aliases.get(name, name)] for name in self._served}
 
     def __getitem__(self, name: str) -> ModelSpec:
-        if name not in self._served:
+        spec = self._specs.get(name)
+        if spec is None:
             known = ", ".join(sorted(self._served))
             raise UnknownModel(f"there is no model {str(name)[:80]!r}; this fleet serves: {known}")
-        return self.models[self.aliases.get(name, name)]
+        return spec
 
     def __contains__(self, name: object) -> bool:
-        return name in self._served
+        return name in self._specs
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._served)

@@ -35,7 +35,7 @@ class Preferences:
         """Parse the header; of a preference given twice the first is used."""
         found: dict[str, str] = {}
         if header is None or len(header) > _LONGEST:
-            return _NONE
+            return NONE
         for element in _ELEMENT.findall(header):
             if match := _PREFERENCE.match(element):
                 name, value = match.group(1).lower(), match.group(2) or ""
@@ -54,4 +54,5 @@ class Preferences:
         return ", ".join(parts)
 
 
-_NONE = Preferences()
+NONE = Preferences()
+"""Of a request that names none."""

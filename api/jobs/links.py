@@ -24,9 +24,8 @@ def _segment(job_id: str) -> str:
     return job_id if _PLAIN(job_id) else quote(job_id, safe="")
 
 
-def open_links(job_id: str) -> dict[str, str]:
-    """The links of a job that is not settled."""
-    path = job_path(job_id)
+def open_links(path: str) -> dict[str, str]:
+    """The links of a job at this path that is not settled."""
     return {
         "self": path,
         "result": f"{path}/result",
@@ -37,9 +36,10 @@ def open_links(job_id: str) -> dict[str, str]:
 
 def job_links(job_id: str, state: JobState, reason: str | None) -> dict[str, str]:
     """The links of a job in this state: cancel while it is open, retry once it is dead."""
-    links = open_links(job_id)
+    path = job_path(job_id)
+    links = open_links(path)
     if state.terminal:
         del links["cancel"]
     if state is JobState.FAILED and reason in _RETRYABLE:
-        links["retry"] = f"{job_path(job_id)}/retry"
+        links["retry"] = f"{path}/retry"
     return links

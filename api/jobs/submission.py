@@ -17,7 +17,7 @@ from api.background.server_clock import ServerClock
 from api.cache.directives import ANYTHING, NOTHING, CacheDirectives, directives_of
 from api.cache.result_cache import Hit, ResultCache
 from api.cache.served_models import ServedModels
-from api.http.bodies import Body, aside
+from api.http.bodies import LARGE_BYTES, Body, aside
 from api.http.idempotency_key import key_of
 from api.http.preferences import Preferences
 from api.http.request_context import current_traceparent, note_lane, waiting_by_choice
@@ -167,6 +167,8 @@ class Submission:
         if sent.request.webhook is not None:
             await self._webhooks.learn(sent.request.webhook, principal.tenant)
         size = max(sent.sent_bytes, len(sent.payload or b""))
+        if size <= LARGE_BYTES:
+            return self._job_of(sent, principal, cache)
         return await aside(size, lambda: self._job_of(sent, principal, cache))
 
     def _job_of(self, sent: SentJob, principal: Principal, cache_control: str | None) -> Job:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.http import bodies
 from api.http.idempotency_key import REPLAYED
-from api.http.preferences import VARY
+from api.http.preferences import NONE, VARY
 from api.http.problems import response_for
 from api.jobs.links import job_path
 from api.jobs.request_body import job_of
@@ -80,7 +80,8 @@ async def take_job(request: Request, services: Services) -> Response:
 
 async def _answer(taken: Taken, services: Services) -> Response:
     headers = job_headers(taken.job_id)
-    if applied := taken.preferences.applied(settled=taken.settled):
+    preferences = taken.preferences
+    if preferences is not NONE and (applied := preferences.applied(settled=taken.settled)):
         headers["Preference-Applied"] = applied
     if taken.replayed:
         headers[REPLAYED] = "true"
@@ -91,7 +92,8 @@ async def _answer(taken: Taken, services: Services) -> Response:
         raise unknown_job(taken.job_id)
     if taken.queued_now:
         notice = services.admission.notice(taken.record.lane)
-        return json_response(queued_json(taken.record, notice), 202, headers)
+        view = queued_json(taken.record, headers["Location"], notice)
+        return json_response(view, 202, headers)
     return await show_job(services, taken.record, 200 if taken.settled else 202, headers)
 
 

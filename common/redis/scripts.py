@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Any
 
 import hiredis
@@ -21,28 +18,12 @@ import redis.asyncio
 from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from common.errors import ConfigurationError
 from common.redis.connect import database_of
-from common.redis.keys import NOTHING, channel_scope
 from common.redis.refusals import tell_refusal
-
-REFUSED_WHEN_FULL = frozenset({"enqueue", "claim_idempotency_key", "add_batch"})
-"""Scripts that accept new work; the others must run so that a full server drains."""
-
-# On Redis 6.2 the memory check is skipped once a script has written, and DEL is
-# never refused; so a first, harmless write replaces the flag of Redis 7.
-_FLAGGED = "#!lua flags=allow-oom\n"
-_WRITE_FIRST = f"redis.call('DEL', '{NOTHING}')\n"
+from common.redis.script_text import script_text
 
 _CALLS_AT_A_TIME = 12
 _PIECE_BYTES = 1024 * 1024
-
-_LUA: Traversable = files("common").joinpath("redis", "lua")
-_SCOPE = "local SCOPE = ''"
-"""The line of include/keys.lua that says what channels end in: no script can ask its database."""
-_FOLDERS = ("transitions", "queries", "registry")
-
-_INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
 
 Args = Sequence[str | bytes | int | float]
 
@@ -58,57 +39,6 @@ class _Loaded:
         """
         command = ("EVALSHA", self.digest, len(keys), *keys, *args)
         return bytes(hiredis.pack_command(command))  # type: ignore[arg-type]
-
-
-def script_names() -> list[str]:
-    """Every script that can be run, by name."""
-    found = (path.name for folder in _FOLDERS for path in _LUA.joinpath(folder).iterdir())
-    return sorted(name.removesuffix(".lua") for name in found if name.endswith(".lua"))
-
-
-def source_of(name: str) -> str:
-    """The text of one script, without what it includes."""
-    paths = (_LUA.joinpath(folder, f"{name}.lua") for folder in _FOLDERS)
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise ConfigurationError(f"no Lua script is called {name!r}")
-    return path.read_text(encoding="utf-8")
-
-
-def included_by(text: str) -> list[str]:
-    """The names on its `-- @include` lines."""
-    return [name.strip() for line in _INCLUDE.findall(text) for name in line.split(",")]
-
-
-def _with_includes(text: str, chain: tuple[str, ...], done: dict[str, str]) -> None:
-    """Add the includes of a text to `done`: each once, after its own includes."""
-    for name in included_by(text):
-        path = " -> ".join((*chain, name))
-        if name in chain:
-            raise ConfigurationError(f"Lua files include each other: {path}")
-        if name in done:
-            continue
-        file = _LUA.joinpath("include", f"{name}.lua")
-        if not file.is_file():
-            raise ConfigurationError(f"there is no Lua file to include: {path}")
-        part = file.read_text(encoding="utf-8")
-        _with_includes(part, (*chain, name), done)
-        done[name] = part
-
-
-def script_text(name: str, *, server_major: int, database: int = 0) -> str:
-    """The whole script as a server takes it: header, what it includes, transition.
-
-    Raises ConfigurationError, with the chain, for an unknown name or a cycle.
-    """
-    header = ""
-    if name not in REFUSED_WHEN_FULL:
-        header = _FLAGGED if server_major >= 7 else _WRITE_FIRST
-    text = source_of(name)
-    parts: dict[str, str] = {}
-    _with_includes(text, (name,), parts)
-    whole = "".join(parts.values()) + text
-    return header + whole.replace(_SCOPE, f"local SCOPE = '{channel_scope(database)}'")
 
 
 _NEWEST_KNOWN = 7

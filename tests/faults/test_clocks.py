@@ -72,6 +72,7 @@ def created_ms(job: dict[str, Any]) -> float:
     return datetime.fromisoformat(job["created_at"]).timestamp() * 1000
 
 
+@pytest.mark.slow
 def test_a_reaper_killed_in_mid_sweep_loses_nothing(stack: Stack) -> None:
     count = 3_000
     settings = Settings(redis_url=stack.redis_url)  # type: ignore[arg-type]

@@ -124,6 +124,7 @@ def guarded_sentinel(
         sentinel.wait()
 
 
+@pytest.mark.slow
 def test_a_job_through_a_sentinel_with_its_own_password_and_tls(
     guarded_sentinel: tuple[str, Path],
     tmp_path: Path,

@@ -212,6 +212,7 @@ def test_redis_killed_with_fsync_everysec_reports_what_was_lost(
     assert alive(stack)
 
 
+@pytest.mark.slow
 def test_a_demoted_master_stops_nobody_and_work_goes_on_after(
     tmp_path: Path, servers: list[Server], stacks: list[Stack]
 ) -> None:
@@ -325,7 +326,7 @@ def test_resets_and_silence_lose_nothing(
     proxy.close()
 
 
-@pytest.mark.parametrize("kind", ["embedded", "redis-server"])
+@pytest.mark.parametrize("kind", ["embedded", pytest.param("redis-server", marks=pytest.mark.slow)])
 def test_at_maxmemory_the_front_refuses_and_the_workers_drain(
     tmp_path: Path, servers: list[Server], stacks: list[Stack], kind: str
 ) -> None:

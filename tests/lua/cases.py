@@ -291,3 +291,9 @@ def parse_moves(script: str, cases: Iterable[Case]) -> set[tuple[str, str, str]]
 
 def _word(value: Any) -> Any:
     return value if isinstance(value, bytes | str | int | float) else str(value)
+
+
+def cpu_seconds(client: Redis) -> float:
+    """What the server's main thread has spent."""
+    spent: Any = client.info("cpu")
+    return float(spent["used_cpu_user_main_thread"]) + float(spent["used_cpu_sys_main_thread"])

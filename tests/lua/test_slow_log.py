@@ -18,7 +18,7 @@ from common.jobs.job import Job
 from common.jobs.quota import Limits
 from common.redis.keys import OUTBOX
 from common.redis.scripts import Scripts
-from tests.lua.cases import DIGEST, FOLLOWERS, KEYS, LANE, TTL, message, result, ticket
+from tests.lua.cases import DIGEST, FOLLOWERS, KEYS, LANE, TTL, cpu_seconds, message, result, ticket
 
 MOST_SECONDS = 0.05
 OWN = 150_000
@@ -256,11 +256,6 @@ def client(redis_client: Redis) -> Iterator[Redis]:
     redis_client.flushall()
     yield redis_client
     redis_client.flushall()
-
-
-def cpu_seconds(client: Redis) -> float:
-    spent: Any = client.info("cpu")
-    return float(spent["used_cpu_user_main_thread"]) + float(spent["used_cpu_sys_main_thread"])
 
 
 QUICK = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from common.redis.scripts import script_names
+from common.redis.script_text import script_names
 from tests.support.moves import DIAGRAM, moves_in_diagram, moves_in_header
 from tests.support.stack import ROOT
 

@@ -24,9 +24,9 @@ from common.jobs.script_calls import (
     ReapCall,
 )
 from common.redis import keys as key_names
-from common.redis import scripts as loader
+from common.redis import script_text as loader
 from common.redis.connect import connect
-from common.redis.scripts import included_by, script_names, script_text, source_of
+from common.redis.script_text import included_by, script_names, script_text, source_of
 from common.settings import Settings
 from tests.lua.cases import job, parse_moves, ticket
 from tests.support.moves import moves_in_header
@@ -359,6 +359,38 @@ def test_each_include_comes_once_and_after_what_it_needs(lua_folder: Path) -> No
     text = script_text("s", server_major=7)
     code = [line for line in text.splitlines() if not line.startswith(("--", "#!"))]
     assert code == ["local a", "local b", "local c", "return 1"]
+
+
+def run_text(client: Redis, name: str) -> object:
+    return client.eval(script_text(name, server_major=7), 0)
+
+
+def test_what_is_rarely_needed_is_defined_when_it_is_first_called(
+    lua_folder: Path, redis_client: Redis
+) -> None:
+    (lua_folder / "transitions" / "s.lua").write_text(
+        "-- @include a\n-- @rarely b\nlocal first = made\nlocal n = b(1) + b(2)\n"
+        "return { first, made, n }\n"
+    )
+    (lua_folder / "include" / "a.lua").write_text("local made = 0\n")
+    (lua_folder / "include" / "b.lua").write_text(
+        "-- @include a, c\nmade = made + 1\nlocal function b(x) return helper(x) end\n"
+    )
+    (lua_folder / "include" / "c.lua").write_text("local function helper(x) return x * 10 end\n")
+    assert run_text(redis_client, "s") == [0, 1, 30]
+
+
+def test_what_two_groups_need_is_there_once(lua_folder: Path, redis_client: Redis) -> None:
+    (lua_folder / "transitions" / "s.lua").write_text(
+        "-- @rarely b\n-- @rarely c\nreturn { b(), c(), b() }\n"
+    )
+    (lua_folder / "include" / "a.lua").write_text(
+        "local n = 0\nlocal function count() n = n + 1 return n end\n"
+    )
+    for name in "bc":
+        text = f"-- @include a\nlocal function {name}() return count() end\n"
+        (lua_folder / "include" / f"{name}.lua").write_text(text)
+    assert run_text(redis_client, "s") == [1, 2, 3]
 
 
 def test_an_unknown_include_is_named_with_the_way_to_it(lua_folder: Path) -> None:

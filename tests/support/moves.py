@@ -10,7 +10,8 @@ from unittest import mock
 
 from redis import Redis
 
-from common.redis.scripts import Scripts, source_of
+from common.redis.script_text import source_of
+from common.redis.scripts import Scripts
 from tests.support.stack import ROOT
 
 DIAGRAM = ROOT / "docs" / "state-machine.md"

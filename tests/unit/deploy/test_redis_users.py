@@ -16,7 +16,7 @@ from api.cli.acl import acl_text, passwords
 from common.catalog import load_catalog
 from common.errors import ConfigurationError
 from common.redis.connect import connect
-from common.redis.scripts import script_text
+from common.redis.script_text import script_text
 from common.settings import Settings
 from tests.support.stack import REDIS_KINDS, ROOT, running_redis
 

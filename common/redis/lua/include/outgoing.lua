@@ -2,7 +2,7 @@
 -- A tenant's messages are collected separately, as they may have to wait beside the band.
 -- @include keys, chunks, tenant_window
 
-local plain, owned = {}, {}
+local plain, owned, lower = {}, {}, {}
 
 local function send(lane, band_key, message, tenant)
   local list
@@ -26,16 +26,15 @@ end
 
 -- Whether this is a first band beside which lower ones wait: a worker that holds a batch of those
 -- reserves one more, so that the first band is in the next batch and not in the one after it.
+-- `lower` has, by lane, how many wait there.
 local function displaces(band_key, lane)
-  return band_key == lane and redis.call('EXISTS', lane .. BAND_SUFFIX[2], lane .. BAND_SUFFIX[3],
-    lane .. BAND_SUFFIX[4]) > 0
+  return band_key == lane and (lower[lane] or 0) > 0
 end
 
 local function push_all(window)
   for band_key, list in pairs(plain) do
     in_chunks(list, function(...) redis.call('LPUSH', band_key, ...) end)
-    local lane = string.match(band_key, '^[^\6]+')
-    if displaces(band_key, lane) then redis.pcall('PUBLISH', STARVED .. SCOPE, lane) end
+    if displaces(band_key, band_key) then redis.pcall('PUBLISH', STARVED .. SCOPE, band_key) end
   end
   for _, one in pairs(owned) do
     local step = tonumber(string.sub(one.band_key, #one.lane + 3)) or 0

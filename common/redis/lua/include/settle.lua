@@ -11,7 +11,8 @@
 --   next          false where it is known to lead to nothing (outbox.lua)
 --   outcome, flight, reuse_ms   see end_flight
 -- With `alone`, no job has followers or successors, and none has an input beside its message.
--- @include keys, chunks, tenant_counts, flight_end, outbox
+-- @include keys, chunks, tenant_counts
+-- @rarely flight_end, outbox
 
 local function forget(gone, left, counts)
   in_chunks(gone, function(...) redis.call('DEL', ...) end)
@@ -50,5 +51,5 @@ local function settle(jobs, ttl, alone)
     job = jobs[at]
   end
   forget(gone, left, counts)
-  hand_on(leading)
+  if #leading > 0 then hand_on(leading) end
 end

@@ -29,14 +29,15 @@
 --   many in flight); then per tenant how many it may send now or -1, and ms until all of its burst
 -- Moves: none->q, none->w, none->settled, q->w, w->q, w->w
 -- Tests: tests/lua/test_enqueue.py
--- @include keys, clock, chunks, record, lane_depth, tenant_entries, rate_limit, job_index
--- @include flight_join, known_jobs, outgoing, blob_keep, webhook, job_words
+-- @include keys, clock, chunks, record, lane_depth, job_index, known_jobs, outgoing, job_words
+-- @rarely tenant_entries, rate_limit
+-- @rarely flight_join, blob_keep, webhook
 
 local max_backlog, window, list_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local words, jobs_at = tonumber(ARGV[4]), 6 + 4 * ARGV[5]
 local clock = now_ms()
 local now = string.format('%d', clock)
-local tenants = read_limits(ARGV, 6, jobs_at, clock)
+local tenants = jobs_at > 6 and read_limits(ARGV, 6, jobs_at, clock) or {}
 local backlog, known, records, out = {}, {}, {}, {}
 
 -- Write an accepted job, alone or as part of a flight.
@@ -62,8 +63,11 @@ end
 -- The backlog before it, or the code of its refusal.
 local function accept(one)
   local lane, key = one.lane, JOB .. one.job_id
-  local depth = backlog[lane] or backlog_of(lane)
-  backlog[lane] = depth
+  local depth = backlog[lane]
+  if not depth then
+    depth, lower[lane] = backlog_of(lane)
+    backlog[lane] = depth
+  end
   if known[key] then return depth end
   if depth >= max_backlog then return -1 end
   local refused = one.tenant ~= '' and refusal(tenants[one.tenant])
@@ -85,7 +89,7 @@ for i = jobs_at, #ARGV, words do out[#out + 1] = accept(read_job(i, words)) end
 -- 3 write
 in_chunks(records, function(...) redis.call('MSET', ...) end)
 write_lists(now, list_max)
-write_entries()
+if jobs_at > 6 then write_entries() end
 push_all(window)
-write_limits(tenants, ARGV, 6, jobs_at, clock, out)
+if jobs_at > 6 then write_limits(tenants, ARGV, 6, jobs_at, clock, out) end
 return out

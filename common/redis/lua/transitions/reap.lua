@@ -71,7 +71,7 @@ local counts = { LANE .. lane .. ':tenants' }
 for band = 1, 4 do counts[band + 1] = placed_key(lane, band) end
 if redis.call('EXISTS', unpack(counts)) > 0 then
   for band = 1, 4 do recount(bands[band], lane, band, window) end
-  recount_in_flight(lane, backlog_of(lane))
+  recount_in_flight(lane, (backlog_of(lane)))
 end
 
 -- 4 followers

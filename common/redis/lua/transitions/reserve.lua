@@ -20,8 +20,8 @@
 -- Tests: tests/lua/test_reserve.py
 -- Set aside on the way: settled jobs, duplicates of a live lease, jobs past their
 -- deadline, what is no job or too large (parked). One whose id another has now waits for it.
--- @include keys, clock, chunks, message, record, lane_depth, band_shares, delayed
--- @include leasing, not_startable, same_call, unreadable
+-- @include keys, clock, chunks, message, record, lane_depth, band_shares, delayed, leasing
+-- @rarely not_startable, same_call, unreadable
 
 local bands, unacked, index, delayed = KEYS, KEYS[5], KEYS[6], KEYS[7]
 local parked = { dead = KEYS[8], letters = KEYS[9], stats = KEYS[10] }

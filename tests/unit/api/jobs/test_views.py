@@ -8,6 +8,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from api.jobs.links import job_path
 from api.jobs.views import JobView, QueuePosition, queued_json, view_json
 from common.jobs.record import JobRecord, JobState
 from common.jobs.result_document import Stamp, dump_result, with_lineage
@@ -17,8 +18,9 @@ from common.jobs.result_document import Stamp, dump_result, with_lineage
 @pytest.mark.parametrize("lane", ["echo", "text-detect", 'q"é'])
 def test_the_short_answer_is_the_view_of_a_queued_job(created_ms: int, lane: str) -> None:
     record = JobRecord("0-1", JobState.QUEUED, lane, created_ms=created_ms)
-    assert queued_json(record) == view_json(record)
-    assert JobView.model_validate_json(queued_json(record)) == JobView.of(record)
+    queued = queued_json(record, job_path(record.id))
+    assert queued == view_json(record)
+    assert JobView.model_validate_json(queued) == JobView.of(record)
 
 
 def test_a_result_keeps_its_own_nulls() -> None:
