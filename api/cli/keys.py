@@ -31,6 +31,9 @@ keys = typer.Typer(
 )
 out = Console()
 
+_MOST = 1_000_000_000
+_LONGEST_SECONDS = 36_525 * 86_400
+_MOST_DIGITS = 12
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -137,10 +140,14 @@ def forget(key_id: KeyId) -> None:
 @keys.command()
 def limit(
     tenant: Tenant,
-    jobs_per_second: Annotated[float | None, typer.Option(min=0, help="0 is no limit.")] = None,
-    burst: Annotated[int | None, typer.Option(min=1, help="Jobs it may send at once.")] = None,
+    jobs_per_second: Annotated[
+        float | None, typer.Option(min=0, max=_MOST, help="0 is no limit.")
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(min=1, max=_MOST, help="Jobs it may send at once.")
+    ] = None,
     max_in_flight: Annotated[
-        int | None, typer.Option(min=0, help="Jobs waiting or running; 0 is no limit.")
+        int | None, typer.Option(min=0, max=_MOST, help="Jobs waiting or running; 0 is no limit.")
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Back to the settings' limits.")] = False,
     as_json: JsonFlag = False,
@@ -168,8 +175,11 @@ def seconds_of(text: str) -> float:
     """`90d`, `12h`, `30m` or `45s` in seconds; raises ConfigurationError."""
     found = re.fullmatch(r"(\d+)([smhd])", text.strip())
     if not found:
-        raise ConfigurationError(f"{text!r} is no span of time; write 45s, 30m, 12h or 90d")
-    return int(found[1]) * _UNITS[found[2]]
+        raise ConfigurationError(f"{text[:40]!r} is no span of time; write 45s, 30m, 12h or 90d")
+    seconds = int(found[1][:_MOST_DIGITS]) * _UNITS[found[2]]
+    if len(found[1]) > _MOST_DIGITS or seconds > _LONGEST_SECONDS:
+        raise ConfigurationError(f"{text[:40]!r} is longer than a hundred years; write 90d or such")
+    return seconds
 
 
 def _about(record: KeyRecord, used_at: float | None) -> dict[str, Any]:
@@ -186,7 +196,12 @@ def _about(record: KeyRecord, used_at: float | None) -> dict[str, Any]:
 
 
 def _moment(at: float | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    if at is None:
+        return None
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # one such key must not hide the others
+        return "after the year 9999"
 
 
 def _show_new(record: KeyRecord, text: str, as_json: bool) -> None:

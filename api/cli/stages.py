@@ -55,7 +55,10 @@ _BUSY_ENOUGH, _FULL_ENOUGH = 0.9, 0.5
 def stages(
     url: UrlOption = None,
     over: Annotated[
-        float, typer.Option(min=0, help="Look at the next so many seconds; 0 is since the start.")
+        float,
+        typer.Option(
+            min=0, max=86_400, help="Look at the next so many seconds; 0 is since the start."
+        ),
     ] = 0.0,
     as_json: JsonFlag = False,
 ) -> None:

@@ -7,7 +7,7 @@ jobs, is said in the log, in `/ready` and among the lanes, until it is served ag
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from typing import cast
 
 import redis.asyncio
@@ -72,7 +72,7 @@ class AbandonedLanes:
         """Whether a worker ever noted it, or it holds jobs. May raise RedisError."""
         if not NAME_PATTERN.match(lane):
             return False
-        if await cast("Awaitable[int]", self._client.sismember(LANES, lane)):
+        if lane.encode() in cast("set[bytes]", await self._client.smembers(LANES)):
             return True
         try:
             return bool((await self._store.lanes([lane]))[lane].backlog)

@@ -63,6 +63,7 @@ class Section(BaseSettings):
         extra="ignore",
         env_ignore_empty=True,
         populate_by_name=True,
+        allow_inf_nan=False,  # 0 is no limit where there may be none; clocks and JSON take no inf
         hide_input_in_errors=True,  # it may be a URL with its password
     )
 

@@ -28,13 +28,20 @@ class TenantSettings(Section):
     tenant_jobs_per_second: float = Field(
         0.0,
         ge=0,
+        le=1e9,
         description="Jobs per second that one tenant may send, on average; 0 is no limit.",
     )
     tenant_burst_jobs: int = Field(
-        1_000, ge=1, description="Jobs that a tenant with such a limit may send at once."
+        1_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Jobs that a tenant with such a limit may send at once.",
     )
     tenant_max_in_flight: int = Field(
-        0, ge=0, description="Jobs that one tenant may have waiting or running; 0 is no limit."
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Jobs that one tenant may have waiting or running; 0 is no limit.",
     )
     tenant_share: float = Field(
         0.5,

@@ -178,6 +178,12 @@ def test_every_role_does_its_work_and_no_more(
     assert api.client.cancel(api.client.submit("echo", 2, wait=10)["id"])["state"] == "succeeded"
     assert api.client.dead("echo") == []
     assert len(httpx.get(f"{api.url}/v1/jobs").json()["jobs"]) == 2
+    assert httpx.post(f"{api.url}/v1/lanes/nowhere/drop").status_code == 404
+    wait_until(
+        lambda: "lanefleet_batch_still_seconds" in httpx.get(f"{api.url}/metrics").text,
+        20,
+        "unfinished batches to be read",
+    )
     with redis.Redis.from_url(url("admin")) as admin:
         assert admin.get("lf:format") == b"1", "api and worker may write it"
     flower = Celery("flower", broker=url("flower"), backend=url("flower"))

@@ -115,9 +115,11 @@ RoundsOption = Annotated[
     typer.Option(min=1, max=20, help="Turns of each stage, so that all see the same machine."),
 ]
 WarmupOption = Annotated[
-    float, typer.Option(min=0, help="Seconds before each stage that do not count.")
+    float, typer.Option(min=0, max=3600, help="Seconds before each stage that do not count.")
 ]
-TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds until a result is an error.")]
+TimeoutOption = Annotated[
+    float, typer.Option(min=1, max=86400, help="Seconds until a result is an error.")
+]
 TimesOption = Annotated[int, typer.Option(min=1, help="Starts, with --mode cold.")]
 SaveOption = Annotated[Path | None, typer.Option(help="Keep the run in this JSON file.")]
 CompareOption = Annotated[

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from common.errors import ConfigurationError
-from common.settings import JobSettings, RedisSettings, Section, Settings, load_settings
+from common.settings import ENV_PREFIX, JobSettings, RedisSettings, Section, Settings, load_settings
 
 SECTIONS = Section.__subclasses__()
 
@@ -88,3 +88,16 @@ def test_names_that_others_set_are_let_be(monkeypatch: pytest.MonkeyPatch) -> No
     }.items():
         monkeypatch.setenv(name, value)
     assert load_settings().use_gpu is False
+
+
+_NUMBERS = [name for name, one in Settings.model_fields.items() if one.annotation is float]
+
+
+@pytest.mark.parametrize("name", _NUMBERS)
+@pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
+def test_no_number_is_without_an_end(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", value)
+    with pytest.raises(ConfigurationError, match=name.upper()):
+        load_settings()
