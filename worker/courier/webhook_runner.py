@@ -193,9 +193,9 @@ class WebhookRunner(Runner):
 
     async def note(self, ended: Sequence[tuple[CourierJob, Outcome]]) -> None:
         """Write the attempts down."""
-        changed = [one for job, _ in ended if (one := self._judged.get(job.tag))]
+        changed = [(job.tag, one) for job, _ in ended if (one := self._judged.get(job.tag))]
         if changed:
-            await self._deliveries.note(changed)
+            await self._deliveries.note_attempts(changed)
         for job, _ in ended:
             self._judged.pop(job.tag, None)
 
