@@ -99,8 +99,8 @@ class Files:
         """The file, where it is the tenant's and has not expired; a tenant of None is any."""
         if not FILE_ID.fullmatch(file_id):
             return None
-        (record,) = await self._read([file_id]) or [None]
-        return record if record is not None and tenant in (None, record.tenant) else None
+        found = await self._read([file_id])
+        return found[0] if found and tenant in (None, found[0].tenant) else None
 
     async def now_ms(self) -> int:
         """By which clock files expire."""

@@ -184,15 +184,31 @@ class Deliveries:
     async def note(self, deliveries: Sequence[Delivery]) -> None:
         """Write how far these are; doing it again changes nothing."""
         commands: list[Command] = []
+        for one in deliveries:
+            written = ("state", one.state, "tries", one.tries, "log", _log_of(one))
+            commands.append(("HSET", delivery_key(one.id), *written))
+        await run_packed(self._client, commands)
+        await self._keep(deliveries)
+
+    async def note_attempts(self, made: Sequence[tuple[bytes, Delivery]]) -> None:
+        """The same of deliveries with the tags of their leases: a courier that stood still writes
+        nothing over what another has written since.
+        """
+        args: list[str | int | bytes] = []
+        for tag, one in made:
+            args += (tag, delivery_key(one.id), one.state, one.tries, _log_of(one))
+        lost = set(await self._scripts.run("note_attempts", (LaneKeys.of(WEBHOOKS).unacked,), args))
+        await self._keep([one for at, (_, one) in enumerate(made) if at not in lost])
+
+    async def _keep(self, deliveries: Sequence[Delivery]) -> None:
+        """Have those that were not delivered last, and the dead listed."""
+        commands: list[Command] = []
         dead: set[str] = set()
         for one in deliveries:
-            key = delivery_key(one.id)
-            log = orjson.dumps([list(attempt) for attempt in one.log[-_LOG_MAX:]])
-            commands.append(("HSET", key, "state", one.state, "tries", one.tries, "log", log))
             if one.state == DELIVERED:
                 continue
             # A receiver that asks for patience may outlast the time that it was made to last.
-            commands.append(("EXPIRE", key, self._waiting_ttl))
+            commands.append(("EXPIRE", delivery_key(one.id), self._waiting_ttl))
             commands.append(("EXPIRE", deliveries_key(one.tenant), self._waiting_ttl))
             if one.state == DEAD:
                 dead.add(one.tenant)
@@ -234,6 +250,10 @@ async def waiting_in_lane(client: redis.asyncio.Redis) -> dict[str, int]:
     """Deliveries that are not settled, by the name under which their tenant is counted."""
     found: Any = await client.hgetall(LaneKeys.of(WEBHOOKS).tenants)
     return {name.decode(): int(count) for name, count in found.items()}
+
+
+def _log_of(one: Delivery) -> bytes:
+    return orjson.dumps([list(attempt) for attempt in one.log[-_LOG_MAX:]])
 
 
 def _fields_of(one: Delivery) -> Command:

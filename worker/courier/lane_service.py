@@ -191,7 +191,8 @@ class LaneService:
                 self._note("keeping leases", exc)
 
     async def _renew(self) -> None:
-        tags = list(self._tasks)
+        ending = {job.tag for job, _ in self._ended}  # their leases may be over already
+        tags = [tag for tag in self._tasks if tag not in ending]
         for tag in await self._leases.renew(tags) if tags else ():
             job, task = self._tasks.pop(tag, (None, None))
             if task is not None and job is not None:

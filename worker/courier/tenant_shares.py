@@ -8,9 +8,12 @@ places, and what it has beyond waits a moment, then returns to the lane.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+_RATE_SECONDS, _RATE_WEIGHT, _RATE_LEAST = 1.0, 0.3, 0.01
 
 
 class ShareFullError(Exception):
@@ -20,7 +23,13 @@ class ShareFullError(Exception):
 class TenantShares:
     """Places by tenant, in one event loop."""
 
-    def __init__(self, places: int, wait_seconds: float) -> None:
+    def __init__(
+        self, places: int, wait_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._counted_from = clock()
+        self._ended: Counter[str] = Counter()
+        self._rates: dict[str, float] = {}
         self._parted = max(1, places * 3 // 4)
         self._wait_seconds = wait_seconds
         self._held: Counter[str] = Counter()
@@ -40,10 +49,25 @@ class TenantShares:
         try:
             yield
         finally:
+            self._ended[tenant] += 1
             self._held[tenant] -= 1
             if not self._held[tenant]:
                 del self._held[tenant]
             self._wake(tenant)
+
+    def rate(self, tenant: str) -> float | None:
+        """How many of the tenant's have ended a second lately; None of one that is new."""
+        elapsed = self._clock() - self._counted_from
+        if elapsed >= _RATE_SECONDS:
+            for name in {*self._rates, *self._ended, *self._held}:
+                now = self._ended[name] / elapsed
+                before = self._rates.get(name, now)
+                self._rates[name] = before + _RATE_WEIGHT * (now - before)
+                if not self._held[name] and self._rates[name] < _RATE_LEAST:
+                    del self._rates[name]
+            self._ended.clear()
+            self._counted_from = self._clock()
+        return self._rates.get(tenant)
 
     async def _wait(self, tenant: str) -> None:
         turn = asyncio.get_running_loop().create_future()

@@ -26,10 +26,11 @@ from worker.courier.webhook_sender import TURN_SECONDS, HostBusyError, Sent, Web
 log = structlog.get_logger(__name__)
 
 _BELIEVED_SECONDS = 1.0
-_BUSY_MS = (1_000, 3_000)
-_BUSY_PER = 1_000
-"""Of a tenant with so many waiting, each pause of a delivery without a place is as much longer, as
-to look at all of them takes time.
+_BUSY_SECONDS = (1.0, 60.0)
+_BUSY_PART = 0.25
+_BUSY_PER_SECOND = 100
+"""A delivery without a place is looked at again after a part of the time that all of its tenant's
+take, and not more than so many of them a second: what is due comes before what is new in a lane.
 """
 _GONE_TEXT = "its receiver answered 410: it is gone"
 
@@ -115,11 +116,9 @@ class WebhookRunner(Runner):
         if target.disabled and delivery.type != PING:
             return self._give_up(delivery, f"not sent: its endpoint is disabled: {target.disabled}")
         try:
-            async with self._shares.place(delivery.tenant):
-                sent = await self._send(delivery, target)
+            sent = await self._send(delivery, target)
         except (HostBusyError, ShareFullError):
-            longer = max(1.0, self._reader.waiting_of(delivery.tenant) / _BUSY_PER)
-            return Later(int(random.uniform(*_BUSY_MS) * longer))  # noqa: S311
+            return Later(self._busy_ms(delivery.tenant))
         self._seconds += sent.attempt.ms / 1000
         if sent.gone and delivery.endpoint:
             await self._disable(delivery, target)
@@ -138,8 +137,9 @@ class WebhookRunner(Runner):
                 delivery.body,
                 secrets,
                 local=target.local and self._on_loopback,
+                place=self._shares.place(delivery.tenant),
             )
-        except HostBusyError:
+        except (HostBusyError, ShareFullError):
             raise
         except SecretUnreadable as exc:
             return Sent(Attempt(now_ms, None, 0.0, "", str(exc)), False)
@@ -147,6 +147,13 @@ class WebhookRunner(Runner):
             log.exception("webhook_not_sent", delivery=delivery.id)
             text = "not sent: a fault of this fleet's, which its log has"
             return Sent(Attempt(now_ms, None, 0.0, "", text), False)
+
+    def _busy_ms(self, tenant: str) -> int:
+        waiting, rate = self._reader.waiting_of(tenant), self._shares.rate(tenant)
+        seconds = 0.0 if rate is None else waiting / max(rate, 1.0)
+        least, most = _BUSY_SECONDS
+        pause = min(max(seconds * _BUSY_PART, least), max(most, waiting / _BUSY_PER_SECOND))
+        return int(pause * random.uniform(500, 1_500))  # noqa: S311
 
     async def _disable(self, delivery: Delivery, target: Endpoint) -> None:
         """Send nothing more to an endpoint that is gone, unless it leads elsewhere by now."""
@@ -193,9 +200,9 @@ class WebhookRunner(Runner):
 
     async def note(self, ended: Sequence[tuple[CourierJob, Outcome]]) -> None:
         """Write the attempts down."""
-        changed = [one for job, _ in ended if (one := self._judged.get(job.tag))]
+        changed = [(job.tag, one) for job, _ in ended if (one := self._judged.get(job.tag))]
         if changed:
-            await self._deliveries.note(changed)
+            await self._deliveries.note_attempts(changed)
         for job, _ in ended:
             self._judged.pop(job.tag, None)
 

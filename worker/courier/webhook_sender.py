@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
+from contextlib import AbstractAsyncContextManager, nullcontext
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
@@ -43,7 +44,10 @@ class Sent(NamedTuple):
     retry_after_seconds: float | None = None
 
 
-class _Place(NamedTuple):
+_ANYWHERE: AbstractAsyncContextManager[None] = nullcontext()
+
+
+class _KnownUrl(NamedTuple):
     """What a URL leads to: the same each time, but for what DNS says of a name."""
 
     target: Target
@@ -74,7 +78,7 @@ class WebhookSender:
             lambda: asyncio.Semaphore(settings.webhook_host_concurrency)
         )
         self._next_at: dict[str, float] = {}
-        self._places: dict[str, _Place] = {}
+        self._urls: dict[str, _KnownUrl] = {}
         self._session: aiohttp.ClientSession | None = None
         self.waiting: Counter[str] = Counter()
         """Deliveries that wait for a turn at their host."""
@@ -104,34 +108,41 @@ class WebhookSender:
             await self._session.close()
 
     async def send(
-        self, url: str, message_id: str, body: bytes, secrets: list[str], *, local: bool = False
+        self,
+        url: str,
+        message_id: str,
+        body: bytes,
+        secrets: list[str],
+        *,
+        local: bool = False,
+        place: AbstractAsyncContextManager[None] = _ANYWHERE,
     ) -> Sent:
         """One attempt; raises HostBusyError where there was none. local permits a literal loopback
-        address.
+        address; place is held while it is sent.
         """
         try:
-            place = self._place_of(url)
+            known = self._known_url(url)
         except UrlRefused as exc:
             return _not_sent(str(exc))
-        if place.refused and not (local and place.loopback):
-            return _not_sent(place.refused)
-        async with self._turn(place.target):
-            return await self._post(place, message_id, body, secrets, local)
+        if known.refused and not (local and known.loopback):
+            return _not_sent(known.refused)
+        async with self._turn(known.target), place:
+            return await self._post(known, message_id, body, secrets, local)
 
-    def _place_of(self, url: str) -> _Place:
+    def _known_url(self, url: str) -> _KnownUrl:
         """Kept, as to parse addresses took an eighth of a delivery's time; raises UrlRefused."""
-        found = self._places.get(url)
+        found = self._urls.get(url)
         if found is None:
-            if len(self._places) >= _MAX_HOSTS:
-                self._places.clear()
+            if len(self._urls) >= _MAX_HOSTS:
+                self._urls.clear()
             target, refused = parse_target(url), ""
             try:
                 self._resolver.check_literal(target)
             except UrlRefused as exc:
                 refused = str(exc)
             inside = self._resolver.leads_inside(target) if is_address(target.host) else None
-            found = _Place(target, _url_of(target), refused, is_loopback(target.host), inside)
-            self._places[url] = found
+            found = _KnownUrl(target, _url_of(target), refused, is_loopback(target.host), inside)
+            self._urls[url] = found
         return found
 
     def _turn(self, target: Target) -> _Turn:
@@ -142,7 +153,7 @@ class WebhookSender:
 
     async def _post(
         self,
-        place: _Place,
+        known: _KnownUrl,
         message_id: str,
         body: bytes,
         secrets: list[str],
@@ -160,7 +171,7 @@ class WebhookSender:
         status, answer, error, after = None, "", "", None
         try:
             async with self._session.post(
-                place.url, data=body, headers=headers, allow_redirects=False
+                known.url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 status = response.status
                 after = retry_after(response.headers.get("Retry-After"))
@@ -173,9 +184,9 @@ class WebhookSender:
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             if status is None or _error_of(status):
                 error = _reason(exc)
-        inside = place.inside
+        inside = known.inside
         if inside is None:
-            inside = self._resolver.leads_inside(place.target)
+            inside = self._resolver.leads_inside(known.target)
         if inside and not local:
             answer = ""
         ms = round((time.perf_counter() - began) * 1000, 1)

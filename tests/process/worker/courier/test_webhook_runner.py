@@ -16,7 +16,7 @@ from common.jobs.result_document import Stamp
 from common.jobs.system_lanes import WEBHOOKS
 from common.redis.connect import connect_async
 from common.redis.embedded_server import RedisServer
-from common.redis.keys import EVENTS
+from common.redis.keys import EVENTS, LaneKeys
 from common.settings import Settings
 from common.webhooks.deliveries import DEAD, DELIVERED, PENDING, Deliveries, Delivery, delivery_id
 from common.webhooks.endpoints import Endpoint, Endpoints
@@ -66,6 +66,7 @@ class Office:
     async def run(self, one: Delivery) -> Any:
         """One attempt, noted."""
         job = CourierJob(WEBHOOKS, one.id, b"tag", "~acme", None, 0)
+        await self.client.hset(LaneKeys.of(WEBHOOKS).unacked, "tag", "")
         await self.runner.prepare([job])
         outcome = await self.runner.run(job)
         await self.runner.note([(job, outcome)])
@@ -305,5 +306,24 @@ def test_where_many_wait_large_results_are_linked_to(use: Any) -> None:
         sizes = sorted([len(first.body), len(second.body)])
         assert sizes[0] < 1_000
         assert sizes[1] > 5_000
+
+    use(test)
+
+
+def test_a_courier_that_stood_still_writes_nothing_over_what_another_has_written(use: Any) -> None:
+    async def test(office: Office) -> None:
+        with listening(Receiver()) as receiver:
+            await office.endpoint(receiver.url)
+            one = await office.delivery()
+            receiver.answer = lambda _one: (500, {})
+            slow = CourierJob(WEBHOOKS, one.id, b"lapsed", "~acme", None, 0)
+            await office.runner.prepare([slow])
+            outcome = await office.runner.run(slow)
+            receiver.answer = lambda _one: (204, {})
+            assert await office.run(one) == Done(DELIVERED)
+            await office.runner.note([(slow, outcome)])
+            found = await office.read(one)
+            assert found.state == DELIVERED
+            assert [each.status for each in found.log] == [204]
 
     use(test)

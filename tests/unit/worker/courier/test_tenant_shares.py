@@ -66,3 +66,32 @@ def test_who_is_canceled_while_it_waits_leaves_nothing() -> None:
             pass
 
     asyncio.run(run())
+
+
+def test_how_fast_a_tenants_end_is_known_after_a_second_and_follows() -> None:
+    now = [0.0]
+    shares = TenantShares(1_000, 1.0, clock=lambda: now[0])
+
+    async def end(count: int) -> None:
+        for _ in range(count):
+            async with shares.place("fast"):
+                pass
+
+    async def run() -> None:
+        async with shares.place("hanging"):
+            assert shares.rate("fast") is None
+            await end(100)
+            now[0] = 1.0
+            assert shares.rate("fast") == 100
+            assert shares.rate("hanging") == 0, "it holds a place, and nothing of it has ended"
+            await end(50)
+            now[0] = 2.0
+            rate = shares.rate("fast")
+            assert rate is not None
+            assert 50 < rate < 100
+        for second in range(3, 60):
+            now[0] = float(second)
+            shares.rate("fast")
+        assert shares._rates == {}, "who sends nothing is forgotten"
+
+    asyncio.run(run())
