@@ -216,7 +216,7 @@ class Manifest:
             page = self._pages[number] = self._read(number)
         return page
 
-    def _row(self, number: int) -> tuple[int, bytes, bytes, str]:
+    def _row(self, number: int) -> tuple[int, bytearray, bytearray, str]:
         page = self._pages[number]
         return number, page.digests, page.states, "\n".join(page.jobs)
 

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import chain
 
 import redis.asyncio
 
@@ -73,7 +72,9 @@ class Listing:
         return replace(record, labels=labels) if labels else record
 
     async def _ask_labels(self, jobs: Sequence[LabelsOfJob]) -> Sequence[str | Exception]:
-        words = list(chain.from_iterable(jobs))
+        words: list[str | bytes | int | float] = []
+        for job in jobs:
+            words += job
         return [one.decode() for one in await self._scripts.run("job_labels", (), words)]
 
     async def page(self, tenant: str, wanted: JobFilter, limit: int, cursor: str | None) -> Page:

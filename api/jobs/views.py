@@ -112,7 +112,7 @@ class JobView(BaseModel):
 
 def _labels_of(record: JobRecord) -> dict[str, str] | None:
     pairs = (pair.split("=", 1) for pair in record.labels.split(","))
-    return dict(pairs) if record.labels else None  # type: ignore[arg-type]  # of two each
+    return dict(pairs) if record.labels else None
 
 
 class ListLinks(BaseModel):

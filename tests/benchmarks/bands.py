@@ -80,8 +80,8 @@ class Lane:
         return taken
 
     def _fill(self) -> None:
-        """Publish what takes a little longer than the look at it, and wait until it runs."""
-        jobs = int(self._seconds * 1.3 * 1000 / BATCH_MS) * BATCH
+        """Publish what takes three times as long as the look at it, and wait until it runs."""
+        jobs = int(self._seconds * 3 * 1000 / BATCH_MS) * BATCH
         before = self._done()
         self._stack.publish(
             [Job(LANE, next(self._numbers), params=_PARAMS, priority=6) for _ in range(jobs)]

@@ -241,6 +241,28 @@ def test_what_is_in_the_folder_for_results_stays(
     assert (tmp_path / "out" / "mine.json").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["out.failed.jsonl", "out.parquet.parts.jsonl"])
+def test_files_beside_the_results_that_are_not_its_own_stay(
+    api: ApiProcess, source: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    status, said = run(api, *words_for(source, tmp_path / "out.parquet"))
+    assert (status, f"{name} is there already" in said["message"]) == (2, True), said
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_lane_that_is_full_is_waited_for(stack: Stack, tmp_path: Path) -> None:
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    write_rows(source, 400)
+    api = stack.api("echo", LANEFLEET_MAX_BACKLOG="50")
+    process = start(api, *words_for(source, out, "--chunk", "100", "--params", SLOW))
+    said, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert any(json.loads(line).get("waits_for") for line in said.splitlines()), said
+    assert sorted(row["index"] for row in read_rows(out)) == list(range(400))
+
+
 def test_a_source_without_rows_gives_results_without_rows(api: ApiProcess, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "rows.jsonl").write_text("\n")

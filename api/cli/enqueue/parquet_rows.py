@@ -58,7 +58,7 @@ def _rows_of_a_batch(metadata: Any, wanted: set[str] | None) -> int:
             for one in parts
             if wanted is None or one.path_in_schema.split(".", 1)[0] in wanted
         )
-    each = size // max(1, metadata.num_rows)
+    each: int = size // max(1, metadata.num_rows)
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, each)))
 
 

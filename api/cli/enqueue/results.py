@@ -138,9 +138,10 @@ class Results:
         """Note which file the manifest is of, before anything is in it."""
         known = self._manifest.note("results")
         if known is None:
-            is_file = self.path.is_file() and self.path.stat().st_size
-            if is_file or (self.path.is_dir() and any(self.path.iterdir())):
-                raise ResultsError(f"{self.path} is there already; name another, or delete it")
+            for path in (self.path, self.failures, self._parts):
+                is_file = path.is_file() and path.stat().st_size
+                if is_file or (path.is_dir() and any(path.iterdir())):
+                    raise ResultsError(f"{path} is there already; name another, or delete it")
             self._manifest.before_commit = lambda: {"results": self.path.name}
             self._manifest.commit()
         elif known != self.path.name:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import orjson
 
-from api.cli.enqueue.rows import BOM, NOT_UTF8, Columns, Reader, Row, RowError, SourceError
+from api.cli.enqueue.rows import NOT_UTF8, Columns, Reader, Row, RowError, SourceError
 from api.client import Input
 
 _FIELD_BYTES = 64 * 1024 * 1024
@@ -59,13 +61,23 @@ def csv_rows(
 
 def _reader(stream: BinaryIO) -> Any:
     csv.field_size_limit(_FIELD_BYTES)
-    return csv.reader(_texts(stream))
+    return csv.reader(_Lines(stream))
 
 
-def _texts(stream: BinaryIO) -> Iterator[str]:
-    """The lines. What is not UTF-8 is kept as lone surrogates, so that it is one row's fault."""
-    for number, line in enumerate(stream):
-        yield (line if number else line.removeprefix(BOM)).decode("utf-8", "surrogateescape")
+class _Lines:
+    """The lines of text. What is not UTF-8 is kept as lone surrogates, so that it is one row's
+    fault; the stream stays open.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._text
+
+    def __del__(self) -> None:
+        with contextlib.suppress(ValueError):  # it was closed by who opened it
+            self._text.detach()
 
 
 def _header(table: Iterable[list[str]], name: str) -> list[str]:

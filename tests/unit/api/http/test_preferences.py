@@ -55,7 +55,23 @@ from api.http.request_errors import InvalidIdempotencyKey
 def test_preferences_are_read_as_the_rfc_says(
     header: str | None, wait: float | None, respond_async: bool
 ) -> None:
-    assert Preferences.of(header, 60) == Preferences(wait, respond_async)
+    found = Preferences.of(header, 60)
+    assert (found.wait_seconds, found.respond_async) == (wait, respond_async)
+
+
+@pytest.mark.parametrize(
+    ("header", "minimal"),
+    [
+        ("return=minimal, handling=lenient", True),
+        ('wait=5, Return="minimal"', True),
+        ("return=representation", False),
+        ("return", False),
+        ("minimal", False),
+        (None, False),
+    ],
+)
+def test_the_least_may_be_asked_for(header: str | None, minimal: bool) -> None:
+    assert Preferences.of(header, 60).minimal is minimal
 
 
 @pytest.mark.parametrize(

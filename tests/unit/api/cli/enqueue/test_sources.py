@@ -59,6 +59,11 @@ def test_a_table_with_quoted_line_breaks_windows_ends_and_a_mark_of_its_order(
     ]
 
 
+def test_a_table_with_the_line_ends_of_old_macs(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", b"id,text\ra,one\rb,two\r")
+    assert [(row.id, sent(row)) for row in rows_of(path, TEXT)] == [("a", "one"), ("b", "two")]
+
+
 def test_rows_of_a_table_that_do_not_fit_its_header_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "t.csv", b"id,text\na,fine\nb\nc,too,many\nd,caf\xe9\ne,fine\n")
     assert [sent(row) for row in rows_of(path, TEXT)] == [
