@@ -88,7 +88,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def exact(folders: dict[str, Path]) -> dict[str, Decoder]:
-    return {kind: decoder(folders[kind], exact=True) for kind in ("gpt2", "llama")}
+    return {
+        "gpt2": decoder(folders["gpt2"], exact=True),
+        "llama": decoder(folders["llama"], exact=True),
+        "llama, not packed": decoder(folders["llama"], exact=True, packed=False),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +225,14 @@ def test_shards_are_found_by_their_index(tmp_path: Path, folders: dict[str, Path
     assert alone(sharded, ask(sharded, "to be")).tokens == alone(whole, ask(whole, "to be")).tokens
 
 
+def test_weights_that_are_not_packed_give_the_same_text(folders: dict[str, Path]) -> None:
+    for name in ("gpt2", "qwen2"):
+        packed, plain = decoder(folders[name]), decoder(folders[name], packed=False)
+        assert (
+            alone(packed, ask(packed, "to be")).tokens == alone(plain, ask(plain, "to be")).tokens
+        )
+
+
 def test_half_precision_runs(folders: dict[str, Path]) -> None:
     model = decoder(folders["llama"], "bf16")
     assert len(alone(model, ask(model, "to be")).tokens[0]) == 12
@@ -295,8 +307,8 @@ def companies(draw: Any) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-@settings(max_examples=6, deadline=None, derandomize=True)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "llama, not packed"])
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(jobs=companies())
 def test_exact_rows_have_the_same_bits_alone_and_in_company(
     exact: dict[str, Decoder], kind: str, jobs: list[dict[str, Any]]
