@@ -330,6 +330,43 @@ def test_exact_rows_have_the_same_bits_alone_and_in_company(
         assert single.tokens[0][: len(said)] == said
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_without_exact_texts_part_from_single_runs_at_near_ties_only(
+    folders: dict[str, Path], kind: str, packed: bool
+) -> None:
+    import numpy as np
+
+    model = decoder(folders[kind], packed=packed)
+
+    def runs() -> list[Run]:
+        given = [{"prompt": tokens_of(3 + 5 * number, number)} for number in range(12)]
+        return [
+            Run(
+                ask(model, prompt, max_tokens=24 - number),
+                begins=2 * number,
+                leaves=10 + 2 * number if number % 4 == 3 else None,
+            )
+            for number, prompt in enumerate(given)
+        ]
+
+    together, parted = drive(model, runs()), 0
+    for mine, single in zip(together, runs(), strict=True):
+        single.leaves = None
+        (logits,) = bits(model, [single])
+        said = mine.tokens.get(0, [])
+        place = next(
+            (at for at, token in enumerate(said) if token != single.tokens[0][at]), len(said)
+        )
+        if place < len(said):
+            first, second = np.sort(np.frombuffer(logits[len(single.prompt.tokens) + place], "f4"))[
+                :-3:-1
+            ]
+            assert first - second < 1e-4
+            parted += 1
+    print(f"{kind}, packed {packed}: {parted} of {len(together)} texts part from their single run")
+
+
 @pytest.mark.parametrize("said", [1, 7])
 def test_an_exact_text_that_is_taken_over_goes_on_with_the_same_bits(
     exact: dict[str, Decoder], said: int
@@ -672,6 +709,11 @@ def test_messages_are_filled_into_the_template(plain: Decoder) -> None:
     vocabulary = plain._loaded.prompts.vocabulary  # type: ignore[union-attr]
     assert vocabulary.text_of(list(prompt.tokens)) == "user\nhiassistant\n"
     assert prompt.tokens.count(END) == 1
+    parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    both = [{"role": "user", "content": parts}, {"role": "assistant", "content": None}]
+    assert vocabulary.text_of(list(plain.decode({"messages": both}, {}).tokens)) == (
+        "user\nhiassistant\nassistant\n"
+    )
 
 
 def test_catalog_options_are_checked(folders: dict[str, Path]) -> None:

@@ -41,7 +41,8 @@ class Product:
 
 def can_pack(device: str, dtype: torch.dtype) -> bool:
     """Whether weights can be packed here, and a small product comes out right."""
-    if device != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    library: Any = torch.backends.mkldnn
+    if device != "cpu" or dtype != torch.float32 or not library.is_available():
         return False
     states, weight, bias = torch.ones(3, 8), torch.arange(128.0).view(16, 8), torch.ones(16)
     try:
