@@ -22,8 +22,10 @@ from api.openapi import examples
 from api.routes import (
     batches,
     bulk,
+    completions,
     dead,
     files,
+    generate,
     health,
     job_list,
     job_selection,
@@ -56,7 +58,7 @@ Runs ML models behind a queue. Submit a job, then poll, wait or ask for it to be
 
 _GUARDED = (
     *(bulk, collect, jobs, job_list, job_selection, results, tasks, openai, models, lanes, dead),
-    *(outbox, files, batches, system, webhooks),
+    *(outbox, files, batches, system, webhooks, generate, completions),
 )
 """Routes that ask for a key."""
 

@@ -22,9 +22,11 @@ from api.jobs.listing import Listing
 from api.jobs.outbox import Outbox
 from api.jobs.publisher import Publisher
 from api.jobs.queue_position import QueuePositions
+from api.jobs.said import SaidStreams
 from api.jobs.store import JobStore
 from api.jobs.submission import Submission
 from api.jobs.submission_limits import SubmissionLimits
+from api.jobs.unread_jobs import UnreadJobs
 from api.jobs.unserved_lanes import CarePolicy, UnservedLanes
 from api.jobs.waiter import ResultWaiter
 from api.jobs.watch import JobWatches
@@ -64,6 +66,8 @@ class Services:
     draining: asyncio.Event
     """Set when the process is to end: waiting and streaming requests are released."""
     watches: JobWatches
+    said: SaidStreams
+    unread: UnreadJobs
     positions: QueuePositions
     listing: Listing
     outbox: Outbox
@@ -97,6 +101,7 @@ async def running_services(
         services = _build(settings, redis_url, client, catalog, blobs, draining, sampler, cache)
         services.waiter.start()
         stack.push_async_callback(services.waiter.stop)
+        stack.push_async_callback(services.said.stop)
         await sampler.start()
         stack.push_async_callback(sampler.stop)
         await services.server_watch.start()
@@ -201,6 +206,10 @@ def _looking(
         "server_watch": ServerWatch(client),
         "abandoned": AbandonedLanes(client, store, frozenset(catalog), lambda: sampler.reports),
         "watches": JobWatches(store, waiter, settings.event_poll_seconds),
+        "said": SaidStreams(
+            client, settings.stream_reader_entries, settings.redis_keepalive_seconds
+        ),
+        "unread": UnreadJobs(store),
         "positions": QueuePositions(client, sampler.per_second, sampler.clock),
         "listing": Listing(client),
         "outbox": Outbox(client),

@@ -39,6 +39,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "text-detect": "worker.models.text_detect:TextDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
     "decoder": "worker.models.generation.decoder:Decoder",
+    "openai-server": "worker.models.generation.server:Server",
 }
 
 
@@ -71,7 +72,7 @@ class ModelSpec(BaseModel):
     description: str = Field("", description="One sentence for people.")
     task: Task | None = Field(
         None,
-        description="The task-shaped route that serves it: embed, classify, detect or generate.",
+        description="The task-shaped routes that serve it: embed, classify, detect or generate.",
     )
     default: bool = Field(
         False, description="Whether its task's route uses it when a request names no model."
@@ -146,7 +147,8 @@ class ModelSpec(BaseModel):
         ge=0,
         le=30 * 86_400,
         description="How long a result is given again for the same input; 0 is never. Unset is an "
-        "hour for the built-in models, and 0 for `echo` and handlers of your own.",
+        "hour for the built-in models and for repeatable generation, and 0 for `echo` and handlers "
+        "of your own.",
     )
     cache_shared: bool = Field(
         False, description="Whether tenants share kept results and runs in flight."
@@ -196,8 +198,9 @@ class ModelSpec(BaseModel):
         """How long results are cached; 0 where they are not."""
         if self.cache_seconds is not None:
             return self.cache_seconds
-        deterministic = self.handler in DETERMINISTIC_HANDLERS and self.run_identical_once
-        return DEFAULT_CACHE_SECONDS if deterministic else 0
+        # Of generation only what is repeatable has a cache key at all.
+        deterministic = self.handler in DETERMINISTIC_HANDLERS or self.task == "generate"
+        return DEFAULT_CACHE_SECONDS if deterministic and self.run_identical_once else 0
 
     @property
     def handler_path(self) -> str:

@@ -20,6 +20,9 @@ FleetError
 ├── InferenceFailed           the model raised; retried alone, then dead
 │   ├── DeviceOutOfMemory     the batch did not fit; a smaller one may
 │   ├── InferTimedOut         the model did not come back; its process ended
+│   ├── ServerFailed          the model's server did not answer, or broke off
+│   ├── ServerRefused         the model's server takes none of our requests; not retried
+│   ├── AnswerLost            half an answer was streamed and has no other half; not retried
 │   └── WrongOutputs          not what a model must return; not retried
 ├── TimeLimitExceeded         its run took longer than its sender allowed
 │   └── SoftTimeLimitExceeded the same, of Celery's softer limit
@@ -45,6 +48,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 __all__ = (
+    "AnswerLost",
     "AttemptsExhausted",
     "ConfigurationError",
     "DeadlineUnreachable",
@@ -73,6 +77,8 @@ __all__ = (
     "RateLimited",
     "RedisUnavailable",
     "Refused",
+    "ServerFailed",
+    "ServerRefused",
     "SoftTimeLimitExceeded",
     "TimeLimitExceeded",
     "UnknownModel",
@@ -234,6 +240,30 @@ class InferTimedOut(InferenceFailed):
     """The model did not return from a run within its limit; its process was ended."""
 
     code = "infer_timeout"
+
+
+class ServerFailed(InferenceFailed):
+    """The server that runs the model could not be reached, was busy, or broke its answer off."""
+
+    code = "server_failed"
+    busy_seconds: float | None = None
+    """Set where it has too many requests: when to ask again."""
+
+
+class ServerRefused(InferenceFailed):
+    """The server that runs the model refuses what the worker asks, whatever the job; its
+    configuration or ours is wrong.
+    """
+
+    code = "server_refused"
+    retryable = False
+
+
+class AnswerLost(InferenceFailed):
+    """The server ended amid a streamed answer, and its second answer was not the same."""
+
+    code = "answer_lost"
+    retryable = False
 
 
 class WrongOutputs(InferenceFailed):

@@ -3,7 +3,9 @@
 Standard library only, and run by path, so that it costs a few megabytes:
 `python -I processes.py COMMAND ARG...` runs a command for as long as its standard input stays
 open. The process that starts it holds the other end of the pipe; when that process ends, by any
-signal, the pipe closes.
+signal, the pipe closes. With `--group SECONDS` before it, the command runs in a process group of
+its own, which is killed as a whole, so long after it was asked to end: for commands that start
+others.
 """
 
 from __future__ import annotations
@@ -14,11 +16,43 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 _STOP_SECONDS = 20.0
+_LOOK_SECONDS = 0.1
+
+
+def watch_group(argv: list[str], stop_seconds: float) -> int:
+    """The same in a process group of its own, of which nothing is left afterwards."""
+    before_exec = partial(die_with_parent, os.getpid())
+    child = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=before_exec
+    )
+    stopping = False
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    while not stopping and not _has_ended(child.pid):
+        readable, _, _ = select.select([0], [], [], _LOOK_SECONDS)
+        stopping = stopping or bool(readable and not os.read(0, 4096))
+    until = time.monotonic() + stop_seconds
+    if stopping:
+        os.killpg(child.pid, signal.SIGTERM)
+    while not _has_ended(child.pid) and time.monotonic() < until:
+        time.sleep(_LOOK_SECONDS)
+    # Unreaped, so that its number still means its group.
+    os.killpg(child.pid, signal.SIGKILL)
+    return child.wait()
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def watch(argv: list[str]) -> int:
@@ -58,4 +92,6 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--group":
+        sys.exit(watch_group(sys.argv[3:], float(sys.argv[2])))
     sys.exit(watch(sys.argv[1:]))

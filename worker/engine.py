@@ -235,7 +235,7 @@ class Engine:
     def _build_caretakers(
         self, catalog: Catalog, redis_url: str, blobs: Blobs | None, others: Sequence[Caretaker]
     ) -> None:
-        settings, health = self.settings, self.redis_health
+        settings, health, parts = self.settings, self.redis_health, self.device_parts.watched
         digests = partial(weights_digests, self)
         aliases = connect(redis_url, settings)
         self._alias_watch = AliasWatch(aliases, self.models, catalog.aliases)
@@ -244,7 +244,7 @@ class Engine:
                 settings, self.worker, self.state, health, redis_url, self.report, digests, blobs
             ),
             self._alias_watch,
-            self.guard.watchdog(self.decode_pool, self.finisher, self.models, *self.device_parts),
+            self.guard.watchdog(self.decode_pool, self.finisher, self.models, *parts),
             *others,
         ]
 
@@ -280,7 +280,7 @@ class Engine:
         self.reserver.join(grace)
         self.device_parts.stop_steps(time.monotonic(), grace)
         self.guard.end_run(self.device_parts.runner, self.finisher, self.lanes, deadline)
-        self.device_parts.teller.stop(max(1.0, deadline - time.monotonic()))
+        self.device_parts.stop_telling(deadline)
         self.finisher.stop(max(1.0, deadline - time.monotonic()))
         self.cache_writer.stop(_CACHE_GRACE_SECONDS)
         self.notifier.stop()

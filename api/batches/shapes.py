@@ -70,8 +70,8 @@ class BatchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     input_file_id: str = Field(description="A file that was uploaded with the purpose `batch`.")
-    endpoint: Literal["/v1/embeddings", "/v1/jobs"] = Field(
-        description="Whose requests the lines are."
+    endpoint: Literal["/v1/embeddings", "/v1/completions", "/v1/chat/completions", "/v1/jobs"] = (
+        Field(description="Whose requests the lines are.")
     )
     completion_window: str = Field(
         "24h", description="How long it may take, as 30m, 24h or 2d; then it ends as it is."

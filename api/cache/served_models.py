@@ -18,6 +18,8 @@ from redis.exceptions import RedisError
 
 from api.cache.directives import CacheDirectives
 from common.catalog import Catalog, ModelSpec
+from common.generation.inputs import options_of
+from common.generation.options import cached_by
 from common.jobs.cache_entry import digest_of
 from common.jobs.job import CacheTicket
 from common.redis.ending import end_tasks
@@ -68,12 +70,18 @@ class ServedModels:
         blob: bytes | None,
     ) -> CacheTicket | None:
         """The cache ticket of this job; None where its result may not be cached, or the digest is
-        not known yet.
+        not known yet. Generation that draws without a seed has another result each time.
         """
         served = self._served.get(lane)
         if served is None or not wish.keep:
             return None
         spec = served.spec
+        options = options_of(spec, params)
+        if options is not None:
+            decisive = cached_by(options)
+            if decisive is None:
+                return None
+            params = decisive
         digest = digest_of(
             spec,
             scope="" if spec.cache_shared else tenant,

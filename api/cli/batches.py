@@ -26,7 +26,7 @@ _ALL, _SOME_FAILED = 0, 1
 @batches.command()
 def create(
     source: Annotated[str, typer.Argument(help="A file's id, or a path to upload.")],
-    endpoint: Annotated[str, typer.Option(help="/v1/jobs or /v1/embeddings.")] = "/v1/jobs",
+    endpoint: Annotated[str, typer.Option(help="Whose requests the lines are.")] = "/v1/jobs",
     window: Annotated[str, typer.Option(help="How long it may take, as 30m, 24h, 2d.")] = "24h",
     meta: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE to keep with it; given once for each.")

@@ -29,6 +29,7 @@ from api.cli.doctor import Report, examine
 from api.cli.enqueue.command import enqueue
 from api.cli.files import files
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
+from api.cli.generate import generate
 from api.cli.jobs import jobs, submit
 from api.cli.keys import keys
 from api.cli.lanes import lanes
@@ -62,6 +63,7 @@ app.add_typer(webhooks, name="webhooks")
 app.add_typer(files, name="files")
 app.add_typer(batches, name="batches")
 app.command()(submit)
+app.command()(generate)
 app.command()(enqueue)
 app.command()(stages)
 app.command()(bench)

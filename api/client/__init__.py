@@ -20,7 +20,7 @@ from .manifest import Manifest, ManifestError
 from .operations import Selected
 from .plan import Input
 from .retries import RetryPolicy
-from .types import TERMINAL, Event, Failure, Job, JobPage, Links, State
+from .types import TERMINAL, Event, Failure, Generation, Job, JobPage, Links, State, Token, Usage
 from .webhook_calls import WebhookInvalid, verify_webhook
 
 __all__ = (
@@ -31,6 +31,7 @@ __all__ = (
     "ClientError",
     "Event",
     "Failure",
+    "Generation",
     "Input",
     "Job",
     "JobFailed",
@@ -42,6 +43,8 @@ __all__ = (
     "Selected",
     "State",
     "StillRunning",
+    "Token",
+    "Usage",
     "WebhookInvalid",
     "verify_webhook",
 )

@@ -25,7 +25,7 @@ from .plan import MapOptions, OnError, Plan
 from .progress import open_bar
 from .retries import Attempts, RetryPolicy
 from .sse import EventReader
-from .types import TERMINAL, Event, Job, JobPage, State
+from .types import TERMINAL, Event, Job, JobPage, State, Token
 
 __all__ = ("AsyncClient",)
 
@@ -189,7 +189,8 @@ class AsyncClient(AsyncOperations):
     async def events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Follow a job: its past events, then each new one, until it is settled.
 
-        After a lost connection the stream is resumed at the same event.
+        After a lost connection the stream is resumed at the same event. What a job says has a
+        method of its own, `tokens`.
         """
         last_id: str | None = None
         attempts = Attempts(self._policy, repeatable=True)
@@ -199,6 +200,8 @@ class AsyncClient(AsyncOperations):
                     async for event in events:
                         last_id = event.id
                         attempts = Attempts(self._policy, repeatable=True)
+                        if isinstance(event, Token):
+                            continue
                         yield event
                         if event.job["state"] in TERMINAL:
                             return
@@ -278,7 +281,9 @@ class AsyncClient(AsyncOperations):
                 *lines, rest = (rest + part).split(b"\n")
                 yield lines
 
-    async def _events(self, job_id: str, last_id: str | None) -> AsyncGenerator[Event, None]:
+    async def _events(
+        self, job_id: str, last_id: str | None
+    ) -> AsyncGenerator[Event | Token, None]:
         reader = EventReader()
         call = calls.events(job_id, last_id)
         async with aclosing(self._stream(call, SILENCE_SECONDS)) as parts:

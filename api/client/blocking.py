@@ -24,7 +24,7 @@ from .plan import MapOptions, OnError, Plan
 from .progress import open_bar
 from .retries import Attempts, RetryPolicy
 from .sse import EventReader
-from .types import TERMINAL, Event, Job, JobPage, State
+from .types import TERMINAL, Event, Job, JobPage, State, Token
 
 __all__ = ("Client",)
 
@@ -185,7 +185,8 @@ class Client(Operations):
     def events(self, job_id: str) -> Iterator[Event]:
         """Follow a job: its past events, then each new one, until it is settled.
 
-        After a lost connection the stream is resumed at the same event.
+        After a lost connection the stream is resumed at the same event. What a job says has a
+        method of its own, `tokens`.
         """
         last_id: str | None = None
         attempts = Attempts(self._policy, repeatable=True)
@@ -194,6 +195,8 @@ class Client(Operations):
                 for event in self._events(job_id, last_id):
                     last_id = event.id
                     attempts = Attempts(self._policy, repeatable=True)
+                    if isinstance(event, Token):
+                        continue
                     yield event
                     if event.job["state"] in TERMINAL:
                         return
@@ -270,7 +273,7 @@ class Client(Operations):
             *lines, rest = (rest + part).split(b"\n")
             yield lines
 
-    def _events(self, job_id: str, last_id: str | None) -> Iterator[Event]:
+    def _events(self, job_id: str, last_id: str | None) -> Iterator[Event | Token]:
         reader = EventReader()
         for part in self._stream(calls.events(job_id, last_id), SILENCE_SECONDS):
             yield from reader.feed(part)

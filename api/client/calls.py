@@ -131,7 +131,7 @@ def submit(
     body = {"model": model, **fields}
     if "input_url" not in fields:
         body["input"] = json_input(value)
-    headers = {"Content-Type": "application/json", **_submit_headers(wait, key)}
+    headers = {"Content-Type": "application/json", **submit_headers(wait, key)}
     options = {"content": dump_json(body), "headers": headers}
     return Call("POST", "/v1/jobs", options, wait=wait)
 
@@ -148,7 +148,7 @@ def submit_file(
     options = {
         "data": form,
         "files": {"file": _named_bytes(file)},
-        "headers": _submit_headers(wait, key),
+        "headers": submit_headers(wait, key),
     }
     return Call("POST", "/v1/jobs", options, wait=wait)
 
@@ -297,7 +297,8 @@ def purge_dead(lane: str, ids: list[str] | None) -> Call:
     return Call("POST", f"/v1/dead/{_part(lane)}/purge", {"json": {"ids": ids}}, repeatable=False)
 
 
-def _submit_headers(wait: float | None, key: str | None) -> dict[str, str]:
+def submit_headers(wait: float | None, key: str | None) -> dict[str, str]:
+    """The headers of what is queued once, however often it is sent."""
     headers = {IDEMPOTENCY_KEY: key or str(uuid4())}
     if wait is not None:
         headers["Prefer"] = f"wait={wait:g}"

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from . import calls
 from .batches import AsyncBatchOperations, BatchOperations
+from .generation import AsyncGenerationOperations, GenerationOperations
 from .webhooks import AsyncWebhookOperations, WebhookOperations
 
 __all__ = ("AsyncOperations", "Operations", "Selected")
@@ -26,7 +27,7 @@ def _silent(_done: Selected) -> None:
     """Report to nobody."""
 
 
-class Operations(WebhookOperations, BatchOperations):
+class Operations(GenerationOperations, WebhookOperations, BatchOperations):
     """Of `Client`."""
 
     def list_models(self) -> list[dict[str, Any]]:
@@ -160,7 +161,7 @@ class Operations(WebhookOperations, BatchOperations):
     dead, dead_letter = list_dead, show_dead
 
 
-class AsyncOperations(AsyncWebhookOperations, AsyncBatchOperations):
+class AsyncOperations(AsyncGenerationOperations, AsyncWebhookOperations, AsyncBatchOperations):
     """Of `AsyncClient`."""
 
     async def list_models(self) -> list[dict[str, Any]]:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Required, TypedDict
 
-__all__ = ("TERMINAL", "Event", "Failure", "Job", "JobPage", "Links", "State")
+__all__ = (
+    "TERMINAL",
+    "Event",
+    "Failure",
+    "Generation",
+    "Job",
+    "JobPage",
+    "Links",
+    "State",
+    "Token",
+    "Usage",
+)
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled", "expired"})
@@ -73,3 +84,42 @@ class Event:
     id: str
     state: str
     job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a job says next: most often the text of one token, at times of none or of several."""
+
+    id: str
+    """Of the event, from which reading can go on."""
+    text: str
+    choice: int
+    """The number of the answer, from 0, where `n` are asked for."""
+    tokens: list[int]
+    """Their ids; none where the text is taken from a result."""
+    finish_reason: str | None = None
+    logprobs: list[dict[str, Any]] | None = None
+
+
+class Usage(TypedDict):
+    """Tokens as the model counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Generation(TypedDict, total=False):
+    """A text, as `POST /v1/generate` answers it."""
+
+    generated_text: Required[str]
+    inference_time: Required[float]
+    model_version: Required[str | None]
+    request_id: Required[str]
+    """The job."""
+    finish_reason: str
+    usage: Usage
+    seed: int
+    choices: list[dict[str, Any]]
+    """All answers, where `n` is more than one or `logprobs` are asked for."""
+    cached: bool

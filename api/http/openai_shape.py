@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_CODES = {"unknown_model": "model_not_found"}
+_CODES = {"unknown_model": "model_not_found", "prompt_too_long": "context_length_exceeded"}
 _PARAMS = {"unknown_model": "model", "wrong_task": "model", "model_required": "model"}
-_SHARED = re.compile(r"/v1/(embeddings|models(/[^/]+)?|(files|batches)(/.*)?)/?")
+_SHARED = re.compile(
+    r"/v1/(embeddings|(chat/)?completions|models(/[^/]+)?|(files|batches)(/.*)?)/?"
+)
 
 
 def openai_error(status: int, code: str, detail: str, extra: Mapping[str, Any]) -> dict[str, Any]:

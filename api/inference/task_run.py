@@ -121,19 +121,26 @@ def _source(value: Any) -> dict[str, Any]:
 
 
 async def run_for(
-    request: Request, services: Services, prepared: Sequence[Job | FleetError], seconds: float
+    request: Request,
+    services: Services,
+    prepared: Sequence[Job | FleetError],
+    seconds: float,
+    *,
+    cancels: bool = True,
 ) -> list[Outcome]:
     """As `run`, while its client is there: what is not done when it leaves is canceled.
 
-    The client has not heard any id yet, so nobody could fetch the results. Identical jobs of
-    others go on: where one of these leads them, another takes over.
+    The client has not heard any id yet, so nobody could fetch the results, unless they are found
+    in the list of jobs (`cancels`). Identical jobs of others go on: where one of these leads them,
+    another takes over.
     """
     if not seconds:
         return await run(services, prepared, seconds)
     try:
         return await unless_client_leaves(request, run(services, prepared, seconds))
     except (ClientLeft, asyncio.CancelledError):
-        await cancel_jobs(services, [one.id for one in prepared if isinstance(one, Job)])
+        if cancels:
+            await cancel_jobs(services, [one.id for one in prepared if isinstance(one, Job)])
         raise
 
 

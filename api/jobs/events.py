@@ -4,7 +4,8 @@ No event log is stored: the events and their ids are derived from the record, so
 replica sends the same events at any time, and `Last-Event-ID` means the same to all of
 them. An id is the time when the job was queued, which a retry renews, and a step: 0 queued,
 1 first run, 2 queued again, 3 second run, ... `end`. Steps that were missed are sent late,
-as far as the record still contains them.
+as far as the record still contains them. Where text was sent as well, how much follows
+(api/jobs/progress.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from common.jobs.record import JobRecord, JobState
 HEARTBEAT = b": still here\n\n"
 _END = math.inf
 _ID = re.compile(r"(\d+)-(\d{1,9}|end)")
+ID_CHARACTERS = 256
+"""Of the longest id, which tells the progress of 16 choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,12 @@ class JobEvent:
         step = "end" if self.step == _END else f"{self.step:.0f}"
         return f"{self.record.created_ms or 0}-{step}"
 
-    def encode(self, position: QueuePosition | None = None) -> bytes:
+    def encode(self, position: QueuePosition | None = None, progress: str = "") -> bytes:
         """Encode the event; its data is the view of the job, one line of JSON."""
-        return b"event: %s\nid: %s\ndata: %s\n\n" % (
+        return b"event: %s\nid: %s%s\ndata: %s\n\n" % (
             self.record.state.encode(),
             self.id.encode(),
+            progress.encode(),
             view_json(self.record, position),
         )
 

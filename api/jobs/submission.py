@@ -21,6 +21,7 @@ from api.http.bodies import Body, aside
 from api.http.idempotency_key import key_of
 from api.http.preferences import Preferences
 from api.http.request_context import current_traceparent, note_lane, waiting_by_choice
+from api.jobs.generation import check_generation
 from api.jobs.idempotency import Claims
 from api.jobs.job_counts import JobCounts
 from api.jobs.message_size import MAX_FIELD_BYTES
@@ -214,6 +215,7 @@ class Submission:
         Raises UnknownModel, InvalidInput, UnsupportedMedia, InputUrlRefused or MessageTooLarge.
         """
         spec = self._catalog[request.model]
+        check_generation(spec, request)
         note_lane(request.model)
         own = sent_bytes if own_bytes is None else own_bytes
         if request.input is MISSING or request.input_url is not None:
@@ -235,6 +237,7 @@ class Submission:
         if request.input_url is not None:
             raise InvalidInput("send either a file or `input_url`, not both")
         spec = self._catalog[request.model]
+        check_generation(spec, request, is_file=True)
         note_lane(request.model)
         inline = self._limits.inline_input_bytes
         if spec.input == "image":

@@ -43,15 +43,30 @@ class Watch:
         self._record, self.gone = record, record is None
         self._changed.set()
 
+    def wake(self) -> None:
+        """End a wait for a change, as there is something else to look at."""
+        self._changed.set()
+
     async def next(self, seconds: float) -> JobRecord | None:
         """The record once it has changed; None after this many seconds without a change, or when
         it is gone.
         """
-        try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
-        except TimeoutError:
-            return None
+        return self._record if await self.change(seconds) else None
+
+    async def change(self, seconds: float) -> bool:
+        """Wait until the record changes, or `wake` is called; False after this many seconds."""
+        if not self._changed.is_set():
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+            except TimeoutError:
+                return False
         self._changed.clear()
+        return True
+
+    @property
+    def latest(self) -> JobRecord | None:
+        """The record as last changed; None where it has not since the watch began, or is gone."""
         return self._record
 
 

@@ -99,6 +99,25 @@ curl -s localhost:8000/v1/detect -H 'Content-Type: image/png' --data-binary @dep
 curl -s localhost:8000/v1/embeddings {_JSON} \\
   -d '{{"model": "minilm", "input": "The quick brown fox."}}'
 """,
+    "POST /v1/generate": f"""\
+curl -s localhost:8000/v1/generate {_JSON} -d '{{"text": "The river runs", "max_length": 20}}'
+
+curl -sN localhost:8000/v1/generate {_JSON} \\
+  -d '{{"text": "The river runs", "max_length": 20, "stream": true}}'
+""",
+    "POST /v1/batch-generate": f"""\
+curl -s localhost:8000/v1/batch-generate {_JSON} \\
+  -d '{{"requests": [{{"text": "The river", "max_length": 5}}, {{"text": "A lamp", "seed": 7}}]}}'
+""",
+    "POST /v1/completions": f"""\
+curl -s localhost:8000/v1/completions {_JSON} \\
+  -d '{{"model": "smollm2", "prompt": "The river runs", "max_tokens": 20}}'
+""",
+    "POST /v1/chat/completions": f"""\
+curl -sN localhost:8000/v1/chat/completions {_JSON} \\
+  -d '{{"model": "smollm2", "stream": true, "max_tokens": 20,
+       "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+""",
     "POST /v1/files": _NEW_FILE,
     "GET /v1/files": "curl -s 'localhost:8000/v1/files?limit=10'\n",
     "GET /v1/files/{file_id}": _NEW_FILE + "curl -s localhost:8000/v1/files/$file\n",

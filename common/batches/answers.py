@@ -11,16 +11,18 @@ import orjson
 from common.batches.embeddings import embeddings_body
 from common.batches.lines import EMBEDDINGS, Request
 from common.errors import MessageTooLarge
+from common.generation.openai_answers import answer_of
+from common.generation.openai_requests import ENDPOINTS as GENERATION
 from common.jobs.record import JobRecord, JobState
 
 _INPUTS_FAULT = frozenset(
     {
         *("invalid_input", "invalid_request", "unknown_model", "unsupported_media"),
         *("input_too_large", "input_url_refused", "input_url_failed", "decode_timeout"),
-        *("message_too_large", "wrong_task"),
+        *("message_too_large", "wrong_task", "prompt_too_long"),
     }
 )
-_CODES = {"unknown_model": "model_not_found"}
+_CODES = {"unknown_model": "model_not_found", "prompt_too_long": "context_length_exceeded"}
 
 
 def answer_line(
@@ -36,13 +38,14 @@ def answer_line(
             reason = record.reason or record.state.value
             text = record.error or reason
             if not request.one:
-                text = f"input[{index}]: {text}"
+                text = f"{request.listed}[{index}]: {text}"
             status = 400 if reason in _INPUTS_FAULT else 500
             return False, _failure(batch, request, status, reason, text, record.id)
     try:
         body = _body(endpoint, request, records)
     except (TypeError, KeyError, AttributeError):
-        text = f"{request.model!r} is for embed in the catalog, but its result has no `embedding`"
+        task, field = ("generate", "text") if endpoint in GENERATION else ("embed", "embedding")
+        text = f"{request.model!r} is for {task} in the catalog, but its result has no `{field}`"
         return False, _failure(batch, request, 500, "wrong_result", text)
     response = {
         "status_code": 200,
@@ -65,6 +68,8 @@ def _body(endpoint: str, request: Request, records: Sequence[JobRecord]) -> byte
     if endpoint == EMBEDDINGS:
         results = [record.value for record in records]
         return embeddings_body(request.model, results, request.dimensions, request.base64)
+    if endpoint in GENERATION:
+        return answer_of(endpoint, request.model, records)
     record = records[0]
     return orjson.dumps(
         {"id": record.id, "state": record.state, "model": request.model, "result": record.result}

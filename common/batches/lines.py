@@ -17,12 +17,15 @@ import orjson
 from common.batches.records import line_job_id
 from common.catalog import Catalog
 from common.errors import FleetError, InvalidInput, MessageTooLarge
+from common.generation.inputs import TASK, check_prompt, options_of
+from common.generation.openai_requests import CHAT, COMPLETIONS, read_request
+from common.generation.options import GenerateOptions
 from common.inputs.checks import check_input, check_input_url
 from common.jobs.job import Job
 from common.jobs.message import build_message
 
 EMBEDDINGS, JOBS = "/v1/embeddings", "/v1/jobs"
-ENDPOINTS = (EMBEDDINGS, JOBS)
+ENDPOINTS = (EMBEDDINGS, COMPLETIONS, CHAT, JOBS)
 LOWEST_PRIORITY = 9
 MOST_ERRORS = 100
 """Errors of a file that are told; who has more wrote the file by a faulty program."""
@@ -63,6 +66,7 @@ class LineLimits:
     params_bytes: int
     message_bytes: int
     inputs: int
+    chat_max_tokens: int = 1024
 
 
 @dataclass(slots=True)
@@ -81,6 +85,8 @@ class Request:
     base64: bool = False
     one: bool = True
     """Whether its input is one, and not a list."""
+    listed: str = "input"
+    """What errors call such a list."""
 
 
 class LineCheck:
@@ -177,8 +183,8 @@ class LineReader:
         document = orjson.loads(line)
         request = Request(number, document["custom_id"], end)
         try:
-            parse = self._embeddings if self.endpoint == EMBEDDINGS else self._job
-            parse(document["body"], request, len(line))
+            parse = _PARSERS[self.endpoint]
+            parse(self, document["body"], request, len(line))
         except FleetError as exc:
             request.error, request.jobs = exc, []
         return request
@@ -190,17 +196,38 @@ class LineReader:
         params = body.get("params", {})
         if not isinstance(params, dict):
             raise BadRequest("`params`: send an object")
+        options = options_of(spec, params)
+        if options is not None:
+            _check_unread(options)
         if ("input" in body) == ("input_url" in body):
             raise BadRequest("send either `input`, or `input_url` to have it fetched")
         if "input_url" in body:
             url = check_input_url(_text(body, "input_url"))
             job = self._new(request, 0, model, size, params=params, input=None, input_url=url)
         else:
+            if options is not None:
+                check_prompt(body["input"])
             value, blob = check_input(
                 spec.input, body["input"], self.limits.inline_input_bytes, size
             )
             job = self._new(request, 0, model, size, params=params, input=value, blob=blob)
         request.jobs = [job]
+
+    def _generation(self, body: Mapping[str, Any], request: Request, size: int) -> None:
+        asked = read_request(self.endpoint, body, self.limits.chat_max_tokens)
+        _check_unread(asked.options)
+        request.model = model = asked.model
+        spec = self.catalog[model]
+        if spec.task != TASK:
+            raise BadRequest(f"`model`: {model!r} generates no text")
+        count = len(asked.inputs)
+        if count > self.limits.inputs:
+            raise BadRequest(f"`prompt`: send 1 to {self.limits.inputs} prompts a line")
+        request.one, request.listed = count == 1, "prompt"
+        for index, prompt in enumerate(asked.inputs):
+            value, blob = check_input(spec.input, prompt, self.limits.inline_input_bytes, size)
+            fields = {"params": asked.params, "input": value, "blob": blob}
+            request.jobs.append(self._new(request, index, model, size // count, **fields))
 
     def _embeddings(self, body: Mapping[str, Any], request: Request, size: int) -> None:
         request.model = model = _text(body, "model")
@@ -240,6 +267,21 @@ class LineReader:
         if size * 7 > most and len(build_message(job)) > most:
             raise MessageTooLarge(f"the line makes a message of more than {most} bytes")
         return job
+
+
+_PARSERS = {
+    EMBEDDINGS: LineReader._embeddings,
+    COMPLETIONS: LineReader._generation,
+    CHAT: LineReader._generation,
+    JOBS: LineReader._job,
+}
+
+
+def _check_unread(options: GenerateOptions) -> None:
+    """Nobody reads a line's answer as it comes."""
+    for name in ("stream", "on_disconnect"):
+        if getattr(options, name) not in (False, None, "continue"):
+            raise BadRequest(f"`{name}`: a batch has no reader; leave it out")
 
 
 def _check_fields(body: Mapping[str, Any]) -> None:

@@ -55,16 +55,57 @@ class GenerateOptions(BaseModel):
         return self.temperature == 0 or self.seed is not None
 
 
+class InvalidOption(InvalidInput):
+    """An option that there is not, or one with another value than it may have."""
+
+    def __init__(self, option: str, problem: str, where: str = "params.") -> None:
+        super().__init__(f"{where}{option}: {problem}")
+        self.option, self.problem = option, problem
+
+    def under(self, where: str) -> InvalidOption:
+        """The same of options that are sent elsewhere than in `params`."""
+        return InvalidOption(self.option, self.problem, where)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InvalidOption, (self.option, self.problem)
+
+
+_INTEGERS = frozenset(
+    name
+    for name, field in GenerateOptions.model_fields.items()
+    if field.annotation in (int, int | None)
+)
+"""JSON has one type of number: 1.0 is an integer there."""
+
+
 def read_options(params: Mapping[str, Any]) -> GenerateOptions:
-    """The options of a job; raises InvalidInput with the option's name and what it may be."""
+    """The options of a job; raises InvalidOption with the option's name and what it may be."""
     try:
-        return GenerateOptions.model_validate(dict(params))
+        return GenerateOptions.model_validate(
+            {
+                name: int(value)
+                if isinstance(value, float) and value.is_integer() and name in _INTEGERS
+                else value
+                for name, value in params.items()
+            }
+        )
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "params"
+        option = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = ", ".join(GenerateOptions.model_fields)
-            raise InvalidInput(
-                f"params.{where}: there is no such option; choose from {known}"
-            ) from exc
-        raise InvalidInput(f"params.{where}: {first['msg']}") from exc
+            problem = f"there is no such option; choose from {known}"
+            raise InvalidOption(option[:80], problem) from exc
+        raise InvalidOption(option, first["msg"]) from exc
+
+
+_NOT_IN_THE_TEXT = frozenset({"stream", "on_disconnect", "on_deadline"})
+
+
+def cached_by(options: GenerateOptions) -> Mapping[str, Any] | None:
+    """What of the options a result depends on, for its cache key; None where it must have none: the
+    next run has another text, or one that a deadline cut.
+    """
+    if not options.repeatable or options.on_deadline == "partial":
+        return None
+    return options.model_dump(exclude=set(_NOT_IN_THE_TEXT), exclude_defaults=True)

@@ -76,6 +76,8 @@ class JobRecord:
     tenant: str = ""
     labels: str = ""
     """`key=value,...`; only the list of jobs knows them."""
+    leader: str = ""
+    """While it follows an identical job: that one, which may follow another."""
 
     @property
     def value(self) -> Any:
@@ -95,7 +97,7 @@ class JobRecord:
         if not record:
             return None
         words = record.decode("utf-8", "replace").split(" ", 9)
-        state, lane, origin, _deadline, attempts, _deliveries, _tag, started, worker, _error = (
+        state, lane, origin, _deadline, attempts, _deliveries, tag, started, worker, _error = (
             words + ["0"] * (10 - len(words))
         )
         leased = state == "r"
@@ -109,6 +111,7 @@ class JobRecord:
             attempts=max(int(attempts), int(leased)),
             worker=worker if leased else None,
             tenant=tenant,
+            leader=tag if state == "w" else "",
         )
 
     @classmethod

@@ -32,6 +32,19 @@ class FrontSettings(Section):
     event_poll_seconds: float = Field(
         0.5, gt=0, description="How often watched jobs are looked at for having begun to run."
     )
+    stream_reader_entries: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Steps of generation kept for a reader that is slower; above it they are read "
+        "again from Redis once it takes more.",
+    )
+    chat_max_tokens: int = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="Most new tokens of a chat completion that names no limit.",
+    )
     list_max_count: int = Field(
         DEFAULT_LIST_MAX,
         ge=1,

@@ -34,6 +34,7 @@ NAMES = (
     "webhooks",
     "streams",
     "generation",
+    "readers",
 )
 _DEFAULT = tuple(name for name in NAMES if name not in ("efficiency", "generation"))
 """What fits into ten minutes; the others take as long by themselves."""

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from common import processes
 from common.processes import die_with_parent
 from tests.support.stack import wait_until
 
@@ -61,3 +63,44 @@ def test_a_signal_before_a_child_runs_its_program_ends_it() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert child.wait(20) == -signal.SIGTERM
+
+
+def test_a_group_ends_with_who_started_it_however_stubborn(tmp_path: Path) -> None:
+    """The shell and what it started ignore being asked, and their starter is killed."""
+    script = f"trap '' TERM; sleep 60 & echo $! > {tmp_path}/pids; echo $$ >> {tmp_path}/pids; wait"
+    command = [sys.executable, "-I", processes.__file__, "--group", "0.2", "/bin/sh", "-c", script]
+    code = f"""
+import subprocess, time
+child = subprocess.Popen({command!r}, stdin=subprocess.PIPE, start_new_session=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    pids = wait_until(lambda: _two_lines(tmp_path / "pids"), 20, "the group")
+    assert all(map(_runs, pids))
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(map(_runs, pids)), 20, "the end of the group")
+
+
+def test_a_group_tells_how_its_command_ended_and_leaves_nothing(tmp_path: Path) -> None:
+    script = f"sleep 60 & echo $! > {tmp_path}/pids; echo $$ >> {tmp_path}/pids; exit 7"
+    command = [sys.executable, "-I", processes.__file__, "--group", "5", "/bin/sh", "-c", script]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE)
+    assert child.wait(20) == 7
+    assert child.stdin is not None
+    child.stdin.close()
+    pids = _two_lines(tmp_path / "pids")
+    wait_until(lambda: not any(map(_runs, pids)), 20, "the end of the group")
+
+
+def _two_lines(path: Path) -> list[int]:
+    found = path.read_text().split() if path.exists() else []
+    return [int(one) for one in found] if len(found) == 2 else []
+
+
+def _runs(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

@@ -20,7 +20,7 @@ from tests.support.stack import Stack
 GREEDY = {"temperature": 0}
 
 
-def catalog(folder: Path, **models: dict[str, Any]) -> Path:
+def catalog(folder: Path, aliases: dict[str, str] | None = None, **models: dict[str, Any]) -> Path:
     """A catalog of null generators with these options, under their names, and `echo`."""
     entries: dict[str, Any] = {"echo": {"handler": "echo", "max_wait_ms": 0}}
     for name, options in models.items():
@@ -33,7 +33,7 @@ def catalog(folder: Path, **models: dict[str, Any]) -> Path:
             **own,
         }
     path = folder / "models.yaml"
-    path.write_text(yaml.safe_dump({"models": entries}))
+    path.write_text(yaml.safe_dump({"models": entries, "aliases": aliases or {}}))
     return path
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from common.settings import Settings
+from worker.generation.remote_runner import RemoteRunner
+from worker.generation.remote_teller import RemoteTeller
 from worker.generation.stepper import Stepper
 from worker.generation.teller import Teller
 from worker.guard.calls import Call, Calls, Slot
@@ -28,15 +31,28 @@ class Device(NamedTuple):
     runner: Runner
     stepper: Stepper
     teller: Teller
+    remote: RemoteRunner
+
+    @property
+    def watched(self) -> tuple[Runner, Stepper, Teller]:
+        """Those whose calls of models the watchdog looks at."""
+        return self.runner, self.stepper, self.teller
 
     def start(self) -> None:
-        """Start the device's thread and the teller's."""
+        """Start the device's thread, the teller's, and those of servers."""
         self.teller.start()
+        self.remote.start()
         self.runner.start()
 
     def stop_steps(self, now: float, grace_seconds: float) -> None:
         """The worker stops: rows run on for the most of this time; the rest is for telling."""
         self.stepper.stop_at = now + grace_seconds * _STEPS_OF_GRACE
+
+    def stop_telling(self, deadline: float) -> None:
+        """Wait for jobs in servers as long as for those on rows, and tell what was said."""
+        give_up_at = max(deadline, time.monotonic() + 1.0)
+        self.remote.stop(self.stepper.stop_at, give_up_at)
+        self.teller.stop(max(1.0, deadline - time.monotonic()))
 
 
 def build_device(
@@ -54,7 +70,7 @@ def build_device(
     on_stuck: Callable[[Slot, Call], None],
     retries: Retries,
 ) -> Device:
-    """As the runner's and the stepper's constructors take them."""
+    """As the constructors of the parts take them."""
     teller = Teller(
         state,
         leases,
@@ -90,4 +106,6 @@ def build_device(
         run_step=stepper.run,
         end_steps=stepper.end,
     )
-    return Device(runner, stepper, teller)
+    remote_teller = RemoteTeller(state, leases, finisher, retries, settings.stream_seconds)
+    remote = RemoteRunner(state, leases, starting, remote_teller, scheduler.touch)
+    return Device(runner, stepper, teller, remote)

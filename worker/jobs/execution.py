@@ -63,6 +63,7 @@ class Said:
     """What one choice of a generation has said, as its stream tells."""
 
     tokens: list[int] = field(default_factory=list)
+    text: str = ""
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     finish: str = ""
     """Empty while it goes on."""

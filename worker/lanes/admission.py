@@ -111,7 +111,7 @@ class Admission:
                 break
             joining.append(one)
             self._next = None
-            if rows.could_hold(choices_of(one), one.cost):
+            if one.disposition is None and rows.could_hold(choices_of(one), one.cost):
                 slots, tokens = slots - choices_of(one), tokens - one.cost
         return joining
 
@@ -134,6 +134,11 @@ def _is_for(rows: Rows, execution: Execution) -> bool:
 
 
 def _fits(rows: Rows, execution: Execution, slots: int, tokens: float) -> bool:
-    """Whether it has room; or never will, which is told at its admission."""
+    """Whether it has room; or needs none: it never will have any, or has ended, which is told at
+    its admission. With nothing beside it, it may have more rows than there are now.
+    """
     choices, cost = choices_of(execution), execution.cost
-    return (choices <= slots and cost <= tokens) or not rows.could_hold(choices, cost)
+    if execution.disposition is not None or not rows.could_hold(choices, cost):
+        return True
+    alone = not rows.active and slots == rows.cap
+    return (choices <= slots or alone) and cost <= tokens

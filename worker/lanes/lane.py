@@ -24,6 +24,7 @@ from worker.lanes.lane_stats import LaneStats
 from worker.lanes.rows import Rows
 from worker.lanes.step import Step
 from worker.models.base import Model
+from worker.models.remote import RemoteGenerator, is_remote
 
 _FETCHING_PER_SLOT = 16
 """Jobs that may wait for an input, per one that is fetched; of a tenant, a quarter of its share."""
@@ -70,6 +71,8 @@ class Lane:
         """Set while the model is in memory."""
         self.admission: Admission | None = None
         """How its jobs join rows, where its model is a generator; None while it is not loaded."""
+        self.remote: RemoteGenerator | None = None
+        """Its model, where that runs in a server of its own; None while it is not loaded."""
         self.closing = False
         """Whether its model is to be unloaded: jobs in hand still run, no more are reserved."""
         self.wanted_since: float | None = None
@@ -101,6 +104,9 @@ class Lane:
             return 0
         if self.admission is not None:
             return max(0, self.admission.room(self.backlog) + self.starved - self.waiting)
+        if self.remote is not None:
+            slots = self.remote.slots
+            return max(0, slots - self.remote.taken + self.starved - self.waiting) if slots else 0
         jobs = self.limits.max_batch
         if self.stats.reserve_seconds > self.stats.run_seconds:
             jobs *= 2
@@ -109,6 +115,11 @@ class Lane:
         if self.starved:
             jobs += self.limits.max_batch
         return max(0, jobs - self.waiting)
+
+    @property
+    def generates(self) -> bool:
+        """Whether its jobs are generations, which may be read as they come and may end any time."""
+        return self.admission is not None or self.remote is not None
 
     def may_fetch(self, tenant: str) -> bool:
         """Whether one more job of this tenant may wait here for its input. More are put off: a
@@ -172,7 +183,8 @@ class Lane:
             self.admission = Admission(rows, *self._steps)
         else:
             self.admission.serve(rows)
-        self.batcher.limits = self.limits if rows is None else ONE_BY_ONE
+        self.remote = handler if is_remote(handler) else None
+        self.batcher.limits = ONE_BY_ONE if self.generates else self.limits
         self.handler, self.closing, self.wanted_since = handler, False, None
         self.ready, self.armed = handler is not None, False
 

@@ -32,6 +32,8 @@ class WorkerState:
         """Tags of the jobs on the device. Written by the device thread."""
         self._on_rows: frozenset[bytes] = frozenset()
         """Of these, the ones that stay there across steps."""
+        self._in_servers: frozenset[bytes] = frozenset()
+        """And those in servers, which the device has no part in."""
         self.unpublished = 0
         """Groups of jobs that the finisher has queued or is publishing. Written by the threads that
         submit them and by the finisher."""
@@ -80,11 +82,11 @@ class WorkerState:
         """
         with self.changed:
             held = [lane.in_hand.get(tag) for tag in tags]
-            steps = lane.admission is not None
+            leaves = lane.generates
             lost = [
                 one
                 for one in held
-                if one and one.disposition is None and (steps or not one.started)
+                if one and one.disposition is None and (leaves or not one.started)
             ]
             for execution in lost:
                 execution.disposition = "lost"
@@ -103,13 +105,22 @@ class WorkerState:
     def set_running(self, executions: Sequence[Execution]) -> None:
         """Set the jobs of the batch that is on the device."""
         with self.changed:
-            self.running = self._on_rows.union(one.tag for one in executions)
+            staying = self._on_rows | self._in_servers
+            self.running = staying.union(one.tag for one in executions)
 
     def set_on_rows(self, executions: Iterable[Execution]) -> None:
         """Set the jobs that stay on the device across steps; no batch is on it."""
         with self.changed:
-            self.running = self._on_rows = frozenset(one.tag for one in executions)
+            self._on_rows = frozenset(one.tag for one in executions)
+            self.running = self._on_rows | self._in_servers
             self.changed.notify_all()  # there may be room
+
+    def set_in_servers(self, executions: Iterable[Execution]) -> None:
+        """Set the jobs that servers have."""
+        with self.changed:
+            others = self.running - self._in_servers
+            self._in_servers = frozenset(one.tag for one in executions)
+            self.running = others | self._in_servers
 
     def submitted(self, ran: bool) -> None:
         """Count a group for the finisher; `ran` is whether the device ran it as a batch."""

@@ -13,6 +13,7 @@ from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import VERBS, Model
 from worker.models.generator import GENERATOR_VERBS, is_generator
+from worker.models.remote import REMOTE_VERBS, is_remote
 from worker.models.requirements import missing_package
 
 __all__ = ("load_handler",)
@@ -25,7 +26,9 @@ def load_handler(spec: ModelSpec) -> Model:
     class, or the verbs that the class lacks.
     """
     handler = _find_class(spec)
-    verbs = GENERATOR_VERBS if is_generator(handler) else VERBS
+    verbs: tuple[str, ...] = VERBS
+    if is_generator(handler) or is_remote(handler):
+        verbs = GENERATOR_VERBS if is_generator(handler) else REMOTE_VERBS
     lacking = [verb for verb in verbs if not callable(getattr(handler, verb, None))]
     if lacking:
         raise ConfigurationError(

@@ -9,15 +9,12 @@ from common.metrics.declaration import MetricFamily
 from common.metrics.histogram import Histogram
 from worker.lanes.lane import Lane
 from worker.lanes.rows import Rows
+from worker.models.remote import RemoteGenerator
 
 
 def generation_families(lanes: Iterable[Lane]) -> Iterator[MetricFamily]:
     """Every family, those without samples as well."""
-    found = [
-        lane
-        for lane in lanes
-        if lane.admission is not None or lane.stats.generation.completion_tokens
-    ]
+    found = [lane for lane in lanes if lane.generates or lane.stats.generation.completion_tokens]
     yield from _counters(found)
     yield from _histograms(found)
     yield from _rows(found)
@@ -49,12 +46,18 @@ def _add(family: MetricFamily, histogram: Histogram, lane: Lane) -> None:
 
 
 def _rows(lanes: list[Lane]) -> Iterator[MetricFamily]:
-    """Lanes of one model share its rows: the first of them shows these."""
+    """Lanes of one model share its rows: the first of them shows these. A server has slots in
+    their place, and none while it is not healthy.
+    """
     active, slots = declared.ROWS_ACTIVE.family(), declared.ROWS.family()
     tokens, waits = declared.ROW_TOKENS.family(), declared.STREAM_WAITS.family()
-    shown: set[Rows] = set()
+    shown: set[Rows | RemoteGenerator] = set()
     for lane in lanes:
-        admission = lane.admission
+        admission, server = lane.admission, lane.remote
+        if server is not None and server not in shown:
+            shown.add(server)
+            active.add(server.taken, lane.name)
+            slots.add(server.slots, lane.name)
         if admission is None or admission.rows in shown:
             continue
         rows = admission.rows

@@ -64,6 +64,9 @@ def weights_digests(view: EngineView) -> dict[str, str]:
 def _lane_report(lane: Lane, model: Resident) -> LaneReport:
     stats, stages = lane.stats, lane.stats.stages
     rows = lane.admission.rows if lane.admission is not None else None
+    taken, slots = (rows.active, rows.slots) if rows else (0, 0)
+    if lane.remote is not None:
+        taken, slots = lane.remote.taken, lane.remote.slots
     return LaneReport(
         loaded=lane.handler is not None,
         error=None if lane.handler else model.error,
@@ -84,8 +87,8 @@ def _lane_report(lane: Lane, model: Resident) -> LaneReport:
         room=round(stages.room, 1),
         cost=round(stages.cost, 1),
         padded_cost=round(stages.padded_cost, 1),
-        rows=rows.active if rows else 0,
-        slots=rows.slots if rows else 0,
+        rows=taken,
+        slots=slots,
         row_tokens=int(rows.tokens) if rows else 0,
         steps=rows.steps if rows else 0,
         tokens=stats.generation.completion_tokens,

@@ -169,8 +169,8 @@ class Intake:
             execution.reserved_ms = reservation.server_ms
             if not lane.spec.run_identical_once:
                 execution.key = None
-            if lane.admission is not None:
-                execution.key = None  # rows are shared by nobody
+            if lane.generates:
+                execution.key = None  # each has its own luck
         lane.stats.stages.reserved(executions, reservation.server_ms)
         return executions
 
@@ -274,7 +274,7 @@ class Intake:
     def _read_said(self, lane: Lane, executions: list[Execution]) -> bool:
         """Read what others have said of those that stream, to go on from there; as _read_blobs."""
         streams = [one for one in executions if one.params.get("stream") is True]
-        if lane.admission is None or not streams:
+        if not (lane.generates and streams):
             return True
         while not self._state.stopping.is_set():
             try:

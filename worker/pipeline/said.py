@@ -44,6 +44,7 @@ def _take(execution: Execution, entries: Sequence[tuple[bytes, dict[bytes, bytes
         for delta in _deltas_of(execution, fields):
             one = said.setdefault(delta.choice, Said())
             one.tokens += delta.tokens
+            one.text += delta.text
             one.logprobs += delta.logprobs
             one.finish = delta.finish
     if said:

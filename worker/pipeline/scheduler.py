@@ -52,7 +52,11 @@ class Scheduler:
         if batch.regular:
             with self._state.changed:
                 lane.batcher.observe(batch.padded_cost, seconds)
-        self._models.residency.touch(lane.spec.name)
+        self.touch(lane.spec.name)
+
+    def touch(self, model: str) -> None:
+        """Record that a model has work."""
+        self._models.residency.touch(model)
 
     def _is_behind(self, now: float) -> bool:
         starved = now <= self._state.starved_until
@@ -105,6 +109,8 @@ class Scheduler:
             if waited is None:
                 return None
             return Candidate(lane.name, waited, lane.spec.weight, steps=True)
+        if lane.remote is not None:
+            return None  # the device has no part in it
         oldest = lane.oldest()
         if oldest is not None:
             return Candidate(lane.name, now - oldest, lane.spec.weight, lane.is_full())
@@ -118,7 +124,7 @@ class Scheduler:
         lanes = self._state.lanes.values()
         if any(lane.admission and lane.admission.rows.behind for lane in lanes):
             return "publishing"
-        if any(len(lane.batcher) for lane in lanes):
+        if any(len(lane.batcher) for lane in lanes if lane.remote is None):
             return "company"
         if any(lane.waiting or lane.fetching for lane in lanes):
             return "decoding"
@@ -131,7 +137,7 @@ class Scheduler:
     def _seconds_until_ready(self, now: float) -> float | None:
         """How long until a batch is due even if no job arrives; None where none will be due."""
         lanes = self._state.lanes.values()
-        batching = (lane.batcher for lane in lanes if lane.admission is None)
+        batching = (lane.batcher for lane in lanes if not lane.generates)
         due = [at for batcher in batching if (at := batcher.ready_at()) is not None]
         wait = max(0.0, min(due) - now) if due else None
         if any(lane.wanted_since is not None for lane in lanes):

@@ -12,7 +12,10 @@ from api.client import AsyncClient, Client
 
 ROOT = Path(__file__).parents[3]
 NAMES = json.loads((ROOT / "tests" / "data" / "public_names.json").read_text(encoding="utf-8"))
-INFERENCE = {"classify", "create_embeddings", "detect", "embed"}
+INFERENCE = {
+    *("classify", "detect", "embed"),
+    *("create_chat_completion", "create_completion", "create_embeddings"),
+}
 """Routes that answer with results; the client and the command line use jobs."""
 
 

@@ -108,6 +108,7 @@ class BatchRunner(Runner):
             settings.max_params_bytes,
             settings.max_message_bytes,
             settings.max_inputs,
+            settings.chat_max_tokens,
         )
         reader = LineReader(
             record.id, record.tenant, record.endpoint, record.expires_ms, self._catalog, limits

@@ -27,6 +27,7 @@ CATALOG = """
 models:
   echo: {handler: echo}
   embed: {handler: echo, input: text, task: embed, dimensions: [4, 2]}
+  words: {handler: echo, task: generate}
 """
 
 
@@ -178,3 +179,74 @@ def test_every_state_has_its_moves() -> None:
     assert set(MOVES) == set(BatchStatus)
     ends = {one for one in BatchStatus if one.ended}
     assert ends == {"completed", "failed", "expired", "cancelled"}
+
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+GENERATED = {
+    "text": "hello",
+    "finish_reason": "stop",
+    "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+}
+
+
+def test_a_line_of_a_chat_is_one_job_and_of_prompts_several(reader: Any) -> None:
+    body = {"model": "words", "messages": MESSAGES, "max_completion_tokens": 5}
+    chat = reader(CHAT).read(line(body, CHAT), 0, 9)
+    assert [job.input for job in chat.jobs] == [{"messages": MESSAGES}]
+    assert chat.jobs[0].params["max_tokens"] == 5
+    prompts = {"model": "words", "prompt": ["a", "b"]}
+    several = reader(COMPLETIONS).read(line(prompts, COMPLETIONS), 0, 9)
+    assert [job.input for job in several.jobs] == ["a", "b"]
+    assert len({job.id for job in several.jobs}) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"stream": True}, "`stream`"),
+        ({"on_disconnect": "cancel"}, "`on_disconnect`"),
+        ({"tools": []}, "`tools`"),
+        ({"temperature": 101}, "`temperature`"),
+        ({"model": "echo"}, "generates no text"),
+        ({"model": "nobody"}, "no model"),
+    ],
+)
+def test_a_chat_that_is_wrong_is_named(reader: Any, more: Any, named: str) -> None:
+    body = {"model": "words", "messages": MESSAGES, **more}
+    request = reader(CHAT).read(line(body, CHAT), 0, 9)
+    assert request.jobs == []
+    assert named in str(request.error)
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"input": "a", "params": {"top_q": 1}}, "params.top_q"),
+        ({"input": "a", "params": {"stream": True}}, "`stream`"),
+        ({"input": 7}, "input"),
+    ],
+)
+def test_a_job_that_generates_is_checked_in_a_line_too(reader: Any, body: Any, named: str) -> None:
+    request = reader("/v1/jobs").read(line({"model": "words", **body}), 0, 9)
+    assert named in str(request.error)
+
+
+def test_generations_are_answered_in_the_shape_of_their_route(reader: Any) -> None:
+    body = {"model": "words", "messages": MESSAGES}
+    request = reader(CHAT).read(line(body, CHAT), 0, 9)
+    record = JobRecord(request.jobs[0].id, JobState.SUCCEEDED, "words", result=GENERATED)
+    succeeded, text = answer_line("batch_1", CHAT, request, [record])
+    answer = json.loads(text)["response"]["body"]
+    assert succeeded
+    assert answer["choices"][0]["message"]["content"] == "hello"
+    long = JobRecord("j", JobState.FAILED, "words", reason="prompt_too_long", error="2 more")
+    succeeded, text = answer_line("batch_1", CHAT, request, [long])
+    response = json.loads(text)["response"]
+    assert not succeeded
+    assert (response["status_code"], response["body"]["error"]["code"]) == (
+        400, "context_length_exceeded",
+    )  # fmt: skip
+    other = JobRecord("j", JobState.SUCCEEDED, "words", result={"embedding": [1]})
+    _, text = answer_line("batch_1", CHAT, request, [other])
+    assert "no `text`" in text.decode()

@@ -155,13 +155,25 @@ def test_a_job_that_is_taken_over_has_its_whole_text_and_says_the_rest() -> None
     ear = Ear()
     [execution] = ear.bench.give("one", stream=True, logprobs=0, stop=[words(2, 9)])
     chance = {"token": WORDS[1], "id": 1, "logprob": -0.5, "top": []}
-    execution.said = {0: Said([1, 2], [chance, chance])}
+    execution.said = {0: Said([1, 2], logprobs=[chance, chance])}
     execution.said_entries = 0
     one = generation_of(ear.bench.lane, execution)
     ear.tell((tokens(one, 3, finish=True), [one]))
     [choice] = ear.published["one"].output.choices
     assert (choice.text, choice.tokens, len(choice.logprobs)) == (words(1, 2, 3), [1, 2, 3], 3)
     assert ear.said("one") == words(2, 3), "the other held the second word back"
+
+
+def test_a_job_of_which_all_was_said_is_published_without_another_word() -> None:
+    ear = Ear()
+    [execution] = ear.bench.give("one", stream=True)
+    execution.said, execution.said_entries = {0: Said([1, 2], finish="length")}, 2
+    one = generation_of(ear.bench.lane, execution)
+    assert one.has_ended
+    ear.tell(([], [one]))
+    assert ear.log == ["publish one"]
+    [choice] = ear.published["one"].output.choices
+    assert (choice.text, choice.finish) == (words(1, 2), "length")
 
 
 def test_a_job_that_is_released_says_all_first() -> None:

@@ -94,6 +94,32 @@ def test_what_does_not_fit_yet_is_waited_for_and_what_never_will_is_let_through(
     assert house.join() == ["never"], "to be told so"
 
 
+def test_fewer_rows_than_a_job_asks_for_keep_nobody_out_of_an_empty_house() -> None:
+    """Steps failed for their number, and only more steps could bring the rows back."""
+    house = House()
+    house.rows.cap = 2
+    house.give("small", cost=50)
+    house.give("wide", n=4)
+    assert house.join() == ["small"]
+    assert house.join() == []
+    house.rows.gave_back(1, 50)
+    admission = house.lane.admission
+    assert admission is not None
+    assert admission.can_join(house.lane)
+    assert house.join() == ["wide"]
+
+
+def test_who_is_canceled_while_it_waits_for_room_keeps_nobody_waiting() -> None:
+    house = House()
+    house.give("small", cost=50)
+    large = house.give("large", cost=80)
+    house.give("behind", cost=10)
+    assert house.join() == ["small"]
+    assert house.join() == []
+    large.disposition = "lost"
+    assert house.join() == ["large", "behind"], "to be let go"
+
+
 def test_tenants_take_turns_at_rows() -> None:
     house = House()
     for number in range(6):
