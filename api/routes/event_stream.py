@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
+from api.http.head_requests import HEAD_ONLY
 from api.http.problems import Problem
 from api.http.request_errors import RequestError, TooManyWaiting
 from api.inference.following import News, Step
@@ -41,6 +42,11 @@ class EventStream(StreamingResponse):
         self._events = events
         self._on_left = on_left
         self._ended = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(HEAD_ONLY):
+            self._on_left = _nothing
+        await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code}

@@ -84,7 +84,8 @@ async def generate(request: Request, services: ServicesDep, principal: SubmitDep
     """
     settings = services.settings
     body = await bodies.read(request, settings.max_body_bytes, is_json, "application/json")
-    wanted = wanted_of(services, await body.json())
+    document = await body.json()
+    wanted = await aside(len(body.data), lambda: wanted_of(services, document))
     if wanted.options.stream:
         check_room(services, principal)
     taken = await take(services, wanted, body, principal)

@@ -11,13 +11,14 @@ import pytest
 
 from api.cli.fleet import free_port
 from common.jobs.job import Job
+from common.metrics.table import METRICS
 from common.redis.keys import ALIASES
 from common.redis.scripts import Scripts
 from common.worker_report import LaneReport
 from tests.support.celery_client import client
 from tests.support.generation import GREEDY, Reader, catalog, generate, text_of_job
 from tests.support.lanes import await_settled
-from tests.support.metrics import value
+from tests.support.metrics import missing, value
 from tests.support.null_generator import text_of
 from tests.support.stack import Stack, running_redis, wait_until
 from worker.generation.generation import seed_of
@@ -230,7 +231,7 @@ def test_an_alias_shares_the_rows_of_its_model_and_leaves_them_when_it_moves(fle
     reader = Reader(fleet.redis, stays).start()
     await_settled(fleet, own, 60)
     assert [text_of_job(fleet, one) for one in own] == [text_of(f"own {at}", 8) for at in range(6)]
-    assert report(fleet, "chat").rows == report(fleet, "slow").rows == 1
+    wait_until(lambda: report(fleet, "chat").rows == report(fleet, "slow").rows == 1, 20, "one row")
     fleet.redis.hset(ALIASES, "chat", "quick")
     wait_until(lambda: report(fleet, "chat").model == "quick", 30, "the move")
     [new] = generate(fleet, "chat", "for the new one", max_tokens=8)
@@ -267,6 +268,9 @@ def freed_late(fleet: Stack) -> float:
     port = fleet.environment["LANEFLEET_WORKER_HEALTH_PORT"]
     text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
     name = "lanefleet_worker_canceled_row_steps_bucket"
+    assert (
+        missing(text, {one for one in METRICS if one.when == "its model is a generator"}) == set()
+    )
     found = [value(text, name, lane="slow", le=edge) for edge in ("+Inf", "2.0")]
     assert found[0] >= 4
     return found[0] - found[1]

@@ -356,6 +356,21 @@ def test_curl_reads_events_line_by_line(api: ApiProcess) -> None:
     assert set(kinds[2:-1]) == {"token"}
 
 
+def test_a_repeated_stream_is_the_same_job(api: ApiProcess) -> None:
+    body = {"text": PROMPT, "max_length": 5, "stream": True}
+    headers = {"Idempotency-Key": "text-1"}
+    first, second = (
+        httpx.post(f"{api.url}/v1/generate", json=body, headers=headers, timeout=30)
+        for _ in range(2)
+    )
+    assert second.headers["location"] == first.headers["location"]
+    assert second.headers["idempotent-replayed"] == "true"
+    tokens = [
+        [line for line in one.text.splitlines() if '"choice"' in line] for one in (first, second)
+    ]
+    assert tokens[0] == tokens[1]
+
+
 def test_a_job_is_canceled_within_a_stream(client: Client) -> None:
     job: Job = client.submit(NARROW, "a", params={"max_tokens": 4000, "stream": True})
     heard = client.tokens(job["id"], on_disconnect="cancel")

@@ -303,6 +303,14 @@ def test_what_a_reader_that_leaves_ends(api: ApiProcess, redis: Any, policy: str
     assert api.client.result(teller.job_id, wait=10)["text"] == "one two"
 
 
+def test_who_asks_for_the_head_alone_ends_nothing(api: ApiProcess, redis: Any) -> None:
+    job_id = submit(api)
+    url = f"{api.url}/v1/jobs/{job_id}/events?on_disconnect=cancel"
+    assert httpx.head(url).status_code == 200
+    tell(redis)
+    assert api.client.get(job_id)["state"] == "succeeded"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_who_leaves_before_anything_is_said_ends_the_job(
     api: ApiProcess, redis: Any, stream: bool
@@ -383,6 +391,20 @@ def test_a_job_that_is_canceled_ends_its_readers(
     api.client.cancel(job_id)
     with pytest.raises(JobFailed, match="canceled"):
         next(heard)
+
+
+def test_a_lost_subscription_loses_no_text(stack: Stack, api: ApiProcess, redis: Any) -> None:
+    job_id = submit(api)
+    heard = api.client.tokens(job_id)
+    teller = Teller(redis, LANE)
+    teller.say("one ")
+    assert next(heard).text == "one "
+    for part in ("two ", "three ", "four "):
+        redis.client_kill_filter(_type="pubsub")
+        teller.say(part)
+        assert next(heard).text == part
+    teller.finish()
+    assert list(heard) == []
 
 
 def test_an_api_that_is_killed_is_resumed_at_another(

@@ -38,8 +38,9 @@ NOT_HERE = {
     worker.TENANT_ITEMS,
     worker.TENANT_SPEND,
     compatible.SERVING_GPU,
+    *(one for one in METRICS if one.when == "its model is a generator"),
 }
-"""Without a GPU and without tenants."""
+"""Without a GPU, without tenants and without a generator (test_generation.py)."""
 UNKNOWN_YET = {lanes.LANE_DRAIN_RATE, lanes.LANE_DRAIN_SECONDS}
 """Nothing has kept the workers busy for long enough."""
 

@@ -86,6 +86,7 @@ def queued(*ids: str, tenant: str = "") -> dict[str, object]:
 
 EXPIRED = Says("REVOKED", state="expired")
 META = "celery-task-meta-a"
+SAID = "lf:said:a"
 LARGE = json.dumps(
     {
         "body": "x" * 5_000,
@@ -428,8 +429,8 @@ FOREIGN = [
         "another call under an old id runs",
         call(),
         [0, NOW_MS, "n.000001:1", 1, "0", OTHER],
-        given={LANE: [OTHER], META: kept(ONE)},
-        then={LANE: None, META: None, **leased_now(OTHER)},
+        given={LANE: [OTHER], META: kept(ONE), SAID: [{"d": "of the old call"}]},
+        then={LANE: None, META: None, SAID: None, **leased_now(OTHER)},
         moves="settled->r",
     ),
     Case(

@@ -274,7 +274,8 @@ class Stepper:
 
     def _charge(self, seating: Seating, generation: Generation, error: BaseException) -> None:
         execution = generation.execution
-        charge(execution, decide(error, 1, execution.attempt, self._retries), error)
+        if not generation.telling.submitted:
+            charge(execution, decide(error, 1, execution.attempt, self._retries), error)
         self._leave(seating, generation)
 
     def _sweep(self, seating: Seating) -> None:

@@ -11,6 +11,8 @@ __all__ = ("missing_package",)
 EXTRAS: Mapping[str, str] = {
     "PIL": "image",
     "cv2": "onnx",
+    "jinja2": "llm",
+    "llguidance": "json-schema",
     "numpy": "torch",
     "onnxruntime": "onnx",
     "safetensors": "torch",

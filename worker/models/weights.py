@@ -20,6 +20,7 @@ RANDOM = "random"
 
 PACKAGE_PREFIX = "package:"
 _base = Path()
+_converted: Path | None = None
 _found: dict[str, Path] = {}
 """Paths found in this process, so that a hub is queried once."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
@@ -27,10 +28,22 @@ HUB_FILES = ("*.json", "*.txt", "*.safetensors")
 """All that is fetched from a hub: no pickles, no code."""
 
 
-def set_base(folder: Path) -> None:
-    """Let relative paths begin at this folder, the catalog's; called before any model loads."""
-    global _base
-    _base = folder
+def set_base(folder: Path, converted: Path | None = None) -> None:
+    """Let relative paths begin at this folder, the catalog's; called before any model loads.
+
+    converted: where weights are kept that had to be converted.
+    """
+    global _base, _converted
+    _base, _converted = folder, converted
+
+
+def converted_base() -> Path:
+    """The folder of converted weights. Raises ConfigurationError where none was set."""
+    if _converted is None:
+        raise ConfigurationError(
+            "weights: no folder was set for converted ones; convert them: lanefleet convert"
+        )
+    return _converted
 
 
 def find_weights(weights: str) -> Path:

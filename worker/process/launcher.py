@@ -64,7 +64,7 @@ def run_worker(
     # interval of 5 ms for the interpreter lock would dominate latency.
     sys.setswitchinterval(0.001)
     catalog = load_catalog(settings.catalog).subset(settings.models)
-    set_base(settings.catalog.parent)
+    set_base(settings.catalog.parent, settings.state_dir / "converted")
     blobs = open_blobs(settings.blob_url)
     redis = obtain_redis(settings)
     try:

@@ -37,7 +37,7 @@ local function unknown_to_run(call, id, message)
   end
   if state_of_result(head) then
     if not result_is_of_other_call(id, message) then return nil end
-    redis.call('DEL', META .. id)
+    redis.call('DEL', META .. id, SAID .. id) -- nobody goes on from what the other said
   end
   return rec
 end

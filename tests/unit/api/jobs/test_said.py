@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 import pytest
+import redis.asyncio
 
 from api.jobs.said import Entry, SaidReader, SaidStreams
 from common.generation.said import Delta
@@ -153,5 +154,39 @@ def test_an_error_while_reading_has_it_read_again() -> None:
             await reader.take()
         streams.say(1)
         assert [n for n, _ in await reader.take()] == [1]
+
+    asyncio.run(run())
+
+
+class Connection:
+    """A connection that says nothing, but answers so many pings."""
+
+    def __init__(self, streams: SaidStreams, answers: int) -> None:
+        self._streams, self._answers = streams, answers
+        self.pings = 0
+        self.ended = asyncio.Event()
+
+    async def send_command(self, command: str) -> None:
+        assert command == "PING"
+        self.pings += 1
+        if self.pings <= self._answers:
+            self._streams._hear(b"PONG")
+
+    async def disconnect(self, *, nowait: bool) -> None:
+        assert nowait
+        self.ended.set()
+
+
+def test_a_silent_connection_is_pinged_and_one_that_stays_silent_is_ended() -> None:
+    async def run() -> None:
+        client = redis.asyncio.Redis()
+        streams = SaidStreams(client, 3, keepalive_seconds=0.01)
+        connection = Connection(streams, answers=2)
+        keeping = asyncio.create_task(streams._keep_alive(cast("Any", connection)))
+        async with asyncio.timeout(10):
+            await connection.ended.wait()
+        assert connection.pings == 3
+        keeping.cancel()
+        await client.aclose()
 
     asyncio.run(run())

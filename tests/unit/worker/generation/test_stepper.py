@@ -300,3 +300,21 @@ def test_a_decode_that_returns_no_prompt_fails_its_job_and_no_other() -> None:
     assert (bench.count("good"), wrong.disposition) == (5, "failed")
     assert "`decode` returned a str; a generator's must return a Prompt" in str(wrong.error)
     assert bench.submitted == ["wrong"]
+
+
+def test_a_text_that_a_stop_string_has_ended_is_not_failed_by_a_later_step() -> None:
+    """The teller has handed it on while its row was still there."""
+
+    class Late(NullGenerator):
+        def step(self) -> Sequence[Advance]:
+            advances = super().step()
+            if self.steps == 2:
+                bench.stepper._seatings[bench.rows].generations[0].telling.submitted = True
+                raise RowsFailed({0: "its logits are not numbers"}, advances[1:])
+            return advances
+
+    bench = Bench(Late())
+    [ended, _] = bench.give("ended", "other")
+    bench.run()
+    assert ended.disposition is None
+    assert bench.count("other") == 5

@@ -1,0 +1,1 @@
+"""Makes folders of safetensors from other formats, in a process of its own with limits."""
