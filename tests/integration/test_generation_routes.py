@@ -52,6 +52,7 @@ def stack(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     made.worker(SERVED)
     yield made
     made.close()
+    made.redis.flushall()
 
 
 @pytest.fixture(scope="module")

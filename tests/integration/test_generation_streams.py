@@ -42,6 +42,7 @@ def stack(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     made.redis.hset(WEIGHTS_DIGESTS, LANE, f"{LANE} w1")
     yield made
     made.close()
+    made.redis.flushall()
 
 
 @pytest.fixture(scope="module")
@@ -430,6 +431,22 @@ def test_an_api_that_is_killed_is_resumed_at_another(
     teller.finish()
     rest = events(apis[1], teller.job_id, found[-1].id)
     assert text_of(found + rest) == WHOLE
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_option_that_the_engine_lacks_is_named(
+    api: ApiProcess, redis: Any, pool: ThreadPoolExecutor, stream: bool
+) -> None:
+    schema = {"type": "json_schema", "json_schema": {"schema": {}}}
+    messages = [{"role": "user", "content": "hi"}]
+    body = {"model": LANE, "messages": messages, "response_format": schema, "stream": stream}
+    url = f"{api.url}/v1/chat/completions"
+    asked = pool.submit(httpx.post, url, json=body, timeout=30)
+    Teller(redis, LANE).fail("invalid_input", "params.json_schema: there is no grammar here")
+    answer = asked.result(20)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "json_schema")
+    assert error["message"] == "`json_schema`: there is no grammar here"
 
 
 def test_the_openai_client_reads_a_stream_as_it_is_said(api: ApiProcess, redis: Any) -> None:
