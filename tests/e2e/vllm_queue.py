@@ -215,6 +215,7 @@ sys.exit(1)
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what runs is ended
     asked = arguments()
     load = Load(asked.requests, asked.longest)
     print(f"{len(load.requests)} requests, {load.tokens} tokens, {asked.slots} at once", flush=True)

@@ -201,7 +201,7 @@ def test_damaged_and_foreign_files_are_refused_with_a_sentence(
     assert main([str(tmp_path / "none.gguf"), str(tmp_path / "made")]) == 2
 
 
-@pytest.mark.parametrize("moment", [1, 12, -1], ids=["first tensor", "later", "before the name"])
+@pytest.mark.parametrize("moment", [1, -1], ids=["first tensor", "before the name"])
 def test_a_conversion_that_is_killed_leaves_nothing_that_loads(
     gguf: Path, tmp_path: Path, moment: int
 ) -> None:

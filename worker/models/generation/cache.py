@@ -3,9 +3,9 @@
 Rows begin at column 0, with no padding on the left. Those that are extended by a token each are
 the first ones, so that attention reads one rectangle; a prompt's chunk is read in any other row.
 
-In exact mode a row's numbers do not depend on its company: products are taken of a multiple of 4
-tokens (fewer use other kernels), and keys are read up to a multiple of 16 in either mode. Measured
-with float32 on a CPU: with that, logits alone and in company have equal bits.
+Keys are read up to a multiple of 16, with which attention has the same bits however many follow.
+In exact mode products that are not packed (`products.py`) are taken of a multiple of 4 tokens: so a
+row's numbers do not depend on its company.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.models.generation.network import Network
+from worker.models.generation.products import PLAIN_MULTIPLE
 
 __all__ = ("Cache", "Chunk")
 
 _KEYS_MULTIPLE = 16
-_EXACT_MULTIPLE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Cache:
         shape = network.shape
         columns = _rounded(columns, _KEYS_MULTIPLE)
         self._network = network
-        self._exact = exact
+        self._multiple = PLAIN_MULTIPLE if exact and not network.packed else 1
         self._device = device
         # On a CPU a page of it takes memory once it is written.
         size = (shape.layers, rows, shape.kv_heads, columns, shape.head_width)
@@ -89,15 +89,14 @@ class Cache:
             tokens += chunk.tokens
             columns += range(chunk.first, chunk.end)
             wanted.append(len(tokens) - 1)
-        padding = -len(tokens) % _EXACT_MULTIPLE if self._exact else 0
+        padding = -len(tokens) % self._multiple
         states = self._network.states(
             self._tensor(tokens + [0] * padding),
             self._tensor(columns + [0] * padding),
             self._attention(self._running(columns[: len(running)]), chunks, padding),
         )
         asked = len(wanted)
-        if self._exact:
-            wanted += [0] * (-asked % _EXACT_MULTIPLE)
+        wanted += [0] * (-asked % self._multiple)
         return self._network.logits(states[self._tensor(wanted)])[:asked]
 
     def copy(self, source: int, target: int, columns: int) -> None:

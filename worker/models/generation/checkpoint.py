@@ -31,14 +31,14 @@ class Checkpoint:
     def __init__(self, files: dict[str, Any], device: str, dtype: torch.dtype) -> None:
         self._files = files
         self._device = device
-        self._dtype = dtype
+        self.dtype = dtype
 
     def find(self, name: str) -> Tensor | None:
         """The tensor of this name, with or without the usual prefixes."""
         for prefix in _PREFIXES:
             if (file := self._files.get(prefix + name)) is not None:
                 tensor: Tensor = file.get_tensor(prefix + name)
-                return tensor.to(device=self._device, dtype=self._dtype)
+                return tensor.to(device=self._device, dtype=self.dtype)
         return None
 
     def __getitem__(self, name: str) -> Tensor:

@@ -68,11 +68,11 @@ def _is_pickled(folder: Path) -> bool:
 def _convert(source: Path, target: Path, spec: ModelSpec) -> None:
     memory_mb = _SPARE_MB + 2 * source.stat().st_size // 2**20
     program = (sys.executable, "-m", f"{__package__}.conversion", str(source), str(target))
-    limits = ("--precision", spec.precision, "--memory-mb", str(memory_mb))
-    limits += ("--seconds", str(_SECONDS))
+    precision = ("--precision", spec.precision)
+    limits = ("--memory-mb", str(memory_mb), "--seconds", str(_SECONDS))
     # It ends with this process, which holds the other end of its pipe.
     with subprocess.Popen(
-        [sys.executable, "-I", processes.__file__, *program, *limits],
+        [sys.executable, "-I", processes.__file__, *program, *limits, *precision],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

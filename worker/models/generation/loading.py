@@ -77,7 +77,7 @@ def _batch(
 ) -> Batch:
     dtype = _DTYPES[spec.precision]
     with open_checkpoint(folder, spec.name, device, dtype) as weights:
-        network = Network(shape, weights, context, device)
+        network = Network(shape, weights, context, device, packed=options.packed)
     cache = Cache(network, options.slots, context, device, exact=options.exact)
     limits = Limits(
         options.slots, context, options.prefill_chunk, options.exact, options.reuse_prefixes

@@ -54,6 +54,8 @@ def _message(number: int, given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping) or not isinstance(given.get("role"), str):
         raise InvalidInput(f"{where} has no `role` that is a text; {_FORMS}")
     content = given.get("content")
+    if content is None and given["role"] == "assistant":
+        content = ""  # one that only calls tools
     if isinstance(content, list):
         content = "".join(_part(f"{where}.content", part) for part in content)
     if not isinstance(content, str):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.models.generation.checkpoint import Checkpoint
+from worker.models.generation.products import Product, can_pack
 from worker.models.generation.shape import Shape
 
 __all__ = ("Attend", "Network")
@@ -32,23 +33,20 @@ _ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Affine:
+class _Norm:
     weight: Tensor
     bias: Tensor | None
-
-    def __call__(self, states: Tensor) -> Tensor:
-        return F.linear(states, self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    norm: _Affine
-    qkv: _Affine
-    attended: _Affine
-    wide_norm: _Affine
-    widen: _Affine
+    norm: _Norm
+    qkv: Product
+    attended: Product
+    wide_norm: _Norm
+    widen: Product
     """The gate and what it lets through lie behind each other in the Llama family."""
-    narrow: _Affine
+    narrow: Product
     qk_norm: Tensor | None
     """Qwen3: scales of the normalised heads, those of queries before those of keys."""
 
@@ -56,17 +54,22 @@ class _Layer:
 class Network:
     """Raises KeyError for a tensor that the checkpoint lacks."""
 
-    def __init__(self, shape: Shape, weights: Checkpoint, positions: int, device: str) -> None:
-        """positions: the longest context."""
+    def __init__(
+        self, shape: Shape, weights: Checkpoint, positions: int, device: str, *, packed: bool
+    ) -> None:
+        """positions: the longest context. packed: whether to pack weights, where that works."""
         self.shape = shape
         self._activate = _ACTIVATE[shape.activation]
-        read = _gpt2_layer if shape.gpt2 else _llama_layer
-        self._layers = [read(weights, shape, number) for number in range(shape.layers)]
+        self.packed = packed and can_pack(device, weights.dtype)
+        reader = _Reader(weights, shape, packed=self.packed)
+        read = reader.gpt2_layer if shape.gpt2 else reader.llama_layer
+        self._layers = [read(number) for number in range(shape.layers)]
         self._embedding = weights["wte.weight" if shape.gpt2 else "embed_tokens.weight"]
         self._positions = weights["wpe.weight"] if shape.gpt2 else None
-        self._last_norm = _affine(weights, "ln_f" if shape.gpt2 else "norm")
+        self._last_norm = reader.norm("ln_f" if shape.gpt2 else "norm")
         head = weights.find("lm_head.weight")
-        self._head = self._embedding if head is None else head
+        head = self._embedding if head is None else head
+        self._head = Product(head, None, packed=self.packed)
         self.dtype = self._embedding.dtype
         self._cos, self._sin = self._turns(positions, device)
 
@@ -112,55 +115,73 @@ class Network:
 
     def logits(self, states: Tensor) -> Tensor:
         """N x vocabulary, float32."""
-        return F.linear(self._normalised(states, self._last_norm), self._head).float()
+        return self._head(self._normalised(states, self._last_norm)).float()
 
-    def _normalised(self, states: Tensor, norm: _Affine) -> Tensor:
+    def _normalised(self, states: Tensor, norm: _Norm) -> Tensor:
         width, eps = (self.shape.width,), self.shape.norm_eps
         if self.shape.gpt2:
             return F.layer_norm(states, width, norm.weight, norm.bias, eps)
         return F.rms_norm(states, width, norm.weight, eps)
 
 
-def _affine(weights: Checkpoint, *names: str, transposed: bool = False) -> _Affine:
-    """One of these names; several become one, below each other."""
-    found = [weights[f"{name}.weight"] for name in names]
-    biases = [weights.find(f"{name}.bias") for name in names]
-    weight = found[0] if len(found) == 1 else torch.cat(found)
-    if transposed:
-        weight = weight.t().contiguous()
-    given = [bias for bias in biases if bias is not None]
-    return _Affine(weight, torch.cat(given) if len(given) == len(names) else None)
+class _Reader:
+    """Layers of a checkpoint."""
 
+    def __init__(self, weights: Checkpoint, shape: Shape, *, packed: bool) -> None:
+        self._weights = weights
+        self._shape = shape
+        self._packed = packed
 
-def _gpt2_layer(weights: Checkpoint, _shape: Shape, number: int) -> _Layer:
-    own = f"h.{number}."
-    return _Layer(
-        norm=_affine(weights, f"{own}ln_1"),
-        qkv=_affine(weights, f"{own}attn.c_attn", transposed=True),
-        attended=_affine(weights, f"{own}attn.c_proj", transposed=True),
-        wide_norm=_affine(weights, f"{own}ln_2"),
-        widen=_affine(weights, f"{own}mlp.c_fc", transposed=True),
-        narrow=_affine(weights, f"{own}mlp.c_proj", transposed=True),
-        qk_norm=None,
-    )
+    def norm(self, name: str) -> _Norm:
+        """A norm; that of the Llama family has no bias."""
+        return _Norm(self._weights[f"{name}.weight"], self._weights.find(f"{name}.bias"))
 
-
-def _llama_layer(weights: Checkpoint, shape: Shape, number: int) -> _Layer:
-    own = f"layers.{number}."
-    attention, mlp = f"{own}self_attn.", f"{own}mlp."
-    query_norm = weights.find(f"{attention}q_norm.weight")
-    qk_norm = None
-    if query_norm is not None:
-        key_norm = weights[f"{attention}k_norm.weight"]
-        qk_norm = torch.cat(
-            [query_norm.expand(shape.heads, -1), key_norm.expand(shape.kv_heads, -1)]
+    def gpt2_layer(self, number: int) -> _Layer:
+        """Its weights lie the other way round."""
+        own = f"h.{number}."
+        return _Layer(
+            norm=self.norm(f"{own}ln_1"),
+            qkv=self._transposed(f"{own}attn.c_attn"),
+            attended=self._transposed(f"{own}attn.c_proj"),
+            wide_norm=self.norm(f"{own}ln_2"),
+            widen=self._transposed(f"{own}mlp.c_fc"),
+            narrow=self._transposed(f"{own}mlp.c_proj"),
+            qk_norm=None,
         )
-    return _Layer(
-        norm=_affine(weights, f"{own}input_layernorm"),
-        qkv=_affine(weights, *(f"{attention}{name}_proj" for name in "qkv")),
-        attended=_affine(weights, f"{attention}o_proj"),
-        wide_norm=_affine(weights, f"{own}post_attention_layernorm"),
-        widen=_affine(weights, f"{mlp}gate_proj", f"{mlp}up_proj"),
-        narrow=_affine(weights, f"{mlp}down_proj"),
-        qk_norm=qk_norm,
-    )
+
+    def llama_layer(self, number: int) -> _Layer:
+        """What reads the same states is computed together."""
+        own = f"layers.{number}."
+        attention, mlp = f"{own}self_attn.", f"{own}mlp."
+        return _Layer(
+            norm=self.norm(f"{own}input_layernorm"),
+            qkv=self._product(*(f"{attention}{name}_proj" for name in "qkv")),
+            attended=self._product(f"{attention}o_proj"),
+            wide_norm=self.norm(f"{own}post_attention_layernorm"),
+            widen=self._product(f"{mlp}gate_proj", f"{mlp}up_proj"),
+            narrow=self._product(f"{mlp}down_proj"),
+            qk_norm=self._qk_norm(attention),
+        )
+
+    def _product(self, *names: str) -> Product:
+        """One of these names; several become one, below each other."""
+        found = [self._weights[f"{name}.weight"] for name in names]
+        biases = [self._weights.find(f"{name}.bias") for name in names]
+        given = [bias for bias in biases if bias is not None]
+        return Product(
+            found[0] if len(found) == 1 else torch.cat(found),
+            torch.cat(given) if len(given) == len(names) else None,
+            packed=self._packed,
+        )
+
+    def _transposed(self, name: str) -> Product:
+        weight = self._weights[f"{name}.weight"].t().contiguous()
+        return Product(weight, self._weights[f"{name}.bias"], packed=self._packed)
+
+    def _qk_norm(self, attention: str) -> Tensor | None:
+        queries = self._weights.find(f"{attention}q_norm.weight")
+        if queries is None:
+            return None
+        keys = self._weights[f"{attention}k_norm.weight"]
+        heads, kv_heads = self._shape.heads, self._shape.kv_heads
+        return torch.cat([queries.expand(heads, -1), keys.expand(kv_heads, -1)])

@@ -31,6 +31,9 @@ class DecoderOptions(BaseModel):
     reuse_prefixes: bool = Field(
         True, description="Whether a beginning that another prompt had is copied."
     )
+    packed: bool = Field(
+        True, description="Whether weights are packed for the processor (fp32 on a CPU)."
+    )
     exact: bool = Field(
         False, description="Whether a text has the same bits alone and in company; slower."
     )
