@@ -61,8 +61,8 @@ class EventReader:
         self._on_added = on_added
         self._claim_at = self._measure_at = 0.0
         self._known: dict[str, tuple[float, dict[str, Endpoint]]] = {}
-        self._waiting, self._oldest = 0, 0.0
-        self._measured_at = -_BELIEVED_MEASURE_SECONDS
+        self._measured: tuple[float, int, float] | None = None
+        """When, on the steady clock; how many wait, and the age of the oldest event."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -179,18 +179,19 @@ class EventReader:
             return
         self._measure_at = now + _MEASURE_SECONDS
         events = int(await self._client.xlen(EVENTS))
-        self._waiting = events + await self._deliveries.waiting()
+        waiting = events + await self._deliveries.waiting()
         first: Any = await self._client.xrange(EVENTS, count=1)
         made_ms = int(first[0][0].partition(b"-")[0]) if first else None
-        self._oldest = 0.0 if made_ms is None else max(0.0, time.time() - made_ms / 1000)
-        self._measured_at = time.monotonic()
+        oldest = 0.0 if made_ms is None else max(0.0, time.time() - made_ms / 1000)
+        self._measured = (time.monotonic(), waiting, oldest)
 
     def families(self) -> Iterator[MetricFamily]:
         """What waits, for one scrape; nothing of what has not been measured lately, as while Redis
         is away: an old figure would look like a true one.
         """
         waiting, oldest = WAITING.family(), OLDEST.family()
-        if time.monotonic() - self._measured_at < _BELIEVED_MEASURE_SECONDS:
-            waiting.add(self._waiting)
-            oldest.add(self._oldest)
+        measured = self._measured
+        if measured is not None and time.monotonic() - measured[0] < _BELIEVED_MEASURE_SECONDS:
+            waiting.add(measured[1])
+            oldest.add(measured[2])
         yield from (waiting, oldest)
