@@ -65,8 +65,8 @@ class EventReader:
         self._on_added = on_added
         self._claim_at = self._measure_at = 0.0
         self._known: dict[str, tuple[float, dict[str, Endpoint]]] = {}
-        self._waiting, self._oldest = 0, 0.0
-        self._measured_at = -_BELIEVED_MEASURE_SECONDS
+        self._measured: tuple[float, int, float] | None = None
+        """When, on the steady clock; how many wait, and the age of the oldest event."""
         self._in_lane: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -198,11 +198,11 @@ class EventReader:
         self._measure_at = now + _MEASURE_SECONDS
         events = int(await self._client.xlen(EVENTS))
         self._in_lane = await self._deliveries.waiting_by_tenant()
-        self._waiting = events + sum(self._in_lane.values())
+        waiting = events + sum(self._in_lane.values())
         first: Any = await self._client.xrange(EVENTS, count=1)
         made_ms = int(first[0][0].partition(b"-")[0]) if first else None
-        self._oldest = 0.0 if made_ms is None else max(0.0, time.time() - made_ms / 1000)
-        self._measured_at = time.monotonic()
+        oldest = 0.0 if made_ms is None else max(0.0, time.time() - made_ms / 1000)
+        self._measured = (time.monotonic(), waiting, oldest)
 
     def waiting_of(self, tenant: str) -> int:
         """Deliveries of the tenant that were not settled a moment ago."""
@@ -213,7 +213,8 @@ class EventReader:
         is away: an old figure would look like a true one.
         """
         waiting, oldest = WAITING.family(), OLDEST.family()
-        if time.monotonic() - self._measured_at < _BELIEVED_MEASURE_SECONDS:
-            waiting.add(self._waiting)
-            oldest.add(self._oldest)
+        measured = self._measured
+        if measured is not None and time.monotonic() - measured[0] < _BELIEVED_MEASURE_SECONDS:
+            waiting.add(measured[1])
+            oldest.add(measured[2])
         yield from (waiting, oldest)

@@ -173,9 +173,6 @@ def bench(
         how = (numbers, seconds, 0.0 if requests else warmup, requests, timeout, repeat_inputs)
         plan = Plan(base_url_of(url), name, kind, *how, given, _params(params), rounds)
         record, outcome = _run(plan, client, mode, Console(stderr=True))
-    if not record.stages:
-        sys.stderr.write("interrupted before a stage was finished: there is nothing to tell\n")
-        raise typer.Exit(_INTERRUPTED)
     if save:
         record.save(save)
     if plot:
@@ -209,6 +206,9 @@ def _run(plan: Plan, client: Client, mode: Mode, progress: Console) -> tuple[Rec
 
     load = load_average()
     outcome = run(plan, client, tell)
+    if not outcome.stages:
+        sys.stderr.write("interrupted before a stage was finished: there is nothing to tell\n")
+        raise typer.Exit(_INTERRUPTED)
     about = about_here(
         mode=mode.value,
         model=plan.model,

@@ -41,6 +41,15 @@ class _Side:
     """Not in the file yet."""
 
 
+@dataclass(slots=True)
+class _Times:
+    """On the steady clock: when the run began, last wrote, and last told its counts."""
+
+    begun: float
+    written: float
+    shown: float
+
+
 class Output:
     """Lines that were not noted yet, and the counts."""
 
@@ -64,7 +73,7 @@ class Output:
         self._noted = record.line
         self._counts = counts
         self._counted = (record.completed, record.failed)
-        self._begun = self._written = self._shown = time.monotonic()
+        self._times = _Times(*[time.monotonic()] * 3)
         self._ended: list[str] = []
         self._samples: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
 
@@ -89,9 +98,9 @@ class Output:
         if not self._ended and not size:
             return False
         now = time.monotonic()
-        pause = min(max((now - self._begun) / 50, _SECONDS[0]), _SECONDS[1])
+        pause = min(max((now - self._times.begun) / 50, _SECONDS[0]), _SECONDS[1])
         full = size >= _PART_BYTES or len(self._ended) >= window_jobs
-        return full or now - self._written >= pause
+        return full or now - self._times.written >= pause
 
     async def write(self) -> None:
         """Write the lines, and how far the batch is, in one step. Raises NotHeld or RedisError.
@@ -115,7 +124,7 @@ class Output:
         self._noted = self._at[0]
         for side, size in zip((out, err), sizes, strict=True):
             side.bytes, side.lines = size, bytearray()
-        self._written = time.monotonic()
+        self._times.written = time.monotonic()
         before, self._counted = self._counted, (out.count, err.count)
         self._counts.lines(self._record.tenant, out.count - before[0], err.count - before[1])
         await self._drop_results()
@@ -123,9 +132,9 @@ class Output:
     async def show(self) -> None:
         """Tell the counts and the rate, once a second."""
         now = time.monotonic()
-        if now - self._shown < 1.0:
+        if now - self._times.shown < 1.0:
             return
-        self._shown = now
+        self._times.shown = now
         self._samples.append((now, sum(side.count for side in self._sides.values())))
         (first, before), (_, done) = self._samples[0], self._samples[-1]
         record = await self._ledger.read()
