@@ -8,13 +8,14 @@ anew only when all 16 rows have ended, which tells what refilling brings and wha
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from common.catalog import ModelSpec
 
@@ -180,8 +181,15 @@ def _smollm2(base: Path) -> tuple[Callable[[Sequence[Request]], None], dict[str,
     return loop, {"first_load_seconds": took[0], "load_seconds": took[1]}
 
 
-def _lines() -> Iterator[str]:
-    print("ready", flush=True)
+def _own_output() -> TextIO:
+    """Standard output for ourselves: transformers' manager logs there."""
+    mine = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return mine
+
+
+def _lines(output: TextIO) -> Iterator[str]:
+    print("ready", file=output)
     return iter(sys.stdin.readline, "")
 
 
@@ -190,6 +198,7 @@ def main(arm: str, folder: str, count: str) -> None:
     import torch
 
     torch.set_num_threads(1)
+    output = _own_output()
     extra: dict[str, float] = {}
     if arm == "write":
         from tests.support.tiny_decoder import write_decoder
@@ -207,9 +216,9 @@ def main(arm: str, folder: str, count: str) -> None:
         }[arm]()
     longest, vocabulary = (64, 49_000) if arm == "smollm2" else (256, VOCABULARY)
     loop(requests(3, 8, vocabulary))
-    for _ in _lines():
+    for _ in _lines(output):
         found = timed(loop, requests(int(count), longest, vocabulary))
-        print(json.dumps({**found, **extra}), flush=True)
+        print(json.dumps({**found, **extra}), file=output)
 
 
 if __name__ == "__main__":
