@@ -69,6 +69,7 @@ class Patience:
 _data_received = HttpToolsProtocol.data_received
 _on_headers_complete = HttpToolsProtocol.on_headers_complete
 _on_body = HttpToolsProtocol.on_body
+_on_message_complete = HttpToolsProtocol.on_message_complete
 
 
 class Refused(Exception):
@@ -103,6 +104,8 @@ class Connection(HttpToolsProtocol):
         """Bytes of the body's content."""
         self._barren = 0
         """Bytes since the last byte of content."""
+        self._incomplete = False
+        """Whether a body is still to come, or a part of it: also after the answer."""
         self._refusal: Problem | None = None
         self._draining = False
         self._linger_until: float | None = None
@@ -159,19 +162,14 @@ class Connection(HttpToolsProtocol):
         content = self._content
         _data_received(self, data)
         cycle = self.cycle
-        if cycle is None or cycle.scope is not self.scope:
+        if (
+            cycle is None
+            or cycle.scope is not self.scope
+            or (cycle.response_complete and not self._incomplete)
+        ):
             self._head_grows()
-        elif cycle.response_complete:
-            self._answered(cycle.more_body)
-        elif cycle.more_body:
+        elif cycle.more_body and not cycle.response_complete:
             self._body_grows(content)
-
-    def _answered(self, has_more_body: bool) -> None:
-        """What comes after an answer: the rest of a body that it did not wait for, or a head."""
-        if has_more_body and not self.transport.is_closing():
-            self._linger()
-        else:
-            self._head_grows()
 
     def _head_grows(self) -> None:
         """Count an incomplete head; or empty lines, after which uvicorn drops its timeout."""
@@ -204,10 +202,16 @@ class Connection(HttpToolsProtocol):
                 self._refusal = self._head_too_large()
                 raise Refused
         self._head_since = None
+        self._incomplete = True
         self._fed = self._content = self._barren = 0
         _on_headers_complete(self)
         if self._draining:
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """Note that the body has come, be it answered already."""
+        self._incomplete = False
+        _on_message_complete(self)
 
     def on_body(self, body: bytes) -> None:
         """Count content of the body."""
@@ -246,7 +250,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
         elif self._head_since is not None and now - self._head_since > self.patience.head_seconds:
             self._end_of_patience_with_head()
-        elif self.cycle is not None and self.cycle.response_complete and self.cycle.more_body:
+        elif self.cycle is not None and self.cycle.response_complete and self._incomplete:
             self._linger()
         else:
             self._sweep_body(now)
