@@ -28,6 +28,8 @@ from common.redis.trouble import TROUBLE
 
 _MOVES_SECONDS = 5.0
 """How often a stream checks whether its job has moved up."""
+_POSITION_SECONDS = 1.0
+"""How long a position is not looked up again, as when the first token comes instead."""
 _MOST_LEADERS = 8
 _LEADER_SECONDS = 1.0
 """How often a stream checks whether another job runs for its own by now."""
@@ -192,12 +194,15 @@ class _Steps:
         self._told = str(progress)
         self._position: QueuePosition | None = None
         self._looked: JobRecord | None = None
+        self._look_at = 0.0
 
     async def take(self, record: JobRecord) -> list[News]:
         """Those that are new, or the current one again where the job has moved up."""
-        if record is self._looked and record.state is not JobState.QUEUED:
+        now = asyncio.get_running_loop().time()
+        waits = record.state is JobState.QUEUED and now >= self._look_at
+        if record is self._looked and not waits:
             return []
-        self._looked = record
+        self._looked, self._look_at = record, now + _POSITION_SECONDS
         position, told = await self._services.positions.of(record), self._position
         self._position = position
         moved = position and told and position.ahead != told.ahead
