@@ -123,10 +123,7 @@ class AsyncClient(AsyncOperations):
                 raise StillRunning(job, timeout)
 
     async def result(self, job_id: str, *, wait: float = 0.0) -> Any:
-        """A job's result, waiting up to `wait` seconds for it.
-
-        Raises JobFailed where there will be none, StillRunning where it is not there yet.
-        """
+        """A job's result, within `wait` seconds; raises JobFailed, or StillRunning without one."""
         return result_of(await self.get(job_id, wait=wait), wait)
 
     async def list_jobs(
@@ -194,8 +191,7 @@ class AsyncClient(AsyncOperations):
     async def events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Follow a job: its past events, then each new one, until it is settled.
 
-        After a lost connection the stream is resumed at the same event. What a job says has a
-        method of its own, `tokens`.
+        After a lost connection it is resumed at the same event. What a job says: `tokens`.
         """
         last_id: str | None = None
         attempts = Attempts(self._policy, repeatable=True)
@@ -205,11 +201,10 @@ class AsyncClient(AsyncOperations):
                     async for event in events:
                         last_id = event.id
                         attempts = Attempts(self._policy, repeatable=True)
-                        if isinstance(event, Token):
-                            continue
-                        yield event
-                        if event.job["state"] in TERMINAL:
-                            return
+                        if not isinstance(event, Token):
+                            yield event
+                            if event.job["state"] in TERMINAL:
+                                return
                 # Ended early but regularly, as every stream does after its time limit.
                 pause = self._policy.first_pause_seconds
             except (httpx.TransportError, ApiError) as exc:

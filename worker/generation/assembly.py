@@ -72,21 +72,12 @@ def build_device(
 ) -> Device:
     """As the constructors of the parts take them."""
     teller = Teller(
-        state,
-        leases,
-        finisher,
-        redis_health,
-        calls,
+        *(state, leases, finisher, redis_health, calls),
         stream_seconds=settings.stream_seconds,
         max_waiting=settings.stream_buffer,
     )
     stepper = Stepper(
-        state,
-        starting,
-        teller,
-        finisher,
-        device_time,
-        calls,
+        *(state, starting, teller, finisher, device_time, calls),
         may_go_on=scheduler.may_go_on,
         on_device_lost=on_device_lost,
         on_stuck=on_stuck,
@@ -94,12 +85,7 @@ def build_device(
         turn_seconds=settings.generation_turn_ms / 1000,
     )
     runner = Runner(
-        state,
-        starting,
-        scheduler,
-        finisher,
-        device_time,
-        calls,
+        *(state, starting, scheduler, finisher, device_time, calls),
         on_device_lost=on_device_lost,
         on_stuck=on_stuck,
         retries=retries,
