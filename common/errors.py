@@ -47,49 +47,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-__all__ = (
-    "AnswerLost",
-    "AttemptsExhausted",
-    "ConfigurationError",
-    "DeadlineUnreachable",
-    "DecodeTimedOut",
-    "DeviceOutOfMemory",
-    "EncodeTimedOut",
-    "FleetError",
-    "InferTimedOut",
-    "InferenceFailed",
-    "InputStoreUnavailable",
-    "InputTooLarge",
-    "InputUrlFailed",
-    "InputUrlRefused",
-    "InvalidInput",
-    "JobCanceled",
-    "JobExpired",
-    "LaneFull",
-    "MessageLost",
-    "MessageTooLarge",
-    "ModelUnavailable",
-    "NoWorker",
-    "PromptTooLong",
-    "QueueFull",
-    "QueueUnavailable",
-    "QuotaExceeded",
-    "RateLimited",
-    "RedisUnavailable",
-    "Refused",
-    "ServerFailed",
-    "ServerRefused",
-    "SoftTimeLimitExceeded",
-    "TimeLimitExceeded",
-    "UnknownModel",
-    "UnreadableMessage",
-    "UnsupportedMedia",
-    "UrlRefused",
-    "WebhookRefused",
-    "WebhooksFull",
-    "WrongOutputs",
-)
-
 
 def text_of(error: BaseException | None) -> str:
     """The error's message as valid UTF-8; it may quote a client's input, and `str` may raise."""

@@ -29,6 +29,8 @@ from common.redis.trouble import TROUBLE
 _MOVES_SECONDS = 5.0
 """How often a stream checks whether its job has moved up."""
 _MOST_LEADERS = 8
+_LEADER_SECONDS = 1.0
+"""How often a stream checks whether another job runs for its own by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class _Text:
         self._progress = progress
         self._watch = watch
         self._reader: SaidReader | None = None
+        self._looked: JobRecord | None = None
+        self._look_at = 0.0
 
     async def take(self, record: JobRecord) -> list[News]:
         """What is new; after the job's end, all the rest."""
@@ -85,15 +89,11 @@ class _Text:
 
     async def _source(self, record: JobRecord) -> SaidReader:
         """The reader of the stream in which the job's text is."""
-        source = self._job_id
-        for _ in range(_MOST_LEADERS):
-            if not record.leader:
-                break
-            source = record.leader
-            leading = await self._services.store.get(source)
-            if leading is None:
-                break
-            record = leading
+        now = asyncio.get_running_loop().time()
+        if self._reader is not None and record is self._looked and now < self._look_at:
+            return self._reader
+        self._looked, self._look_at = record, now + _LEADER_SECONDS
+        source = await self._leader_of(record)
         if self._reader is not None:
             if source == self._reader.job_id:
                 return self._reader
@@ -104,6 +104,19 @@ class _Text:
         entry = self._progress.entry
         self._reader = await self._services.said.open(source, entry, self._watch.wake)
         return self._reader
+
+    async def _leader_of(self, record: JobRecord) -> str:
+        """The job that runs for this one: its leader may follow another itself."""
+        source = self._job_id
+        for _ in range(_MOST_LEADERS):
+            if not record.leader:
+                break
+            source = record.leader
+            leading = await self._services.store.get(source)
+            if leading is None:
+                break
+            record = leading
+        return source
 
     def _read(self, entries: list[tuple[int, Entry]]) -> list[News]:
         return [piece for number, entry in entries for piece in self._progress.take(number, entry)]

@@ -50,6 +50,8 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
 
 _LONGEST_SECONDS = 7 * 86_400.0
 _DONE = b"data: [DONE]\n\n"
+_OPTION = "params."
+"""What the worker calls an option by, before its name."""
 _ERRORS = openai_errors(
     s400="Not JSON, an option is wrong, or the prompt is too long (`context_length_exceeded`).",
     s401="No API key, or one that is not valid.",
@@ -162,13 +164,17 @@ def _named(error: FleetError, endpoint: str, asked: Asked, index: int) -> Proble
 
 
 def _placed(problem: Problem, endpoint: str, asked: Asked, index: int) -> Problem:
-    """The problem with the name of the prompt that has it, where the prompt is at fault."""
+    """The problem with the name of what has it: an option that the engine lacks, or a prompt."""
     if problem.status not in (400, 422):
         return problem
+    headers, said = dict(problem.headers or {}), str(problem.detail)
+    if said.startswith(_OPTION):
+        option = said.removeprefix(_OPTION).partition(":")[0]
+        detail = f"`{option}`{said.removeprefix(_OPTION + option)}"
+        return Problem(problem.status, problem.code, detail, headers=headers, param=option)
     field = "messages" if endpoint == CHAT else "prompt"
     where = field if len(asked.inputs) == 1 else f"{field}[{index}]"
-    detail = f"{where}: {problem.detail}"
-    headers = dict(problem.headers or {})
+    detail = f"{where}: {said}"
     return Problem(problem.status, problem.code, detail, headers=headers, param=where)
 
 

@@ -52,6 +52,7 @@ def stack(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     made.worker(SERVED)
     yield made
     made.close()
+    made.redis.flushall()
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +159,9 @@ def test_identical_streams_share_a_run(client: Client) -> None:
     jobs = [client.submit(NARROW, "a b", params=params) for _ in range(4)]
     texts = {"".join(one.text for one in client.tokens(job["id"])) for job in jobs}
     assert texts == {text_of("a b", 40, seed=12)}
-    shared = [client.get(job["id"], wait=10).get("shared") for job in jobs]
-    assert shared.count(True) == 3
+    ended = [client.get(job["id"], wait=10) for job in jobs]
+    # One that was submitted after the end of the first is answered from the cache.
+    assert sum(bool(job.get("shared") or job.get("cached")) for job in ended) == 3
 
 
 def test_a_reader_goes_on_at_any_token_of_a_real_stream(client: Client) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -42,6 +45,7 @@ def stack(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     made.redis.hset(WEIGHTS_DIGESTS, LANE, f"{LANE} w1")
     yield made
     made.close()
+    made.redis.flushall()
 
 
 @pytest.fixture(scope="module")
@@ -312,12 +316,14 @@ def test_who_asks_for_the_head_alone_ends_nothing(api: ApiProcess, redis: Any) -
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_leaves_before_anything_is_said_ends_the_job(
-    api: ApiProcess, redis: Any, stream: bool
-) -> None:
-    with httpx.Client(timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
-        client.post(f"{api.url}/v1/generate", json={"text": "a", "stream": stream})
-    (job,) = api.client.list_jobs(limit=1)["jobs"]
+def test_who_leaves_before_anything_is_said_ends_the_job(api: ApiProcess, stream: bool) -> None:
+    address = urlsplit(api.url)
+    body = json.dumps({"text": "a", "stream": stream})
+    head = f"POST /v1/generate HTTP/1.1\r\nHost: {address.netloc}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall((head + body).encode())
+        (job,) = wait_until(lambda: api.client.list_jobs(state="queued")["jobs"], 20, "the job")
     assert wait_until(lambda: api.client.get(job["id"])["state"] == "canceled")
 
 
@@ -407,29 +413,20 @@ def test_a_lost_subscription_loses_no_text(stack: Stack, api: ApiProcess, redis:
     assert list(heard) == []
 
 
-def test_an_api_that_is_killed_is_resumed_at_another(
-    stack: Stack, apis: list[ApiProcess], redis: Any
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_option_that_the_engine_lacks_is_named(
+    api: ApiProcess, redis: Any, pool: ThreadPoolExecutor, stream: bool
 ) -> None:
-    doomed = stack.api(f"echo,{LANE}")
-    reader, found = EventReader(), []
-    body = {"text": "a", "model": LANE, "stream": True}
-    with ThreadPoolExecutor(1) as pool, httpx.Client(timeout=20) as client:
-        request = client.build_request("POST", f"{doomed.url}/v1/generate", json=body)
-        asking = pool.submit(client.send, request, stream=True)
-        teller = Teller(redis, LANE)
-        teller.say(PARTS[0])
-        response = asking.result(20)
-        parts = response.iter_bytes()
-        while not text_of(found):
-            found += reader.feed(next(parts))
-        doomed.process.kill()
-        with pytest.raises(httpx.TransportError):
-            next(parts)
-    for part in PARTS[1:]:
-        teller.say(part)
-    teller.finish()
-    rest = events(apis[1], teller.job_id, found[-1].id)
-    assert text_of(found + rest) == WHOLE
+    schema = {"type": "json_schema", "json_schema": {"schema": {}}}
+    messages = [{"role": "user", "content": "hi"}]
+    body = {"model": LANE, "messages": messages, "response_format": schema, "stream": stream}
+    url = f"{api.url}/v1/chat/completions"
+    asked = pool.submit(httpx.post, url, json=body, timeout=30)
+    Teller(redis, LANE).fail("invalid_input", "params.json_schema: there is no grammar here")
+    answer = asked.result(20)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "json_schema")
+    assert error["message"] == "`json_schema`: there is no grammar here"
 
 
 def test_the_openai_client_reads_a_stream_as_it_is_said(api: ApiProcess, redis: Any) -> None:
@@ -456,3 +453,27 @@ def test_the_openai_client_reads_a_stream_as_it_is_said(api: ApiProcess, redis: 
         assert rest[-2].choices[0].finish_reason == "stop"
         assert rest[-1].usage is not None
         assert rest[-1].usage.total_tokens == 2
+
+
+def test_an_api_that_is_killed_is_resumed_at_another(apis: list[ApiProcess], redis: Any) -> None:
+    """The last test here, as the process stays away."""
+    other, doomed = apis
+    reader, found = EventReader(), []
+    body = {"text": "a", "model": LANE, "stream": True}
+    with ThreadPoolExecutor(1) as pool, httpx.Client(timeout=20) as client:
+        request = client.build_request("POST", f"{doomed.url}/v1/generate", json=body)
+        asking = pool.submit(client.send, request, stream=True)
+        teller = Teller(redis, LANE)
+        teller.say(PARTS[0])
+        response = asking.result(20)
+        parts = response.iter_bytes()
+        while not text_of(found):
+            found += reader.feed(next(parts))
+        doomed.process.kill()
+        with pytest.raises(httpx.TransportError):
+            next(parts)
+    for part in PARTS[1:]:
+        teller.say(part)
+    teller.finish()
+    rest = events(other, teller.job_id, found[-1].id)
+    assert text_of(found + rest) == WHOLE

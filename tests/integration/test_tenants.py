@@ -193,6 +193,15 @@ def _less_id(answer: httpx.Response, job_id: str) -> dict[str, Any]:
     return dict(document)
 
 
+def test_a_reader_whose_leaving_cancels_must_be_allowed_to_cancel(town: Town) -> None:
+    job = town.submit(town.key("a"), wait=20).json()
+    path = f"/v1/jobs/{job['id']}/events?on_disconnect=cancel"
+    refused = town.call("GET", path, town.key("a", "read"))
+    assert (refused.status_code, refused.json()["scope"]) == (403, "submit")
+    assert town.call("GET", path, town.key("a")).status_code == 200
+    assert town.call("GET", path, town.key("b")).status_code == 404
+
+
 def test_a_job_that_a_celery_client_sent_is_the_operators_only(town: Town) -> None:
     (job_id,) = town.stack.publish([Job("echo", "x")])
     assert town.call("GET", f"/v1/jobs/{job_id}", town.key("a")).status_code == 404

@@ -25,7 +25,8 @@ from typing import Any
 
 from common.catalog import ModelSpec
 from common.errors import DeviceOutOfMemory, InvalidInput, PromptTooLong
-from common.generation.options import GenerateOptions, read_options
+from common.generation.options import read_options
+from worker.models.generation.result import result_of
 from worker.models.generator import Advance, Finish, Generated, Piece, Prompt, Text, TokenChance
 
 _TEXT = (
@@ -232,27 +233,6 @@ class NullGenerator:
 
     def encode(self, output: Generated) -> Any:
         return result_of(output)
-
-
-def result_of(output: Generated) -> dict[str, Any]:
-    """The result of a job as every generator gives it."""
-    options: GenerateOptions = output.prompt.options
-    first = output.choices[0]
-    prompt, said = len(output.prompt.tokens), sum(len(one.tokens) for one in output.choices)
-    usage = {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
-    result: dict[str, Any] = {
-        "text": first.text,
-        "finish_reason": first.finish,
-        "usage": usage,
-        "seed": output.prompt.seed,
-    }
-    if options.n > 1 or options.logprobs is not None:
-        result["choices"] = [
-            {"text": one.text, "finish_reason": one.finish}
-            | ({"logprobs": one.logprobs} if options.logprobs is not None else {})
-            for one in output.choices
-        ]
-    return result
 
 
 def _wish(word: str) -> tuple[str, int]:

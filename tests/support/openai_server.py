@@ -7,9 +7,9 @@ work out an answer (`answer_to`), and one that is continued goes on as it would 
 Words that begin with `!` at the end of a prompt ask for more; its first word is its name. N is the
 token, counted from 0 over the whole answer; `once` is once for a name, over restarts too:
 `!die:N` (SIGKILL, once), `!always-die:N`, `!hang:N`, `!cut:N` (ends the stream, once), `!error:N`
-(an error amid the stream), `!busy` (429, once), `!status:N`, `!huge` (an event of 2 MiB),
-`!characters` (emoji in two writes and as two JSON halves), `!slow:MS` (a token), `!other` (another
-text the second time), `!json` (no JSON), `!end:N` (a stop).
+(an error amid the stream), `!busy` (429, once), `!status:N`, `!long:N` (400, over a context of N),
+`!huge` (an event of 2 MiB), `!characters` (emoji in two writes and as two JSON halves), `!slow:MS`
+(a token), `!other` (another text the second time), `!json` (no JSON), `!end:N` (a stop).
 
 What it saw is in FOLDER: `requests` (a line of JSON each), `environment`, and as files named so
 `open` and `most` (streams) and `left` (streams that the client closed). While FOLDER/sick exists it
@@ -144,6 +144,8 @@ class Server:
         if body.get("model") != MODEL:
             return _error(404, f"there is no model {body.get('model')}")
         wishes = wishes_of(_prompt(body))
+        if "long" in wishes:
+            return _error(400, f"This model's maximum context length is {wishes['long']} tokens.")
         if "status" in wishes:
             return _error(wishes["status"], "as\nyou wish\x07 " + "x" * 5000)
         if "busy" in wishes and self.state.once("busy", _prompt(body)):

@@ -23,5 +23,6 @@ def generated(generation: Generation) -> Generated:
     execution = generation.execution
     if generation.cut == "deadline":
         execution.deadline = None  # its result comes after it, as was asked for
+        execution.digest = ""  # the same request with more time has another text
     first = max(0.0, generation.first_at - execution.arrived) if generation.first_at else 0.0
     return Generated(generation.prompt, generation.telling.choices, first)

@@ -90,7 +90,7 @@ class RemoteRunner:
         self._teller.stop(give_up_at)
 
     def left(self, run: Run) -> None:
-        """It has left its server; the teller calls it, before the job is published."""
+        """It has left its server; its slot is free."""
         self._forget(run.counted_by, run.execution)
 
     def _forget(self, server: RemoteGenerator, execution: Execution) -> None:
@@ -219,6 +219,7 @@ class RemoteRunner:
             )
         else:
             error = future.exception()
+        self.left(run)  # at once, so that the next job has its slot
         self._teller.ended(run, error)
 
     async def _conduct(self, run: Run) -> None:

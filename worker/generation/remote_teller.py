@@ -62,7 +62,7 @@ class RemoteTeller:
         self._retries = retries
         self._stream_seconds = stream_seconds
         self.on_left: Callable[[Run], None] = lambda _run: None
-        """Told of each job that has left its server, before it is published."""
+        """Told of each job that has left its server, in case nobody was told before."""
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._spoke: dict[Run, None] = {}

@@ -105,8 +105,7 @@ class Lane:
         if self.admission is not None:
             return max(0, self.admission.room(self.backlog) + self.starved - self.waiting)
         if self.remote is not None:
-            slots = self.remote.slots
-            return max(0, slots - self.remote.taken + self.starved - self.waiting) if slots else 0
+            return self._room_for(self.remote)
         jobs = self.limits.max_batch
         if self.stats.reserve_seconds > self.stats.run_seconds:
             jobs *= 2
@@ -115,6 +114,16 @@ class Lane:
         if self.starved:
             jobs += self.limits.max_batch
         return max(0, jobs - self.waiting)
+
+    def _room_for(self, server: RemoteGenerator) -> int:
+        """Jobs for slots that are free, and a few more while the lane is deep, so that a slot is
+        taken as soon as it is free; none for a server that is not healthy.
+        """
+        slots = server.slots
+        if not slots:
+            return 0
+        ahead = self._steps[0] if self.backlog else 0
+        return max(0, max(0, slots - server.taken) + ahead + self.starved - self.waiting)
 
     @property
     def generates(self) -> bool:

@@ -35,9 +35,7 @@ class Request:
     @property
     def echoed(self) -> str:
         """What the text begins with, before anything is generated."""
-        if not (self.options.echo and isinstance(self.prompt, str)):
-            return ""
-        return self.prompt.encode("utf-8", "replace").decode()  # JSON can hold half a character
+        return self.prompt if self.options.echo and isinstance(self.prompt, str) else ""
 
 
 class Delta(NamedTuple):

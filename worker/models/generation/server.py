@@ -168,7 +168,7 @@ class Server:
             self._child.start()
         else:
             self._link.at(Address(options.url))
-        self._tasks.append(asyncio.create_task(self._link.look()))
+        self._tasks.append(asyncio.create_task(self._link.look()))  # else they may be collected
         while not self._link.is_up:
             if self._child is not None and self._child.ended:
                 raise ConfigurationError(self._child.ended)
@@ -211,8 +211,10 @@ class Server:
                 child.end()
 
     async def _end(self) -> None:
-        for task in self._tasks:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._link.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import aiohttp
 import structlog
 
-from common.errors import FleetError, InvalidInput, ServerFailed, ServerRefused
+from common.errors import FleetError, InvalidInput, PromptTooLong, ServerFailed, ServerRefused
 from worker.models.generation.server_child import Address
 from worker.models.generation.server_circuit import Circuit
 from worker.models.generation.server_engines import ENGINES
@@ -35,6 +36,8 @@ _MODELS_BYTES = 2**20
 _INPUT_STATUSES = frozenset({400, 413, 414, 422})
 _BUSY_STATUSES = frozenset({429, 503})
 _AGAIN_STATUSES = frozenset({408, 425}) | _BUSY_STATUSES
+_TOO_LONG = re.compile(r"context[ _](length|size|window)|max_model_len", re.IGNORECASE)
+"""How servers say that a prompt is too long; they have no status of its own for that."""
 _HTTP_ERRORS = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
@@ -243,7 +246,8 @@ class Link:
         status = response.status
         said = _said(await _read(response, _ERROR_BYTES))
         if status in _INPUT_STATUSES:
-            raise InvalidInput(f"the model's server refused the request: {said}")
+            kind = PromptTooLong if _TOO_LONG.search(said) else InvalidInput
+            raise kind(f"the model's server refused the request: {said}")
         sentence = f"the model's server answered {status}: {said}"
         if status < 500 and status not in _AGAIN_STATUSES:
             raise ServerRefused(sentence)

@@ -18,6 +18,7 @@ from common.errors import (
     AnswerLost,
     ConfigurationError,
     InvalidInput,
+    PromptTooLong,
     ServerFailed,
     ServerRefused,
 )
@@ -142,6 +143,7 @@ def test_characters_cut_amid_their_bytes_and_their_json_arrive_whole(server: Ser
     ("wish", "error", "said"),
     [
         ("status:400", InvalidInput, r"refused the request: as you wish\? x+$"),
+        ("long:4096", PromptTooLong, "context length is 4096"),
         ("status:422", InvalidInput, "refused the request"),
         ("status:404", ServerRefused, "answered 404"),
         ("status:302", ServerRefused, "answered 302"),

@@ -204,6 +204,8 @@ def test_a_lane_reserves_what_its_server_has_slots_for(
     assert lane.generates
     assert lane.room() == room
     lane.starved = True
-    assert lane.room() == (max(0, slots - taken + 1 - waiting) if slots else 0)
+    assert lane.room() == (max(0, max(0, slots - taken) + 1 - waiting) if slots else 0)
+    lane.starved, lane.backlog = False, 100
+    assert lane.room() == (max(0, max(0, slots - taken) + 4 - waiting) if slots else 0)
     lane.serve(lane.spec, None)
     assert lane.room() == 0

@@ -142,13 +142,14 @@ def test_what_comes_after_a_stop_string_is_not_told() -> None:
 def test_a_deadline_gives_what_was_held_back() -> None:
     ear = Ear()
     one = ear.job("one", stream=True, on_deadline="partial", stop=[WORDS[1] + " never"])
-    one.execution.deadline = 5.0
+    one.execution.deadline, one.execution.digest = 5.0, "d" * 64
     one.cut = "deadline"
     ear.tell((tokens(one, 1), [one]))
     [choice] = ear.published["one"].output.choices
     assert (choice.text, choice.finish) == (words(1), "deadline")
     assert ear.said("one") == words(1)
     assert ear.published["one"].deadline is None, "its result comes after it"
+    assert ear.published["one"].digest == "", "and is nobody else's"
 
 
 def test_a_job_that_is_taken_over_has_its_whole_text_and_says_the_rest() -> None:
