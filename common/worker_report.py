@@ -45,6 +45,8 @@ class LaneReport:
 
     loaded: bool = False
     """Whether its model is in memory."""
+    lazy: bool = False
+    """Whether its model is loaded with its first job."""
     error: str | None = None
     """Why its model is not in memory, where a load failed."""
     model: str = ""
@@ -81,8 +83,8 @@ class LaneReport:
 
     @property
     def settled(self) -> bool:
-        """Whether its model is loaded, or known not to load."""
-        return self.loaded or self.error is not None
+        """Whether its model is loaded, known not to load, or waits for its first job."""
+        return self.loaded or self.error is not None or self.lazy
 
     @property
     def batch_count(self) -> int:
@@ -166,7 +168,7 @@ class WorkerReport:
 
     @property
     def settled(self) -> bool:
-        """Whether every model is loaded or known not to load."""
+        """Whether every model is loaded, known not to load, or waits for its first job."""
         return self.on_the_bus and all(lane.settled for lane in self.lanes.values())
 
     def dump(self) -> bytes:

@@ -69,6 +69,7 @@ def _lane_report(lane: Lane, model: Resident) -> LaneReport:
         taken, slots = lane.remote.taken, lane.remote.slots
     return LaneReport(
         loaded=lane.handler is not None,
+        lazy=lane.spec.load == "lazy",
         error=None if lane.handler else model.error,
         model=lane.spec.name,
         fingerprint=model.weights_digest,
