@@ -228,14 +228,14 @@ class Catalog(Mapping[str, ModelSpec]):
         self._specs = {name: self.models[self.aliases.get(name, name)] for name in self._served}
 
     def __getitem__(self, name: str) -> ModelSpec:
-        spec = self._specs.get(name)
+        spec = self._specs.get(name) if isinstance(name, str) else None  # a client's may be a list
         if spec is None:
             known = ", ".join(sorted(self._served))
             raise UnknownModel(f"there is no model {str(name)[:80]!r}; this fleet serves: {known}")
         return spec
 
     def __contains__(self, name: object) -> bool:
-        return name in self._specs
+        return isinstance(name, str) and name in self._specs
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._served)

@@ -176,7 +176,7 @@ def test_errors_of_what_openais_client_asks_besides_are_its_own(
         client.models.retrieve("gpt-9")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.NotFoundError) as nothing:
-        client.chat.completions.create(model="minilm", messages=[])
+        client.images.generate(model="minilm", prompt="a cat")
     assert (nothing.value.code, nothing.value.type) == ("not_found", "invalid_request_error")
     document = httpx.get(f"{api.url}/v1/models/gpt-9").json()
     assert document["type"].endswith("/unknown-model")

@@ -26,6 +26,12 @@ class Circuit:
         """A request was answered, or refused for its own fault."""
         self._failures = 0
 
+    def answers(self) -> None:
+        """A request has begun to be answered, which may take long: others may be sent beside it,
+        until the next one fails.
+        """
+        self._failures = min(self._failures, _FAILURES - 1)
+
     def recovered(self) -> None:
         """The server was away, and is back: what failed meanwhile says nothing of it."""
         self._failures, self._closed_until = 0, 0.0

@@ -191,12 +191,15 @@ class Link:
         Raises InvalidInput for a request that the server refuses as such, ServerRefused where it
         refuses ours altogether, and ServerFailed for everything that may be otherwise next time.
         """
-        began = time.monotonic()
+        began, answers = time.monotonic(), False
         try:
             async with aclosing(self._stream(path, body)) as chunks:
                 async for chunk in chunks:
+                    if not answers:
+                        answers = True
+                        self._circuit.answers()
                     yield chunk
-        except InvalidInput:
+        except (InvalidInput, GeneratorExit):  # whoever has the end of an answer reads no further
             self._circuit.succeeded()
             raise
         except FleetError:

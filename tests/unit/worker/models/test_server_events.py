@@ -292,3 +292,15 @@ def test_a_busy_server_gets_none_for_as_long_as_it_says() -> None:
     assert circuit.room(5.1) == 8
     circuit.busy(10.0, 1e9)
     assert circuit.room(71.0) == 8, "not for ever"
+
+
+def test_a_server_that_begins_to_answer_gets_more_until_the_next_failure() -> None:
+    circuit = Circuit(8)
+    for now in range(1, 5):
+        circuit.failed(float(now), now - 0.5)
+    assert circuit.room(4.5) == 0
+    assert circuit.room(6.0) == 1
+    circuit.answers()
+    assert circuit.room(6.0) == 8
+    circuit.failed(7.0, 6.5)
+    assert circuit.room(7.5) == 0

@@ -193,14 +193,14 @@ def test_a_device_that_waited_for_a_reservation_learns_that_there_is_no_work(
     monkeypatch.setattr(leases, "receive", lambda: Reservation([], 0, 0))
     lane.ready = True
     causes: list[str] = []
-    idle = engine.runner._idle
+    idle = engine.device_parts.runner._idle
 
     def noted(wait: Any, now: float) -> None:
         causes.append(wait.cause)
         idle(wait, now)
 
-    monkeypatch.setattr(engine.runner, "_idle", noted)
-    device = threading.Thread(target=engine.runner._await_work)
+    monkeypatch.setattr(engine.device_parts.runner, "_idle", noted)
+    device = threading.Thread(target=engine.device_parts.runner._await_work)
     device.start()
     try:
         wait_until(lambda: causes == ["reserving"], 20, "the device to wait")
