@@ -35,9 +35,13 @@ def arena(one_arena: Arena) -> Iterator[Arena]:
     one_arena.close()
 
 
-@pytest.mark.timeout(300)  # efficiency loads torch in five processes
+@pytest.mark.timeout(300)  # these load torch in five processes
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=SLOW if name == "efficiency" else ()) for name in NAMES]
+    "name",
+    [
+        pytest.param(name, marks=SLOW if name in ("efficiency", "generation") else ())
+        for name in NAMES
+    ],
 )
 def test_a_benchmark_runs_and_fills_its_table(arena: Arena, name: str) -> None:
     table = import_module(f"tests.benchmarks.{name}").run(arena)
