@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 
 from common.jobs.job import Job
-from common.redis.keys import META_PREFIX, SAID_PREFIX
+from common.redis.connect import database_of
+from common.redis.keys import META_PREFIX, SAID_PREFIX, scoped_channel
 from common.redis.scripts import Scripts
 from common.worker_report import LaneReport
 from tests.benchmarks.arena import LANE, Arena, Sample
@@ -151,7 +152,8 @@ def _echoes(stack: Stack, calls: int, *, beside: bool) -> Sample:
     if beside:
         wait_for(lambda: _lane(stack).rows == _ROWS, 30, "all rows")
     before, began = _lane(stack).tokens, time.perf_counter()
-    taken = [_time_of(stack, _echo(), META_PREFIX) for _ in range(calls)]
+    echoes = [_echo() for _ in range(calls)]
+    taken = [_time_of(stack, job, META_PREFIX + job.id) for job in echoes]
     said, seconds = _lane(stack).tokens - before, time.perf_counter() - began
     sample = _latencies(taken)
     if beside:
@@ -178,7 +180,9 @@ def _firsts(stack: Stack, calls: int) -> Sample:
     jobs = (Job("told", f"first {number}", params) for number in range(calls))
     taken = []
     for job in jobs:
-        taken.append(_time_of(stack, job, SAID_PREFIX))
+        taken.append(
+            _time_of(stack, job, scoped_channel(SAID_PREFIX + job.id, database_of(stack.redis)))
+        )
         wait_for(lambda job=job: stack.redis.exists(META_PREFIX + job.id), 30, "its end")  # type: ignore[misc]
     return _latencies(taken)
 
@@ -194,10 +198,11 @@ def _echo() -> Job:
 def _time_of(stack: Stack, job: Job, channel: str) -> float:
     """From a job's publication to the first that is heard of it."""
     with stack.redis.pubsub() as listener:
-        listener.subscribe(channel + job.id)
+        listener.subscribe(channel)
         listener.get_message(timeout=10)
         began = time.perf_counter()
         stack.publish([job])
         while (told := listener.get_message(timeout=30)) and told["type"] != "message":
             pass
+        assert told, f"nothing was heard on {channel}"
         return time.perf_counter() - began
