@@ -5,7 +5,8 @@
 --     1 tenant
 --     2 job_id
 --     3 created_ms
--- Returns: per job 'key=value,key=value', or '' where it has none, or they are no longer known
+-- Returns: per job 'key=value,key=value', or '' where it has none, or they are no longer known;
+--   '-' where no job of its tenant has any
 -- Moves: none
 -- Tests: tests/lua/test_job_labels.py
 -- @include keys, index_entries
@@ -22,7 +23,7 @@ end
 -- Only the entries of that millisecond can have it, unless it was dead and is retried.
 local function labels_of(tenant, id, created)
   local key = JOBS .. tenant
-  if redis.call('EXISTS', key .. ':labels') == 0 then return '' end
+  if redis.call('EXISTS', key .. ':labels') == 0 then return '-' end
   local retried = redis.call('GET', LABELS .. id)
   if retried then return retried end
   local from = number(skip_to(key, created) - 1)
