@@ -66,11 +66,13 @@ async def show_job(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """The view of a job as a response, with its labels, and its queue position while it waits."""
-    position = None
+    position, waits = None, record.state is JobState.QUEUED
     with contextlib.suppress(RedisError):
-        position, record = await asyncio.gather(
-            services.positions.of(record), services.listing.labeled(record)
-        )
-    waits = record.state is JobState.QUEUED
+        if waits:
+            position, record = await asyncio.gather(
+                services.positions.of(record), services.listing.labeled(record)
+            )
+        else:  # a task for each would cost more than most answers need
+            record = await services.listing.labeled(record)
     notice = services.admission.notice(record.lane) if waits else None
     return json_response(view_json(record, position, notice), status, headers)
