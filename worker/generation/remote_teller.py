@@ -26,6 +26,7 @@ from worker.jobs.execution import Execution, Hold, judge_time
 from worker.jobs.lease_calls import ReleasedJob, SaidJob
 from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
+from worker.lanes.patience import PAUSE_SECONDS, until_accepted
 from worker.lanes.state import WorkerState
 from worker.pipeline.error_policy import Retries, decide
 from worker.pipeline.failed_batch import charge
@@ -35,7 +36,6 @@ log = structlog.get_logger(__name__)
 
 _PACE_SECONDS = 0.01
 """At least so long from one write to the next: tokens of all jobs go together."""
-_PAUSE_SECONDS = 0.2
 
 
 class Ended(NamedTuple):
@@ -79,7 +79,7 @@ class RemoteTeller:
         self._give_up_at = give_up_at
         self._news.set()
         if self._thread.is_alive():
-            self._thread.join(max(0.0, give_up_at - time.monotonic()) + _PAUSE_SECONDS)
+            self._thread.join(max(0.0, give_up_at - time.monotonic()) + PAUSE_SECONDS)
 
     def tell(self, run: Run) -> None:
         """It has said something."""
@@ -133,17 +133,11 @@ class RemoteTeller:
             SaidJob(run.execution.tag, run.execution.job_id, run.entry, self._seconds(run), entry)
             for run, entry in entries
         ]
-        while True:
-            try:
-                fenced = self._leases[lane.name].say(jobs)
-            except RedisError as exc:
-                TROUBLE.note("writing what was said", exc, lane=lane.name)
-                if self._give_up_at is not None and time.monotonic() > self._give_up_at:
-                    return
-                time.sleep(_PAUSE_SECONDS)
-            else:
-                break
-        for position in fenced:
+        leases = self._leases[lane.name]
+        fenced = until_accepted(
+            lambda: leases.say(jobs), "writing what was said", lane.name, lambda: self._give_up_at
+        )
+        for position in fenced or ():
             run = entries[position][0]
             run.execution.disposition = "lost"
             run.close()

@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import structlog
-from redis.exceptions import RedisError
 
 from common.errors import EncodeTimedOut
-from common.redis.trouble import TROUBLE
 from worker.generation.endings import generated, said_job
 from worker.generation.generation import Generation, Token
 from worker.generation.wording import add_token, cut_short, open_texts
@@ -28,6 +26,7 @@ from worker.jobs.execution import Execution
 from worker.jobs.lease_calls import ReleasedJob
 from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
+from worker.lanes.patience import PAUSE_SECONDS, until_accepted
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.rows import Rows
 from worker.lanes.state import WorkerState
@@ -36,8 +35,6 @@ from worker.pipeline.finisher import Finisher
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-_PAUSE_SECONDS = 0.2
 
 
 class _Round(NamedTuple):
@@ -113,7 +110,7 @@ class Teller:
             self._changed.notify_all()
         until = self._give_up_at + 1
         while (thread := self._thread).is_alive() and (left := until - time.monotonic()) > 0:
-            thread.join(min(left, _PAUSE_SECONDS))  # it may be replaced meanwhile
+            thread.join(min(left, PAUSE_SECONDS))  # it may be replaced meanwhile
 
     # -- on the device's thread ------------------------------------------------
 
@@ -305,17 +302,11 @@ class Teller:
 
     def _until_done(self, lane: Lane, transition: Callable[[], T]) -> T | None:
         """Repeat a transition until Redis accepts it; None where the worker stops first."""
-        while True:
-            try:
-                answer = transition()
-            except RedisError as exc:
-                TROUBLE.note("telling", exc, lane=lane.name)
-                if self._give_up_at is not None and time.monotonic() > self._give_up_at:
-                    return None
-                time.sleep(_PAUSE_SECONDS)
-            else:
-                self._redis_health.answered(time.monotonic())
-                return answer
+        return until_accepted(
+            *(transition, "telling", lane.name),
+            give_up_at=lambda: self._give_up_at,
+            answered=self._redis_health.answered,
+        )
 
 
 def _is_unwanted(generation: Generation) -> bool:

@@ -16,17 +16,16 @@ from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 import structlog
-from redis.exceptions import RedisError
 
 from common.errors import EncodeTimedOut
 from common.jobs.result_document import Stamp
-from common.redis.trouble import TROUBLE
 from common.trace import trace_id
 from worker.guard.calls import Call, Calls, Slot, stack_of
 from worker.jobs.encoding import Abandoned, encode
 from worker.jobs.execution import Disposition, Execution, Hold, Retry, judge_time
 from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
+from worker.lanes.patience import PAUSE_SECONDS, until_accepted
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
 from worker.pipeline.endings import Ending, by_ending, delay, letter, outcome
@@ -37,7 +36,6 @@ T = TypeVar("T")
 
 _DISPOSITION = attrgetter("disposition")
 
-_PAUSE_SECONDS = 0.2
 _IGNORED_RESULT_SECONDS = 60
 """How long a result stays that its client ignores: for who looks over HTTP, and so that a copy of
 its message does not run."""
@@ -121,7 +119,7 @@ class Finisher:
         self._queue.put(None)
         until = self._give_up_at + 1
         while (thread := self._thread).is_alive() and (left := until - time.monotonic()) > 0:
-            thread.join(min(left, _PAUSE_SECONDS))  # it may be replaced meanwhile
+            thread.join(min(left, PAUSE_SECONDS))  # it may be replaced meanwhile
 
     def submit_batch(self, lane: Lane, executions: Sequence[Execution], infer_ms: float) -> None:
         """Queue a batch that the device ran in this time."""
@@ -139,7 +137,7 @@ class Finisher:
 
     def flush(self) -> None:
         """Wait until everything submitted so far is published, or the worker stops."""
-        self._state.await_published(_PAUSE_SECONDS)
+        self._state.await_published(PAUSE_SECONDS)
 
     def _submit(self, group: _Group) -> None:
         self._state.submitted(group.holds_device)
@@ -288,17 +286,10 @@ class Finisher:
 
         Returns None when the time allowed at shutdown is over.
         """
-        while True:
-            try:
-                answer = transition()
-            except RedisError as exc:
-                TROUBLE.note("finishing", exc, lane=lane.name)
-                if self._give_up_at is not None and time.monotonic() > self._give_up_at:
-                    return None
-                time.sleep(_PAUSE_SECONDS)
-            else:
-                self._redis_health.answered(time.monotonic())
-                return answer
+        answered = self._redis_health.answered
+        return until_accepted(
+            transition, "finishing", lane.name, lambda: self._give_up_at, answered
+        )
 
 
 def _is_unwritten(execution: Execution) -> bool:
