@@ -35,7 +35,7 @@ WITHOUT_WORK = {BLOB_SWEEP, COLD_STARTS, FILE_SWEEP, FORMAT, PROBE, RECONCILER}
 
 
 def queued_keys(stack: Stack) -> list[bytes]:
-    """All keys but those that a front and a worker write without any work, at times of their own."""
+    """All keys but those that a front writes without any work, at times of its own."""
     return [
         key
         for key in stack.redis.scan_iter("*")

@@ -1,30 +1,16 @@
-"""The catalog: which models this fleet serves, from `deploy/models.yaml`.
-
-Front and workers read the same file, so the front can refuse jobs that no worker could run,
-without importing a model.
-"""
+"""One model of the catalog: its keys, their bounds and what they mean."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-
-from common.errors import ConfigurationError, UnknownModel
-from common.strict_yaml import read_yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 InputKind = Literal["text", "image", "json"]
+Backend = Literal["torch", "onnx", "openvino"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Task = Literal["embed", "classify", "detect", "generate"]
 
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9._-]{0,31})?$")
@@ -43,10 +29,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
 }
 
 
-_TOP_LEVEL = ("models", "aliases")
-
-
-def _naming(name: str) -> str:
+def naming(name: str) -> str:
     """What a name must be, with the nearest one that is."""
     nearest = re.sub(r"[^a-z0-9._@-]+", "-", name.rpartition("/")[2].lower()).strip("-._")
     hint = f", such as {nearest!r}" if NAME_PATTERN.match(nearest) else ""
@@ -54,11 +37,6 @@ def _naming(name: str) -> str:
         f"a name is 1-64 of a-z 0-9 . _ - and starts with a letter or digit{hint}; "
         "`@version` may follow"
     )
-
-
-def _meant(name: object, known: Iterable[str]) -> str:
-    close = get_close_matches(str(name), list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class ModelSpec(BaseModel):
@@ -86,7 +64,27 @@ class ModelSpec(BaseModel):
     weights: str = Field(
         "none", description="`random`, a path, a hub id, or `package:NAME[/SUBDIR]`."
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Arithmetic used.")
+    precision: Precision = Field(
+        "fp32", description="Arithmetic used; int8 needs weights that were quantized."
+    )
+    backend: Backend | None = Field(
+        None, description="What runs the network: torch, onnx or openvino; unset is the handler's."
+    )
+    providers: tuple[str, ...] = Field(
+        (),
+        description="ONNX Runtime's providers in order of preference: cpu, cuda, tensorrt or a "
+        "provider's own name; unset follows the device.",
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Least agreement with fp32 that a model may load with: cosine similarity, or "
+        "share of equal first labels.",
+    )
+    samples: str | None = Field(
+        None, description="A folder or file of inputs, on which that agreement is measured."
+    )
     max_batch: int = Field(32, ge=1, le=4096, description="Most jobs in one batch.")
     max_wait_ms: float = Field(
         10.0, ge=0, le=60_000, description="Longest a job waits for company while busy."
@@ -161,7 +159,7 @@ class ModelSpec(BaseModel):
     @classmethod
     def _name_is_a_queue_name(cls, name: str) -> str:
         if not NAME_PATTERN.match(name):
-            raise ValueError(_naming(name))
+            raise ValueError(naming(name))
         return name
 
     @field_validator("version", mode="before")
@@ -206,138 +204,3 @@ class ModelSpec(BaseModel):
     def handler_path(self) -> str:
         """The handler as `module:Class`."""
         return BUILTIN_HANDLERS.get(self.handler, self.handler)
-
-
-class Catalog(Mapping[str, ModelSpec]):
-    """The models by the names that jobs may use: a model's own name, or an alias of one.
-
-    Each name is a lane. Looking up another name raises UnknownModel with the served names.
-    """
-
-    def __init__(
-        self,
-        models: Mapping[str, ModelSpec],
-        aliases: Mapping[str, str] | None = None,
-        served: tuple[str, ...] = (),
-    ) -> None:
-        self.models = dict(models)
-        """Every model that can be loaded, with or without a lane here."""
-        self.aliases = dict(aliases or {})
-        """The initial target of each alias; operators move them while the fleet runs."""
-        self._served = served or (*self.models, *self.aliases)
-        self._specs = {name: self.models[self.aliases.get(name, name)] for name in self._served}
-
-    def __getitem__(self, name: str) -> ModelSpec:
-        spec = self._specs.get(name) if isinstance(name, str) else None  # a client's may be a list
-        if spec is None:
-            known = ", ".join(sorted(self._served))
-            raise UnknownModel(f"there is no model {str(name)[:80]!r}; this fleet serves: {known}")
-        return spec
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._specs
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._served)
-
-    def __len__(self) -> int:
-        return len(self._served)
-
-    def for_task(self, task: Task) -> tuple[str, ...]:
-        """The served names whose model has this task."""
-        return tuple(name for name in self._served if self[name].task == task)
-
-    def default_for(self, task: Task) -> str | None:
-        """The default name for the task: the only one, the model marked as default, or its alias.
-
-        None where there is no such name, or more than one.
-        """
-        names = self.for_task(task)
-        for narrower in (lambda name: self[name].default, lambda name: name in self.aliases):
-            names = tuple(filter(narrower, names)) or names
-        return names[0] if len(names) == 1 else None
-
-    def subset(self, names: tuple[str, ...]) -> Catalog:
-        """A catalog that serves only these names; an empty tuple is all of them."""
-        for name in names:
-            self[name]
-        return Catalog(self.models, self.aliases, names) if names else self
-
-
-def load_catalog(path: Path) -> Catalog:
-    """Read the catalog file.
-
-    Raises ConfigurationError with the file, the model and the field.
-    """
-    try:
-        document = read_yaml(path)
-    except OSError as exc:
-        raise ConfigurationError(
-            f"cannot read the catalog {path}: {exc.strerror}; set LANEFLEET_CATALOG"
-        ) from exc
-    for key in document if isinstance(document, dict) else ():
-        if key not in _TOP_LEVEL:
-            raise ConfigurationError(
-                f"{path}: there is no key {key!r} at the top{_meant(key, _TOP_LEVEL)}; a catalog "
-                "has `models:` and, if wanted, `aliases:`"
-            )
-    models = document.get("models") if isinstance(document, dict) else None
-    if not isinstance(models, dict) or not models:
-        raise ConfigurationError(f"{path}: expected a top-level `models:` with a name each")
-    specs = {str(name): _parse_spec(path, str(name), body) for name, body in models.items()}
-    _check_defaults(path, specs)
-    return Catalog(specs, _parse_aliases(path, document.get("aliases") or {}, specs))
-
-
-def _check_defaults(path: Path, specs: Mapping[str, ModelSpec]) -> None:
-    chosen: dict[Task | None, str] = {}
-    for name, spec in specs.items():
-        if not spec.default:
-            continue
-        if spec.task is None:
-            raise ConfigurationError(f"{path}: models.{name}.default: say which `task` it is for")
-        if spec.task in chosen:
-            raise ConfigurationError(
-                f"{path}: models.{name}.default: {chosen[spec.task]!r} is the default of "
-                f"{spec.task!r} already; mark one of them"
-            )
-        chosen[spec.task] = name
-
-
-def _parse_aliases(path: Path, aliases: object, specs: Mapping[str, ModelSpec]) -> dict[str, str]:
-    if not isinstance(aliases, dict):
-        raise ConfigurationError(f"{path}: `aliases:` must map a name to a model's name")
-    for alias, target in aliases.items():
-        if not NAME_PATTERN.match(str(alias)):
-            raise ConfigurationError(f"{path}: aliases.{alias}: {_naming(str(alias))}")
-        if str(alias) in specs:
-            raise ConfigurationError(
-                f"{path}: aliases.{alias}: choose a name that no model has, such as one without "
-                "its @version"
-            )
-        if str(target) not in specs:
-            raise ConfigurationError(
-                f"{path}: aliases.{alias}: there is no model {target!r}; "
-                f"choose from {', '.join(sorted(specs))}"
-            )
-    return {str(alias): str(target) for alias, target in aliases.items()}
-
-
-def _parse_spec(path: Path, name: str, body: object) -> ModelSpec:
-    if not isinstance(body, dict):
-        raise ConfigurationError(f"{path}: models.{name} must be a mapping of settings")
-    if "name" in body:
-        raise ConfigurationError(f"{path}: models.{name}.name: the key is its name; remove this")
-    fields = {**{str(key): value for key, value in body.items()}, "name": name}
-    try:
-        return ModelSpec.model_validate(fields)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            said = (
-                f"there is no such key{_meant(field, ModelSpec.model_fields)}; see docs/models.md"
-            )
-        where = f"models.{name}.{field}" if field not in ("", "name") else f"models.{name}"
-        raise ConfigurationError(f"{path}: {where}: {said}") from exc

@@ -1,0 +1,33 @@
+"""The catalog: which models this fleet serves, from `deploy/models.yaml`.
+
+Front and workers read the same file, so the front can refuse jobs that no worker could run,
+without importing a model.
+"""
+
+from common.catalog.catalog import Catalog
+from common.catalog.reading import load_catalog
+from common.catalog.spec import (
+    BUILTIN_HANDLERS,
+    DEFAULT_CACHE_SECONDS,
+    DETERMINISTIC_HANDLERS,
+    NAME_PATTERN,
+    Backend,
+    InputKind,
+    ModelSpec,
+    Precision,
+    Task,
+)
+
+__all__ = (
+    "BUILTIN_HANDLERS",
+    "DEFAULT_CACHE_SECONDS",
+    "DETERMINISTIC_HANDLERS",
+    "NAME_PATTERN",
+    "Backend",
+    "Catalog",
+    "InputKind",
+    "ModelSpec",
+    "Precision",
+    "Task",
+    "load_catalog",
+)
