@@ -23,10 +23,10 @@ from worker.models.generation.conversion.gguf import read_gguf
 from worker.models.generation.conversion.writer import (
     Precision,
     Source,
-    new_folder,
     write_json,
     write_tensors,
 )
+from worker.models.new_folder import new_folder
 
 _TELL_SECONDS = 0.1
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

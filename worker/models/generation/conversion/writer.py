@@ -1,18 +1,12 @@
-"""Writes a folder that is there whole or not at all, and safetensors a tensor at a time.
+"""Writes safetensors a tensor at a time.
 
-Everything goes to a folder beside the final one, whose name begins with a dot and which nothing
-loads; it takes the final name by one rename, after what it holds has reached the disk. A tensor is
-made when its turn comes, so memory holds one of them.
+A tensor is made when its turn comes, so memory holds one of them.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -22,7 +16,7 @@ from numpy.typing import NDArray
 
 from worker.models.generation.conversion.errors import NotConverted
 
-__all__ = ("Precision", "Source", "new_folder", "write_json", "write_tensors")
+__all__ = ("Precision", "Source", "write_json", "write_tensors")
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _KINDS = {"fp32": ("F32", 4), "bf16": ("BF16", 2), "fp16": ("F16", 2)}
@@ -35,33 +29,6 @@ class Source(NamedTuple):
     name: str
     shape: tuple[int, ...]
     read: Callable[[], NDArray[np.float32]]
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path | None]:
-    """A folder to fill, which becomes `target` in the end; None where another process made it.
-
-    One process at a time: a second waits for the first. What a killed one left is removed.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.partial"
-    with (target.parent / f".{target.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.exists():
-            yield None
-            return
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            yield partial
-            for path in partial.iterdir():
-                _to_disk(path)
-            _to_disk(partial)
-            partial.rename(target)
-            _to_disk(target.parent)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -112,11 +79,3 @@ def _packed(numbers: NDArray[np.float32], precision: Precision) -> bytes:
     bits = numbers.astype("<f4").view(np.uint32)
     even = (bits >> 16) & 1  # to the nearest, and of two such to the even one
     return bytes(((bits + 0x7FFF + even) >> 16).astype("<u2").data)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
