@@ -181,11 +181,11 @@ def _headers_of(request: Request) -> tuple[str, str, Asked]:
 
 
 def _asked(found: dict[bytes, list[str]]) -> Asked:
-    prefer, key, cache = (found.get(name) for name in _ASKED)
+    key = found.get(b"idempotency-key")
     return Asked(
-        ", ".join(prefer or ()) or None,
+        ", ".join(found.get(b"prefer", ())) or None,
         None if key is None else ", ".join(key),
-        ", ".join(cache or ()) or None,
+        ", ".join(found.get(b"cache-control", ())) or None,
     )
 
 

@@ -37,6 +37,7 @@ from api.tenants.rate_headers import rate_headers, seconds_until_next
 from api.webhooks.targets import WebhookTargets
 from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Refused
+from common.generation.inputs import TASK
 from common.inputs.checks import check_image, check_input, check_input_url
 from common.jobs.job import Job
 from common.jobs.record import JobRecord, JobState
@@ -217,7 +218,8 @@ class Submission:
         Raises UnknownModel, InvalidInput, UnsupportedMedia, InputUrlRefused or MessageTooLarge.
         """
         spec = self._catalog[request.model]
-        check_generation(spec, request)
+        if spec.task == TASK:
+            check_generation(spec, request)
         note_lane(request.model)
         own = sent_bytes if own_bytes is None else own_bytes
         if request.input is MISSING or request.input_url is not None:
@@ -239,7 +241,8 @@ class Submission:
         if request.input_url is not None:
             raise InvalidInput("send either a file or `input_url`, not both")
         spec = self._catalog[request.model]
-        check_generation(spec, request, is_file=True)
+        if spec.task == TASK:
+            check_generation(spec, request, is_file=True)
         note_lane(request.model)
         inline = self._limits.inline_input_bytes
         if spec.input == "image":

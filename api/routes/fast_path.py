@@ -13,13 +13,14 @@ from starlette.types import Receive, Scope, Send
 
 from api.http import bodies
 from api.http.idempotency_key import REPLAYED
+from api.http.json_response import JsonResponse
 from api.http.preferences import NONE, VARY
 from api.http.problems import response_for
 from api.jobs.links import job_path
 from api.jobs.request_body import job_of
 from api.jobs.submission import Taken
 from api.jobs.views import hit_json, queued_json
-from api.routes.job_lookup import json_response, show_job, unknown_job
+from api.routes.job_lookup import show_job, unknown_job
 from api.services import Services
 from api.tenants.auth import require
 
@@ -87,13 +88,13 @@ async def _answer(taken: Taken, services: Services) -> Response:
         headers[REPLAYED] = "true"
     if taken.hit is not None:
         headers["Age"] = str(taken.hit.age_seconds)
-        return json_response(hit_json(taken.hit), 200, headers)
+        return JsonResponse(hit_json(taken.hit), 200, headers)
     if taken.record is None:
         raise unknown_job(taken.job_id)
     if taken.queued_now:
         notice = services.admission.notice(taken.record.lane)
         view = queued_json(taken.record, headers["Location"], notice)
-        return json_response(view, 202, headers)
+        return JsonResponse(view, 202, headers)
     return await show_job(services, taken.record, 200 if taken.settled else 202, headers)
 
 
