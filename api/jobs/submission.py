@@ -107,7 +107,11 @@ class Submission:
         asked = body.asked
         if asked.idempotency_key is not None:
             return await self._take_once(sent, body, principal, key_of(asked.idempotency_key))
-        job = await self._checked(sent, principal, asked.cache_control)
+        cache = asked.cache_control
+        if sent.payload is None and sent.sent_bytes <= LARGE_BYTES and not sent.request.webhook:
+            job = self._job_of(sent, principal, cache)  # as in _checked, less a coroutine
+        else:
+            job = await self._checked(sent, principal, cache)
         return await self._publish(job, asked.prefer)
 
     async def _take_once(self, sent: SentJob, body: Body, principal: Principal, key: str) -> Taken:

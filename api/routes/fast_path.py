@@ -8,7 +8,7 @@ that are not recognised here, such as a path behind an unusual mount.
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from starlette.types import Receive, Scope, Send
 
 from api.http import bodies
@@ -23,6 +23,7 @@ from api.jobs.views import hit_json, queued_json
 from api.routes.job_lookup import show_job, unknown_job
 from api.services import Services
 from api.tenants.auth import require
+from common.jobs.record import JobRecord
 
 PATH = "/v1/jobs"
 
@@ -60,27 +61,35 @@ class FastPath:
         """The response to a submit; an unexpected error is logged and answered as well."""
         scope["route"] = _ROUTE
         try:
-            return await take_job(Request(scope, receive), self._app.state.services)
+            return await take_job(scope, receive, self._app.state.services)
         except Exception as exc:  # noqa: BLE001 - nothing behind us would make a document of it
             return response_for(exc)
 
 
-async def take_job(request: Request, services: Services) -> Response:
+async def take_job(scope: Scope, receive: Receive, services: Services) -> Response:
     """Handle `POST /v1/jobs`, here and as FastAPI's route."""
-    principal = await services.authenticator.identify(request.scope["headers"])
+    principal = await services.authenticator.identify(scope["headers"])
     require(principal, "submit")
-    body = await bodies.read(request, services.settings.max_body_bytes)
+    body = await bodies.receive(scope, receive, services.settings.max_body_bytes)
     taken = await services.submission.take(await job_of(body), body, principal)
     if taken.preferences.wait_seconds:
         await services.authenticator.recheck(principal)
-    response = await _answer(taken, services)
+    headers = job_headers(taken.job_id)
+    if taken.queued_now and taken.record is not None and taken.preferences is NONE:
+        response = _queued(taken.record, headers, services)
+    else:
+        response = await _answer(taken, headers, services)
     if principal.tenant:
         response.headers.update(services.submission.rate_headers(principal))
     return response
 
 
-async def _answer(taken: Taken, services: Services) -> Response:
-    headers = job_headers(taken.job_id)
+def _queued(record: JobRecord, headers: dict[str, str], services: Services) -> Response:
+    notice = services.admission.notice(record.lane)
+    return JsonResponse(queued_json(record, headers["Location"], notice), 202, headers)
+
+
+async def _answer(taken: Taken, headers: dict[str, str], services: Services) -> Response:
     preferences = taken.preferences
     if preferences is not NONE and (applied := preferences.applied(settled=taken.settled)):
         headers["Preference-Applied"] = applied
@@ -92,9 +101,7 @@ async def _answer(taken: Taken, services: Services) -> Response:
     if taken.record is None:
         raise unknown_job(taken.job_id)
     if taken.queued_now:
-        notice = services.admission.notice(taken.record.lane)
-        view = queued_json(taken.record, headers["Location"], notice)
-        return JsonResponse(view, 202, headers)
+        return _queued(taken.record, headers, services)
     return await show_job(services, taken.record, 200 if taken.settled else 202, headers)
 
 
