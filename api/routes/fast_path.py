@@ -75,7 +75,8 @@ async def take_job(scope: Scope, receive: Receive, services: Services) -> Respon
     if taken.preferences.wait_seconds:
         await services.authenticator.recheck(principal)
     headers = job_headers(taken.job_id)
-    if taken.queued_now and taken.record is not None and taken.preferences is NONE:
+    plain = taken.preferences is NONE and not taken.replayed
+    if plain and taken.queued_now and taken.record is not None:
         response = _queued(taken.record, headers, services)
     else:
         response = await _answer(taken, headers, services)
