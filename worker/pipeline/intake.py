@@ -106,9 +106,9 @@ class Intake:
         One lane per call, so that another thread can route the other lanes should decoding hang
         on this one. Raises CallerReplaced.
         """
+        if not self._fetched:  # one that comes now ends the wait of this round
+            return
         with self._state.changed:
-            if not self._fetched:
-                return
             lane = self._fetched[0][0]
             taken = [one for its, one in self._fetched if its is lane]
             self._fetched = [(its, one) for its, one in self._fetched if its is not lane]
