@@ -50,7 +50,7 @@ class Scheduler:
     def ran(self, lane: Lane, batch: Batch[Execution], seconds: float) -> None:
         """Record that a batch took `seconds` on the device."""
         if batch.regular:
-            with self._state.changed:
+            with self._state.lock:
                 lane.batcher.observe(batch.padded_cost, seconds)
         self.touch(lane.spec.name)
 

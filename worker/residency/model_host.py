@@ -80,7 +80,7 @@ class ModelHost:
 
     def begin(self) -> None:
         """Queue the eager models for loading, in the catalog's order, as far as they fit."""
-        with self._state.changed:
+        with self._state.lock:
             for lane in self._state.lanes.values():
                 # Not at once where it was taken out of service: its first job may try again.
                 out = self.residency.models[lane.spec.name].retry_at > 0
@@ -182,13 +182,13 @@ class ModelHost:
             self.aliases_stale.set()
         if model not in self.residency.models:
             return
-        with self._state.changed:
+        with self._state.lock:
             self._obey(verb, model)
             self._state.changed.notify_all()
 
     def run_on_device(self, task: Task) -> None:
         """Have the device's thread run this between two batches; returns at once."""
-        with self._state.changed:
+        with self._state.lock:
             self._tasks.append(task)
             self._state.changed.notify_all()
 
@@ -205,7 +205,7 @@ class ModelHost:
 
     def move_aliases(self, targets: Mapping[str, str]) -> None:
         """Point aliases at these models, each as soon as its model is loaded."""
-        with self._state.changed:
+        with self._state.lock:
             for alias, target in targets.items():
                 self._move_alias(alias, target)
             self._state.changed.notify_all()
@@ -237,7 +237,7 @@ class ModelHost:
         warm = self._warm_up(model, handler)
         if not warm:
             self._unload_refused(model, handler)
-        with self._state.changed:
+        with self._state.lock:
             self.loading = None
             if warm:
                 self.residency.admit(model, handler)
@@ -275,7 +275,7 @@ class ModelHost:
         self._tasking.leave()
 
     def _unload(self, models: list[str]) -> None:
-        with self._state.changed:
+        with self._state.lock:
             for model in models:
                 for lane in self._lanes_of(model):
                     lane.serve(lane.spec, None)
