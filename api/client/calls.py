@@ -83,12 +83,19 @@ def headers_of(api_key: str | None) -> dict[str, str]:
 
 
 def json_input(value: Any) -> Any:
-    """An input as JSON: bytes, and the bytes of a path, become an image in base64."""
+    """An input as JSON: bytes, and the bytes of a path, become an image or audio in base64."""
     if isinstance(value, Path):
         value = value.read_bytes()
     if isinstance(value, bytes | bytearray):
-        return {"image": b64encode(value).decode()}
+        return {_kind_of(value): b64encode(value).decode()}
     return value
+
+
+def _kind_of(content: bytes | bytearray) -> str:
+    """What a file is, by how recordings begin; all else is sent as an image."""
+    chunked = content[:4] in (b"RIFF", b"RF64", b"FORM") and content[8:12] != b"WEBP"
+    audio = chunked or content[:4] in (b"fLaC", b"OggS") or content[:3] == b"ID3"
+    return "audio" if audio or content[:2] in (b"\xff\xfb", b"\xff\xf3", b"\xff\xf2") else "image"
 
 
 def _job(job_id: str) -> str:

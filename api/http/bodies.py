@@ -119,7 +119,7 @@ def is_json(media_type: str) -> bool:
 
 def is_raw(media_type: str) -> bool:
     """Whether a body of this type is the input itself; its format is detected from its bytes."""
-    return media_type.startswith("image/") or media_type in RAW_TYPES
+    return media_type.startswith(("image/", "audio/")) or media_type in RAW_TYPES
 
 
 @lru_cache(maxsize=64)
@@ -140,7 +140,7 @@ def media_type_of(content_type: str) -> str:
 
 
 _ANY_JOB = (
-    "application/json, multipart/form-data, or a file's bytes as image/*, text/plain or "
+    "application/json, multipart/form-data, or a file's bytes as image/*, audio/*, text/plain or "
     "application/octet-stream"
 )
 
@@ -316,6 +316,6 @@ def parse_json(body: bytes) -> Any:
 RAW_TYPES = ("application/octet-stream", "text/plain")
 RAW_BODIES: dict[str, Any] = {
     media_type: {"schema": {"type": "string", "format": "binary"}}
-    for media_type in ("image/*", *RAW_TYPES)
+    for media_type in ("image/*", "audio/*", *RAW_TYPES)
 }
 """For OpenAPI: a body that is the input's own bytes."""

@@ -74,7 +74,7 @@ class JobRequest(BaseModel):
     input: Any = Field(
         default_factory=lambda: MISSING,
         description='A string for text models, {"image": "<base64>"} for image models, '
-        "any JSON for others.",
+        '{"audio": "<base64>"} for audio models, any JSON for others.',
         examples=["The quick brown fox."],
     )
     input_url: str | None = Field(

@@ -38,7 +38,7 @@ from api.webhooks.targets import WebhookTargets
 from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Refused
 from common.generation.inputs import TASK
-from common.inputs.checks import check_image, check_input, check_input_url
+from common.inputs.checks import FILE_KINDS, check_file, check_input, check_input_url
 from common.jobs.job import Job
 from common.jobs.record import JobRecord, JobState
 
@@ -249,8 +249,8 @@ class Submission:
             check_generation(spec, request, is_file=True)
         note_lane(request.model)
         inline = self._limits.inline_input_bytes
-        if spec.input == "image":
-            value, blob = check_image(payload, inline)
+        if spec.input in FILE_KINDS:
+            value, blob = check_file(spec.input, payload, inline)
         else:
             # As JSON, a byte of text may become six.
             value, blob = check_input(spec.input, _text_of(payload), inline, len(payload) * 6)

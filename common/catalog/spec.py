@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-InputKind = Literal["text", "image", "json"]
+InputKind = Literal["text", "image", "audio", "json"]
 Backend = Literal["torch", "onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Task = Literal["embed", "classify", "detect", "generate"]
 
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9._-]{0,31})?$")
 DEFAULT_CACHE_SECONDS = 3600
-DETERMINISTIC_HANDLERS = frozenset({"minilm", "text-detect", "resnet50"})
+DETERMINISTIC_HANDLERS = frozenset({"minilm", "text-detect", "resnet50", "classify", "vad"})
 """Built-in handlers whose results are cached unless the catalog says otherwise. Whether other
 handlers are deterministic is declared by their authors in the catalog."""
 
@@ -23,6 +23,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "echo": "worker.models.echo:Echo",
     "minilm": "worker.models.minilm:MiniLM",
     "text-detect": "worker.models.text_detect:TextDetect",
+    "vad": "worker.models.vad:Vad",
     "resnet50": "worker.models.resnet50:ResNet50",
     "decoder": "worker.models.generation.decoder:Decoder",
     "openai-server": "worker.models.generation.server:Server",
@@ -46,7 +47,7 @@ class ModelSpec(BaseModel):
 
     name: str = Field(description="The model's name; also its lane and Celery queue.")
     handler: str = Field(description="A built-in handler's name, or `module:Class`.")
-    input: InputKind = Field("json", description="What the input is: text, image or json.")
+    input: InputKind = Field("json", description="What the input is: text, image, audio or json.")
     description: str = Field("", description="One sentence for people.")
     task: Task | None = Field(
         None,

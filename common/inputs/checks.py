@@ -1,8 +1,9 @@
 """Checks a job's input, and converts it between its wire form and the model's.
 
 Both sides use it: the front refuses inputs that are recognizably invalid before anything is
-queued, the worker converts them to the argument of `decode`. An image is sent as base64 in the
-message, or, when large, as raw bytes under the job's blob key with a reference in the message.
+queued, the worker converts them to the argument of `decode`. An image or a recording is sent as
+base64 in the message, or, when large, as raw bytes under the job's blob key with a reference in the
+message.
 An input that a worker fetched from a URL is treated as such bytes.
 """
 
@@ -45,6 +46,29 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 IMAGE_TYPES = frozenset(kind for _, kind in _MAGIC) | {"image/webp"}
 
 
+AUDIO_FORMATS = "WAV, FLAC, Ogg, MP3 or AIFF"
+_AUDIO_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"),
+    (b"ID3", "audio/mpeg"),
+    (b"\xff\xfb", "audio/mpeg"),
+    (b"\xff\xf3", "audio/mpeg"),
+    (b"\xff\xf2", "audio/mpeg"),
+)
+_CHUNKED = {(b"RIFF", b"WAVE"): "audio/wav", (b"RF64", b"WAVE"): "audio/wav"} | {
+    (b"FORM", form): "audio/aiff" for form in (b"AIFF", b"AIFC")
+}
+FILE_KINDS: frozenset[InputKind] = frozenset(("image", "audio"))
+"""Kinds of input that are a file's bytes."""
+
+
+def sniff_audio(payload: bytes) -> str | None:
+    """The media type by the first bytes, or None when it is not a known audio format."""
+    if kind := _CHUNKED.get((payload[:4], payload[8:12])):
+        return kind
+    return next((kind for magic, kind in _AUDIO_MAGIC if payload.startswith(magic)), None)
+
+
 def sniff_image(payload: bytes) -> str | None:
     """The media type by the first bytes, or None when it is not a known image format."""
     if payload[:4] == b"RIFF" and payload[8:12] == b"WEBP":
@@ -60,8 +84,8 @@ def check_input(
     sent_bytes is the length of the text that contained it: the JSON in a short one need not be
     measured. Raises InvalidInput or UnsupportedMedia with what to send instead.
     """
-    if kind == "image":
-        return check_image(_image_bytes(value), inline_bytes)
+    if kind in FILE_KINDS:
+        return check_file(kind, _file_bytes(kind, value), inline_bytes)
     if kind == "text":
         if not isinstance(value, str):
             raise InvalidInput(
@@ -85,22 +109,28 @@ def check_input_url(url: str) -> str:
     return url
 
 
-def check_image(payload: bytes, inline_bytes: int) -> tuple[Any, bytes | None]:
-    """Check an image's bytes; returns the value for the message, and the blob or None.
+def check_file(kind: InputKind, payload: bytes, inline_bytes: int) -> tuple[Any, bytes | None]:
+    """Check a file's bytes; returns the value for the message, and the blob or None.
 
-    Raises UnsupportedMedia when the bytes are not an image that workers read, and
+    Raises UnsupportedMedia when the bytes are not an image, or a recording, that workers read, and
     InputTooLarge for one that no worker would decode.
     """
-    media_type = sniff_image(payload)
-    if media_type is None:
+    if kind == "audio":
+        if sniff_audio(payload) is None:
+            raise UnsupportedMedia(
+                f"the {len(payload)} bytes sent are not audio that this fleet reads; "
+                f"send {AUDIO_FORMATS}"
+            )
+    elif (media_type := sniff_image(payload)) is not None:
+        _check_pixels(payload, media_type)
+    else:
         raise UnsupportedMedia(
             f"the {len(payload)} bytes sent are not an image that this fleet reads; "
             f"send {IMAGE_FORMATS}"
         )
-    _check_pixels(payload, media_type)
     if len(payload) > inline_bytes:
         return BLOB_REFERENCE, payload
-    return {"image": b64encode(payload).decode()}, None
+    return {kind: b64encode(payload).decode()}, None
 
 
 def _check_pixels(payload: bytes, media_type: str) -> None:
@@ -118,7 +148,7 @@ def _check_pixels(payload: bytes, media_type: str) -> None:
 
 
 def materialize(kind: InputKind, value: Any, blob: bytes | None) -> Any:
-    """The argument of `decode`: str for text, bytes for an image, else the JSON value.
+    """The argument of `decode`: str for text, bytes for an image or audio, else the JSON value.
 
     Raises InvalidInput, because any Celery client may have written the message.
     """
@@ -126,8 +156,8 @@ def materialize(kind: InputKind, value: Any, blob: bytes | None) -> Any:
         if blob is None:
             raise InvalidInput("the input was sent by reference but is no longer stored")
         return _read_blob(kind, blob)
-    if kind == "image":
-        return _image_bytes(value)
+    if kind in FILE_KINDS:
+        return _file_bytes(kind, value)
     if kind == "text" and not isinstance(value, str):
         raise InvalidInput(
             f"this model takes text: input must be a string, not {_json_type(value)}"
@@ -136,7 +166,7 @@ def materialize(kind: InputKind, value: Any, blob: bytes | None) -> Any:
 
 
 def _read_blob(kind: InputKind, blob: bytes) -> Any:
-    if kind == "image":
+    if kind in FILE_KINDS:
         return blob
     try:
         return blob.decode("utf-8", "surrogatepass") if kind == "text" else orjson.loads(blob)
@@ -146,11 +176,12 @@ def _read_blob(kind: InputKind, blob: bytes) -> Any:
         raise InvalidInput(f"this model takes JSON, and the input is none: {exc}") from exc
 
 
-def _image_bytes(value: Any) -> bytes:
-    encoded = value.get("image") if isinstance(value, dict) else value
+def _file_bytes(kind: InputKind, value: Any) -> bytes:
+    encoded = value.get(kind) if isinstance(value, dict) else value
     if not isinstance(encoded, str):
+        what = "an image" if kind == "image" else "audio"
         raise InvalidInput(
-            'this model takes an image: "input" must be {"image": "<base64>"}, '
+            f'this model takes {what}: "input" must be {{"{kind}": "<base64>"}}, '
             "or send the file as multipart/form-data"
         )
     if encoded[:64].lstrip()[:5].lower() == "data:":
@@ -165,7 +196,7 @@ def _image_bytes(value: Any) -> bytes:
         plain = encoded.encode("ascii").translate(_URL_SAFE, b" \t\r\n\v\f").rstrip(b"=")
         return b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except ValueError as exc:
-        raise InvalidInput(f'"input.image" is not valid base64: {exc}') from exc
+        raise InvalidInput(f'"input.{kind}" is not valid base64: {exc}') from exc
 
 
 def _json_type(value: Any) -> str:

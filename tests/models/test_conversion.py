@@ -26,9 +26,9 @@ from tests.support.gguf_file import F32, Q8_0, llama_gguf, write_gguf
 from tests.support.stack import ROOT
 from tests.support.tiny_decoder import GPT2, LLAMA, write_decoder
 from worker.models import weights
+from worker.models.converted import ready_folder
 from worker.models.generation.conversion.__main__ import main
 from worker.models.generation.conversion.dequantise import FORMATS
-from worker.models.generation.converted import ready_folder
 
 need("torch", "safetensors", "tokenizers")
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from common.errors import InputTooLarge, InvalidInput, UnsupportedMedia
-from common.inputs.checks import check_image, sniff_image
+from common.inputs.checks import check_file, sniff_image
 from tests.models.test_models import DATA, encoded, need
 
 need("PIL", "numpy")
@@ -195,7 +195,7 @@ def test_a_big_tiff_is_one() -> None:
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_a_compressed_tiff_has_its_pixels_or_the_reason_why_not(name: str) -> None:
     content = COMPRESSED[name]
-    assert check_image(content, 65_536)[1] is None
+    assert check_file("image", content, 65_536)[1] is None
     if not features.check("libtiff"):
         with pytest.raises(UnsupportedMedia, match="without libtiff; send it uncompressed or as"):
             images.decode_rgb(content)

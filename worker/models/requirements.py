@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, str] = {
     "numpy": "torch",
     "onnxruntime": "onnx",
     "safetensors": "torch",
+    "soundfile": "audio",
     "tokenizers": "torch",
     "torch": "torch",
     "transformers": "torch",

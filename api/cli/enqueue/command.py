@@ -220,10 +220,10 @@ def _tell_dry(run: Run, say: Say) -> int:
     return _FAILED if found.refused else 0
 
 
-def _kind_of(client: Client, model: str) -> Literal["text", "image", "json"]:
+def _kind_of(client: Client, model: str) -> Literal["text", "image", "audio", "json"]:
     """What the model takes; a key that may not ask is trusted."""
     try:
-        kind: Literal["text", "image", "json"] = client.get_model(model)["input"]
+        kind: Literal["text", "image", "audio", "json"] = client.get_model(model)["input"]
     except ApiError as exc:
         if exc.status != 403:
             raise

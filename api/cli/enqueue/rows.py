@@ -98,7 +98,7 @@ class Reader:
             if (size := path.stat().st_size) > _FILE_BYTES:
                 raise RowError(f"{path} has {size:,} bytes, which is more than an input may have")
             content: Any = path.read_bytes()
-            if self.kind != "image":
+            if self.kind not in ("image", "audio"):
                 content = content.decode()
             if self.kind == "json" and path.suffix == ".json":
                 content = orjson.loads(content)
@@ -112,8 +112,8 @@ class Reader:
         """The value as the model takes it; raises RowError."""
         params = {**self.params, **params} if self.params else params
         fields: dict[str, Any] = {"params": params} if params else {}
-        if self.kind == "image":
-            return self._image(value, fields)
+        if self.kind in ("image", "audio"):
+            return self._file(value, fields)
         if self.kind == "text" and not isinstance(value, str):
             raise RowError(
                 f"the model takes text, and this is {type(value).__name__}; name the column with "
@@ -123,20 +123,20 @@ class Reader:
             raise RowError("the model takes JSON, and the column has bytes")
         return Input(value, fields)
 
-    def _image(self, value: Any, fields: dict[str, Any]) -> Input:
+    def _file(self, value: Any, fields: dict[str, Any]) -> Input:
         if isinstance(value, dict) and ("bytes" in value or "path" in value):
             value = value.get("bytes") or value.get("path")  # as data sets keep pictures
         if isinstance(value, bytes | dict):
             return Input(value, fields)
         if not isinstance(value, str):
-            raise RowError("the model takes an image: bytes, the path of a file, or a URL")
+            raise RowError(f"the model takes {self.kind}: bytes, the path of a file, or a URL")
         if value.startswith(("http://", "https://")):
             return Input(None, {**fields, "input_url": value})
         path = self.folder / value
         try:
             return Input(path.read_bytes(), fields)
         except (OSError, ValueError) as exc:
-            raise RowError(f"there is no image at {str(path)[:200]!r}: {exc}") from exc
+            raise RowError(f"there is no {self.kind} at {str(path)[:200]!r}: {exc}") from exc
 
 
 def _column(found: Mapping[str, Any], name: str) -> Any:

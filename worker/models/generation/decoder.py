@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.catalog import ModelSpec
 from worker.devices.torch_import import deferring
-from worker.models.generation.converted import ready_folder
+from worker.models.converted import ready_folder
 from worker.models.generation.grammar import Matched
 from worker.models.generation.options import read_decoder_options
 from worker.models.generation.prompts import Given

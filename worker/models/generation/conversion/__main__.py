@@ -55,6 +55,9 @@ def _convert(source: Path, target: Path, precision: Precision, tokenizer: Path |
     with new_folder(target) as folder:
         if folder is None:
             return False
+        if source.suffix == ".pth":  # a network's tensors alone, whose handler knows the rest
+            _write(folder, list(from_pickle.sources_of(source)), precision)
+            return True
         is_gguf = source.suffix == ".gguf"
         tensors = _from_gguf(source, folder, tokenizer) if is_gguf else _from_pickle(source, folder)
         if tokenizer is not None:

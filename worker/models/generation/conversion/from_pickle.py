@@ -30,7 +30,7 @@ _COPIED = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".num_batches_tracked")
 """Ends of names of what no network here reads, but old files hold."""
 
 

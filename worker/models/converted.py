@@ -29,11 +29,13 @@ _FORMAT = 1
 _SECONDS = 1800
 _SPARE_MB = 4096
 """Address space for Python and torch beside twice the file."""
-_ROOT = Path(__file__).resolve().parents[3]
+_ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = "worker.models.generation.conversion"
+_CONVERTED = (".gguf", ".pth")
 
 
 def ready_folder(found: Path, spec: ModelSpec) -> Path:
-    """The folder to load: `found` itself, or what a gguf file was converted to.
+    """The folder to load: `found` itself, or what a gguf or pth file was converted to.
 
     Raises ConfigurationError with what the conversion says.
     """
@@ -44,10 +46,10 @@ def ready_folder(found: Path, spec: ModelSpec) -> Path:
                 f"lanefleet convert {found} FOLDER"
             )
         return found
-    if found.suffix != ".gguf":
+    if found.suffix not in _CONVERTED:
         raise ConfigurationError(
             f"models.{spec.name}.weights: {found} is neither a folder with model.safetensors nor a "
-            "gguf file"
+            f"file that is converted ({', '.join(_CONVERTED)})"
         )
     state = found.stat()
     facts = f"{_FORMAT} {state.st_size} {state.st_mtime_ns} {spec.precision}"
@@ -67,7 +69,7 @@ def _is_pickled(folder: Path) -> bool:
 
 def _convert(source: Path, target: Path, spec: ModelSpec) -> None:
     memory_mb = _SPARE_MB + 2 * source.stat().st_size // 2**20
-    program = (sys.executable, "-m", f"{__package__}.conversion", str(source), str(target))
+    program = (sys.executable, "-m", _PROGRAM, str(source), str(target))
     precision = ("--precision", spec.precision)
     limits = ("--memory-mb", str(memory_mb), "--seconds", str(_SECONDS))
     # It ends with this process, which holds the other end of its pipe.
