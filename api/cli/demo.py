@@ -1,7 +1,7 @@
 """The main job on real input, for somebody who has just cloned the repository.
 
-Starts a fleet of its own on free ports with a Redis of its own, submits a
-photo with text in it and a dozen sentences over HTTP, shows what came back
+Starts a fleet of its own on free ports with a Redis of its own, submits
+photos and a dozen sentences over HTTP, shows what came back
 and how the worker batched it, has a model write a sentence where it can, and
 leaves nothing running.
 """
@@ -44,7 +44,9 @@ SENTENCES = (
     "The recipe calls for two eggs and a cup of flour.",
 )
 PHOTOS = ("astronaut.png", "rocket.jpg", "sign.png")
-MODELS = ("minilm", "text-detect")
+NAMED = ("cat.jpg", "coffee.jpg", "rocket.jpg")
+"""Photos whose main thing is named."""
+MODELS = ("minilm", "text-detect", "classify")
 _READY_SECONDS = 300.0
 _JOB_SECONDS = 120.0
 _PAIRS_SHOWN = 4
@@ -85,14 +87,19 @@ def _show(console: Console, fleet: Fleet, output: Path, as_json: bool, *, writes
         "one Celery worker"
     )
     _await_models(console, fleet)
-    with Client(fleet.url) as client, ThreadPoolExecutor(len(SENTENCES) + len(PHOTOS)) as pool:
+    with (
+        Client(fleet.url) as client,
+        ThreadPoolExecutor(len(SENTENCES) + len(PHOTOS) + len(NAMED)) as pool,
+    ):
         began = time.perf_counter()
         job: dict[str, Any] = {"wait": _JOB_SECONDS, "cache": False}  # it is to be seen running
         photos = [
             pool.submit(client.submit_file, "text-detect", _photo(name), **job) for name in PHOTOS
         ]
+        named = [pool.submit(client.submit_file, "classify", _photo(n), **job) for n in NAMED]
         texts = [pool.submit(client.submit, "minilm", text, **job) for text in SENTENCES]
         found = [_succeeded(future.result()) for future in photos]
+        labels = [_succeeded(future.result())["result"]["labels"] for future in named]
         embedded = [_succeeded(future.result()) for future in texts]
         seconds = time.perf_counter() - began
         batches = _batches(client)
@@ -108,6 +115,7 @@ def _show(console: Console, fleet: Fleet, output: Path, as_json: bool, *, writes
             "boxes": {
                 name: job["result"]["boxes"] for name, job in zip(PHOTOS, found, strict=True)
             },
+            "labels": dict(zip(NAMED, labels, strict=True)),
             "pictures": [str(path) for path in pictures],
             "pairs": [(score, SENTENCES[a], SENTENCES[b]) for score, a, b in pairs],
             "batches": batches,
@@ -116,6 +124,9 @@ def _show(console: Console, fleet: Fleet, output: Path, as_json: bool, *, writes
         sys.stdout.write(json.dumps(document) + "\n")
         return
     _print_boxes(console, found, pictures)
+    for name, best in zip(NAMED, labels, strict=True):
+        said = ", ".join(f"{one['label']} {one['score']:.2f}" for one in best[:3])
+        console.print(f"[bold]{name}[/] shows: {said}", highlight=False)
     _print_pairs(console, pairs)
     _print_batches(console, batches, seconds)
     if writes:

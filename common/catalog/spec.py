@@ -23,6 +23,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "echo": "worker.models.echo:Echo",
     "minilm": "worker.models.minilm:MiniLM",
     "text-detect": "worker.models.text_detect:TextDetect",
+    "classify": "worker.models.classify:Classify",
     "vad": "worker.models.vad:Vad",
     "resnet50": "worker.models.resnet50:ResNet50",
     "decoder": "worker.models.generation.decoder:Decoder",

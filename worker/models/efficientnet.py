@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ("CROP", "MEAN", "SHORTER_SIDE", "STD", "EfficientNetLite0")
+__all__ = ("EfficientNetLite0",)
 
-SHORTER_SIDE, CROP = 256, 224
-MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 _EPSILON = 1e-3
+_COUNTER = ".num_batches_tracked"
+"""Training's; converted weights have it no more."""
 _STAGES = (
     # blocks, kernel, stride, expansion, channels in and out
     (1, 3, 1, 1, 32, 16),
@@ -64,8 +64,8 @@ class _Block(nn.Module):
         if not isinstance(self._expand_conv, nn.Identity):
             y = nn.functional.relu6(self._bn0(self._expand_conv(y)))
         y = nn.functional.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
-        return x + y if self.skips else y
+        out: Tensor = self._bn2(self._project_conv(y))
+        return x + out if self.skips else out
 
 
 class EfficientNetLite0(nn.Module):
@@ -73,6 +73,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
+        self.classes = classes
         self._conv_stem = _Conv(3, 32, 3, 2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, _EPSILON)
         self._blocks = nn.ModuleList(
@@ -100,7 +101,10 @@ class EfficientNetLite0(nn.Module):
         Raises KeyError or RuntimeError for tensors of another network.
         """
         network = cls(classes=len(tensors["_fc.bias"]))
-        network.load_state_dict(dict(tensors))
+        missing, strange = network.load_state_dict(dict(tensors), strict=False)
+        missing = [name for name in missing if not name.endswith(_COUNTER)]
+        if missing or strange:
+            raise KeyError(f"lacks {missing[:3]}, has {list(strange)[:3]}")
         network.eval()
         for module in network.modules():
             for conv, norm in _PAIRS:
