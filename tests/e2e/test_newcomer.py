@@ -168,6 +168,9 @@ def test_the_demo_shows_a_result_and_leaves_nothing_running(tmp_path: Path) -> N
     shown = json.loads(answer.stdout)
     assert len(shown["boxes"]["sign.png"]) == 2
     assert shown["boxes"]["astronaut.png"]
+    assert "cat" in shown["labels"]["cat.jpg"][0]["label"]
+    assert shown["labels"]["coffee.jpg"][0]["label"] == "espresso"
+    assert shown["labels"]["rocket.jpg"][0]["label"] in ("missile", "projectile")
     assert all(Path(picture).exists() for picture in shown["pictures"])
     best = shown["pairs"][0]
     assert best[0] > 0.5

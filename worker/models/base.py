@@ -38,8 +38,8 @@ class Model(Protocol):
     def decode(self, value: Any, params: Mapping[str, Any]) -> Any:
         """Turn one job's input into an item for `infer`.
 
-        value is str for `input: text` models, the encoded image's bytes for
-        `input: image`, and the parsed JSON value for `input: json`.
+        value is str for `input: text` models, the file's bytes for
+        `input: image` and `audio`, and the parsed JSON value for `input: json`.
         Raise InvalidInput with a sentence that says what to send instead.
         """
 
