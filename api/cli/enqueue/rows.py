@@ -129,14 +129,15 @@ class Reader:
         if isinstance(value, bytes | dict):
             return Input(value, fields)
         if not isinstance(value, str):
-            raise RowError(f"the model takes {self.kind}: bytes, the path of a file, or a URL")
+            what = "an image" if self.kind == "image" else "audio"
+            raise RowError(f"the model takes {what}: bytes, the path of a file, or a URL")
         if value.startswith(("http://", "https://")):
             return Input(None, {**fields, "input_url": value})
         path = self.folder / value
         try:
             return Input(path.read_bytes(), fields)
         except (OSError, ValueError) as exc:
-            raise RowError(f"there is no {self.kind} at {str(path)[:200]!r}: {exc}") from exc
+            raise RowError(f"there is no file at {str(path)[:200]!r}: {exc}") from exc
 
 
 def _column(found: Mapping[str, Any], name: str) -> Any:

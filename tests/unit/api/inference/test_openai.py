@@ -83,7 +83,7 @@ def test_a_default_that_cannot_be_is_refused_at_start(
 def test_the_checkout_serves_each_task_by_default() -> None:
     catalog = load_catalog(Path("deploy/models.yaml"))
     assert catalog.default_for("embed") == "minilm"
-    assert catalog.default_for("classify") == "resnet50"
+    assert catalog.default_for("classify") == "classify"
     assert catalog.default_for("detect") == "text-detect"
 
 
