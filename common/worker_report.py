@@ -114,6 +114,15 @@ class CacheCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedReport:
+    """Inputs that were decoded for one model and are kept for another."""
+
+    hits: int = 0
+    misses: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeReport:
     """What the process runs on; the versions are empty until its models are loaded."""
 
@@ -158,6 +167,7 @@ class WorkerReport:
     fenced: int = 0
     """Number of results refused because the lease was no longer its own."""
     cache: CacheCounts = field(default_factory=CacheCounts)
+    prepared: PreparedReport = field(default_factory=PreparedReport)
     switches: int = 0
     """How often the device switched from one lane to another."""
     device_time: DeviceTimes | None = None
@@ -192,6 +202,7 @@ class WorkerReport:
             cls,
             found,
             cache=_known(CacheCounts, found.get("cache") or {}),
+            prepared=_known(PreparedReport, found.get("prepared") or {}),
             runtime=_known(RuntimeReport, found.get("runtime") or {}),
             device_time=None if times is None else _known(DeviceTimes, times),
             lanes={name: _lane(lane) for name, lane in (found.get("lanes") or {}).items()},

@@ -79,6 +79,8 @@ def stages(
             f"[bold]{escape(report.worker)}[/]: {escape(sentence(report))}",
             highlight=False,
         )
+        if text := prepared(report):
+            out.print(f"  {text}", highlight=False)
         if entry := entry_of(report):
             out.print(f"  more: {entry}", highlight=False)
 
@@ -109,6 +111,18 @@ def sentence(report: WorkerReport) -> str:
         prefix += "the device "
     what, remedy = _ADVICE[cause]
     return f"{prefix}{what} {_percent(waited, with_work)} of the time: {remedy}."
+
+
+def prepared(report: WorkerReport) -> str:
+    """What inputs to several models saved; empty where there were none."""
+    kept = report.prepared
+    inputs = kept.hits + kept.misses
+    if not inputs:
+        return ""
+    return (
+        f"of {inputs:,} inputs to models that share a preparation {kept.hits:,} were kept decoded "
+        f"({kept.hits / inputs:.0%}), in {kept.bytes / 2**20:.1f} MB"
+    )
 
 
 def entry_of(report: WorkerReport) -> str | None:

@@ -123,6 +123,16 @@ REDIS_SILENCE = _worker(
     "redis_silence_seconds", "gauge", "Time since Redis last answered.", unit="seconds"
 )
 RSS = _worker("rss_bytes", "gauge", "Resident memory of the worker process.", unit="bytes")
+PREPARED = _worker(
+    "prepared_inputs_total",
+    "counter",
+    "Inputs to models that share a preparation, by whether it was kept from another (`hit`).",
+    "outcome",
+    unit="inputs",
+)
+PREPARED_BYTES = _worker(
+    "prepared_bytes", "gauge", "Decoded pictures and tokens that are kept.", unit="bytes"
+)
 GC_PAUSES = _worker(
     "gc_pause_seconds",
     "summary",

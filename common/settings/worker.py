@@ -124,6 +124,12 @@ class WorkerSettings(Section):
         description="Memory for models in one process; the least recently used leave for others. "
         "0 is no limit: all stay.",
     )
+    prepared_mb: float = Field(
+        64.0,
+        ge=0,
+        description="Decoded pictures and tokens kept in one process, for inputs that go to two of "
+        "its models or versions; 0 keeps none.",
+    )
     batches_per_turn: int = Field(
         16, ge=1, description="Full batches a lane may run before another lane that waits."
     )

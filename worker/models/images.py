@@ -22,6 +22,7 @@ from common.inputs.checks import sniff_image
 from common.inputs.image_headers import MAX_PIXELS
 from worker.models.colours import as_rgb, read_ycbcr_as_such
 from worker.models.metadata import bare_jpeg, bare_png
+from worker.models.prepared import PREPARED
 
 __all__ = (
     "MAX_PIXELS",
@@ -31,6 +32,7 @@ __all__ = (
     "load_rgb",
     "normalise",
     "open_image",
+    "prepared_rgb",
     "upright_size",
 )
 
@@ -40,6 +42,8 @@ Size = tuple[int, int]
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF") + (("WEBP",) if features.check("webp") else ())
 """A pillow-simd built where libwebp's headers were missing reads no WebP."""
+RGB = "rgb"
+"""What a handler joins that decodes pictures by `prepared_rgb`."""
 EXIF_ORIENTATION = 0x0112
 TILE_WIDTH, TILE_LENGTH = 322, 323
 TIFF_GROUPS = (34665, 34853, 40965)
@@ -134,6 +138,20 @@ def load_rgb(image: Image.Image, target: Size | None = None) -> Image.Image:
         image.load()
         rgb = as_rgb(image)
         return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+
+
+def prepared_rgb(content: bytes, image: Image.Image, target: Size | None = None) -> Image.Image:
+    """As load_rgb of the image that these bytes were opened as, made by this model or another."""
+    orientation = _orientation(image)
+    with _refusals():
+        if target is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, target[::-1] if orientation >= 5 else target)
+    variant = (image.mode, image.size)  # a JPEG's at the scale that was chosen
+    return PREPARED.get(RGB, content, lambda: load_rgb(image), _bytes_of, variant)
+
+
+def _bytes_of(image: Image.Image) -> int:
+    return 3 * image.width * image.height
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,6 +6,7 @@ more than they bring here (see `bert.py`), and importing it takes seconds.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from worker.models.embedding_session import EmbeddingSession, open_embedding
 from worker.models.exportable import Export
 from worker.models.facts import GRAPH
 from worker.models.params import refuse_unknown
+from worker.models.prepared import PREPARED
 from worker.models.ready_graph import ready_graph, runs_graphs
 from worker.models.requirements import missing_package
 from worker.models.token_window import MAX_CHARACTERS, Tokens, TokenWindow
@@ -63,6 +65,8 @@ class MiniLM:
         self._network: Bert | None = None
         self._session: EmbeddingSession | None = None
         self._name, self._folder = "", Path()
+        self._kind: tuple[bytes, int, int] = (b"", 0, 0)
+        """All that determines a text's tokens."""
         self._transfer = Transfer("cpu")
 
     def load(self, spec: ModelSpec, device: str) -> None:
@@ -82,9 +86,12 @@ class MiniLM:
         self._folder = folder = find_weights(spec.weights) if graph is None else graph.parent
         config = _read_config(folder, spec.name, MODEL if graph is None else graph.name)
         max_tokens = min(_sentence_length(folder), int(config["max_position_embeddings"]))
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        text = (folder / "tokenizer.json").read_bytes()
+        tokenizer = Tokenizer.from_buffer(text)
         max_characters = int(spec.options.get("max_characters", MAX_CHARACTERS))
         self._window = TokenWindow(tokenizer, max_tokens, max_characters)
+        self._kind = (hashlib.sha256(text).digest(), max_tokens, max_characters)
+        PREPARED.join(self, self._kind)
         if graph is None:
             self._load_network(spec, device, config)
         else:
@@ -121,7 +128,8 @@ class MiniLM:
             value.encode()  # The tokenizer calls half a surrogate pair "not a str".
         except UnicodeEncodeError as exc:
             raise InvalidInput(f"the text is not valid Unicode: {exc.reason}") from exc
-        return self._window.tokens(value)
+        window = self._window
+        return PREPARED.get(self._kind, value, lambda: window.tokens(value), _bytes_of)
 
     def cost(self, item: Tokens) -> float:
         """Its tokens."""
@@ -173,6 +181,10 @@ def _embeddings(vectors: Iterable[NDArray[np.float32]], items: Sequence[Tokens])
         Embedding(vector, len(item.ids), item.truncated)
         for vector, item in zip(vectors, items, strict=True)
     ]
+
+
+def _bytes_of(tokens: Tokens) -> int:
+    return 8 * len(tokens.ids)
 
 
 def _dtype(precision: str) -> torch.dtype:

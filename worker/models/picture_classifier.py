@@ -26,13 +26,15 @@ from worker.models.gpu_images import (
 )
 from worker.models.images import (
     MAX_PIXELS,
+    RGB,
     centre_crop,
     example_jpeg,
-    load_rgb,
     normalise,
     open_image,
+    prepared_rgb,
 )
 from worker.models.params import read_integer, refuse_unknown
+from worker.models.prepared import PREPARED
 from worker.models.ready_graph import ready_graph, runs_graphs
 from worker.models.requirements import missing_package
 from worker.models.weights import RANDOM
@@ -115,6 +117,8 @@ class PictureClassifier:
         """
         self._weights = spec.weights
         self._max_pixels = int(spec.options.get("max_pixels", MAX_PIXELS))
+        for kind in (RGB, self._kind):
+            PREPARED.join(self, kind)
         if runs_graphs(spec):
             self._open_graph(spec, device)
         else:
@@ -156,16 +160,26 @@ class PictureClassifier:
         image = open_image(value, max_pixels=self._max_pixels)
         if self._decode_batch is not None and image.format == "JPEG":
             return Photo(None, top_k, value)
-        pixels = self._crop(image)
+        pixels = self._crop_of(value, image)
         return Photo(pixels if self._on_gpu else self._normalised(pixels), top_k)
 
     @property
     def _on_gpu(self) -> bool:
         return self._device.startswith("cuda")
 
-    def _crop(self, image: Image) -> NDArray[np.uint8]:
+    def _crop_of(self, content: bytes, image: Image) -> NDArray[np.uint8]:
+        """The crop, which another classifier may have made of the same bytes."""
+        return PREPARED.get(
+            self._kind, content, lambda: self._crop(content, image), lambda crop: crop.nbytes
+        )
+
+    @property
+    def _kind(self) -> tuple[str, int, int]:
+        return ("crop", self.framing.shorter_side, self.framing.crop)
+
+    def _crop(self, content: bytes, image: Image) -> NDArray[np.uint8]:
         side = self.framing.shorter_side
-        rgb = load_rgb(image, target=(side, side))
+        rgb = prepared_rgb(content, image, target=(side, side))
         return centre_crop(rgb, shorter_side=side, crop=self.framing.crop)
 
     def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -234,7 +248,7 @@ class PictureClassifier:
         """Its pixels, decoded here where the device refused it; raises InvalidInput."""
         if item.planes is not None:
             return item.planes
-        return self._crop(open_image(item.content, max_pixels=self._max_pixels))
+        return self._crop(item.content, open_image(item.content, max_pixels=self._max_pixels))
 
     def encode(self, output: Scores) -> Json:
         """The best labels first, and which weights said so."""

@@ -21,13 +21,15 @@ from common.errors import ConfigurationError, InvalidInput
 from worker.models.base import Json
 from worker.models.images import (
     MAX_PIXELS,
+    RGB,
     example_jpeg,
-    load_rgb,
     normalise,
     open_image,
+    prepared_rgb,
     upright_size,
 )
 from worker.models.params import read_integer, read_number, refuse_unknown
+from worker.models.prepared import PREPARED
 from worker.models.sessions import Session, session_for
 from worker.models.text_boxes import TextBox, Thresholds, find_boxes
 from worker.models.text_canvas import (
@@ -91,6 +93,7 @@ class TextDetect:
         self._long_side = _read_side(spec, "long_side", LONG_SIDE)
         self._max_long_side = _read_side(spec, "max_long_side", max(MAX_LONG_SIDE, self._long_side))
         self._max_canvas_pixels = int(spec.options.get("max_canvas_pixels", MAX_CANVAS_PIXELS))
+        PREPARED.join(self, RGB)
         self._max_pixels = int(spec.options.get("max_pixels", MAX_PIXELS))
         path = find_weights(spec.weights)
         self._session = session_for(spec, path, device)
@@ -102,7 +105,7 @@ class TextDetect:
         image = open_image(value, max_pixels=self._max_pixels)
         width, height = upright_size(image)
         layout = layout_for(width, height, long_side, self._max_canvas_pixels)
-        rgb = load_rgb(image, target=layout.size)
+        rgb = prepared_rgb(value, image, target=layout.size)
         planes = [
             normalise(np.asarray(board)[:, :, ::-1], MEAN, STD)
             for board in boards(rgb, layout, GREY)

@@ -21,6 +21,7 @@ from common.settings import Settings
 from worker.lanes.lane import Lane
 from worker.lanes.lane_stats import INFER_EDGES
 from worker.lanes.stages import BOUNDS, Histogram, Stage
+from worker.models.prepared import PREPARED
 from worker.observability.device_metrics import DeviceMetrics
 from worker.observability.generation_metrics import generation_families
 from worker.observability.view import EngineView
@@ -125,6 +126,10 @@ class WorkerCollector:
     def _process_facts(self) -> Iterator[MetricFamily]:
         yield declared.REDIS_SILENCE.of(self._view.redis_health.silence(time.monotonic()))
         yield declared.RSS.of(self._view.rss_mb() * 2**20)
+        kept, prepared = PREPARED.counts(), declared.PREPARED.family()
+        prepared.add(kept.hits, "hit")
+        prepared.add(kept.misses, "miss")
+        yield from (prepared, declared.PREPARED_BYTES.of(kept.bytes))
         arrival, pauses = self._view.arrival, declared.GC_PAUSES.family()
         pauses.add_summary(arrival.pauses.count, arrival.pauses.seconds)
         yield pauses

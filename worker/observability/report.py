@@ -10,11 +10,13 @@ from common.worker_report import (
     DeviceTimes,
     LaneReport,
     ModelReport,
+    PreparedReport,
     StageTime,
     WorkerReport,
 )
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
+from worker.models.prepared import PREPARED
 from worker.observability.runtime import runtime_of
 from worker.observability.view import EngineView
 from worker.residency.residency import Resident
@@ -37,6 +39,7 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
         finished=counters.finished,
         fenced=counters.fenced,
         cache=CacheCounts(counters.cache_stored, counters.cache_dropped),
+        prepared=_prepared(),
         switches=counters.switches,
         device_time=device_times(view.device_time, now),
         runtime=runtime_of(view),
@@ -50,6 +53,11 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
             if one.handler is not None
         },
     )
+
+
+def _prepared() -> PreparedReport:
+    counts = PREPARED.counts()
+    return PreparedReport(counts.hits, counts.misses, counts.bytes)
 
 
 def weights_digests(view: EngineView) -> dict[str, str]:
