@@ -15,7 +15,9 @@ Task = Literal["embed", "classify", "detect", "generate"]
 
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9._-]{0,31})?$")
 DEFAULT_CACHE_SECONDS = 3600
-DETERMINISTIC_HANDLERS = frozenset({"minilm", "text-detect", "resnet50", "classify", "vad"})
+DETERMINISTIC_HANDLERS = frozenset(
+    {"minilm", "text-detect", "resnet50", "classify", "vad", "object-detect"}
+)
 """Built-in handlers whose results are cached unless the catalog says otherwise. Whether other
 handlers are deterministic is declared by their authors in the catalog."""
 
@@ -25,7 +27,9 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "text-detect": "worker.models.text_detect:TextDetect",
     "classify": "worker.models.classify:Classify",
     "vad": "worker.models.vad:Vad",
+    "object-detect": "worker.models.object_detect:ObjectDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
+    "onnx": "worker.models.graph.handler:OnnxGraph",
     "decoder": "worker.models.generation.decoder:Decoder",
     "openai-server": "worker.models.generation.server:Server",
 }
@@ -201,6 +205,16 @@ class ModelSpec(BaseModel):
         # Of generation only what is repeatable has a cache key at all.
         deterministic = self.handler in DETERMINISTIC_HANDLERS or self.task == "generate"
         return DEFAULT_CACHE_SECONDS if deterministic and self.run_identical_once else 0
+
+    @property
+    def arithmetic(self) -> str:
+        """What computes, as part of cache keys: the precision, and the backend where one is named.
+
+        Of one model two backends differ in the last digits, and at int8 before them.
+        """
+        if self.backend is None and not self.providers:
+            return self.precision
+        return " ".join((self.precision, self.backend or "", *self.providers))
 
     @property
     def handler_path(self) -> str:

@@ -102,6 +102,7 @@ class PictureClassifier:
         self._built: Built | None = None
         self._dtype: Any = None
         self._session: ClassifierSession | None = None
+        self.backend = "torch"
         self._device = "cpu"
         """Where pictures are normalised; a session takes them as the CPU does."""
         self._weights = RANDOM
@@ -132,6 +133,7 @@ class PictureClassifier:
         graph = ready_graph(spec)
         self._labels = read_labels(spec.name, graph.parent)
         self._session = open_classifier(spec, graph, device)
+        self.backend = self._session.backend
 
     def _build(self, spec: ModelSpec) -> Built:
         """The network of these weights. Raises ConfigurationError."""

@@ -58,6 +58,7 @@ class Vad:
 
     def __init__(self) -> None:
         self._session: Session | None = None
+        self.backend = "onnx"
         self._constants: dict[str, NDArray[Any]] = {}
         self._max_seconds = MAX_SECONDS
 
@@ -72,6 +73,7 @@ class Vad:
         self._session = open_session(
             path, backend=spec.backend or "onnx", device="cpu", threads=threads
         )
+        self.backend = self._session.backend
         names = {port.name for port in self._session.inputs}
         if not names >= _INPUTS or len(self._session.outputs) != 2:
             raise ConfigurationError(
