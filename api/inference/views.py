@@ -75,7 +75,11 @@ class ClassifyAnswer(BaseModel):
 class Box(BaseModel):
     """One thing found, in pixels of the upright picture."""
 
-    polygon: list[list[float]]
+    polygon: list[list[float]] | None = Field(
+        None, description="Of text: four corners, clockwise from the top left."
+    )
+    box: list[float] | None = Field(None, description="Of a thing: left, top, right, bottom.")
+    label: str | None = Field(None, description="What the thing is.")
     score: float
 
 
