@@ -27,6 +27,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "text-detect": "worker.models.text_detect:TextDetect",
     "classify": "worker.models.classify:Classify",
     "vad": "worker.models.vad:Vad",
+    "triton": "worker.models.triton.handler:Triton",
     "object-detect": "worker.models.object_detect:ObjectDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
     "onnx": "worker.models.graph.handler:OnnxGraph",

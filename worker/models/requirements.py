@@ -23,6 +23,7 @@ EXTRAS: Mapping[str, str] = {
     "tokenizers": "torch",
     "torch": "torch",
     "transformers": "torch",
+    "tritonclient": "triton",
 }
 """Top-level module to the extra of this project that installs it."""
 
