@@ -26,6 +26,8 @@ class KServe(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         self.delay = 0.0
         self.short = False
         """Whether it forgets a row."""
+        self.broken = False
+        """Whether its answers have no numbers, as of a server that is killed meanwhile."""
         self.lock = threading.Lock()
         self._server = grpc.server(ThreadPoolExecutor(8))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
@@ -67,5 +69,13 @@ class KServe(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         rows = rows[1:] if self.short else rows
         made = service_pb2.ModelInferResponse(model_name="double", id=request.id)
         made.outputs.add(name="Y", datatype="FP32", shape=list(rows.shape))
-        made.raw_output_contents.append((rows * 2).tobytes())
+        made.raw_output_contents.append(b"" if self.broken else (rows * 2).tobytes())
         return made
+
+
+if __name__ == "__main__":
+    import sys
+
+    served = KServe(port=int(sys.argv[1]))
+    served.delay = 0.002
+    threading.Event().wait()

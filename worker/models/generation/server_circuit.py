@@ -9,6 +9,7 @@ from __future__ import annotations
 _FAILURES = 4
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
+_MOST_DOUBLINGS = 10
 _BUSY_SECONDS = 1.0
 _LONGEST_BUSY_SECONDS = 60.0
 
@@ -47,7 +48,8 @@ class Circuit:
         extra = self._failures - _FAILURES
         if extra < 0:
             return 0.0
-        return self._pause(now, min(_FIRST_PAUSE_SECONDS * 2.0**extra, _LONGEST_PAUSE_SECONDS))
+        doubled = 2.0 ** min(extra, _MOST_DOUBLINGS)  # 2.0**1024 raises
+        return self._pause(now, min(_FIRST_PAUSE_SECONDS * doubled, _LONGEST_PAUSE_SECONDS))
 
     def busy(self, now: float, seconds: float | None) -> float:
         """The server has too many requests, for so long if it says so."""

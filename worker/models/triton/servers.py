@@ -129,18 +129,27 @@ class Servers:
     def _answered(
         self, request: Request, server: Server, began: float, result: Any, error: Any
     ) -> None:
+        arrays: Arrays = {}
+        try:
+            if error is None:
+                arrays = {name: result.as_numpy(name) for name in request.outputs}
+        except Exception as exc:  # noqa: BLE001 - of a server that dies, half an answer may come
+            error = exc
         refused = error is not None and _status(error) in _REFUSALS
         with self._lock:
             server.outstanding -= 1
             if error is None or refused:
+                was_open = server.circuit.room(time.monotonic()) == 1
                 server.circuit.succeeded()
                 pause = 0.0
+                if was_open:
+                    log.info("triton_recovered", url=server.url)
             else:
                 pause = server.circuit.failed(time.monotonic(), began)
         if refused:
             request.answer.set_exception(InvalidInput(f"the model refuses it: {said_of(error)}"))
         elif error is None:
-            request.answer.set_result({name: result.as_numpy(name) for name in request.outputs})
+            request.answer.set_result(arrays)
         else:
             log.warning("triton_failed", url=server.url, error=said_of(error), pause_seconds=pause)
             self._elsewhere(request, error)

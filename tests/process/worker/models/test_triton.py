@@ -113,6 +113,16 @@ def test_rows_that_are_missing_are_noticed(servers: list[KServe]) -> None:
         run(model, [1.0], [2.0])
 
 
+def test_half_an_answer_goes_to_the_other_server(servers: list[KServe]) -> None:
+    model = handler(*(one.url for one in servers))
+    servers[0].broken = True
+    for _ in range(4):
+        assert run(model, [1.0], [2.0]) == [{"Y": [2.0]}, {"Y": [4.0]}]
+    servers[1].broken = True
+    with pytest.raises(ServerFailed, match=r"Triton failed|no Triton server answers"):
+        run(model, [1.0])
+
+
 def test_a_slow_server_is_given_up(servers: list[KServe]) -> None:
     model = handler(*(one.url for one in servers), timeout_seconds=0.3)
     servers[0].delay = servers[1].delay = 5
