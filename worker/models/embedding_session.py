@@ -18,9 +18,9 @@ from worker.models.sessions import Session, check_ports, session_for
 __all__ = ("EmbeddingSession", "open_embedding", "padded", "runs_of")
 
 INPUTS, OUTPUTS = ("input_ids", "attention_mask"), ("vectors",)
-_PADDED_SHARE = 0.1
+_PADDED_SHARE = 0.05
 """Most padding of a run, beside its tokens."""
-_CALL_TOKENS = 32
+_CALL_TOKENS = 16
 """Tokens that a call is worth besides."""
 
 
