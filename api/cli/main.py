@@ -255,6 +255,8 @@ def _show_report(report: Report) -> None:
     for row in report.settings:
         rows.add_row(row["name"], escape(row["value"]), row["source"])
     out.print(rows)
+    for name, state in report.mirrored.items():
+        out.print(f"weights of {name}: {escape(state)}", highlight=False, soft_wrap=True)
     for name, remedy in report.missing.items():
         out.print(f"[red]missing[/] {name}: {escape(remedy)}")
     if not report.missing:
