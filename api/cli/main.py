@@ -23,6 +23,7 @@ from api.cli.acl import acl
 from api.cli.batches import batches
 from api.cli.bench.command import bench
 from api.cli.cache import cache
+from api.cli.compile import compile_model
 from api.cli.convert import convert
 from api.cli.dead import dead
 from api.cli.doctor import Report, examine
@@ -68,6 +69,7 @@ app.command()(enqueue)
 app.command()(stages)
 app.command()(bench)
 app.command()(convert)
+app.command("compile")(compile_model)
 app.command()(profile)
 app.command()(top)
 app.command()(acl)

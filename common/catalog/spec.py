@@ -74,6 +74,9 @@ class ModelSpec(BaseModel):
     backend: Backend | None = Field(
         None, description="What runs the network: torch, onnx or openvino; unset is the handler's."
     )
+    compiled: bool = Field(
+        False, description="Whether to run what `lanefleet compile` made, where that fits."
+    )
     providers: tuple[str, ...] = Field(
         (),
         description="ONNX Runtime's providers in order of preference: cpu, cuda, tensorrt or a "

@@ -37,9 +37,8 @@ def test_a_worker_fetches_its_weights_once_and_serves_them(stack: Stack, tmp_pat
     api = stack.api("m", **environment)
     for _ in range(2):
         worker = stack.worker("m", **environment)
-        job = api.client.wait(api.client.submit("m", f"a text {worker.pid}").id, 30)
-        assert job.result is not None
-        assert job.result["dimensions"] == 384
+        job = api.client.submit("m", f"a text {worker.pid}", wait=30)
+        assert job["result"]["dimensions"] == 384
         worker.stop()
     assert [one[1] for one in mirror.asked] == [None, "bytes=20000000-"]
     mirror.close()
