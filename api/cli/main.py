@@ -39,6 +39,7 @@ from api.cli.models import models
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.outbox import outbox
 from api.cli.profile import profile
+from api.cli.quantize import quantize
 from api.cli.stages import stages
 from api.cli.system import show_system, system
 from api.cli.top import top
@@ -72,6 +73,7 @@ app.command()(bench)
 app.command()(convert)
 app.command("compile")(compile_model)
 app.command()(export)
+app.command()(quantize)
 app.command()(profile)
 app.command()(top)
 app.command()(acl)

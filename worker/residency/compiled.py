@@ -18,6 +18,7 @@ import structlog
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError, FleetError
+from worker.devices.torch_import import finish_torch
 from worker.devices.torch_setup import math_threads
 from worker.models.base import Model
 from worker.models.compiled import CanBeCompiled, Run
@@ -130,6 +131,8 @@ class CompiledNetworks:
 def load_network(path: Path) -> Run:
     """Load machine code. Raises Unfit where torch cannot."""
     import torch
+
+    finish_torch()
     from torch._inductor import aoti_load_package
 
     try:

@@ -18,6 +18,7 @@ from typing import Any
 from common.catalog import ModelSpec, load_catalog
 from common.errors import ConfigurationError
 from common.settings import Settings
+from worker.devices.torch_import import finish_torch
 from worker.models.agreement import Agreement, agreement_of
 from worker.models.base import Model
 from worker.models.compiled import CanBeCompiled, Compilable
@@ -117,6 +118,8 @@ def _scratch(parent: Path) -> tempfile.TemporaryDirectory[str]:
 
 def _compile(wanted: Compilable, package: Path, spec: ModelSpec, progress: Progress) -> None:
     import torch
+
+    finish_torch()
     from torch._inductor import aoti_compile_and_package
 
     try:
