@@ -56,4 +56,5 @@ def quantize(
         "per_channel": per_channel,
         "backends": backend,
     }
-    run_tool("quantize", arguments, as_json=as_json)
+    if run_tool("quantize", arguments, as_json=as_json)["made"] is None:
+        raise typer.Exit(1)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import Json
-from worker.models.compiled import COMPILED, Compilable, Run
 from worker.models.classifier_session import ClassifierSession, open_classifier, read_labels
+from worker.models.compiled import COMPILED, Compilable, Run
 from worker.models.exportable import Export
 from worker.models.gpu_images import (
     BatchDecoder,
