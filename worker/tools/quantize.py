@@ -160,9 +160,9 @@ def _samples(
     return tuning, held
 
 
-def _calibration(source: _Source, items: Sequence[Any]) -> list[Mapping[str, Any]]:
+def _calibration(source: _Source, items: Sequence[Any]) -> list[Mapping[str, Any]] | None:
     if not source.method.static:
-        return []
+        return None
     if not isinstance(source.handler, Exportable) or source.spec.backend != "torch":
         raise ConfigurationError(
             f"{source.spec.name}: static ranges are measured with its own weights; name a model "
