@@ -24,6 +24,7 @@ from worker.models.exportable import Exportable
 from worker.models.exporting import export_to
 from worker.models.facts import FACTS, GRAPH, Facts, read_facts, write_facts
 from worker.models.new_folder import new_folder
+from worker.models.requirements import missing_package
 from worker.models.samples import read_samples, split
 from worker.models.weights import located
 from worker.residency.loading import loader_for
@@ -57,7 +58,8 @@ class _Source:
 
 
 def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Report:
-    """arguments: source, target, samples, calibration, static, tolerance, per_channel, backends.
+    """arguments: source, target, samples, calibration, most, static, tolerance, per_channel,
+    backends.
 
     Raises ConfigurationError.
     """
@@ -80,6 +82,11 @@ def _run(
     arguments: dict[str, Any], settings: Settings, progress: Progress, target: Path, scratch: Path
 ) -> Report:
     progress("loading", 0, 0)
+    try:
+        import onnx  # noqa: F401 - what follows needs both, and says so less plainly
+        import onnxruntime.quantization  # noqa: F401
+    except ImportError as exc:
+        raise missing_package(str(arguments["source"]), exc) from exc
     spec = _spec_of(arguments["source"], settings)
     tuning, held = _samples(spec, arguments, settings)
     source = _source(spec, arguments, settings, scratch)
@@ -147,9 +154,10 @@ def _samples(
             f"{spec.name} has no samples to tune and to judge by; give --samples, a folder of "
             "inputs or a .txt file with one a line"
         )
-    found = read_samples(Path(path), spec.input, _MOST_SAMPLES)
+    most = int(arguments.get("most") or _MOST_SAMPLES)
+    found = read_samples(Path(path), spec.input, most)
     if calibration := arguments.get("calibration"):
-        tuning, held = read_samples(Path(calibration), spec.input, _MOST_SAMPLES), found
+        tuning, held = read_samples(Path(calibration), spec.input, most), found
     else:
         tuning, held = split(found)
     if min(len(tuning), len(held)) < _LEAST_SAMPLES:
