@@ -27,7 +27,7 @@ pytest.importorskip("onnxruntime")
 CATALOG = """models:
   spiky: {handler: "tests.support.quantizable:Wide", input: text}
   plain: {handler: "tests.support.quantizable:Wide", input: text, options: {plain: true}}
-  echo: {handler: echo, input: text}
+  resnet: {handler: resnet50, input: image, weights: random}
 """
 
 
@@ -163,3 +163,39 @@ def test_killed_half_way_it_leaves_nothing_that_loads(
     assert [one for one in left(tmp_path) if not one.startswith(".")] == []
     assert last_line("plain")["report"]["made"]
     assert left(tmp_path) == [".made.lock", "made"]
+
+
+@pytest.mark.slow
+def test_pictures_are_quantized_by_ranges_of_other_pictures(
+    tmp_path: Path, last_line: Callable[..., dict[str, Any]]
+) -> None:
+    from PIL import Image
+
+    for folder, names in (("tune", ["astronaut.jpg"]), ("judge", ["rocket.jpg", "sign.png"])):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            picture = Image.open(DATA / name).convert("RGB")
+            for index in range(16):
+                left, top = 20 * (index % 4), 20 * (index // 4)
+                crop = picture.crop((left, top, left + 240, top + 240))
+                crop.save(tmp_path / folder / f"{name}-{index}.png")
+    report = last_line(
+        "resnet",
+        samples=str(tmp_path / "judge"),
+        calibration=str(tmp_path / "tune"),
+        tolerance=0.5,  # random weights: which label is first hangs by little
+    )["report"]
+    assert report["made"], report
+    assert (report["measure"], report["samples"]) == ("top-1", 32)
+    assert report["bytes_after"] < 0.3 * report["bytes_before"]
+    spec = ModelSpec(
+        name="m",
+        handler="resnet50",
+        input="image",
+        weights=str(tmp_path / "made"),
+        backend="onnx",
+        precision="int8",
+    )
+    handler = loader_for("cpu", Settings(state_dir=tmp_path / "state"))(spec)
+    [output] = outputs_of(handler, [handler.decode((DATA / "rocket.jpg").read_bytes(), {})])
+    assert handler.encode(output)["labels"]
