@@ -17,6 +17,7 @@ from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import Json
 from worker.models.classifier_session import ClassifierSession, open_classifier, read_labels
+from worker.models.compiled import COMPILED, Compilable, Run
 from worker.models.exportable import Export
 from worker.models.gpu_images import (
     BatchDecoder,
@@ -64,7 +65,7 @@ class Built:
     """A network in fp32 on the CPU, ready for evaluation."""
 
     network: Any
-    """From N x 3 x crop x crop to logits, or to what has them as `logits`."""
+    """From N x 3 x crop x crop to logits."""
     labels: Mapping[int, str]
     config: str
     """JSON with `id2label`, to go along with an export."""
@@ -199,8 +200,7 @@ class PictureClassifier:
         import torch
 
         with torch.inference_mode():
-            found = self._network(self._pixel_values(items))
-            logits = found if isinstance(found, torch.Tensor) else found.logits
+            logits = self._network(self._pixel_values(items))
             probabilities = logits.float().softmax(dim=1)
             return self._transfer.get(
                 probabilities,
@@ -263,6 +263,19 @@ class PictureClassifier:
             for index in best
         ]
         return {"labels": labels, "weights": self._weights}
+
+    def compilable(self) -> Compilable:
+        """Pictures, N x 3 x crop x crop, to logits."""
+        import torch
+
+        side = self.framing.crop
+        pictures = torch.zeros((2, 3, side, side), dtype=self._dtype, device=self._device)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        return Compilable(self._network, (pictures,), ({0: torch.export.Dim("batch")},))
+
+    def use_compiled(self, run: Run) -> None:
+        """Run this on them."""
+        self._network, self.backend = run, COMPILED
 
     def example(self) -> bytes:
         """A small picture, to warm up with."""

@@ -10,13 +10,16 @@ their channels last, as the kernels want them: from JPEG to labels that took
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.picture_classifier import Built, PictureClassifier
 from worker.models.requirements import missing_package
 from worker.models.weights import RANDOM, find_weights, quiet_loading
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ("ResNet50",)
 
@@ -47,7 +50,24 @@ class ResNet50(PictureClassifier):
                     f"model.safetensors of a ResNet: {exc}"
                 ) from exc
         config = network.config
-        return Built(_fold_norms(network.eval()), config.id2label, config.to_json_string())
+        folded = _logits_of(_fold_norms(network.eval()))
+        return Built(folded, config.id2label, config.to_json_string())
+
+
+def _logits_of(network: Any) -> Any:
+    """A module from pictures to logits, without the dictionary that transformers makes of them."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            logits: Tensor = self.network(pixel_values=pictures).logits
+            return logits
+
+    return Logits().eval()
 
 
 def _fold_norms(network: Any) -> Any:
