@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from worker.models.images import (
     open_image,
 )
 from worker.models.params import read_integer, refuse_unknown
+from worker.models.pruned import PRUNED, fit
 from worker.models.requirements import missing_package
 from worker.models.weights import RANDOM, find_weights, quiet_loading
 from worker.transfer import Later, Transfer, open_transfer
@@ -87,23 +89,14 @@ class ResNet50:
         """Build the network, from safetensors only unless its weights are random."""
         try:
             import torch
-            from transformers import ResNetForImageClassification
+            import transformers  # noqa: F401  before what needs it
         except ImportError as exc:
             raise missing_package(spec.name, exc) from exc
         quiet_loading()
         if spec.weights == RANDOM:
-            network = _random_network()
+            network = random_network()
         else:
-            folder = find_weights(spec.weights)
-            try:
-                network = ResNetForImageClassification.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True
-                )
-            except (OSError, ValueError) as exc:
-                raise ConfigurationError(
-                    f"models.{spec.name}.weights: {folder} must hold config.json and "
-                    f"model.safetensors of a ResNet: {exc}"
-                ) from exc
+            network = saved_network(find_weights(spec.weights), spec.name)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         network = _fold_norms(network.eval()).to(device=device, dtype=dtype[spec.precision])
         self._network = network.to(memory_format=torch.channels_last)
@@ -227,7 +220,33 @@ def _fold_norms(network: Any) -> Any:
     return network
 
 
-def _random_network() -> Any:
+def saved_network(folder: Path, model: str) -> Any:
+    """As its config.json describes it, from safetensors only; pruned ones too.
+
+    Raises ConfigurationError.
+    """
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    try:
+        config = ResNetConfig.from_pretrained(folder, local_files_only=True)
+        if getattr(config, PRUNED, False):
+            from safetensors.torch import load_file
+
+            network = ResNetForImageClassification(config)
+            fit(network, load_file(folder / "model.safetensors"), folder / "model.safetensors")
+            return network
+        return ResNetForImageClassification.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(
+            f"models.{model}.weights: {folder} must hold config.json and "
+            f"model.safetensors of a ResNet: {exc}"
+        ) from exc
+
+
+def random_network() -> Any:
+    """A ResNet-50 that has learnt nothing, the same each time."""
     import torch
     from transformers import ResNetConfig, ResNetForImageClassification
 
