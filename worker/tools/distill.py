@@ -43,7 +43,7 @@ Parts = tuple[list[Any], list[Any]]
 
 _MINUTES = 30.0
 _MOST_TEXTS, _MOST_OTHERS = 20_000, 1_000
-_FACTS = "lanefleet.json"
+_FACTS = "origin.json"
 _LOSSES = ("outputs", "features")
 
 
