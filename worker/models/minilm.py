@@ -19,6 +19,7 @@ from common.catalog import ModelSpec
 from common.errors import ConfigurationError, InvalidInput
 from worker.devices.torch_import import deferring
 from worker.models.base import Json
+from worker.models.exportable import Export
 from worker.models.params import refuse_unknown
 from worker.models.requirements import missing_package
 from worker.models.token_window import MAX_CHARACTERS, Tokens, TokenWindow
@@ -56,6 +57,7 @@ class MiniLM:
     def __init__(self) -> None:
         self._window: TokenWindow | None = None
         self._network: Bert | None = None
+        self._name, self._folder = "", Path()
         self._transfer = Transfer("cpu")
 
     def load(self, spec: ModelSpec, device: str) -> None:
@@ -71,7 +73,8 @@ class MiniLM:
                 from worker.models.bert import Bert
         except ImportError as exc:
             raise missing_package(spec.name, exc) from exc
-        folder = find_weights(spec.weights)
+        self._name = spec.name
+        self._folder = folder = find_weights(spec.weights)
         config = _read_config(folder, spec.name)
         max_tokens = min(_sentence_length(folder), int(config["max_position_embeddings"]))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -134,6 +137,18 @@ class MiniLM:
     def example(self) -> str:
         """A sentence, to warm up with."""
         return EXAMPLE
+
+    def export(self) -> Export:
+        """Its network, from padded tokens to vectors."""
+        from safetensors.torch import load_file
+
+        from worker.models.bert_padded import PaddedBert
+        from worker.models.exported_network import embedder
+
+        assert self._window is not None
+        config = _read_config(self._folder, self._name)
+        network = PaddedBert(config, load_file(self._folder / "model.safetensors"))
+        return embedder(network, int(config["vocab_size"]), self._window.max_tokens)
 
 
 def _dtype(precision: str) -> torch.dtype:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import Json
+from worker.models.exportable import Export
 from worker.models.gpu_images import (
     BatchDecoder,
     crop_on_device,
@@ -199,6 +200,17 @@ class ResNet50:
     def example(self) -> bytes:
         """A small picture, to warm up with."""
         return example_jpeg()
+
+    def export(self) -> Export:
+        """Its network, from pixel_values to logits."""
+        from worker.models.exported_network import classifier
+
+        return classifier(
+            self._network,
+            (3, CROP, CROP),
+            lambda items: np.stack([_pixels(item) for item in items]),
+            {"config.json": self._network.config.to_json_string()},
+        )
 
 
 def _pixels(photo: Photo) -> NDArray[Any]:
