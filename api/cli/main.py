@@ -25,6 +25,7 @@ from api.cli.bench.command import bench
 from api.cli.cache import cache
 from api.cli.convert import convert
 from api.cli.dead import dead
+from api.cli.distill import distill
 from api.cli.doctor import Report, examine
 from api.cli.enqueue.command import enqueue
 from api.cli.export import export
@@ -38,6 +39,7 @@ from api.cli.models import models
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.outbox import outbox
 from api.cli.profile import profile
+from api.cli.prune import prune
 from api.cli.stages import stages
 from api.cli.system import show_system, system
 from api.cli.top import top
@@ -71,6 +73,8 @@ app.command()(bench)
 app.command()(convert)
 app.command()(export)
 app.command()(profile)
+app.command()(prune)
+app.command()(distill)
 app.command()(top)
 app.command()(acl)
 app.command()(system)

@@ -35,7 +35,7 @@ class SparseSubject:
         for module in self.network.modules():
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 continue
-            weight = module.weight
+            weight: Any = module.weight
             sizes = weight.abs().flatten()
             zeros = int((sizes == 0).sum())
             count = zeros + round((sizes.numel() - zeros) * share)

@@ -128,7 +128,7 @@ def _cut(
     if square is None:
         source = tensors[f"{before[-1]}.weight"]
         square = source.square().mean(1)
-    worth = (square * weight.square().sum(0)).unflatten(0, (groups, size)).sum(1)
+    worth = (square * weight.square().sum(0)).view(groups, size).sum(1)
     step = _ROUND_TO if size == 1 else 1
     count = max(step, round(groups * (1 - share) / step) * step)
     kept = worth.topk(min(count, groups)).indices.sort().values
