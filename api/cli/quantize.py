@@ -38,6 +38,13 @@ def quantize(
     backend: Annotated[
         list[str] | None, typer.Option(help="onnx or openvino; else both are measured.")
     ] = None,
+    aware: Annotated[
+        Path | None,
+        typer.Option(help="Inputs, no labels: teach the weights what int8 does, before it."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="CPU minutes of that; else 3.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize a model to int8, as far as it agrees with fp32 on samples that tuned nothing."""
@@ -55,5 +62,7 @@ def quantize(
         "tolerance": tolerance,
         "per_channel": per_channel,
         "backends": backend,
+        "aware": str(aware.absolute()) if aware else None,
+        "minutes": minutes,
     }
     run_tool("quantize", arguments, as_json=as_json)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from common.settings import Settings
 from worker.models.agreement import agreement_of
 from worker.models.base import Model
 from worker.models.new_folder import new_folder
-from worker.models.samples import read_samples, split
+from worker.models.samples import read_samples
 from worker.models.weights import RANDOM, find_weights
+from worker.tools.pruning.opening import Inputs, inputs_of, open_subject
 from worker.tools.pruning.subject import Subject, parameters_of
 from worker.tools.report import Progress, Refused, Report
 from worker.tools.training.checkpoint import Checkpoint
@@ -32,7 +33,6 @@ from worker.tools.training.models import (
     digest_of,
     new_target,
     opened,
-    read_inputs,
     spec_of,
     speed,
 )
@@ -60,14 +60,6 @@ class Ask:
     most: int = 1_000
     held_out: float = 0.2
     seconds: float = 8.0
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What is learnt from, and what judges; encoded and decoded."""
-
-    values: tuple[list[Any], list[Any]] = field(default_factory=lambda: ([], []))
-    items: tuple[list[Any], list[Any]] = field(default_factory=lambda: ([], []))
 
 
 def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Report:
@@ -110,9 +102,7 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
 
 def _inputs(spec: ModelSpec, whole: Model, ask: Ask) -> Inputs:
     if ask.data:
-        values = split(read_inputs(ask.data, spec, ask.most), ask.held_out)
-        items = (decoded(whole, values[0], ask.data), decoded(whole, values[1], ask.data))
-        return Inputs(values, items)
+        return inputs_of(ask.data, spec, whole, ask.most, ask.held_out)
     judged: list[Any] = []
     if spec.samples:
         judged = read_samples(find_weights(spec.samples), spec.input, ask.most)
@@ -122,20 +112,7 @@ def _inputs(spec: ModelSpec, whole: Model, ask: Ask) -> Inputs:
 
 
 def _subject(spec: ModelSpec, whole: Model, inputs: Inputs, method: str) -> Subject:
-    subject: Subject
-    if spec.handler == "minilm":
-        from worker.tools.pruning.texts import TextSubject
-
-        subject = TextSubject(spec, *inputs.items)
-    elif spec.handler == "resnet50":
-        from worker.tools.pruning.pictures import PictureSubject
-
-        subject = PictureSubject(spec, whole, inputs.values, inputs.items)
-    else:
-        raise ConfigurationError(
-            f"{spec.name}: models of the handlers minilm and resnet50 can be pruned, not those of "
-            f"{spec.handler}"
-        )
+    subject = open_subject(spec, whole, inputs, "pruned")
     if method == "structured":
         return subject
     from worker.tools.pruning.sparse import SparseSubject

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
+from worker.models.facts import FACTS
 from worker.models.token_window import Tokens
 from worker.models.weights import find_weights
 from worker.tools.training.encoder import Encoder
@@ -26,6 +27,7 @@ from worker.tools.training.texts import FeatureLearner, TextLearner, vectors_of
 __all__ = ("copy_tokenizer", "text_lesson")
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_NOT_COPIED = frozenset((_CONFIG, FACTS, "origin.json", "model.safetensors.index.json"))
 
 
 def text_lesson(
@@ -100,5 +102,5 @@ def _reduction(axes: Tensor) -> Any:
 def copy_tokenizer(source: Path, made: Path) -> None:
     """All small files of a model's folder but its configuration: tokenizer, lengths, labels."""
     for path in source.iterdir():
-        if path.is_file() and path.suffix in (".json", ".txt") and path.name != _CONFIG:
+        if path.is_file() and path.suffix in (".json", ".txt") and path.name not in _NOT_COPIED:
             shutil.copyfile(path, made / path.name)
