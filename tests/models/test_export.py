@@ -77,7 +77,9 @@ def test_a_graph_takes_any_batch_and_says_how_it_was_made(exported: Path) -> Non
     [
         ("echo", "echo cannot be exported: it has no `export`"),
         ("tests.support.exportable:Branching", "torch cannot export its network"),
-        ("tests.support.exportable:Wrong", "results are not torch's"),
+        pytest.param(
+            "tests.support.exportable:Wrong", "results are not torch's", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worker.models.embedding_session import padded
 from worker.models.exportable import Export, Feeds
 
 __all__ = ("classifier", "embedder", "padded")
@@ -73,14 +74,3 @@ def embedder(network: nn.Module, vocabulary: int, most_tokens: int) -> Export:
         random=random,
         feeds=lambda items: padded([item.ids for item in items]),
     )
-
-
-def padded(sentences: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
-    """input_ids and attention_mask, B x L, of sentences of any lengths."""
-    longest = max(map(len, sentences))
-    ids = np.zeros((len(sentences), longest), np.int64)
-    mask = np.zeros_like(ids)
-    for row, sentence in enumerate(sentences):
-        ids[row, : len(sentence)] = sentence
-        mask[row, : len(sentence)] = 1
-    return {"input_ids": ids, "attention_mask": mask}

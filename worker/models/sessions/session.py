@@ -80,7 +80,7 @@ def session_for(spec: ModelSpec, path: Path, device: str, *, longest: int | None
 
     Raises ConfigurationError where the file has not the precision that the catalog says.
     """
-    _check_precision(spec, path)
+    check_precision(spec, path)
     return open_session(
         path,
         backend=spec.backend or "onnx",
@@ -93,7 +93,7 @@ def session_for(spec: ModelSpec, path: Path, device: str, *, longest: int | None
     )
 
 
-def _check_precision(spec: ModelSpec, path: Path) -> None:
+def check_precision(spec: ModelSpec, path: Path) -> None:
     facts = read_facts(path.parent)
     made = facts.precision if facts is not None and path.name == GRAPH else None
     by_tensorrt = "tensorrt" in (spec.providers[0].lower() if spec.providers else "")
