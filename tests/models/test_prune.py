@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common.catalog import ModelSpec
@@ -45,6 +46,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "judged": {**tiny, "samples": str(folder / "texts.txt")},
         "eyes": {"handler": "resnet50", "input": "image", "weights": str(folder / "resnet")},
         "echo": {"handler": "echo", "input": "json"},
+        "own": {"handler": "tests.support.exportable:Small", "input": "json"},
     }
     write_catalog(folder / "models.yaml", entries)
     return folder
@@ -132,6 +134,27 @@ def test_channels_of_a_resnet_go_and_the_handler_takes_its_shapes(
     assert len(answer(tmp_path / "small", "resnet50", picture)["labels"]) == 5
 
 
+@pytest.mark.slow
+def test_a_network_of_ones_own_handler_becomes_a_smaller_graph(
+    settings: Settings, tmp_path: Path
+) -> None:
+    for name in ("torch_pruning", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    from worker.models.sessions import open_session
+
+    pictures = np.random.default_rng(2).standard_normal((24, 3, 8, 8)).round(3)
+    lines = "".join(f"{json.dumps(one.tolist())}\n" for one in pictures)
+    (tmp_path / "numbers.jsonl").write_text(lines)
+    data = {"data": str(tmp_path / "numbers.jsonl"), "steps": 1, "minutes": 0.002}
+    report = pruned(settings, "own", tmp_path / "small", share=0.5, tolerance=0.01, **data)
+    assert report.made
+    assert report.measure == "top-1"
+    session = open_session(tmp_path / "small" / "model.onnx")
+    (logits,) = session.run({"pixel_values": pictures[:5].astype(np.float32)})
+    assert logits.shape == (5, 3)
+    assert report.rows[0]["parameters"] < 500  # of 883
+
+
 def test_zeros_bring_no_speed_and_are_refused_with_the_figure(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +208,7 @@ def test_a_run_that_broke_off_goes_on_behind_its_last_step(
     [
         ({"data": "nowhere"}, "there is no .*nowhere"),
         ({"data": "empty"}, "has no text inputs"),
-        ({"model": "echo"}, "not those of echo"),
+        ({"model": "echo"}, "echo has no `export`"),
         ({"model": "eyes", "data": "broken"}, "take it out or mend it"),
         ({"share": 1.5}, "between 0 and 1"),
         ({"method": "lottery"}, "choose"),

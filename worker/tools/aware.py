@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.catalog import ModelSpec
+from common.errors import ConfigurationError
 from worker.models.base import Model
 from worker.tools.pruning.opening import inputs_of, open_subject
 from worker.tools.report import Progress
@@ -38,6 +39,11 @@ def teach_int8(
     ConfigurationError.
     """
     inputs = inputs_of(data, spec, whole, _MOST_INPUTS)
+    if spec.handler not in ("minilm", "resnet50"):
+        raise ConfigurationError(
+            f"{spec.name}: weights of the handlers minilm and resnet50 can be taught int8, not "
+            f"those of {spec.handler}"
+        )
     subject = open_subject(spec, whole, inputs, "taught int8")
     plan = Plan(minutes=minutes, learning_rate=_RATE, batch=16, judge_seconds=max(2.0, minutes * 3))
     with as_in_int8(subject.network):

@@ -22,7 +22,7 @@ from worker.models.new_folder import new_folder
 from worker.models.samples import read_samples
 from worker.models.weights import RANDOM, find_weights
 from worker.tools.pruning.opening import Inputs, inputs_of, open_subject
-from worker.tools.pruning.subject import Subject, parameters_of
+from worker.tools.pruning.subject import InPair, Subject, parameters_of
 from worker.tools.report import Progress, Refused, Report
 from worker.tools.training.checkpoint import Checkpoint
 from worker.tools.training.loop import Plan, train
@@ -35,6 +35,7 @@ from worker.tools.training.models import (
     opened,
     spec_of,
     speed,
+    weight_files,
 )
 
 __all__ = ("run",)
@@ -121,8 +122,8 @@ def _subject(spec: ModelSpec, whole: Model, inputs: Inputs, method: str) -> Subj
 
 
 def _key(spec: ModelSpec, ask: Ask, inputs: Inputs) -> str:
-    folder = None if spec.weights == RANDOM else find_weights(spec.weights)
-    files = sorted(folder.glob("*.safetensors")) if folder is not None else []
+    nowhere = spec.weights in (RANDOM, "none")
+    files = [] if nowhere else weight_files(find_weights(spec.weights))
     asked = (spec.handler, spec.weights, ask.method, ask.share, ask.steps)
     return digest_of([*files, asked, *inputs.values[0], *inputs.values[1]])
 
@@ -186,8 +187,12 @@ def _make(
         if made is None:
             raise ConfigurationError(f"{ask.target} was made by another process meanwhile")
         subject.save(made)
-        pruned = opened(spec.model_copy(update={"precision": "fp32"}), made)
-        own = decoded(pruned, values, "the samples")
+        pruned, own = whole, items
+        if isinstance(subject, InPair):
+            whole, pruned = subject.pair()
+        else:
+            pruned = opened(spec.model_copy(update={"precision": "fp32"}), made)
+            own = decoded(pruned, values, "the samples")
         report.bytes_after = bytes_in(made)
         if items:
             agreement = agreement_of(answers(whole, items), answers(pruned, own))

@@ -9,6 +9,7 @@ from typing import Any
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import Model
+from worker.models.exportable import Exportable
 from worker.models.samples import split
 from worker.tools.pruning.subject import Subject
 from worker.tools.training.models import decoded, read_inputs
@@ -44,7 +45,11 @@ def open_subject(spec: ModelSpec, whole: Model, inputs: Inputs, verb: str) -> Su
         from worker.tools.pruning.pictures import PictureSubject
 
         return PictureSubject(spec, whole, inputs.values, inputs.items)
+    if isinstance(whole, Exportable):
+        from worker.tools.pruning.graphs import GraphSubject
+
+        return GraphSubject(spec, whole.export(), inputs.items)
     raise ConfigurationError(
-        f"{spec.name}: models of the handlers minilm and resnet50 can be {verb}, not those of "
-        f"{spec.handler}"
+        f"{spec.name}: it cannot be {verb}: {spec.handler} has no `export`, which docs/models.md "
+        "describes"
     )

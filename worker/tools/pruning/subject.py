@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from worker.models.base import Model
 from worker.tools.training.loop import Learner
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ("Subject", "parameters_of")
+__all__ = ("InPair", "Subject", "parameters_of")
 
 
 class Subject(Protocol):
@@ -37,6 +38,14 @@ class Subject(Protocol):
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """As `state` gave them, whatever their shapes."""
+
+
+@runtime_checkable
+class InPair(Protocol):
+    """A subject that is compared as a network, since no handler is known to load what is left."""
+
+    def pair(self) -> tuple[Model, Model]:
+        """The whole one and what is left."""
 
 
 def parameters_of(network: nn.Module) -> int:

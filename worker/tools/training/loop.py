@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from worker.devices.torch_import import finish_torch
 from worker.tools.report import Progress
 from worker.tools.training.checkpoint import Checkpoint
 
@@ -105,6 +106,7 @@ def train(
 
     Goes on from the checkpoint where there is one. Raises OSError where it cannot be written.
     """
+    finish_torch()  # learning needs what serving leaves out
     run = _Run(learner, plan, checkpoint)
     run.resume()
     if not run.history:

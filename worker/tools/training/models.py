@@ -33,6 +33,7 @@ __all__ = (
     "read_inputs",
     "spec_of",
     "speed",
+    "weight_files",
 )
 
 _BATCH = 32
@@ -117,6 +118,11 @@ def bytes_in(folder: Path) -> int:
     """Of the weights in it."""
     kinds = (".safetensors", ".onnx", ".data")
     return sum(one.stat().st_size for one in folder.iterdir() if one.suffix in kinds)
+
+
+def weight_files(found: Path) -> list[Path]:
+    """The file, or those of the folder that hold weights."""
+    return [found] if found.is_file() else sorted(found.glob("*.safetensors"))
 
 
 def kept_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -24,7 +24,7 @@ from worker.models.weights import RANDOM, find_weights
 from worker.tools.pace import outputs_of
 from worker.tools.training.lesson import Ask, Lesson
 from worker.tools.training.loop import Judgement, slices
-from worker.tools.training.models import kept_tensors
+from worker.tools.training.models import kept_tensors, weight_files
 
 __all__ = (
     "PictureLearner",
@@ -150,8 +150,7 @@ def _resnet_of(spec: ModelSpec) -> Any:
 def _files(spec: ModelSpec) -> list[Path]:
     if spec.weights in (RANDOM, "none"):
         return []
-    found = find_weights(spec.weights)
-    return [found] if found.is_file() else sorted(found.glob("*.safetensors"))
+    return weight_files(find_weights(spec.weights))
 
 
 def probabilities(spec: ModelSpec, teacher: Model, items: Sequence[Any]) -> Tensor:
