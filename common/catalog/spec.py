@@ -214,6 +214,16 @@ class ModelSpec(BaseModel):
         return DEFAULT_CACHE_SECONDS if deterministic and self.run_identical_once else 0
 
     @property
+    def arithmetic(self) -> str:
+        """What computes, as part of cache keys: the precision, and the backend where one is named.
+
+        Of one model two backends differ in the last digits, and at int8 before them.
+        """
+        if self.backend is None and not self.providers:
+            return self.precision
+        return " ".join((self.precision, self.backend or "", *self.providers))
+
+    @property
     def handler_path(self) -> str:
         """The handler as `module:Class`."""
         return BUILTIN_HANDLERS.get(self.handler, self.handler)

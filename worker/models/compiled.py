@@ -10,11 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from common.catalog import ModelSpec
+from common.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ("CanBeCompiled", "Compilable", "Run")
+__all__ = ("COMPILED", "CanBeCompiled", "Compilable", "Run", "refuse_graphs")
+
+COMPILED = "torch:compiled"
+"""The backend that results name."""
 
 Run = Callable[..., Any]
 """Called with the network's tensors; returns its output tensor, or a tuple of them."""
@@ -41,3 +47,12 @@ class CanBeCompiled(Protocol):
 
     def use_compiled(self, run: Run) -> None:
         """Run this instead from now on; called after `load`, before anything else."""
+
+
+def refuse_graphs(spec: ModelSpec) -> None:
+    """Raise ConfigurationError for a catalog entry whose network is no torch network."""
+    if spec.backend in ("onnx", "openvino"):
+        raise ConfigurationError(
+            f"models.{spec.name}.compiled: backend {spec.backend} compiles its graph by itself; "
+            "take one of the two keys out"
+        )

@@ -19,7 +19,7 @@ from common.catalog import ModelSpec
 from common.errors import ConfigurationError, InvalidInput
 from worker.devices.torch_import import deferring
 from worker.models.base import Json
-from worker.models.compiled import Compilable, Run
+from worker.models.compiled import COMPILED, Compilable, Run
 from worker.models.embedding_session import EmbeddingSession, open_embedding
 from worker.models.exportable import Export
 from worker.models.facts import GRAPH
@@ -65,6 +65,7 @@ class MiniLM:
         self._network: Bert | None = None
         self._compiled: Run | None = None
         self._session: EmbeddingSession | None = None
+        self.backend = "torch"
         self._name, self._folder = "", Path()
         self._transfer = Transfer("cpu")
 
@@ -92,6 +93,7 @@ class MiniLM:
             self._load_network(spec, device, config)
         else:
             self._session = open_embedding(spec, graph, device, max_tokens)
+            self.backend = self._session.backend
 
     def _load_network(self, spec: ModelSpec, device: str, config: Mapping[str, Any]) -> None:
         try:
@@ -146,7 +148,7 @@ class MiniLM:
         import torch
 
         if self._compiled is not None:
-            from worker.models.exported_network import padded
+            from worker.models.embedding_session import padded
 
             return cast(
                 "Tensor", self._compiled(*map(torch.from_numpy, padded(sentences).values()))
@@ -180,7 +182,7 @@ class MiniLM:
 
     def use_compiled(self, run: Run) -> None:
         """Run this on padded tokens."""
-        self._compiled, self._network = run, None
+        self._compiled, self._network, self.backend = run, None, COMPILED
 
     def export(self) -> Export:
         """Its network, from padded tokens to vectors."""

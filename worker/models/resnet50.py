@@ -22,7 +22,7 @@ from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import Json
 from worker.models.classifier_session import ClassifierSession, open_classifier, read_labels
-from worker.models.compiled import Compilable, Run
+from worker.models.compiled import COMPILED, Compilable, Run
 from worker.models.exportable import Export
 from worker.models.gpu_images import (
     BatchDecoder,
@@ -84,6 +84,7 @@ class ResNet50:
         self._network: Any = None
         self._dtype: Any = None
         self._session: ClassifierSession | None = None
+        self.backend = "torch"
         self._device = "cpu"
         """Where pictures are normalised; a session takes them as the CPU does."""
         self._weights = RANDOM
@@ -112,6 +113,7 @@ class ResNet50:
         graph = ready_graph(spec)
         self._labels = read_labels(spec.name, graph.parent)
         self._session = open_classifier(spec, graph, device)
+        self.backend = self._session.backend
 
     def _load_network(self, spec: ModelSpec, device: str) -> None:
         try:
@@ -235,7 +237,7 @@ class ResNet50:
 
     def use_compiled(self, run: Run) -> None:
         """Run this on them."""
-        self._network = run
+        self._network, self.backend = run, COMPILED
 
     def example(self) -> bytes:
         """A small picture, to warm up with."""

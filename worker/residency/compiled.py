@@ -21,7 +21,7 @@ from common.errors import ConfigurationError, FleetError
 from worker.devices.torch_import import finish_torch
 from worker.devices.torch_setup import math_threads
 from worker.models.base import Model
-from worker.models.compiled import CanBeCompiled, Run
+from worker.models.compiled import CanBeCompiled, Run, refuse_graphs
 from worker.models.sealed import Broken, copy_sealed, read_sealed, seal
 from worker.residency.weights_digests import WeightsDigests
 
@@ -83,6 +83,7 @@ class CompiledNetworks:
 
         Raises ConfigurationError for a handler that knows of no such thing.
         """
+        refuse_graphs(spec)
         if not isinstance(handler, CanBeCompiled):
             raise ConfigurationError(
                 f"models.{spec.name}.compiled: {spec.handler_path} has no compilable and "

@@ -119,8 +119,8 @@ class Loader:
 
     def _files_of(self, model: str) -> dict[Path, FileState] | None:
         spec = self._residency.models[model].spec
-        if not spec.keeps_results_seconds:
-            return None
+        if not spec.keeps_results_seconds and spec.backend is None:
+            return None  # neither its cache keys nor its results name one
         try:
             return self._weights_digests.files(spec)
         except (OSError, ConfigurationError):

@@ -21,7 +21,7 @@ from common.settings import Settings
 from worker.devices.torch_import import finish_torch
 from worker.models.agreement import Agreement, agreement_of
 from worker.models.base import Model
-from worker.models.compiled import CanBeCompiled, Compilable
+from worker.models.compiled import CanBeCompiled, Compilable, refuse_graphs
 from worker.models.new_folder import new_folder
 from worker.models.samples import read_samples
 from worker.models.weights import find_weights
@@ -41,6 +41,7 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
     if threads := arguments.get("threads"):
         os.environ["OMP_NUM_THREADS"] = str(threads)
     spec = load_catalog(settings.catalog)[arguments["model"]]
+    refuse_graphs(spec)
     compiler = _compiler()
     progress("loading", 0, 0)
     load = loader_for(_DEVICE, settings)

@@ -34,7 +34,7 @@ from worker.tools.quantizing.search import Found, Score, find_kept, units_of
 from worker.tools.report import Progress, Refused, Report
 
 _TOLERANCE = 0.99
-_MARGIN = 0.1
+_MARGIN = 0.2
 """How much of what the tolerance leaves the search leaves: other samples are a little worse."""
 _MOST_SAMPLES, _LEAST_SAMPLES = 800, 16
 _CALIBRATION = 64
