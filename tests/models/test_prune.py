@@ -90,7 +90,9 @@ def test_steps_with_learning_keep_more_than_none(
 ) -> None:
     data = {"data": str(shop / "texts.txt"), "share": 0.5, "tolerance": 0.1, "steps": 2}
     before = pruned(settings, "judged", tmp_path / "bare", share=0.5)
-    report = pruned(settings, "tiny", tmp_path / "taught", minutes=0.01, **data)
+    report = pruned(
+        settings, "tiny", tmp_path / "taught", learn_steps=25, learning_rate=1e-3, **data
+    )
     assert [row["share"] for row in report.rows] == ["25%", "50%"]
     assert report.agreement is not None
     assert before.agreement is not None
@@ -101,7 +103,7 @@ def test_steps_with_learning_keep_more_than_none(
 def test_it_stops_before_the_tolerance_breaks_and_keeps_the_step_before(
     settings: Settings, shop: Path, tmp_path: Path
 ) -> None:
-    data = {"data": str(shop / "texts.txt"), "share": 0.75, "steps": 3, "minutes": 0.001}
+    data = {"data": str(shop / "texts.txt"), "share": 0.75, "steps": 3, "learn_steps": 2}
     first = pruned(settings, "tiny", tmp_path / "all", tolerance=0.01, **data)
     between = (first.rows[0]["held out"] + first.rows[2]["held out"]) / 2
     report = pruned(settings, "tiny", tmp_path / "some", tolerance=between, **data)
@@ -114,7 +116,7 @@ def test_it_stops_before_the_tolerance_breaks_and_keeps_the_step_before(
 def test_a_tolerance_that_the_first_step_breaks_makes_nothing(
     settings: Settings, shop: Path, tmp_path: Path
 ) -> None:
-    data = {"data": str(shop / "texts.txt"), "tolerance": 1.0, "minutes": 0.001}
+    data = {"data": str(shop / "texts.txt"), "tolerance": 1.0, "learn_steps": 2}
     report = pruned(settings, "tiny", tmp_path / "small", **data)
     assert report.made is None
     assert "is below 1.0; more --minutes or --steps" in report.refused[0].why
@@ -125,7 +127,7 @@ def test_channels_of_a_resnet_go_and_the_handler_takes_its_shapes(
     settings: Settings, shop: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch_pruning")
-    data = {"data": str(shop / "pictures"), "steps": 1, "minutes": 0.002, "tolerance": 0.01}
+    data = {"data": str(shop / "pictures"), "steps": 1, "learn_steps": 2, "tolerance": 0.01}
     report = pruned(settings, "eyes", tmp_path / "small", share=0.5, batch=4, **data)
     assert report.made
     assert report.bytes_after is not None
@@ -145,7 +147,7 @@ def test_a_network_of_ones_own_handler_becomes_a_smaller_graph(
     pictures = np.random.default_rng(2).standard_normal((24, 3, 8, 8)).round(3)
     lines = "".join(f"{json.dumps(one.tolist())}\n" for one in pictures)
     (tmp_path / "numbers.jsonl").write_text(lines)
-    data = {"data": str(tmp_path / "numbers.jsonl"), "steps": 1, "minutes": 0.002}
+    data = {"data": str(tmp_path / "numbers.jsonl"), "steps": 1, "learn_steps": 2}
     report = pruned(settings, "own", tmp_path / "small", share=0.5, tolerance=0.01, **data)
     assert report.made
     assert report.measure == "top-1"
@@ -174,7 +176,7 @@ def test_zeros_stay_zero_while_the_others_learn(
 ) -> None:
     from safetensors.torch import load_file
 
-    data = {"data": str(shop / "texts.txt"), "steps": 2, "minutes": 0.002, "tolerance": 0.01}
+    data = {"data": str(shop / "texts.txt"), "steps": 2, "learn_steps": 2, "tolerance": 0.01}
     pruned(settings, "tiny", tmp_path / "zeros", method="magnitude", share=0.5, **data)
     tensors = load_file(tmp_path / "zeros" / "model.safetensors")
     weight = tensors["encoder.layer.0.intermediate.dense.weight"]
@@ -184,7 +186,7 @@ def test_zeros_stay_zero_while_the_others_learn(
 def test_a_run_that_broke_off_goes_on_behind_its_last_step(
     settings: Settings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = {"data": str(shop / "texts.txt"), "steps": 3, "minutes": 0.001, "tolerance": 0.01}
+    data = {"data": str(shop / "texts.txt"), "steps": 3, "learn_steps": 2, "tolerance": 0.01}
     learn, calls = prune.train, []
 
     def broken_off(*args: Any) -> Any:

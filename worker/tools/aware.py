@@ -22,7 +22,7 @@ from worker.tools.training.loop import Judgement, Plan, train
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ("as_in_int8", "teach_int8")
+__all__ = ("as_in_int8", "plan_of", "teach_int8")
 
 _RATE = 2e-5
 """Small: the weights are where they should be but for the rounding."""
@@ -31,7 +31,7 @@ _INT8, _UINT8 = 127, 255
 
 
 def teach_int8(
-    spec: ModelSpec, whole: Model, data: str, folder: Path, minutes: float, progress: Progress
+    spec: ModelSpec, whole: Model, data: str, folder: Path, plan: Plan, progress: Progress
 ) -> tuple[Judgement, Judgement]:
     """Write a folder of fp32 weights, as the handler loads them, that int8 harms less.
 
@@ -45,12 +45,17 @@ def teach_int8(
             f"those of {spec.handler}"
         )
     subject = open_subject(spec, whole, inputs, "taught int8")
-    plan = Plan(minutes=minutes, learning_rate=_RATE, batch=16, judge_seconds=max(2.0, minutes * 3))
     with as_in_int8(subject.network):
         outcome = train(subject.learner(), plan, None, progress)
     began = outcome.history[0]
     subject.save(folder)
     return Judgement(began.mean, began.least), outcome.best
+
+
+def plan_of(minutes: float) -> Plan:
+    """Of a fine-tuning: CPU minutes."""
+    judge = max(2.0, minutes * 3)
+    return Plan(minutes=minutes, learning_rate=_RATE, batch=16, judge_seconds=judge)
 
 
 @contextmanager

@@ -64,7 +64,8 @@ class Ask:
 
 
 def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Report:
-    """arguments: model, minutes (of each step), batch, learning_rate, and the fields of `Ask`.
+    """arguments: model, the fields of `Ask`, and of each step minutes, batch, learning_rate and
+    learn_steps, the most steps of its learning.
 
     Raises ConfigurationError, OSError.
     """
@@ -72,7 +73,8 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
     spec = spec_of(settings, given.pop("model"))
     given["target"] = new_target(given["target"])
     ask = Ask(**{one.name: given.pop(one.name) for one in fields(Ask) if one.name in given})
-    plan = Plan(**{"minutes": _MINUTES, "learning_rate": 1e-4, **given})
+    learning = {"minutes": _MINUTES, "learning_rate": 1e-4, "steps": given.pop("learn_steps", None)}
+    plan = Plan(**{**learning, **given})
     if ask.method not in _METHODS:
         raise ConfigurationError(f"there is no method {ask.method!r}; choose {_METHODS}")
     if not 0 < ask.share < 1:

@@ -27,7 +27,7 @@ from worker.models.new_folder import new_folder
 from worker.models.samples import read_samples, split
 from worker.models.weights import located
 from worker.residency.loading import loader_for
-from worker.tools.aware import teach_int8
+from worker.tools.aware import plan_of, teach_int8
 from worker.tools.quantizing.graph import Graph, Method
 from worker.tools.quantizing.judging import Judge, Verdict
 from worker.tools.quantizing.search import Found, Score, find_kept, units_of
@@ -157,7 +157,8 @@ def _taught(
     weights = scratch / "taught"
     weights.mkdir()
     minutes = arguments.get("minutes") or _MINUTES
-    began, became = teach_int8(source.spec, source.handler, data, weights, minutes, progress)
+    plan = plan_of(minutes)
+    began, became = teach_int8(source.spec, source.handler, data, weights, plan, progress)
     export_to(source.folder, source.spec.model_copy(update={"weights": str(weights)}))
     return [
         f"taught int8 for at most {minutes:g} CPU minutes: held-out mean with rounding "
