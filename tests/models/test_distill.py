@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -188,7 +189,7 @@ def test_a_full_disk_leaves_nothing_that_loads(
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(text_lesson, "kept_tensors", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ConfigurationError, match=r"could not be written: No space .*make room"):
         distilled(settings, "tiny", tmp_path / "student", shop / "texts.txt", steps=1)
     assert not list(tmp_path.rglob("model.safetensors"))
 
@@ -223,6 +224,38 @@ def test_steps_are_the_same_whether_or_not_it_was_broken_off(shop: Path, tmp_pat
     resumed = Line()
     outcome = train(resumed, plan, checkpoint, lambda *_: None)
     assert (outcome.resumed_at, outcome.steps) == (4, 8)
+
+
+def test_the_course_is_drawn_where_it_can_be(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from worker.tools.training.curve import draw_curve
+    from worker.tools.training.loop import Point
+
+    points = [Point(step, step / 10, 1.0, 0.5, 0.1) for step in range(3)]
+    assert draw_curve(points, tmp_path) == ["loss.png", "loss.csv"]
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_in_earnest_ends_with_a_sentence(shop: Path, tmp_path: Path) -> None:
+    given = {"model": "tiny", "target": str(tmp_path / "student"), "steps": 5}
+    given |= {"data": str(shop / "texts.txt"), "layers": 2, "tolerance": 0.0}
+
+    def no_large_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.tools", "distill", json.dumps(given)],
+        env={**os.environ, "LANEFLEET_CATALOG": str(shop / "models.yaml")},
+        capture_output=True,
+        text=True,
+        preexec_fn=no_large_files,
+    )
+    assert done.returncode == 2
+    said = json.loads(done.stdout.splitlines()[-1])["error"]
+    assert "could not be written" in said
+    assert "make room" in said
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".safetensors"]
 
 
 @pytest.mark.slow

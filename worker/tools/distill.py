@@ -20,7 +20,7 @@ from worker.models.base import Model
 from worker.models.new_folder import new_folder
 from worker.models.samples import split
 from worker.tools.report import Progress, Refused, Report
-from worker.tools.training.checkpoint import Checkpoint
+from worker.tools.training.checkpoint import Checkpoint, writing
 from worker.tools.training.curve import draw_curve
 from worker.tools.training.lesson import Ask, Lesson
 from worker.tools.training.loop import Outcome, Plan, train
@@ -48,7 +48,7 @@ _LOSSES = ("outputs", "features")
 
 
 def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Report:
-    """arguments: model, and the fields of `Ask` and `Plan`. Raises ConfigurationError, OSError."""
+    """arguments: model, and the fields of `Ask` and `Plan`. Raises ConfigurationError."""
     given = {name: one for name, one in arguments.items() if one is not None}
     spec = spec_of(settings, given.pop("model"))
     given["target"] = new_target(given["target"])
@@ -106,7 +106,7 @@ def _make(
     """Write the student, load it as a worker would, and judge that; it stays only if it is good."""
     teacher, values, items = judges
     report.bytes_before = sum(one.stat().st_size for one in lesson.weights) or None
-    with suppress(_TooFar), new_folder(ask.target) as made:
+    with suppress(_TooFar), writing(ask.target), new_folder(ask.target) as made:
         if made is None:
             raise ConfigurationError(f"{ask.target} was made by another process meanwhile")
         lesson.save(made)

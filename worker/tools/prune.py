@@ -24,7 +24,7 @@ from worker.models.weights import RANDOM, find_weights
 from worker.tools.pruning.opening import Inputs, inputs_of, open_subject
 from worker.tools.pruning.subject import InPair, Subject, parameters_of
 from worker.tools.report import Progress, Refused, Report
-from worker.tools.training.checkpoint import Checkpoint
+from worker.tools.training.checkpoint import Checkpoint, writing
 from worker.tools.training.loop import Plan, train
 from worker.tools.training.models import (
     answers,
@@ -67,7 +67,7 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
     """arguments: model, the fields of `Ask`, and of each step minutes, batch, learning_rate and
     learn_steps, the most steps of its learning.
 
-    Raises ConfigurationError, OSError.
+    Raises ConfigurationError.
     """
     given = {name: one for name, one in arguments.items() if one is not None}
     spec = spec_of(settings, given.pop("model"))
@@ -185,7 +185,7 @@ def _make(
 ) -> None:
     """Write it, load it as a worker would, compare that with the whole one."""
     values, items = inputs.values[1], inputs.items[1]
-    with suppress(_NotWorthIt), new_folder(ask.target) as made:
+    with suppress(_NotWorthIt), writing(ask.target), new_folder(ask.target) as made:
         if made is None:
             raise ConfigurationError(f"{ask.target} was made by another process meanwhile")
         subject.save(made)

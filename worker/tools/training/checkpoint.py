@@ -6,9 +6,11 @@ JSON in its header, so that reading one runs no code.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,22 @@ from common.errors import ConfigurationError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ("Checkpoint",)
+__all__ = ("Checkpoint", "writing")
 
 _NAME = "checkpoint.safetensors"
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Inside, what cannot be written is one sentence, a ConfigurationError."""
+    try:
+        yield
+    except OSError as exc:
+        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise ConfigurationError(
+            f"{place} could not be written: {exc.strerror or exc}; "
+            f"{'make room, or ' if full else ''}name another target"
+        ) from exc
 
 
 class Checkpoint:
@@ -52,22 +67,23 @@ class Checkpoint:
         return tensors, facts
 
     def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Replace what was kept; on the disk when this returns. Raises OSError."""
+        """Replace what was kept; on the disk when this returns. Raises ConfigurationError."""
         from safetensors.torch import save
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         whole = {name: one.detach().contiguous() for name, one in tensors.items()}
         content = save(whole, {"key": self._key, "facts": json.dumps(dict(facts))})
         partial = self.folder / f"{_NAME}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.folder / _NAME)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with partial.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(self.folder / _NAME)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
 
     def remove(self) -> None:
         """Forget it: what it was for is made."""
