@@ -34,4 +34,5 @@ def compile_model(
         "threads": threads,
         "again": again,
     }
-    run_tool("compile", arguments, as_json=as_json)
+    if run_tool("compile", arguments, as_json=as_json)["made"] is None:
+        raise typer.Exit(1)

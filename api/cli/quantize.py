@@ -65,4 +65,5 @@ def quantize(
         "aware": str(aware.absolute()) if aware else None,
         "minutes": minutes,
     }
-    run_tool("quantize", arguments, as_json=as_json)
+    if run_tool("quantize", arguments, as_json=as_json)["made"] is None:
+        raise typer.Exit(1)

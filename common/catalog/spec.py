@@ -26,6 +26,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "minilm": "worker.models.minilm:MiniLM",
     "text-detect": "worker.models.text_detect:TextDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
+    "onnx": "worker.models.graph.handler:OnnxGraph",
     "decoder": "worker.models.generation.decoder:Decoder",
     "openai-server": "worker.models.generation.server:Server",
 }

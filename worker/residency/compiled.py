@@ -87,7 +87,7 @@ class CompiledNetworks:
         if not isinstance(handler, CanBeCompiled):
             raise ConfigurationError(
                 f"models.{spec.name}.compiled: {spec.handler_path} has no compilable and "
-                "use_compiled; remove the key, or see docs/model-tools.md"
+                "use_compiled; remove the key, or see docs/faster-models.md"
             )
         try:
             run = self._open(spec, device)

@@ -119,8 +119,9 @@ class Loader:
 
     def _files_of(self, model: str) -> dict[Path, FileState] | None:
         spec = self._residency.models[model].spec
-        if not spec.keeps_results_seconds and spec.backend is None:
-            return None  # neither its cache keys nor its results name one
+        named = spec.backend is not None or spec.handler == "onnx"  # in its results
+        if not spec.keeps_results_seconds and not named:
+            return None
         try:
             return self._weights_digests.files(spec)
         except (OSError, ConfigurationError):

@@ -49,7 +49,7 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
     if not isinstance(eager, CanBeCompiled):
         raise ConfigurationError(
             f"{spec.name}: {spec.handler_path} has no compilable and use_compiled, so there is no "
-            "network to compile; docs/model-tools.md says what they are"
+            "network to compile; docs/faster-models.md says what they are"
         )
     kept = CompiledNetworks(settings.state_dir)
     facts = kept.facts(spec, _DEVICE)

@@ -39,6 +39,8 @@ _MARGIN = 0.2
 _MOST_SAMPLES, _LEAST_SAMPLES = 800, 16
 _CALIBRATION = 64
 _MINUTES = 3.0
+_INPUTS = {"minilm": "text", "resnet50": "image", "classify": "image", "text-detect": "image"}
+"""What folders of these handlers take; those of others take JSON."""
 _SATURATES = 1.25
 """By how much int8 weights must be worse than uint8 to be taken for saturating."""
 
@@ -115,8 +117,7 @@ def _spec_of(source: str, settings: Settings) -> ModelSpec:
         return load_catalog(settings.catalog)[source]
     if facts.precision != "fp32":
         raise ConfigurationError(f"{source} is {facts.precision} already; name its fp32 weights")
-    kinds = {"minilm": "text", "resnet50": "image", "classifier": "image"}
-    values = {"handler": facts.handler, "input": kinds.get(facts.handler, "json")}
+    values = {"handler": facts.handler, "input": _INPUTS.get(facts.handler, "json")}
     return ModelSpec.model_validate({**values, "name": "folder", "weights": source})
 
 
