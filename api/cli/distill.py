@@ -19,6 +19,18 @@ class Loss(StrEnum):
     FEATURES = "features"
 
 
+Minutes = Annotated[
+    float, typer.Option(min=0.01, help="CPU minutes of training, over all of its starts.")
+]
+Tolerance = Annotated[
+    float, typer.Option(min=0, max=1, help="Least mean agreement on held-out inputs.")
+]
+Most = Annotated[
+    int | None, typer.Option(min=2, help="Inputs read; else 20,000 texts, 1,000 pictures.")
+]
+HeldOut = Annotated[float, typer.Option(min=0.01, max=0.9, help="Share that only judges.")]
+
+
 def distill(
     teacher: Annotated[str, typer.Argument(help="The model's name in the catalog.")],
     target: Annotated[Path, typer.Argument(help="The folder to make; it must not exist.")],
@@ -32,18 +44,10 @@ def distill(
     hidden: Annotated[
         int | None, typer.Option(min=4, help="Its width; else a text model's is the teacher's.")
     ] = None,
-    minutes: Annotated[
-        float, typer.Option(min=0.01, help="CPU minutes of training, over all of its starts.")
-    ] = 30.0,
-    tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="Least mean agreement on held-out inputs.")
-    ] = 0.9,
-    most: Annotated[
-        int | None, typer.Option(min=2, help="Inputs read; else 20,000 texts, 1,000 pictures.")
-    ] = None,
-    held_out: Annotated[
-        float, typer.Option(min=0.01, max=0.9, help="Share of them that only judges.")
-    ] = 0.1,
+    minutes: Minutes = 30.0,
+    tolerance: Tolerance = 0.9,
+    most: Most = None,
+    held_out: HeldOut = 0.1,
     batch: Annotated[int, typer.Option(min=1, help="Inputs a step.")] = 32,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of the first steps.")] = 3e-4,
     patience: Annotated[
