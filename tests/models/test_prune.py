@@ -137,6 +137,24 @@ def test_channels_of_a_resnet_go_and_the_handler_takes_its_shapes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("model", "handler"), [("tiny", "minilm"), ("eyes", "resnet50")])
+def test_what_is_left_can_be_exported(
+    settings: Settings, tmp_path: Path, model: str, handler: str
+) -> None:
+    for name in ("torch_pruning", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    from worker.models.exporting import export_to
+
+    pruned(settings, model, tmp_path / "small", share=0.5)
+    kind: Any = "text" if handler == "minilm" else "image"
+    weights = str(tmp_path / "small")
+    spec = ModelSpec(name="pruned", handler=handler, input=kind, weights=weights)
+    exported = export_to(tmp_path / "graph", spec)
+    assert exported is not None
+    assert exported.least_cosine > 0.9999
+
+
+@pytest.mark.slow
 def test_a_network_of_ones_own_handler_becomes_a_smaller_graph(
     settings: Settings, tmp_path: Path
 ) -> None:
