@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,21 +193,23 @@ def test_a_full_disk_leaves_nothing_that_loads(
     assert not list(tmp_path.rglob("model.safetensors"))
 
 
-def test_steps_are_the_same_whether_or_not_it_was_broken_off(shop: Path, tmp_path: Path) -> None:
-    """Batches and optimizer go on as if nothing had been."""
+def test_steps_are_the_same_whether_or_not_it_was_broken_off(tmp_path: Path) -> None:
     import torch
 
     from worker.tools.training.checkpoint import Checkpoint
     from worker.tools.training.loop import Judgement, Plan, train
 
     class Line:
-        def __init__(self) -> None:
+        def __init__(self, most: int = 100) -> None:
             self.network = torch.nn.Linear(1, 1)
             torch.nn.init.zeros_(self.network.weight)
             torch.nn.init.zeros_(self.network.bias)
-            self.costs = [1] * 8
+            self.costs, self.most = [1] * 8, most
 
         def loss(self, places: Any) -> torch.Tensor:
+            self.most -= 1
+            if self.most < 0:
+                raise KeyboardInterrupt
             inputs = torch.tensor([[float(place)] for place in places])
             found: torch.Tensor = (self.network(inputs) - 2 * inputs).square().mean()
             return found
@@ -216,14 +217,16 @@ def test_steps_are_the_same_whether_or_not_it_was_broken_off(shop: Path, tmp_pat
         def judge(self) -> Judgement:
             return Judgement(-abs(float(self.network.weight.detach()) - 2), 0.0)
 
-    plan = Plan(minutes=1e6, batch=2, steps=8)
-    whole, part = Line(), Line()
-    train(whole, plan, None, lambda *_: None)
+    plan = Plan(minutes=1e6, batch=2, steps=8, judge_seconds=0, learning_rate=0.1)
     checkpoint = Checkpoint(tmp_path / "target", "key")
-    train(part, replace(plan, steps=4), checkpoint, lambda *_: None)
-    resumed = Line()
+    whole, broken, resumed = Line(), Line(4), Line()
+    train(whole, plan, None, lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, plan, checkpoint, lambda *_: None)
     outcome = train(resumed, plan, checkpoint, lambda *_: None)
     assert (outcome.resumed_at, outcome.steps) == (4, 8)
+    torch.testing.assert_close(resumed.network.weight, whole.network.weight)
+    assert float(whole.network.weight.detach()) > 0.01
 
 
 def test_the_course_is_drawn_where_it_can_be(tmp_path: Path) -> None:
