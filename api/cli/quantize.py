@@ -24,6 +24,7 @@ def quantize(
     calibration: Annotated[
         Path | None, typer.Option(help="Inputs that tune; then all of --samples judge.")
     ] = None,
+    most: Annotated[int, typer.Option(min=32, help="Most inputs to read of either.")] = 800,
     static: Annotated[
         bool | None,
         typer.Option("--static/--dynamic", help="Else static for images, dynamic for the rest."),
@@ -58,6 +59,7 @@ def quantize(
         "target": str(target.absolute()),
         "samples": str(samples.absolute()) if samples else None,
         "calibration": str(calibration.absolute()) if calibration else None,
+        "most": most,
         "static": static,
         "tolerance": tolerance,
         "per_channel": per_channel,

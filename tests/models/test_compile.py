@@ -19,6 +19,7 @@ from common.settings import Settings
 from tests.support.stack import ROOT, wait_until
 from worker.residency.compiled import CompiledNetworks
 from worker.residency.loading import loader_for
+from worker.tools import compile as compile_tool
 from worker.tools.pace import outputs_of
 
 CATALOG = """models:
@@ -81,12 +82,25 @@ def test_a_model_that_was_never_compiled_is_served_as_it_is(
 def test_a_handler_without_a_network_to_exchange_says_so(settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match="has no compilable and use_compiled"):
         served_by(settings, "echo")
-    assert "has no compilable and use_compiled" in last_line(settings, "echo")["error"]
+    with pytest.raises(ConfigurationError, match="has no compilable and use_compiled"):
+        compile_tool.run({"model": "echo"}, settings, lambda *_: None)
 
 
-def test_without_a_compiler_it_says_what_to_install(settings: Settings) -> None:
-    said = last_line(settings, "steps", CXX="no-such-compiler")["error"]
-    assert said.startswith("there is no C++ compiler 'no-such-compiler' here; install one")
+def test_without_a_compiler_it_says_what_to_install(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        ConfigurationError, match="no C\\+\\+ compiler 'no-such-compiler' here; inst"
+    ):
+        compile_tool.run({"model": "steps"}, settings, lambda *_: None)
+
+
+def test_a_graph_is_not_compiled_here(settings: Settings) -> None:
+    spec = load_catalog(settings.catalog)["steps"]
+    spec = spec.model_copy(update={"backend": "onnx", "compiled": True})
+    with pytest.raises(ConfigurationError, match="compiles its graph by itself"):
+        loader_for("cpu", settings)(spec)
 
 
 @pytest.fixture

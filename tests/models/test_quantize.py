@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from common.catalog import ModelSpec
+from common.errors import FleetError
 from common.settings import Settings
 from tests.support.stack import DATA, ROOT, wait_until
 from worker.models.facts import read_facts
 from worker.residency.loading import loader_for
+from worker.tools import quantize
 from worker.tools.pace import outputs_of
 
 pytest.importorskip("onnxruntime")
@@ -90,13 +92,16 @@ def left(tmp_path: Path) -> list[str]:
     ],
 )
 def test_what_cannot_be_begun_is_refused_in_a_sentence(
-    tmp_path: Path, last_line: Callable[..., dict[str, Any]], source: str, arguments: Any, says: str
+    tmp_path: Path, catalog: Path, source: str, arguments: Any, says: str
 ) -> None:
     if arguments.get("samples") == "few":
         few = tmp_path / "few.txt"
         few.write_text("one\ntwo\nthree\n")
         arguments = {"samples": str(few)}
-    assert says in last_line(source, **arguments)["error"]
+    given = {"samples": str(DATA / "sentences.txt"), **arguments}
+    given |= {"source": source, "target": str(tmp_path / "made")}
+    with pytest.raises(FleetError, match=says):
+        quantize.run(given, Settings(catalog=catalog), lambda *_: None)
     assert "made" not in left(tmp_path)
 
 

@@ -28,7 +28,7 @@ class Wide:
         import torch
 
         class Spiky(torch.nn.Module):
-            """One number in 768 becomes a hundred times as large, so int8 loses the others."""
+            """Makes one number large that nobody reads, so int8 has no room for the others."""
 
             def forward(self, numbers: torch.Tensor) -> torch.Tensor:
                 first = torch.zeros(WIDTH)
@@ -41,7 +41,10 @@ class Wide:
             for number in range(int(spec.options.get("layers", 4))):
                 if number == 1 and not spec.options.get("plain"):
                     layers.append(Spiky())
-                layers += [torch.nn.Linear(WIDTH, WIDTH, bias=False), torch.nn.Tanh()]
+                layer = torch.nn.Linear(WIDTH, WIDTH, bias=False)
+                if number == 1:
+                    layer.weight.data[:, 0] = 0
+                layers += [layer, torch.nn.Tanh()]
         self.network = torch.nn.Sequential(*layers).eval()
 
     def decode(self, value: Any, params: Any) -> Any:

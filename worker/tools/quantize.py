@@ -24,6 +24,7 @@ from worker.models.exportable import Exportable
 from worker.models.exporting import export_to
 from worker.models.facts import FACTS, GRAPH, Facts, read_facts, write_facts
 from worker.models.new_folder import new_folder
+from worker.models.requirements import missing_package
 from worker.models.samples import read_samples, split
 from worker.models.weights import located
 from worker.residency.loading import loader_for
@@ -59,8 +60,8 @@ class _Source:
 
 
 def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Report:
-    """arguments: source, target, samples, calibration, static, tolerance, per_channel, backends,
-    aware, minutes.
+    """arguments: source, target, samples, calibration, most, static, tolerance, per_channel,
+    backends, aware, minutes.
 
     Raises ConfigurationError.
     """
@@ -83,6 +84,11 @@ def _run(
     arguments: dict[str, Any], settings: Settings, progress: Progress, target: Path, scratch: Path
 ) -> Report:
     progress("loading", 0, 0)
+    try:
+        import onnx  # noqa: F401 - what follows needs both, and says so less plainly
+        import onnxruntime.quantization  # noqa: F401
+    except ImportError as exc:
+        raise missing_package(str(arguments["source"]), exc) from exc
     spec = _spec_of(arguments["source"], settings)
     tuning, held = _samples(spec, arguments, settings)
     source = _source(spec, arguments, settings, scratch)
@@ -178,9 +184,10 @@ def _samples(
             f"{spec.name} has no samples to tune and to judge by; give --samples, a folder of "
             "inputs or a .txt file with one a line"
         )
-    found = read_samples(Path(path), spec.input, _MOST_SAMPLES)
+    most = int(arguments.get("most") or _MOST_SAMPLES)
+    found = read_samples(Path(path), spec.input, most)
     if calibration := arguments.get("calibration"):
-        tuning, held = read_samples(Path(calibration), spec.input, _MOST_SAMPLES), found
+        tuning, held = read_samples(Path(calibration), spec.input, most), found
     else:
         tuning, held = split(found)
     if min(len(tuning), len(held)) < _LEAST_SAMPLES:
@@ -191,9 +198,9 @@ def _samples(
     return tuning, held
 
 
-def _calibration(source: _Source, items: Sequence[Any]) -> list[Mapping[str, Any]]:
+def _calibration(source: _Source, items: Sequence[Any]) -> list[Mapping[str, Any]] | None:
     if not source.method.static:
-        return []
+        return None
     if not isinstance(source.handler, Exportable) or source.spec.backend != "torch":
         raise ConfigurationError(
             f"{source.spec.name}: static ranges are measured with its own weights; name a model "

@@ -20,6 +20,7 @@ from common.errors import ConfigurationError
 __all__ = ("Graph", "Method", "layers_of")
 
 Feeds = Mapping[str, NDArray[Any]]
+_MOST_BYTES = 1_900_000_000
 _WITH_WEIGHTS = {"Conv": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
 """The operators that hold most of a network, and which input is their weights."""
 
@@ -41,12 +42,15 @@ class Method:
 class Graph:
     """An fp32 file, and what its quantisations need."""
 
-    def __init__(self, path: Path, scratch: Path, calibration: Sequence[Feeds] = ()) -> None:
-        """calibration: inputs for static ranges, which are measured once and kept in scratch."""
-        self._path = path
+    def __init__(self, path: Path, scratch: Path, calibration: Sequence[Feeds] | None) -> None:
+        """calibration: inputs for static ranges, which are measured once and kept in scratch.
+
+        None is for dynamic ones.
+        """
+        self._path = path if calibration is not None else _without_gemm(path, scratch)
         self._scratch = scratch
-        self._calibration = calibration
-        self.layers = layers_of(path)
+        self._calibration = calibration or ()
+        self.layers = layers_of(self._path)
 
     def quantize(self, target: Path, method: Method, kept: frozenset[str]) -> None:
         """Write it with these layers in fp32. Raises ConfigurationError where that fails."""
@@ -93,14 +97,41 @@ class _Reader:
         return None if found is None else dict(found)
 
 
-def layers_of(path: Path) -> list[tuple[str, str]]:
-    """Layers with weights, in order: name, and operator with the weights' shape."""
+def _without_gemm(path: Path, scratch: Path) -> Path:
+    """The same with each Gemm as a product and a sum.
+
+    A dynamic quantisation does so first, under other names, and then keeps none of those in fp32
+    that it was asked to.
+    """
+    import onnx
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    model = ONNXModel(_opened(path))
+    model.replace_gemm_with_matmul()
+    target = scratch / "base.onnx"
+    onnx.save(model.model, str(target))
+    return target
+
+
+def _opened(path: Path) -> Any:
     import onnx
 
+    beside = path.parent.glob(f"{path.name}*")
+    if sum(one.stat().st_size for one in beside) > _MOST_BYTES:
+        raise ConfigurationError(
+            f"{path} and what lies beside it are more than 2 GB, which a graph in one file cannot "
+            "hold; quantize it where it was trained, and name that as `weights`"
+        )
+
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        return onnx.load(str(path))
     except Exception as exc:
         raise ConfigurationError(f"{path} is no ONNX file: {exc}") from exc
+
+
+def layers_of(path: Path) -> list[tuple[str, str]]:
+    """Layers with weights, in order: name, and operator with the weights' shape."""
+    graph = _opened(path).graph
     shapes = {one.name: tuple(one.dims) for one in graph.initializer}
     found = []
     for node in graph.node:

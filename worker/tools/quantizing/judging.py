@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.catalog import ModelSpec
-from common.errors import ConfigurationError
+from common.errors import FleetError
 from worker.models.agreement import Agreement, agreement_of
 from worker.models.base import Json, Model
 from worker.models.facts import GRAPH
@@ -92,9 +92,10 @@ class Judge:
         size = (folder / GRAPH).stat().st_size
         try:
             handler = self._open(folder, backend)
-        except ConfigurationError as exc:
+            results = self._results(handler, self._held_items)
+        except FleetError as exc:
             return Verdict(backend, None, 0.0, size, str(exc))
-        found = agreement_of(self._held_expected, self._results(handler, self._held_items))
+        found = agreement_of(self._held_expected, results)
         batch = self._held_items[: min(_BATCH, self._spec.max_batch)]
         pace = compare(
             lambda: outputs_of(self._baseline, batch),

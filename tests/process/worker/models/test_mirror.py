@@ -323,7 +323,7 @@ def test_the_weights_digest_is_of_what_was_fetched(
     spec = ModelSpec(name="m", handler="echo", weights=weights)
     weights_module.set_base(tmp_path, mirror=mirror())
     assert weights_module.located(weights) is None
-    assert WeightsDigests.files(spec).keys() == set()
+    assert not [one for one in WeightsDigests.files(spec) if one.is_relative_to(tmp_path)]
     path = weights_module.find_weights(weights)
     assert weights_module.located(weights) == path
     assert path in WeightsDigests.files(spec)
