@@ -12,6 +12,20 @@ from api.cli.tools import run_tool
 from common.errors import ConfigurationError
 
 
+Calibration = Annotated[
+    Path | None, typer.Option(help="Inputs that tune; then all of --samples judge.")
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Least agreement; else the catalog's, else 0.99."),
+]
+Aware = Annotated[
+    Path | None,
+    typer.Option(help="Inputs, no labels: teach the weights what int8 does, before it."),
+]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="CPU minutes of that; else 3.")]
+
+
 def quantize(
     source: Annotated[
         str, typer.Argument(help="A model of the catalog, or a folder of `lanefleet export`.")
@@ -21,31 +35,21 @@ def quantize(
         Path | None,
         typer.Option(help="Inputs: half of them tune, the others judge; else the catalog's."),
     ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Inputs that tune; then all of --samples judge.")
-    ] = None,
+    calibration: Calibration = None,
     most: Annotated[int, typer.Option(min=32, help="Most inputs to read of either.")] = 800,
     static: Annotated[
         bool | None,
         typer.Option("--static/--dynamic", help="Else static for images, dynamic for the rest."),
     ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Least agreement; else the catalog's, else 0.99."),
-    ] = None,
+    tolerance: Tolerance = None,
     per_channel: Annotated[
         bool, typer.Option(help="Whether each output channel has a scale of its own.")
     ] = True,
     backend: Annotated[
         list[str] | None, typer.Option(help="onnx or openvino; else both are measured.")
     ] = None,
-    aware: Annotated[
-        Path | None,
-        typer.Option(help="Inputs, no labels: teach the weights what int8 does, before it."),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="CPU minutes of that; else 3.")
-    ] = None,
+    aware: Aware = None,
+    minutes: Minutes = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize a model to int8, as far as it agrees with fp32 on samples that tuned nothing."""
