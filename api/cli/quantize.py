@@ -11,9 +11,12 @@ from api.cli.options import JsonFlag
 from api.cli.tools import run_tool
 from common.errors import ConfigurationError
 
-
 Calibration = Annotated[
     Path | None, typer.Option(help="Inputs that tune; then all of --samples judge.")
+]
+Static = Annotated[
+    bool | None,
+    typer.Option("--static/--dynamic", help="Else static for images, dynamic for the rest."),
 ]
 Tolerance = Annotated[
     float | None,
@@ -37,10 +40,7 @@ def quantize(
     ] = None,
     calibration: Calibration = None,
     most: Annotated[int, typer.Option(min=32, help="Most inputs to read of either.")] = 800,
-    static: Annotated[
-        bool | None,
-        typer.Option("--static/--dynamic", help="Else static for images, dynamic for the rest."),
-    ] = None,
+    static: Static = None,
     tolerance: Tolerance = None,
     per_channel: Annotated[
         bool, typer.Option(help="Whether each output channel has a scale of its own.")
