@@ -26,6 +26,7 @@ from api.cli.cache import cache
 from api.cli.compile import compile_model
 from api.cli.convert import convert
 from api.cli.dead import dead
+from api.cli.distill import distill
 from api.cli.doctor import Report, examine
 from api.cli.enqueue.command import enqueue
 from api.cli.export import export
@@ -39,6 +40,7 @@ from api.cli.models import models
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.outbox import outbox
 from api.cli.profile import profile
+from api.cli.prune import prune
 from api.cli.quantize import quantize
 from api.cli.stages import stages
 from api.cli.system import show_system, system
@@ -75,6 +77,8 @@ app.command("compile")(compile_model)
 app.command()(export)
 app.command()(quantize)
 app.command()(profile)
+app.command()(prune)
+app.command()(distill)
 app.command()(top)
 app.command()(acl)
 app.command()(system)

@@ -11,6 +11,23 @@ from api.cli.options import JsonFlag
 from api.cli.tools import run_tool
 from common.errors import ConfigurationError
 
+Calibration = Annotated[
+    Path | None, typer.Option(help="Inputs that tune; then all of --samples judge.")
+]
+Static = Annotated[
+    bool | None,
+    typer.Option("--static/--dynamic", help="Else static for images, dynamic for the rest."),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Least agreement; else the catalog's, else 0.99."),
+]
+Aware = Annotated[
+    Path | None,
+    typer.Option(help="Inputs, no labels: teach the weights what int8 does, before it."),
+]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="CPU minutes of that; else 3.")]
+
 
 def quantize(
     source: Annotated[
@@ -21,24 +38,18 @@ def quantize(
         Path | None,
         typer.Option(help="Inputs: half of them tune, the others judge; else the catalog's."),
     ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Inputs that tune; then all of --samples judge.")
-    ] = None,
+    calibration: Calibration = None,
     most: Annotated[int, typer.Option(min=32, help="Most inputs to read of either.")] = 800,
-    static: Annotated[
-        bool | None,
-        typer.Option("--static/--dynamic", help="Else static for images, dynamic for the rest."),
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Least agreement; else the catalog's, else 0.99."),
-    ] = None,
+    static: Static = None,
+    tolerance: Tolerance = None,
     per_channel: Annotated[
         bool, typer.Option(help="Whether each output channel has a scale of its own.")
     ] = True,
     backend: Annotated[
         list[str] | None, typer.Option(help="onnx or openvino; else both are measured.")
     ] = None,
+    aware: Aware = None,
+    minutes: Minutes = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize a model to int8, as far as it agrees with fp32 on samples that tuned nothing."""
@@ -57,6 +68,8 @@ def quantize(
         "tolerance": tolerance,
         "per_channel": per_channel,
         "backends": backend,
+        "aware": str(aware.absolute()) if aware else None,
+        "minutes": minutes,
     }
     if run_tool("quantize", arguments, as_json=as_json)["made"] is None:
         raise typer.Exit(1)

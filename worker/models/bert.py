@@ -64,7 +64,8 @@ class Bert:
     ) -> None:
         """one_run: attention over all sentences at once, padded, and not one length at a time."""
         named = Named(tensors)
-        self._heads = int(config["num_attention_heads"])
+        # Layers whose heads were pruned have fewer of the same size.
+        self._head_size = int(config["hidden_size"]) // int(config["num_attention_heads"])
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self._one_run = one_run
         self._words = named["embeddings.word_embeddings.weight"]
@@ -127,15 +128,15 @@ class Bert:
         return self._normed(_affine(wide, layer.narrow).add_(states), layer.norm)
 
     def _attend(self, layer: Layer, states: Tensor, runs: Sequence[_Run]) -> Tensor:
-        width = states.shape[1]
         qkv = _affine(states, layer.qkv)
-        context = torch.empty_like(states)
+        width = qkv.shape[1] // 3
+        context = states.new_empty(states.shape[0], width)
         for run in runs:
             part = qkv[run.first : run.end]
             cells = run.sentences * run.longest
             if run.place is not None:
                 part = part.new_zeros(cells, 3 * width).index_copy_(0, run.place, part)
-            heads = part.view(run.sentences, run.longest, 3, self._heads, -1)
+            heads = part.view(run.sentences, run.longest, 3, -1, self._head_size)
             query, key, value = heads.permute(2, 0, 3, 1, 4)
             found = F.scaled_dot_product_attention(query, key, value, attn_mask=run.mask)
             found = found.transpose(1, 2).reshape(cells, width)

@@ -23,7 +23,7 @@ class PaddedBert(nn.Module):
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         named = Named(tensors)
-        self._heads = int(config["num_attention_heads"])
+        head_size = int(config["hidden_size"]) // int(config["num_attention_heads"])
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self._words = nn.Parameter(named["embeddings.word_embeddings.weight"], False)
         places = (
@@ -33,7 +33,7 @@ class PaddedBert(nn.Module):
         self._places = nn.Parameter(places, False)
         self._norm = _as_norm(named.affine("embeddings.LayerNorm"), self._epsilon)
         self._layers = nn.ModuleList(
-            _Layer(named.layer(f"encoder.layer.{number}."), self._heads, self._epsilon)
+            _Layer(named.layer(f"encoder.layer.{number}."), head_size, self._epsilon)
             for number in range(int(config["num_hidden_layers"]))
         )
 
@@ -50,20 +50,20 @@ class PaddedBert(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, layer: Layer, heads: int, epsilon: float) -> None:
+    def __init__(self, layer: Layer, head_size: int, epsilon: float) -> None:
         super().__init__()
-        self._heads = heads
+        self._head_size = head_size
         self._qkv, self._attended = _as_linear(layer.qkv), _as_linear(layer.attended)
         self._widen, self._narrow = _as_linear(layer.widen), _as_linear(layer.narrow)
         self._attended_norm = _as_norm(layer.attended_norm, epsilon)
         self._norm = _as_norm(layer.norm, epsilon)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        sentences, length, width = states.shape
-        heads = self._qkv(states).view(sentences, length, 3, self._heads, width // self._heads)
+        sentences, length, _ = states.shape
+        heads = self._qkv(states).view(sentences, length, 3, -1, self._head_size)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        found = found.transpose(1, 2).reshape(sentences, length, width)
+        found = found.transpose(1, 2).reshape(sentences, length, -1)
         states = self._attended_norm(self._attended(found) + states)
         normed: Tensor = self._norm(self._narrow(F.gelu(self._widen(states))) + states)
         return normed

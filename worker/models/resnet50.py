@@ -10,11 +10,13 @@ their channels last, as the kernels want them: from JPEG to labels that took
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.picture_classifier import Built, PictureClassifier
+from worker.models.pruned import PRUNED, fit
 from worker.models.requirements import missing_package
 from worker.models.weights import RANDOM, find_weights, quiet_loading
 
@@ -32,23 +34,14 @@ class ResNet50(PictureClassifier):
     def _build(self, spec: ModelSpec) -> Built:
         """From safetensors only, unless its weights are random."""
         try:
-            from transformers import ResNetForImageClassification
+            import transformers  # noqa: F401  before what needs it
         except ImportError as exc:
             raise missing_package(spec.name, exc) from exc
         quiet_loading()
         if spec.weights == RANDOM:
-            network = _random_network()
+            network = random_network()
         else:
-            folder = find_weights(spec.weights)
-            try:
-                network = ResNetForImageClassification.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True
-                )
-            except (OSError, ValueError) as exc:
-                raise ConfigurationError(
-                    f"models.{spec.name}.weights: {folder} must hold config.json and "
-                    f"model.safetensors of a ResNet: {exc}"
-                ) from exc
+            network = saved_network(find_weights(spec.weights), spec.name)
         config = network.config
         folded = _logits_of(_fold_norms(network.eval()))
         return Built(folded, config.id2label, config.to_json_string())
@@ -84,7 +77,33 @@ def _fold_norms(network: Any) -> Any:
     return network
 
 
-def _random_network() -> Any:
+def saved_network(folder: Path, model: str) -> Any:
+    """As its config.json describes it, from safetensors only; pruned ones too.
+
+    Raises ConfigurationError.
+    """
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    try:
+        config = ResNetConfig.from_pretrained(folder, local_files_only=True)
+        if getattr(config, PRUNED, False):
+            from safetensors.torch import load_file
+
+            network = ResNetForImageClassification(config)
+            fit(network, load_file(folder / "model.safetensors"), folder / "model.safetensors")
+            return network
+        return ResNetForImageClassification.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(
+            f"models.{model}.weights: {folder} must hold config.json and "
+            f"model.safetensors of a ResNet: {exc}"
+        ) from exc
+
+
+def random_network() -> Any:
+    """A ResNet-50 that has learnt nothing, the same each time."""
     import torch
     from transformers import ResNetConfig, ResNetForImageClassification
 

@@ -28,6 +28,7 @@ from worker.models.requirements import missing_package
 from worker.models.samples import read_samples, split
 from worker.models.weights import located
 from worker.residency.loading import loader_for
+from worker.tools.aware import plan_of, teach_int8
 from worker.tools.quantizing.graph import Graph, Method
 from worker.tools.quantizing.judging import Judge, Verdict
 from worker.tools.quantizing.search import Found, Score, find_kept, units_of
@@ -38,6 +39,7 @@ _MARGIN = 0.2
 """How much of what the tolerance leaves the search leaves: other samples are a little worse."""
 _MOST_SAMPLES, _LEAST_SAMPLES = 800, 16
 _CALIBRATION = 64
+_MINUTES = 3.0
 _INPUTS = {"minilm": "text", "resnet50": "image", "classify": "image", "text-detect": "image"}
 """What folders of these handlers take; those of others take JSON."""
 _SATURATES = 1.25
@@ -59,7 +61,7 @@ class _Source:
 
 def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Report:
     """arguments: source, target, samples, calibration, most, static, tolerance, per_channel,
-    backends.
+    backends, aware, minutes.
 
     Raises ConfigurationError.
     """
@@ -90,8 +92,10 @@ def _run(
     spec = _spec_of(arguments["source"], settings)
     tuning, held = _samples(spec, arguments, settings)
     source = _source(spec, arguments, settings, scratch)
+    taught = _taught(source, spec, arguments, scratch, progress)
     report = Report("quantize", spec.name, tolerance=arguments.get("tolerance") or spec.tolerance)
     report.tolerance = report.tolerance or _TOLERANCE
+    report.notes += taught
     load = loader_for("cpu", settings)
     judge = Judge(source.handler, load, source.spec, tuning, held, progress)
     feeds = _calibration(source, judge.tuning_items[:_CALIBRATION])
@@ -133,7 +137,7 @@ def _source(
     spec = spec.model_copy(update={**plain, "backend": "onnx" if there else "torch"})
     handler = loader_for("cpu", settings)(spec)
     folder = weights if there and weights is not None else scratch / "fp32"
-    if not there:
+    if not there and not arguments.get("aware"):
         export_to(folder, spec)
     static = arguments.get("static")
     if static is None:
@@ -141,6 +145,32 @@ def _source(
     return _Source(
         spec, folder, handler, Method(static, "int8", arguments.get("per_channel", True))
     )
+
+
+def _taught(
+    source: _Source,
+    spec: ModelSpec,
+    arguments: Mapping[str, Any],
+    scratch: Path,
+    progress: Progress,
+) -> list[str]:
+    """With `aware`: the graph is that of weights which were taught int8; judged against its own."""
+    if not (data := arguments.get("aware")):
+        return []
+    if source.spec.backend != "torch":
+        raise ConfigurationError(
+            f"{spec.name} is a graph, which cannot be taught; name the model whose weights it has"
+        )
+    weights = scratch / "taught"
+    weights.mkdir()
+    minutes = arguments.get("minutes") or _MINUTES
+    plan = plan_of(minutes)
+    began, became = teach_int8(source.spec, source.handler, data, weights, plan, progress)
+    export_to(source.folder, source.spec.model_copy(update={"weights": str(weights)}))
+    return [
+        f"taught int8 for at most {minutes:g} CPU minutes: held-out mean with rounding "
+        f"{began.mean:.4f} -> {became.mean:.4f}, least {began.least:.4f} -> {became.least:.4f}"
+    ]
 
 
 def _samples(

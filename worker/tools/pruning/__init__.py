@@ -1,0 +1,1 @@
+"""What `lanefleet prune` can make smaller, kind by kind."""
