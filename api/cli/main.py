@@ -23,6 +23,7 @@ from api.cli.acl import acl
 from api.cli.batches import batches
 from api.cli.bench.command import bench
 from api.cli.cache import cache
+from api.cli.check import check
 from api.cli.convert import convert
 from api.cli.dead import dead
 from api.cli.doctor import Report, examine
@@ -67,6 +68,7 @@ app.command()(generate)
 app.command()(enqueue)
 app.command()(stages)
 app.command()(bench)
+app.command()(check)
 app.command()(convert)
 app.command()(profile)
 app.command()(top)

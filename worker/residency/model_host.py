@@ -186,6 +186,14 @@ class ModelHost:
             self._obey(verb, model)
             self._state.changed.notify_all()
 
+    def take_out(self, model: str, reason: str) -> None:
+        """Take a loaded model out of service once what it holds is done."""
+        with self._state.changed:
+            self.residency.take_out(model, reason)
+            if self.residency.handler(model) is not None:
+                self._leave([model])
+            self._state.changed.notify_all()
+
     def run_on_device(self, task: Task) -> None:
         """Have the device's thread run this between two batches; returns at once."""
         with self._state.changed:
