@@ -18,7 +18,7 @@ from typing import IO, Any
 from common import processes
 from common.errors import FleetError
 from worker.checking.fault import Fault
-from worker.checking.place import place_in_dump
+from worker.models.place import place_in_dump
 
 __all__ = ("CheckFailed", "Outcome", "run_child")
 

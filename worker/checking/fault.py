@@ -40,9 +40,9 @@ class Fault(Exception):
 def fault_of(error: BaseException, verb: str, where: str) -> Fault:
     """The fault of a verb that raised."""
     said = text_of(error)[:_MOST_CHARACTERS].strip()
-    if isinstance(error, ConfigurationError):
+    if issubclass(type(error), ConfigurationError):
         return Fault(said, "", where if verb else "")
-    name = "" if isinstance(error, FleetError) else name_of(error)
+    name = "" if issubclass(type(error), FleetError) else name_of(error)
     detail = ": ".join(filter(None, (name, said)))
     return Fault(f"{verb} raised {detail}", verb, where)
 

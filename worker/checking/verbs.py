@@ -17,10 +17,10 @@ from common.catalog import ModelSpec
 from common.errors import FleetError, InvalidInput
 from common.jobs.result_document import dump_result
 from worker.checking.fault import Fault, fault_of
-from worker.checking.place import place_in_stack, place_of_error, place_of_verb, returns_of
 from worker.jobs.execution import Execution
 from worker.jobs.steps import accept
 from worker.models.base import Model
+from worker.models.place import place_in_stack, place_of_error, place_of_verb, returns_of
 from worker.transfer import Later
 
 __all__ = ("Say", "Verbs", "Watch")

@@ -18,14 +18,14 @@ _OUR_PACKAGES = tuple(f"{_OURS / name}/" for name in ("worker", "common", "api")
 _DUMPED = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,)? in ')
 
 
-def place_of_error(error: BaseException, module: str) -> str:
+def place_of_error(error: BaseException, module: str = "") -> str:
     """The last line of the handler's module that the error passed; else of any code not ours.
 
     module: the path of the handler's file. Empty where there is none, as for a SyntaxError of
     another file.
     """
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{Path(error.filename).name}:{error.lineno}"
+    if issubclass(type(error), SyntaxError) and error.filename:  # type: ignore[attr-defined]
+        return f"{Path(error.filename).name}:{error.lineno}"  # type: ignore[attr-defined]
     frames, at = [], error.__traceback__
     while at is not None:
         frames.append((at.tb_frame.f_code.co_filename, at.tb_lineno))
@@ -50,7 +50,7 @@ def place_in_dump(text: str, module: str) -> str:
 
 def place_of_verb(handler: object, verb: str) -> str:
     """Where the verb is defined; empty where it has no source."""
-    code = _code_of(handler, verb)
+    code = _code_of(handler, verb) if handler is not None else None
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}" if code is not None else ""
 
 
