@@ -35,6 +35,7 @@ from api.cli.jobs import jobs, submit
 from api.cli.keys import keys
 from api.cli.lanes import lanes
 from api.cli.models import models
+from api.cli.new import new
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.outbox import outbox
 from api.cli.profile import profile
@@ -70,6 +71,7 @@ app.command()(stages)
 app.command()(bench)
 app.command()(check)
 app.command()(convert)
+app.command()(new)
 app.command()(profile)
 app.command()(top)
 app.command()(acl)
