@@ -72,6 +72,11 @@ def _check_signatures(handler: object, verbs: Sequence[str], spec: ModelSpec) ->
             ) from exc
 
 
+def _said(error: Exception) -> str:
+    """As `repr`, without the whole path that a SyntaxError has in it."""
+    return f"SyntaxError: {error.msg}" if isinstance(error, SyntaxError) else repr(error)
+
+
 def _at(error: BaseException) -> str:
     place = place_of_error(error)
     return f" ({place})" if place else ""
@@ -94,7 +99,7 @@ def _find_class(spec: ModelSpec) -> type:
     except Exception as exc:
         # A user's own module may raise anything; which one it was is what helps.
         raise ConfigurationError(
-            f"models.{spec.name}: importing {module_name} raised {exc!r}{_at(exc)}"
+            f"models.{spec.name}: importing {module_name} raised {_said(exc)}{_at(exc)}"
         ) from exc
     found = getattr(module, class_name, None)
     if not isinstance(found, type):

@@ -44,6 +44,7 @@ def place_in_stack(frame: FrameType | None, module: str) -> str:
 
 def place_in_dump(text: str, module: str) -> str:
     """The same in what `faulthandler` writes, whose innermost frame comes first."""
+    text = text[max(text.find("Current thread"), 0) :]
     found = [(one["file"], int(one["line"])) for one in _DUMPED.finditer(text)]
     return _best(found[::-1], module)
 
