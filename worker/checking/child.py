@@ -84,7 +84,7 @@ def run_child(
         said = errors.read()
     outcome = heard.outcome
     if not ended and not outcome.fault:
-        where = place_in_dump(said, "") or heard.where
+        where = place_in_dump(said, heard.where.partition(":")[0]) or heard.where
         what = _late(heard.verb, silent_seconds, seconds)
         outcome.found, outcome.fault = None, Fault(what, heard.verb, where).sentence()
     elif outcome.found is None and not outcome.fault:
@@ -152,7 +152,7 @@ def _end(heard: _Heard, status: int, said: str) -> str:
         how = f"killed by {signal.Signals(number).name}" if number else f"with status {status}"
     except ValueError:
         how = f"with status {status}"
-    where = place_in_dump(said, "") or heard.where
+    where = place_in_dump(said, heard.where.partition(":")[0]) or heard.where
     if heard.verb == "import" and not number:
         return f"it ended its process while it was imported, {how}: {said[-_SAID_CHARACTERS:]}"
     return Fault(f"{heard.verb} ended the process, {how}", heard.verb, where).sentence()

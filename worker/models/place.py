@@ -42,10 +42,14 @@ def place_in_stack(frame: FrameType | None, module: str) -> str:
     return _best(frames, module)
 
 
-def place_in_dump(text: str, module: str) -> str:
-    """The same in what `faulthandler` writes, whose innermost frame comes first."""
+def place_in_dump(text: str, name: str) -> str:
+    """The same in what `faulthandler` writes, whose innermost frame comes first.
+
+    name: of the handler's file, without its folder.
+    """
     text = text[max(text.find("Current thread"), 0) :]
     found = [(one["file"], int(one["line"])) for one in _DUMPED.finditer(text)]
+    module = next((file for file, _ in found if name and Path(file).name == name), "")
     return _best(found[::-1], module)
 
 
