@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from api.cli.new_entry import add_entry
-from api.cli.new_handler import KINDS, Names, entry_of, handler_of, test_of
+from api.cli.new_handler import KINDS, Names, entry_of, handler_of, text_of_test
 from api.cli.options import named
 from common.catalog import NAME_PATTERN, InputKind
 from common.errors import ConfigurationError
@@ -39,7 +39,7 @@ def new(
     catalog = settings_for_checkout().catalog
     names = _names_of(name, catalog.parent)
     module, test = (catalog.parent / f"{one}.py" for one in (names.module, f"test_{names.module}"))
-    texts = {module: handler_of(names, kind), test: test_of(names, kind, catalog.name)}
+    texts = {module: handler_of(names, kind), test: text_of_test(names, kind, catalog.name)}
     _write_all(texts, catalog, names, kind)
     out.print(f"{module}\n{test}\n{catalog}: models.{names.model}", soft_wrap=True)
     out.print(

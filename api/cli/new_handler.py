@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ("KINDS", "Names", "entry_of", "handler_of", "test_of")
+__all__ = ("KINDS", "Names", "entry_of", "handler_of", "text_of_test")
 
 
 class Names(NamedTuple):
@@ -198,7 +198,7 @@ def entry_of(names: Names, kind: str) -> str:
     )
 
 
-def test_of(names: Names, kind: str, catalog: str) -> str:
+def text_of_test(names: Names, kind: str, catalog: str) -> str:
     """The test; catalog is the name of the file beside it."""
     return _TEST.format(
         model=names.model,

@@ -18,6 +18,7 @@ from worker.checking.child import run_child
 from worker.checking.machine import machine_of
 from worker.checking.reference import differs, mode_of, reference_of
 from worker.checking.verdicts import Verdict, Verdicts, key_of
+from worker.models import load_handler
 from worker.models.base import Model
 from worker.residency.weights_digests import WeightsDigests
 
@@ -121,6 +122,7 @@ class Gate:
 
     def key(self, spec: ModelSpec) -> str:
         """Under which its verdict is kept. Raises ConfigurationError, OSError."""
+        load_handler(spec)  # the digest has the source in it, once it is imported
         digest = self._digests.make(spec, self._digests.files(spec)) or ""
         reference = reference_of(spec, self._models)
         about: dict[str, Any] = {**machine_of(self._device), "reference": mode_of(reference)}
