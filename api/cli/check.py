@@ -25,6 +25,10 @@ def check(
         float | None,
         typer.Option(min=0.1, help="Seconds after which a verb hangs; unset is as in a worker."),
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most samples to compare on; unset is as the gate's."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda:0 or mps.")] = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
@@ -34,6 +38,7 @@ def check(
         "all_backends": all_backends,
         "seconds": seconds,
         "verb_seconds": limit,
+        "samples": samples,
         "device": device,
     }
     report = run_tool("check", arguments, as_json=as_json)

@@ -28,6 +28,7 @@ from api.cli.convert import convert
 from api.cli.dead import dead
 from api.cli.doctor import Report, examine
 from api.cli.enqueue.command import enqueue
+from api.cli.export import export
 from api.cli.files import files
 from api.cli.fleet import Fleet, FleetFailed, free_port, project_root
 from api.cli.generate import generate
@@ -72,6 +73,7 @@ app.command()(bench)
 app.command()(check)
 app.command()(convert)
 app.command()(new)
+app.command()(export)
 app.command()(profile)
 app.command()(top)
 app.command()(acl)

@@ -7,7 +7,6 @@ it. `require` makes it before the model loads. A model that is its own reference
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import structlog
 
@@ -59,18 +58,10 @@ def make_verdict(
         environment=_ONE_THREAD,
         stopping=stopping,
     )
-    found = dict(outcome.found or {})
-    found.pop("notes", None)
-    if not found:
-        found = {"measure": "", "agreement": 0.0, "mean": 0.0, "samples": 0, "ratio": 1.0}
-    return Verdict(
-        spec.name,
-        mode,
-        reference=compared_with,
-        machine=machine_of(device),
-        trouble=outcome.fault,
-        **found,
-    )
+    if outcome.found is None:
+        return Verdict.unknown(spec.name, mode, outcome.fault)
+    found = {name: value for name, value in outcome.found.items() if name != "notes"}
+    return Verdict(spec.name, mode, reference=compared_with, machine=machine_of(device), **found)
 
 
 class Gate:
@@ -124,14 +115,15 @@ class Gate:
         """Under which its verdict is kept. Raises ConfigurationError, OSError."""
         load_handler(spec)  # the digest has the source in it, once it is imported
         digest = self._digests.make(spec, self._digests.files(spec)) or ""
-        reference = reference_of(spec, self._models)
-        about: dict[str, Any] = {**machine_of(self._device), "reference": mode_of(reference)}
-        return key_of(spec, digest, about, self._device)
+        return key_of(spec, digest, machine_of(self._device), self._device)
 
     def make(self, spec: ModelSpec, stopping: Callable[[], bool] = lambda: False) -> Verdict:
         """Make the verdict and keep it; one with trouble is not kept."""
         log.info("accuracy_check_began", model=spec.name, mode=mode_of(spec))
-        key, reference = self.key(spec), reference_of(spec, self._models)
+        try:
+            key, reference = self.key(spec), reference_of(spec, self._models)
+        except ConfigurationError as exc:
+            return Verdict.unknown(spec.name, mode_of(spec), str(exc))
         verdict = make_verdict(spec, reference, self._settings, self._device, stopping=stopping)
         if not verdict.trouble:
             try:

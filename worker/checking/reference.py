@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
+from worker.models.facts import FACTS, content_digest
 from worker.models.weights import located
 
 __all__ = ("differs", "mode_of", "reference_of")
-
-_FACTS = "lanefleet.json"
 
 
 def mode_of(spec: ModelSpec) -> str:
@@ -27,8 +27,8 @@ def differs(spec: ModelSpec) -> bool:
 def reference_of(spec: ModelSpec, models: Mapping[str, ModelSpec]) -> ModelSpec:
     """The model that its results should be those of. Raises ConfigurationError.
 
-    The catalog's `reference` names one of its models; else what its folder of weights was made
-    of; else the same weights on torch.
+    The catalog's `reference` names one of its models; else the weights that its own were made of,
+    by what their folder says; else the same weights, on torch.
     """
     if spec.reference is not None:
         if spec.reference not in models:
@@ -41,19 +41,33 @@ def reference_of(spec: ModelSpec, models: Mapping[str, ModelSpec]) -> ModelSpec:
         "backend": None if spec.backend is None else "torch",
         "providers": (),
     }
-    if made_of := _source_of(spec):
+    if made_of := _made_of(spec, models):
         plain["weights"] = made_of
     return spec.model_copy(update=plain)
 
 
-def _source_of(spec: ModelSpec) -> str | None:
-    """The `weights:` that a tool made these of, where they say so."""
+def _made_of(spec: ModelSpec, models: Mapping[str, ModelSpec]) -> str | None:
+    """The `weights:` that a tool of ours made these of. Raises ConfigurationError."""
     folder = located(spec.weights)
-    if folder is None or not folder.is_dir():
+    if folder is None or not (folder / FACTS).is_file():
         return None
     try:
-        found = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        source = found.get("source") or found.get("reference")
+        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        source, digest = found.get("source"), found.get("weights")
     except (OSError, ValueError, AttributeError):
-        return None
-    return source if isinstance(source, str) else None
+        return None  # the load says what is wrong with it
+    if isinstance(source, str):
+        return source
+    for other in models.values():
+        where = located(other.weights) if other.handler_path == spec.handler_path else None
+        if where is not None and _is_source(where, digest):
+            return other.weights
+    raise ConfigurationError(
+        f"models.{spec.name}: {folder} was made of weights that no model of the catalog has; add "
+        "that model, or name the one to compare it with: `reference:`"
+    )
+
+
+def _is_source(where: Path, digest: object) -> bool:
+    made = where.is_dir() and (where / FACTS).exists()
+    return where.exists() and not made and content_digest(where) == digest

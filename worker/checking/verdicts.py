@@ -46,6 +46,11 @@ class Verdict:
     trouble: str = ""
     """Why it could not be compared; the figures say nothing then."""
 
+    @classmethod
+    def unknown(cls, model: str, mode: str, trouble: str) -> Verdict:
+        """One without figures."""
+        return cls(model, mode, "", 0.0, 0.0, 0, 1.0, trouble=trouble)
+
     def tolerance(self, asked: float | None) -> float:
         """The least agreement: the catalog's, else the measure's."""
         return DEFAULT_TOLERANCES.get(self.measure, 0.99) if asked is None else asked

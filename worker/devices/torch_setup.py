@@ -12,6 +12,7 @@ import structlog
 
 from common.settings import DeviceSettings
 from worker.devices.discovery import cpu_quota, first_number, usable_cores
+from worker.devices.gpu_memory import set_fraction
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ def prepare(device: str, settings: DeviceSettings) -> None:
     weights, and after: on a CPU only the model determines whether torch is needed, and an
     unnecessary import takes seconds.
     """
+    set_fraction(settings.gpu_memory_fraction)
     if "torch" not in sys.modules and (device == "cpu" or find_spec("torch") is None):
         return
     import torch

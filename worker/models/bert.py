@@ -21,26 +21,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ("Bert",)
+__all__ = ("Affine", "Bert", "Layer", "Named")
 
 _PREFIX = "bert."
 """Before every name, where the checkpoint was saved with a head."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Affine:
+class Affine:
     weight: Tensor
     bias: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    qkv: _Affine
-    attended: _Affine
-    attended_norm: _Affine
-    widen: _Affine
-    narrow: _Affine
-    norm: _Affine
+class Layer:
+    qkv: Affine
+    attended: Affine
+    attended_norm: Affine
+    widen: Affine
+    narrow: Affine
+    norm: Affine
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Bert:
         self, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, one_run: bool
     ) -> None:
         """one_run: attention over all sentences at once, padded, and not one length at a time."""
-        named = _Named(tensors)
+        named = Named(tensors)
         self._heads = int(config["num_attention_heads"])
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self._one_run = one_run
@@ -120,13 +120,13 @@ class Bert:
             mask = real[:, None, None, :].to(self._words.device)
         return _Run(began, began + sum(own), end - first, longest, place, mask)
 
-    def _through(self, layer: _Layer, states: Tensor, runs: Sequence[_Run]) -> Tensor:
+    def _through(self, layer: Layer, states: Tensor, runs: Sequence[_Run]) -> Tensor:
         attended = _affine(self._attend(layer, states, runs), layer.attended)
         states = self._normed(attended.add_(states), layer.attended_norm)
         wide = F.gelu(_affine(states, layer.widen))
         return self._normed(_affine(wide, layer.narrow).add_(states), layer.norm)
 
-    def _attend(self, layer: _Layer, states: Tensor, runs: Sequence[_Run]) -> Tensor:
+    def _attend(self, layer: Layer, states: Tensor, runs: Sequence[_Run]) -> Tensor:
         width = states.shape[1]
         qkv = _affine(states, layer.qkv)
         context = torch.empty_like(states)
@@ -144,15 +144,15 @@ class Bert:
             context[run.first : run.end] = found
         return context
 
-    def _normed(self, states: Tensor, norm: _Affine) -> Tensor:
+    def _normed(self, states: Tensor, norm: Affine) -> Tensor:
         return F.layer_norm(states, states.shape[1:], norm.weight, norm.bias, self._epsilon)
 
 
-def _affine(states: Tensor, affine: _Affine) -> Tensor:
+def _affine(states: Tensor, affine: Affine) -> Tensor:
     return F.linear(states, affine.weight, affine.bias)
 
 
-class _Named:
+class Named:
     """A checkpoint's tensors by the names that BertModel gives them."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -162,17 +162,17 @@ class _Named:
         found = self._tensors.get(_PREFIX + name)
         return self._tensors[name] if found is None else found
 
-    def affine(self, *names: str) -> _Affine:
+    def affine(self, *names: str) -> Affine:
         """Weight and bias of one module, or of several as one."""
-        return _Affine(
+        return Affine(
             torch.cat([self[f"{name}.weight"] for name in names]),
             torch.cat([self[f"{name}.bias"] for name in names]),
         )
 
-    def layer(self, prefix: str) -> _Layer:
+    def layer(self, prefix: str) -> Layer:
         """One encoder layer; the three projections of its input become one."""
         own = f"{prefix}attention.self."
-        return _Layer(
+        return Layer(
             qkv=self.affine(f"{own}query", f"{own}key", f"{own}value"),
             attended=self.affine(f"{prefix}attention.output.dense"),
             attended_norm=self.affine(f"{prefix}attention.output.LayerNorm"),

@@ -7,7 +7,7 @@ more than they bring here (see `bert.py`), and importing it takes seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,11 @@ from common.catalog import ModelSpec
 from common.errors import ConfigurationError, InvalidInput
 from worker.devices.torch_import import deferring
 from worker.models.base import Json
+from worker.models.embedding_session import EmbeddingSession, open_embedding
+from worker.models.exportable import Export
+from worker.models.facts import GRAPH
 from worker.models.params import refuse_unknown
+from worker.models.ready_graph import ready_graph, runs_graphs
 from worker.models.requirements import missing_package
 from worker.models.token_window import MAX_CHARACTERS, Tokens, TokenWindow
 from worker.models.weights import find_weights
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ("MiniLM",)
 
+MODEL = "model.safetensors"
 DEFAULT_MAX_TOKENS = 256
 EXAMPLE = (
     "A sentence of about twenty words, as long as most that come, is what this model embeds best."
@@ -56,38 +61,54 @@ class MiniLM:
     def __init__(self) -> None:
         self._window: TokenWindow | None = None
         self._network: Bert | None = None
+        self._session: EmbeddingSession | None = None
+        self._name, self._folder = "", Path()
         self._transfer = Transfer("cpu")
 
     def load(self, spec: ModelSpec, device: str) -> None:
-        """Read tokenizer.json, config.json and model.safetensors from the weights' folder.
+        """Read tokenizer.json, config.json and the network from the weights' folder.
+
+        backend: torch takes model.safetensors; onnx and openvino model.onnx, exported first where
+        it is not there.
 
         options: max_characters.
         """
         try:
-            with deferring():
-                from safetensors.torch import load_file
-                from tokenizers import Tokenizer
-
-                from worker.models.bert import Bert
+            from tokenizers import Tokenizer
         except ImportError as exc:
             raise missing_package(spec.name, exc) from exc
-        folder = find_weights(spec.weights)
-        config = _read_config(folder, spec.name)
+        graph = ready_graph(spec) if runs_graphs(spec) else None
+        self._name = spec.name
+        self._folder = folder = find_weights(spec.weights) if graph is None else graph.parent
+        config = _read_config(folder, spec.name, MODEL if graph is None else graph.name)
         max_tokens = min(_sentence_length(folder), int(config["max_position_embeddings"]))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         max_characters = int(spec.options.get("max_characters", MAX_CHARACTERS))
         self._window = TokenWindow(tokenizer, max_tokens, max_characters)
+        if graph is None:
+            self._load_network(spec, device, config)
+        else:
+            self._session = open_embedding(spec, graph, device, max_tokens)
+
+    def _load_network(self, spec: ModelSpec, device: str, config: Mapping[str, Any]) -> None:
+        try:
+            with deferring():
+                from safetensors.torch import load_file
+
+                from worker.models.bert import Bert
+        except ImportError as exc:
+            raise missing_package(spec.name, exc) from exc
         dtype = _dtype(spec.precision)
         tensors = {
             name: tensor.to(device=device, dtype=dtype)
-            for name, tensor in load_file(folder / "model.safetensors").items()
+            for name, tensor in load_file(self._folder / MODEL).items()
         }
         self._transfer = open_transfer(device)
         try:
             self._network = Bert(config, tensors, one_run=device != "cpu")
         except KeyError as exc:
             raise ConfigurationError(
-                f"models.{spec.name}.weights: {folder}/model.safetensors lacks {exc}"
+                f"models.{spec.name}.weights: {self._folder}/{MODEL} lacks {exc}"
             ) from exc
 
     def decode(self, value: Any, params: Mapping[str, Any]) -> Tokens:
@@ -108,6 +129,8 @@ class MiniLM:
 
     def infer(self, items: Sequence[Tokens]) -> Sequence[Embedding] | Later:
         """Embed a batch; sentences of unlike length cost no more together than apart."""
+        if self._session is not None:
+            return _embeddings(self._session.vectors([item.ids for item in items]), items)
         import torch
 
         assert self._network is not None
@@ -115,10 +138,7 @@ class MiniLM:
             means = self._network.mean_states([item.ids for item in items])
             return self._transfer.get(
                 torch.nn.functional.normalize(means, dim=1),
-                lambda vectors: [
-                    Embedding(vector, len(item.ids), item.truncated)
-                    for vector, item in zip(vectors, items, strict=True)
-                ],
+                lambda vectors: _embeddings(vectors, items),
             )
 
     def encode(self, output: Embedding) -> Json:
@@ -135,6 +155,25 @@ class MiniLM:
         """A sentence, to warm up with."""
         return EXAMPLE
 
+    def export(self) -> Export:
+        """Its network, from padded tokens to vectors."""
+        from safetensors.torch import load_file
+
+        from worker.models.bert_padded import PaddedBert
+        from worker.models.exported_network import embedder
+
+        assert self._window is not None
+        config = _read_config(self._folder, self._name)
+        network = PaddedBert(config, load_file(self._folder / MODEL))
+        return embedder(network, int(config["vocab_size"]), self._window.max_tokens)
+
+
+def _embeddings(vectors: Iterable[NDArray[np.float32]], items: Sequence[Tokens]) -> list[Embedding]:
+    return [
+        Embedding(vector, len(item.ids), item.truncated)
+        for vector, item in zip(vectors, items, strict=True)
+    ]
+
 
 def _dtype(precision: str) -> torch.dtype:
     import torch
@@ -142,11 +181,14 @@ def _dtype(precision: str) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _read_config(folder: Path, model: str) -> dict[str, Any]:
-    needed = ("config.json", "model.safetensors", "tokenizer.json")
+def _read_config(folder: Path, model: str, network: str = MODEL) -> dict[str, Any]:
+    needed = ("config.json", network, "tokenizer.json")
     lacking = [name for name in needed if not (folder / name).is_file()]
     if lacking:
-        raise ConfigurationError(f"models.{model}.weights: {folder} has no {', '.join(lacking)}")
+        remedy = "; set backend: onnx or openvino" if (folder / GRAPH).is_file() else ""
+        raise ConfigurationError(
+            f"models.{model}.weights: {folder} has no {', '.join(lacking)}{remedy}"
+        )
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") != "bert":
         raise ConfigurationError(

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import Json
+from worker.models.classifier_session import ClassifierSession, open_classifier, read_labels
+from worker.models.exportable import Export
 from worker.models.gpu_images import (
     BatchDecoder,
     crop_on_device,
@@ -35,6 +37,7 @@ from worker.models.images import (
     open_image,
 )
 from worker.models.params import read_integer, refuse_unknown
+from worker.models.ready_graph import ready_graph, runs_graphs
 from worker.models.requirements import missing_package
 from worker.models.weights import RANDOM, find_weights, quiet_loading
 from worker.transfer import Later, Transfer, open_transfer
@@ -76,7 +79,9 @@ class ResNet50:
 
     def __init__(self) -> None:
         self._network: Any = None
+        self._session: ClassifierSession | None = None
         self._device = "cpu"
+        """Where pictures are normalised; a session takes them as the CPU does."""
         self._weights = RANDOM
         self._labels: Mapping[int, str] = {}
         self._max_pixels = MAX_PIXELS
@@ -84,7 +89,27 @@ class ResNet50:
         self._decode_batch: BatchDecoder | None = None
 
     def load(self, spec: ModelSpec, device: str) -> None:
-        """Build the network, from safetensors only unless its weights are random."""
+        """Build the network, from safetensors only unless its weights are random.
+
+        backend: onnx and openvino take model.onnx, exported first where it is not there.
+        """
+        self._weights = spec.weights
+        self._max_pixels = int(spec.options.get("max_pixels", MAX_PIXELS))
+        if runs_graphs(spec):
+            self._open_graph(spec, device)
+        else:
+            self._load_network(spec, device)
+
+    def _open_graph(self, spec: ModelSpec, device: str) -> None:
+        if spec.options.get("gpu_decode"):
+            raise ConfigurationError(
+                f"models.{spec.name}.options.gpu_decode: it needs backend: torch"
+            )
+        graph = ready_graph(spec)
+        self._labels = read_labels(spec.name, graph.parent)
+        self._session = open_classifier(spec, graph, device)
+
+    def _load_network(self, spec: ModelSpec, device: str) -> None:
         try:
             import torch
             from transformers import ResNetForImageClassification
@@ -108,9 +133,7 @@ class ResNet50:
         network = _fold_norms(network.eval()).to(device=device, dtype=dtype[spec.precision])
         self._network = network.to(memory_format=torch.channels_last)
         self._device = device
-        self._weights = spec.weights
         self._labels = network.config.id2label
-        self._max_pixels = int(spec.options.get("max_pixels", MAX_PIXELS))
         self._transfer = open_transfer(device)
         if spec.options.get("gpu_decode"):
             self._decode_batch = open_batch_decoder(device)
@@ -140,6 +163,9 @@ class ResNet50:
 
     def infer(self, items: Sequence[Photo]) -> Sequence[Scores] | Later:
         """Classify a batch of pictures; on a GPU the next one is sent meanwhile."""
+        if self._session is not None:
+            rows = self._session.probabilities(np.stack([_pixels(item) for item in items]))
+            return [Scores(row, item.top_k) for row, item in zip(rows, items, strict=True)]
         import torch
 
         with torch.inference_mode():
@@ -206,6 +232,17 @@ class ResNet50:
     def example(self) -> bytes:
         """A small picture, to warm up with."""
         return example_jpeg()
+
+    def export(self) -> Export:
+        """Its network, from pixel_values to logits."""
+        from worker.models.exported_network import classifier
+
+        return classifier(
+            self._network,
+            (3, CROP, CROP),
+            lambda items: np.stack([_pixels(item) for item in items]),
+            {"config.json": self._network.config.to_json_string()},
+        )
 
 
 def _pixels(photo: Photo) -> NDArray[Any]:

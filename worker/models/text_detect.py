@@ -14,12 +14,10 @@ from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError, InvalidInput
-from worker.devices.torch_setup import math_threads
 from worker.models.base import Json
 from worker.models.images import (
     MAX_PIXELS,
@@ -30,7 +28,7 @@ from worker.models.images import (
     upright_size,
 )
 from worker.models.params import read_integer, read_number, refuse_unknown
-from worker.models.requirements import missing_package
+from worker.models.sessions import Session, session_for
 from worker.models.text_boxes import TextBox, Thresholds, find_boxes
 from worker.models.text_canvas import (
     MAX_CANVAS_PIXELS,
@@ -43,8 +41,6 @@ from worker.models.text_canvas import (
 from worker.models.weights import find_weights
 
 __all__ = ("TextDetect",)
-
-log = structlog.get_logger(__name__)
 
 LONG_SIDE, MAX_LONG_SIDE = 960, 1920
 RUN_PIXELS = 8 * LONG_SIDE * LONG_SIDE
@@ -82,7 +78,7 @@ class TextDetect:
     """A batch runs its canvases by their shape."""
 
     def __init__(self) -> None:
-        self._session: Any = None
+        self._session: Session | None = None
         self._input_name = ""
         self._long_side, self._max_long_side = LONG_SIDE, MAX_LONG_SIDE
         self._max_canvas_pixels = MAX_CANVAS_PIXELS
@@ -92,22 +88,13 @@ class TextDetect:
         """Open the ONNX file. options: threads, max_pixels, max_canvas_pixels, long_side and
         max_long_side (multiples of 32).
         """
-        try:
-            import onnxruntime
-        except ImportError as exc:
-            raise missing_package(spec.name, exc) from exc
         self._long_side = _read_side(spec, "long_side", LONG_SIDE)
         self._max_long_side = _read_side(spec, "max_long_side", max(MAX_LONG_SIDE, self._long_side))
         self._max_canvas_pixels = int(spec.options.get("max_canvas_pixels", MAX_CANVAS_PIXELS))
         self._max_pixels = int(spec.options.get("max_pixels", MAX_PIXELS))
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = int(spec.options.get("threads") or math_threads())
-        self._session = onnxruntime.InferenceSession(
-            str(find_weights(spec.weights)),
-            settings,
-            providers=_providers(device, onnxruntime.get_available_providers()),
-        )
-        self._input_name = self._session.get_inputs()[0].name
+        path = find_weights(spec.weights)
+        self._session = session_for(spec, path, device)
+        self._input_name = self._session.inputs[0].name
 
     def decode(self, value: Any, params: Mapping[str, Any]) -> Page:
         """The picture upright, scaled onto its canvases and normalised."""
@@ -134,6 +121,7 @@ class TextDetect:
 
     def infer(self, items: Sequence[Page]) -> Sequence[TextMap]:
         """Run the canvases of all items by their shape, as many at a time as memory allows."""
+        assert self._session is not None
         by_canvas: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, item in enumerate(items):
             by_canvas[item.planes.shape[1:]] += [index] * len(item.planes)
@@ -142,7 +130,7 @@ class TextDetect:
             planes = chain.from_iterable(items[index].planes for index in dict.fromkeys(owners))
             left = iter(owners)
             while batch := list(islice(planes, max(1, RUN_PIXELS // (height * width)))):
-                (probabilities,) = self._session.run(None, {self._input_name: np.stack(batch)})
+                (probabilities,) = self._session.run({self._input_name: np.stack(batch)})
                 for probability, owner in zip(probabilities, left, strict=False):
                     maps[owner].tiles.append(probability[0])
         return maps
@@ -190,13 +178,3 @@ def _read_thresholds(params: Mapping[str, Any]) -> Thresholds:
         unclip_ratio=read_number(params, "unclip_ratio", usual.unclip_ratio, 0.0, 5.0),
         max_boxes=read_integer(params, "max_boxes", usual.max_boxes, 1, usual.max_boxes),
     )
-
-
-def _providers(device: str, available: Sequence[str]) -> list[Any]:
-    if not device.startswith("cuda"):
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in available:
-        log.warning("cuda_provider_missing", remedy="pip install onnxruntime-gpu")
-        return ["CPUExecutionProvider"]
-    ordinal = int(device.partition(":")[2] or 0)
-    return [("CUDAExecutionProvider", {"device_id": ordinal}), "CPUExecutionProvider"]

@@ -40,7 +40,7 @@ class TokenWindow:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._max_characters = max_characters
         self._begin, self._end = tokenizer.encode("").ids
 
@@ -49,10 +49,10 @@ class TokenWindow:
         if len(text) <= BLOCK_CHARACTERS:
             # Unlike `encode` it releases the interpreter's lock, and is faster.
             ids: list[int] = self._tokenizer.encode_batch_fast([text])[0].ids
-            if len(ids) <= self._max_tokens:
+            if len(ids) <= self.max_tokens:
                 return Tokens(ids, truncated=False)
-            return Tokens([*ids[: self._max_tokens - 1], self._end], truncated=True)
-        room = self._max_tokens - 2
+            return Tokens([*ids[: self.max_tokens - 1], self._end], truncated=True)
+        room = self.max_tokens - 2
         found, at_end = self._first_tokens(text, room + 1)
         truncated = len(found) > room or not at_end
         return Tokens([self._begin, *found[:room], self._end], truncated)

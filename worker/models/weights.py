@@ -51,6 +51,11 @@ def converted_base() -> Path:
     return _converted
 
 
+def state_folder(name: str) -> Path:
+    """A folder beside that of converted weights, in the state folder."""
+    return converted_base().parent / name
+
+
 def find_weights(weights: str) -> Path:
     """The local file or folder that the string names; a hub id is fetched first.
 

@@ -13,7 +13,7 @@ from common.metrics import compatible
 from common.metrics import worker as declared
 from common.metrics.declaration import MetricFamily
 from common.settings import Settings
-from worker.observability.nvml import GpuReader, gpu_reader
+from worker.devices.nvml import GpuReader, gpu_reader
 from worker.observability.view import EngineView
 
 

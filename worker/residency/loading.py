@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common.catalog import ModelSpec
+from common.catalog import BUILTIN_HANDLERS, ModelSpec
 from common.jobs.result_document import dump_result
 from common.settings import DeviceSettings
 from worker.devices.torch_import import finish_torch
@@ -27,7 +27,8 @@ def loader_for(device: str, settings: DeviceSettings) -> Callable[[ModelSpec], M
     """A function that creates a handler and loads its weights; raises what the handler raises."""
 
     def load(spec: ModelSpec) -> Model:
-        if spec.handler not in _WITHOUT_SHAPE_RULES:
+        by_graph = spec.handler in BUILTIN_HANDLERS and spec.backend in ("onnx", "openvino")
+        if spec.handler not in _WITHOUT_SHAPE_RULES and not by_graph:
             finish_torch()
         handler = load_handler(spec)
         # Before the load, so that a memory cap covers the weights; and after it, because a

@@ -29,6 +29,8 @@ def run(arguments: Mapping[str, Any], settings: Settings, progress: Progress) ->
     """arguments: models, all_backends, seconds (of timing), verb_seconds, device."""
     catalog = load_catalog(settings.catalog)
     names = arguments.get("models") or []
+    if most := arguments.get("samples"):
+        settings = settings.model_copy(update={"accuracy_gate_samples": most})
     device = arguments.get("device") or "cpu"
     if arguments.get("all_backends"):
         return _compare_all(names or list(catalog.models), catalog, settings, device, progress)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.errors import ConfigurationError
 from worker.devices.torch_setup import math_threads
-from worker.models.sessions.session import Port
+from worker.models.sessions.session import Port, cannot_open, failed
 
 
 class OpenVinoSession:
@@ -35,13 +35,17 @@ class OpenVinoSession:
         try:
             self._model = openvino.Core().compile_model(str(path), "CPU", limits)
         except Exception as exc:
-            raise ConfigurationError(f"OpenVINO cannot open {path}: {exc}") from exc
+            raise cannot_open("OpenVINO", path, exc) from exc
+        self._path = path
         self.inputs = tuple(_port(one) for one in self._model.inputs)
         self.outputs = tuple(_port(one) for one in self._model.outputs)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """All outputs in their order."""
-        found = self._model(dict(feeds))
+        try:
+            found = self._model(dict(feeds))
+        except Exception as exc:
+            raise failed(self._path, self.inputs, feeds, exc) from exc
         return [found[one] for one in self._model.outputs]
 
 

@@ -13,6 +13,7 @@ from common.metrics.exposition import text_of
 from common.settings import Settings
 from tests.support.metrics import samples, undeclared, value
 from worker.batching.batcher import Batch
+from worker.devices.nvml import gpu_reader
 from worker.guard.arrival import Arrival
 from worker.jobs.execution import Execution
 from worker.jobs.tenant_usage import TenantUsage
@@ -23,7 +24,6 @@ from worker.lanes.redis_health import RedisHealth
 from worker.lanes.stages import STAGES
 from worker.observability.device_metrics import DeviceMetrics
 from worker.observability.metrics import WorkerCollector
-from worker.observability.nvml import gpu_reader
 from worker.observability.view import Counters, EventCounts
 from worker.pipeline.measures import measure
 

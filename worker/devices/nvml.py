@@ -56,6 +56,10 @@ class GpuReader:
             None if power is None else power / _MILLIWATTS,
         )
 
+    def name(self) -> str:
+        """The GPU's model, such as `NVIDIA H100 80GB HBM3`; empty where it does not tell."""
+        return str(self._ask(self._nvml.nvmlDeviceGetName, self._handle) or "")
+
     def _ask(self, question: Callable[[Any], Any], handle: Any) -> Any:
         """The answer; None where this GPU has none: a MIG slice knows no utilisation."""
         with suppress(self._nvml.NVMLError):
@@ -83,3 +87,9 @@ def gpu_reader(
         log.info("gpu_not_measured", gpu=token, error=str(exc))
         return None
     return GpuReader(nvml, handle, token)
+
+
+def gpu_name(device: str) -> str:
+    """The model of this process's GPU; empty where it has none, or it cannot be read."""
+    reader = gpu_reader(device)
+    return "" if reader is None else reader.name()

@@ -1,0 +1,64 @@
+"""`lanefleet export`: a model of the catalog, or a handler with weights, as an ONNX folder.
+
+Workers that load a model with `backend: onnx` or `openvino` for the first time run this too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.catalog import ModelSpec, load_catalog
+from common.errors import ConfigurationError
+from common.settings import Settings
+from worker.models.exporting import LEAST_COSINE, export_to
+from worker.models.samples import read_samples
+from worker.models.weights import located
+from worker.tools.report import Progress, Report
+
+_MOST_SAMPLES = 32
+
+
+def run(arguments: Mapping[str, Any], settings: Settings, progress: Progress) -> Report:
+    """arguments: target, and model, or spec (keys of a catalog entry with its name)."""
+    target = Path(arguments["target"])
+    spec = _spec_of(arguments, settings)
+    if target.exists():
+        raise ConfigurationError(f"{target} is there already; name a folder that is not")
+    progress(f"exporting {spec.name}", 0, 1)
+    samples = []
+    if spec.samples is not None:
+        samples = read_samples(_found(spec.samples, settings), spec.input, _MOST_SAMPLES)
+    exported = export_to(target, spec, samples)
+    progress(f"exporting {spec.name}", 1, 1)
+    report = Report("export", spec.name, made=str(target), tolerance=LEAST_COSINE)
+    source = located(spec.weights)
+    report.bytes_before = _weights_bytes(source) if source is not None else None
+    if exported is None:
+        report.notes.append("another process made it meanwhile")
+        return report
+    report.bytes_after = exported.bytes_after
+    report.measure, report.agreement = "min cosine", exported.least_cosine
+    report.samples = exported.samples
+    report.notes.append(
+        f"a catalog entry with `weights: {target}` and `backend: onnx` or `openvino` runs it"
+    )
+    return report
+
+
+def _spec_of(arguments: Mapping[str, Any], settings: Settings) -> ModelSpec:
+    if "spec" in arguments:
+        return ModelSpec.model_validate(arguments["spec"])
+    return load_catalog(settings.catalog)[arguments["model"]]
+
+
+def _found(samples: str, settings: Settings) -> Path:
+    path = settings.catalog.parent / samples
+    return path if path.exists() else Path(samples)
+
+
+def _weights_bytes(source: Path) -> int:
+    if source.is_file():
+        return source.stat().st_size
+    return sum(path.stat().st_size for path in source.glob("*.safetensors"))
