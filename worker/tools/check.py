@@ -13,6 +13,7 @@ from worker.checking.child import run_child
 from worker.checking.gate import Gate, make_verdict
 from worker.checking.reference import mode_of, reference_of
 from worker.checking.verdicts import SLOW, Verdict
+from worker.models.ready_graph import ready_graph, runs_graphs
 from worker.models.weights import located
 from worker.tools.report import Progress, Refused, Report
 
@@ -48,7 +49,6 @@ def _check(
     progress: Progress,
 ) -> Report:
     report = Report("check", spec.name)
-    report.bytes_after = _weights_bytes(spec)
     progress("contract and speed", 0, _STEPS)
     request = {
         "do": "examine",
@@ -64,6 +64,7 @@ def _check(
     if outcome.fault or outcome.found is None:
         report.refused.append(Refused(spec.name, outcome.fault))
         return report
+    report.bytes_after = _weights_bytes(spec)
     _describe(outcome.found, report)
     _judge(spec, Gate(settings, catalog.models, device), report)
     progress("accuracy", _STEPS, _STEPS)
@@ -160,7 +161,8 @@ def _variants(spec: ModelSpec, catalog: Catalog) -> list[tuple[ModelSpec, ModelS
 
 
 def _row(spec: ModelSpec, verdict: Verdict) -> dict[str, Any]:
-    size, known = _weights_bytes(spec), not verdict.trouble
+    known = not verdict.trouble
+    size = _weights_bytes(spec) if known else None
     verdict_word = (
         "refused"
         if not known or verdict.refusal(spec)
@@ -184,8 +186,11 @@ _SWITCHABLE: frozenset[str] = frozenset({"minilm", "resnet50", "classify"})
 
 
 def _weights_bytes(spec: ModelSpec) -> int | None:
+    """Of the file that its backend reads, where it is there."""
     try:
         path: Path | None = located(spec.weights)
+        if spec.handler in _SWITCHABLE and runs_graphs(spec):
+            path = ready_graph(spec)
     except ConfigurationError:
         return None
     if path is None or not path.exists():
