@@ -57,7 +57,7 @@ def test_a_newcomers_model_is_written_checked_broken_told_and_served(
     (folder / "praise.py").write_text(right.replace("for item in items]", "for item in items[1:]]"))
     status, report = check(folder)
     assert status == 1
-    assert report["refused"][0]["why"].startswith("praise.py:25: the model returned 0 outputs")
+    assert report["refused"][0]["why"].startswith("praise.py:23: the model returned 0 outputs")
     (folder / "praise.py").write_text(right)
 
     test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]

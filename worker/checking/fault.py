@@ -8,7 +8,7 @@ from common.errors import ConfigurationError, FleetError, name_of, text_of
 
 __all__ = ("CONTRACT", "Fault", "fault_of")
 
-_PAGE = "docs/models.md#"
+_PAGE = "docs/models.md#writing-your-own-model"
 CONTRACT: Mapping[str, str] = {
     "load": "`load(spec, device)` reads weights, and raises ConfigurationError with what to change",
     "decode": "`decode(value, params)` returns an item, and raises InvalidInput for an input "
@@ -32,9 +32,12 @@ class Fault(Exception):
 
     def sentence(self) -> str:
         """Line, what happened, what is asked."""
-        asked = CONTRACT.get(self.verb, "")
         where = f"{self.where}: " if self.where else ""
-        return f"{where}{self.what}" + (f"; {asked} ({_page_of(self.verb)})" if asked else "")
+        asked = CONTRACT.get(self.verb, "")
+        if not asked:
+            return f"{where}{self.what}"
+        also = "" if "must return" in self.what else f"; {asked}"
+        return f"{where}{self.what}{also} ({_PAGE})"
 
 
 def fault_of(error: BaseException, verb: str, where: str) -> Fault:
@@ -45,7 +48,3 @@ def fault_of(error: BaseException, verb: str, where: str) -> Fault:
     name = "" if issubclass(type(error), FleetError) else name_of(error)
     detail = ": ".join(filter(None, (name, said)))
     return Fault(f"{verb} raised {detail}", verb, where)
-
-
-def _page_of(verb: str) -> str:
-    return f"{_PAGE}{'writing-your-own-model' if verb in CONTRACT else 'generators'}"

@@ -15,6 +15,8 @@ from worker.checking.verbs import Verbs
 __all__ = ("Pace", "advise", "paces")
 
 _SIZE_SECONDS = 0.4
+_GRACE = 3
+"""Each size runs at least twice; larger ones are left out after so many times the seconds."""
 _MOST_RUNS = 50
 _LONG_BATCH_SECONDS = 5.0
 _ENOUGH = 0.95
@@ -36,22 +38,23 @@ class Pace(NamedTuple):
 def paces(verbs: Verbs, items: Sequence[Any], seconds: float) -> list[Pace]:
     """1, 2, 4 ... max_batch, for about so long in all; stops where a batch takes long."""
     found: list[Pace] = []
-    until = time.monotonic() + seconds
+    until = time.monotonic() + _GRACE * seconds
     size, most = 1, verbs.spec.max_batch
+    each = min(_SIZE_SECONDS, seconds / (1 + most.bit_length()))
     while True:
-        found.append(_pace(verbs, items, size, until))
+        found.append(_pace(verbs, items, size, each))
         slow = found[-1].latency_ms > _LONG_BATCH_SECONDS * 1000
         if size == most or slow or time.monotonic() >= until:
             return found
         size = min(2 * size, most)
 
 
-def _pace(verbs: Verbs, items: Sequence[Any], size: int, until: float) -> Pace:
+def _pace(verbs: Verbs, items: Sequence[Any], size: int, seconds: float) -> Pace:
     coming = cycle(items)  # each run takes the next ones, so that all sizes run the same mix
     verbs.infer_fast(list(islice(coming, size)))
     walls: list[float] = []
     cpus: list[float] = []
-    stop = min(time.monotonic() + _SIZE_SECONDS, until)
+    stop = time.monotonic() + seconds
     while len(walls) < _MOST_RUNS:
         batch = list(islice(coming, size))
         wall, cpu = time.perf_counter(), time.process_time()

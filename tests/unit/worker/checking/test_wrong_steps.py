@@ -144,7 +144,7 @@ def _without_input(text: str, folder: Path) -> Any:
 
 def test_the_contract_is_named_with_its_page(folder: Path) -> None:
     with pytest.raises(Fault) as caught:
-        check(RIGHT.replace(INFER, "        return {}\n"), folder)
+        check(RIGHT.replace(INFER, "        return self.weights\n"), folder)
     said = caught.value.sentence()
     assert "`infer(items)` returns a list of one output for each item, in order" in said
     assert "docs/models.md#writing-your-own-model" in said
