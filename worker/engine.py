@@ -168,6 +168,7 @@ class Engine:
             self.redis_health,
             (self._on_published, self.cache_writer.offer, listener),
             self.guard.calls,
+            self.models.residency.computed_by,
         )
 
     def _build_input(

@@ -56,6 +56,8 @@ class Job(TypedDict, total=False):
     infer_ms: float
     worker: str
     version: str
+    computed_by: str
+    """Backend, precision and weights digest of the model that ran it, where it names them."""
     cached: bool
     age: int
     shared: bool

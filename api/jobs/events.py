@@ -84,6 +84,7 @@ def _open(record: JobRecord) -> JobRecord:
         record,
         finished_ms=None,
         version=None,
+        computed_by=None,
         batch_size=None,
         infer_ms=None,
         reason=None,

@@ -87,6 +87,8 @@ class StoredViews:
 
     def _parse(self, fields: dict[str, Any]) -> _Batch | None:
         about = {name: fields.pop(name, None) for name in _ABOUT_FIELDS}
+        if "computed_by" in fields:
+            about["computed_by"] = fields.pop("computed_by")
         lane, finished_ms = fields.pop("lane", None), fields.pop("finished_ms", None)
         if fields or finished_ms is None or None in about.values():
             return None

@@ -62,6 +62,10 @@ class JobView(BaseModel):
     infer_ms: float | None = Field(None, description="How long that batch ran on the device.")
     worker: str | None = None
     version: str | None = Field(None, description="Version of the model that ran it.")
+    computed_by: str | None = Field(
+        None,
+        description="What computed it: backend, precision and weights digest of that model.",
+    )
     cached: bool | None = Field(
         None, description="true where the result was kept from an earlier job."
     )
@@ -99,6 +103,7 @@ class JobView(BaseModel):
             infer_ms=record.infer_ms,
             worker=record.worker,
             version=record.version,
+            computed_by=record.computed_by,
             cached=record.cached or None,
             age=record.age_seconds,
             shared=record.shared or None,
@@ -151,6 +156,7 @@ def view_json(
         "infer_ms": record.infer_ms,
         "worker": record.worker,
         "version": record.version,
+        "computed_by": record.computed_by,
         "cached": record.cached or None,
         "age": record.age_seconds,
         "shared": record.shared or None,

@@ -24,6 +24,7 @@ BUILTIN_HANDLERS: Mapping[str, str] = {
     "minilm": "worker.models.minilm:MiniLM",
     "text-detect": "worker.models.text_detect:TextDetect",
     "resnet50": "worker.models.resnet50:ResNet50",
+    "onnx": "worker.models.graph.handler:OnnxGraph",
     "decoder": "worker.models.generation.decoder:Decoder",
     "openai-server": "worker.models.generation.server:Server",
 }
@@ -204,6 +205,16 @@ class ModelSpec(BaseModel):
         # Of generation only what is repeatable has a cache key at all.
         deterministic = self.handler in DETERMINISTIC_HANDLERS or self.task == "generate"
         return DEFAULT_CACHE_SECONDS if deterministic and self.run_identical_once else 0
+
+    @property
+    def arithmetic(self) -> str:
+        """What computes, as part of cache keys: the precision, and the backend where one is named.
+
+        Of one model two backends differ in the last digits, and at int8 before them.
+        """
+        if self.backend is None and not self.providers:
+            return self.precision
+        return " ".join((self.precision, self.backend or "", *self.providers))
 
     @property
     def handler_path(self) -> str:

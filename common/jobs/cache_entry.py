@@ -60,7 +60,7 @@ def digest_of(
         scope.encode(),
         spec.name.encode(),
         spec.version.encode(),
-        spec.precision.encode(),
+        spec.arithmetic.encode(),
         weights.encode(),
         epoch.encode(),
         orjson.dumps(params, option=orjson.OPT_SORT_KEYS) if params else b"{}",

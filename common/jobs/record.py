@@ -61,6 +61,8 @@ class JobRecord:
     worker: str | None = None
     version: str | None = None
     """The version of the model that ran it; its alias may have moved since."""
+    computed_by: str | None = None
+    """Backend, precision and weights digest of that model, where it names them."""
     batch_size: int | None = None
     infer_ms: float | None = None
     reason: str | None = None
@@ -129,6 +131,7 @@ class JobRecord:
             attempts=about.get("attempts", 0),
             worker=about.get("worker"),
             version=about.get("version"),
+            computed_by=about.get("computed_by"),
             batch_size=about.get("batch_size"),
             infer_ms=about.get("infer_ms"),
             reason=about.get("reason"),

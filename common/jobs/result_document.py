@@ -36,8 +36,12 @@ class Stamp:
         infer_ms: float,
         finished_ms: int,
         date_done: str = "",
+        computed_by: str = "",
     ) -> None:
-        """finished_ms is Unix milliseconds of the Redis server; date_done is now by default."""
+        """finished_ms is Unix milliseconds of the Redis server; date_done is now by default.
+
+        computed_by: backend, precision and weights digest, where the model names them.
+        """
         self.lane = lane
         self._date_done = date_done or datetime.now(UTC).isoformat()
         self._about: dict[str, Any] = {
@@ -48,6 +52,8 @@ class Stamp:
             "infer_ms": round(infer_ms, 3),
             "finished_ms": finished_ms,
         }
+        if computed_by:
+            self._about["computed_by"] = computed_by
         self._before_id = (
             b',"traceback":null,"children":[],"date_done":"%s","task_id":"'
             % self._date_done.encode()

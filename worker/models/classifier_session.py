@@ -24,6 +24,7 @@ class ClassifierSession:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.backend = session.backend
 
     def probabilities(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """B x 3 x H x W to B x classes, each row's sum 1."""

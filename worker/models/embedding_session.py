@@ -30,6 +30,7 @@ class EmbeddingSession:
     def __init__(self, session: Session, *, one_run: bool) -> None:
         """one_run: the whole batch at once, padded; for a GPU, which waits for launches."""
         self._session = session
+        self.backend = session.backend
         self._one_run = one_run
 
     def vectors(self, sentences: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -62,6 +62,7 @@ class MiniLM:
         self._window: TokenWindow | None = None
         self._network: Bert | None = None
         self._session: EmbeddingSession | None = None
+        self.backend = "torch"
         self._name, self._folder = "", Path()
         self._transfer = Transfer("cpu")
 
@@ -89,6 +90,7 @@ class MiniLM:
             self._load_network(spec, device, config)
         else:
             self._session = open_embedding(spec, graph, device, max_tokens)
+            self.backend = self._session.backend
 
     def _load_network(self, spec: ModelSpec, device: str, config: Mapping[str, Any]) -> None:
         try:

@@ -80,6 +80,7 @@ class ResNet50:
     def __init__(self) -> None:
         self._network: Any = None
         self._session: ClassifierSession | None = None
+        self.backend = "torch"
         self._device = "cpu"
         """Where pictures are normalised; a session takes them as the CPU does."""
         self._weights = RANDOM
@@ -108,6 +109,7 @@ class ResNet50:
         graph = ready_graph(spec)
         self._labels = read_labels(spec.name, graph.parent)
         self._session = open_classifier(spec, graph, device)
+        self.backend = self._session.backend
 
     def _load_network(self, spec: ModelSpec, device: str) -> None:
         try:

@@ -80,6 +80,7 @@ class TextDetect:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._input_name = ""
+        self.backend = "onnx"
         self._long_side, self._max_long_side = LONG_SIDE, MAX_LONG_SIDE
         self._max_canvas_pixels = MAX_CANVAS_PIXELS
         self._max_pixels = MAX_PIXELS
@@ -95,6 +96,7 @@ class TextDetect:
         path = find_weights(spec.weights)
         self._session = session_for(spec, path, device)
         self._input_name = self._session.inputs[0].name
+        self.backend = self._session.backend
 
     def decode(self, value: Any, params: Mapping[str, Any]) -> Page:
         """The picture upright, scaled onto its canvases and normalised."""

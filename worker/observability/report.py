@@ -60,6 +60,7 @@ def weights_digests(view: EngineView) -> dict[str, str]:
         lane.name: f"{lane.spec.name} {digest}"
         for lane in view.lanes.values()
         if (digest := view.residents[lane.spec.name].weights_digest)
+        and lane.spec.keeps_results_seconds
     }
 
 

@@ -28,6 +28,7 @@ from worker.lanes.lane import Lane
 from worker.lanes.patience import PAUSE_SECONDS, until_accepted
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
+from worker.models.base import Model
 from worker.pipeline.endings import Ending, by_ending, delay, letter, outcome
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,13 @@ class _Encoder:
     seen_at: float = 0.0
 
 
+class _Author(NamedTuple):
+    """Who the results say that they are of."""
+
+    worker: str
+    computed_by: Callable[[Model | None], str]
+
+
 class Published(NamedTuple):
     """A group whose transitions Redis has accepted; the argument of the listeners."""
 
@@ -92,11 +100,15 @@ class Finisher:
         redis_health: RedisHealth,
         listeners: Sequence[Listener],
         calls: Calls,
+        computed_by: Callable[[Model | None], str] = lambda _handler: "",
     ) -> None:
-        """worker is the name in the results; listeners are called in order, on its thread."""
+        """worker is the name in the results; listeners are called in order, on its thread.
+
+        computed_by tells what a handler's results say of it.
+        """
         self._state = state
         self._leases = leases
-        self._worker = worker
+        self._author = _Author(worker, computed_by)
         self._redis_health = redis_health
         self._listeners = listeners
         self._queue: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
@@ -226,10 +238,11 @@ class Finisher:
         stamp = Stamp(
             lane.name,
             executions[0].version or lane.spec.version,
-            self._worker,
+            self._author.worker,
             len(executions),
             group.infer_ms,
             int(server_time * 1000),
+            computed_by=self._author.computed_by(executions[0].handler),
         )
         for execution in executions:
             if execution.meta:

@@ -119,7 +119,8 @@ class Loader:
 
     def _files_of(self, model: str) -> dict[Path, FileState] | None:
         spec = self._residency.models[model].spec
-        if not spec.keeps_results_seconds:
+        named = spec.backend is not None or spec.handler == "onnx"  # in its results
+        if not spec.keeps_results_seconds and not named:
             return None
         try:
             return self._weights_digests.files(spec)

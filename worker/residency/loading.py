@@ -19,7 +19,9 @@ from worker.models.generator import Choice, Generated, Generator, is_generator
 _WARM_TOKENS = 2
 _MAX_WARM_STEPS = 10_000
 
-_WITHOUT_SHAPE_RULES = frozenset({"minilm", "echo", "text-detect", "decoder", "openai-server"})
+_WITHOUT_SHAPE_RULES = frozenset(
+    {"minilm", "echo", "text-detect", "onnx", "decoder", "openai-server"}
+)
 """Built-in handlers that need no shapes without data, or no torch."""
 
 

@@ -2,9 +2,9 @@
 can read it.
 
 It covers the content of the weights' files, the handler's own source file, its options and
-the catalog's name, version and precision. A file's digest is cached by path, size and
-modification time, also across restarts: 90 MB take a third of a second to read and hash,
-and some weights are a hundred times that.
+the catalog's name, version, precision, backend and providers. A file's digest is cached by path,
+size and modification time, also across restarts: 90 MB take a third of a second to read and
+hash, and some weights are a hundred times that.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class WeightsDigests:
         ambiguous. Weights from a hub may be on disk only now.
         """
         files = self.files(spec) | before
-        parts = [spec.name, spec.version, spec.precision, spec.handler_path]
+        parts = [spec.name, spec.version, spec.arithmetic, spec.handler_path]
         parts.append(spec.weights if located(spec.weights) is None else "")
         parts.append(json.dumps(spec.options, sort_keys=True, default=str))
         parts.append(_own_version() if spec.handler in BUILTIN_HANDLERS else "")

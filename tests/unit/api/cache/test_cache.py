@@ -47,6 +47,9 @@ def test_whatever_a_result_depends_on_changes_the_digest() -> None:
         digest(value="", blob=b"text"),
         digest(ModelSpec(name="m", handler="echo", version="2")),
         digest(ModelSpec(name="m", handler="echo", precision="bf16")),
+        digest(ModelSpec(name="m", handler="echo", backend="onnx")),
+        digest(ModelSpec(name="m", handler="echo", backend="openvino")),
+        digest(ModelSpec(name="m", handler="echo", providers=("cpu",))),
         digest(ModelSpec(name="n", handler="echo")),
         digest(scope="w", weights=""),
     ]
@@ -145,6 +148,8 @@ def test_a_fingerprint_follows_the_weights_content_wherever_they_lie(tmp_path: P
     assert make("b", "one") == first
     assert make("a", "one", version="2") != first
     assert make("a", "one", precision="bf16") != first
+    assert make("a", "one", backend="onnx") != make("a", "one", backend="openvino") != first
+    assert make("a", "one", providers=("cuda",)) != first
     assert make("a", "one", options={"k": 1}) != first
 
 

@@ -16,7 +16,15 @@ from tests.support.result_documents import GoldenDocument, golden_documents
 
 DOCUMENTS = golden_documents()
 WRITTEN_HERE = [one for one in DOCUMENTS if not one.in_lua]
-BATCH = ("lane", "version", "worker", "batch_size", "infer_ms", "finished_ms", "date_done")
+BATCH = (
+    "lane",
+    "version",
+    "worker",
+    "batch_size",
+    "infer_ms",
+    "finished_ms",
+    "date_done",
+)
 
 
 def write(golden: GoldenDocument) -> bytes:
@@ -25,7 +33,9 @@ def write(golden: GoldenDocument) -> bytes:
     if golden.writer == "cache_hit":
         entry = {name: known.pop(name) for name in ("result", "stored_ms", "version", "weights")}
         return cache_hit(Entry(**{**entry, "result": entry["result"].encode()}), **known)
-    stamp = Stamp(**{name: known.pop(name) for name in BATCH})
+    computed_by = known.pop("computed_by", "")
+    batch = {name: known.pop(name) for name in BATCH}
+    stamp = Stamp(**batch, computed_by=computed_by)
     if golden.writer == "failure":
         return stamp.failure(**known)
     return stamp.success(**{**known, "result": known["result"].encode()})

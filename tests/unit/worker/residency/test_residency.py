@@ -139,3 +139,14 @@ def test_our_own_memory_can_be_read() -> None:
     with mmap.mmap(-1, 64 * 2**20) as ballast:  # fresh pages, which a heap may not need
         ballast.write(b"x" * (64 * 2**20))
         assert 48 < read() - before < 192
+
+
+def test_a_model_names_what_computes_where_its_handler_or_the_catalog_does() -> None:
+    one = residency(Device(), plain={}, graph={"backend": "openvino", "precision": "int8"})
+    for name in ("plain", "graph"):
+        assert load(one, name)
+    plain, graph = (one.models[name].handler for name in ("plain", "graph"))
+    assert (one.computed_by(plain), one.computed_by(graph)) == ("", "openvino int8")
+    one.models["graph"].weights_digest = "0123abcd"
+    assert one.computed_by(graph) == "openvino int8 0123abcd"
+    assert one.computed_by(None) == one.computed_by(Device()) == ""  # type: ignore[arg-type]  # unloaded
