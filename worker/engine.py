@@ -71,7 +71,6 @@ from worker.residency.loader import Loader
 from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
 from worker.residency.residency import Residency, Resident, memory_in_use
-from worker.residency.weights_digests import WeightsDigests
 
 log = structlog.get_logger(__name__)
 
@@ -138,11 +137,11 @@ class Engine:
         memory_mb = memory_in_use(self.device)
         residency = Residency(catalog.models, settings.model_memory_mb, load, memory_mb)
         self.guard.take_out(residency)
-        digests = WeightsDigests(settings.state_dir / "digests.json")
+        digests, hangs = self.gate.digests, settings.model_max_deaths
         self.models = ModelHost(
             self.state,
             residency,
-            Loader(self.state, residency, digests, self.guard.calls, settings.model_max_deaths),
+            Loader(self.state, residency, digests, self.guard.calls, hangs),
             self.guard.calls,
             warm_full_batches=self.device != "cpu",
             turn_seconds=settings.turn_seconds,

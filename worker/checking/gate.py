@@ -72,7 +72,8 @@ class Gate:
         self._models = models
         self._device = device
         self._verdicts = Verdicts(settings.state_dir / _FOLDER)
-        self._digests = WeightsDigests(settings.state_dir / "digests.json")
+        self.digests = WeightsDigests(settings.state_dir / "digests.json")
+        """The process's: what it has hashed for a verdict is not hashed again."""
         self._warnings: dict[str, str] = {}
         self.mode = settings.accuracy_gate
 
@@ -114,7 +115,7 @@ class Gate:
     def key(self, spec: ModelSpec) -> str:
         """Under which its verdict is kept. Raises ConfigurationError, OSError."""
         load_handler(spec)  # the digest has the source in it, once it is imported
-        digest = self._digests.make(spec, self._digests.files(spec)) or ""
+        digest = self.digests.make(spec, self.digests.files(spec)) or ""
         return key_of(spec, digest, machine_of(self._device), self._device)
 
     def make(self, spec: ModelSpec, stopping: Callable[[], bool] = lambda: False) -> Verdict:
