@@ -21,6 +21,8 @@ __all__ = ("Inputs", "gather", "samples_at")
 
 _MOST_SAMPLES = 16
 _TEXTS = ("One", "Two short words here, and a few more.", "A longer text. " * 12, "Long " * 80)
+_JSON: tuple[Any, ...] = ("a text", [1, 2], {"text": "a text"})
+"""Where there is nothing else."""
 _SIZES = ((64, 48), (48, 200), (300, 225))
 
 
@@ -68,7 +70,8 @@ def gather(verbs: Verbs) -> Inputs:
         found.items += items
         found.samples = len(items)
     if not is_generator(verbs.handler):
-        for value in _made_up(spec.input):
+        values = _made_up(spec.input) if found.items or spec.input != "json" else _JSON
+        for value in values:
             with suppress(InvalidInput):  # it need not take what nobody sends it
                 found.items.append(verbs.decode(value))
                 found.made_up += 1

@@ -92,6 +92,7 @@ def advise(found: Sequence[Pace], target_latency_ms: float | None = None) -> dic
         "max_batch": chosen.batch,
         "max_wait_ms": wait,
         "why": f"{chosen.batch} is the smallest batch with {_ENOUGH:.0%} of the best "
-        f"pace{within}, {gain:.2f}x that of one item; a wait as long as such a batch takes "
-        f"({chosen.latency_ms:g} ms) costs a job no more than one batch before it",
+        f"pace{within}, {gain:.2f}x that of one item; a job waits for company no "
+        f"longer than such a batch takes ({chosen.latency_ms:g} ms), and {_LONGEST_WAIT_MS:g} ms "
+        "at most",
     }

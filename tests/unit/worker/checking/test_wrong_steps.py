@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +76,6 @@ WRONG = {
         "ZeroDivisionError('division by zer",
     ),
     "no Python": ("class Right:", "class Right", "SyntaxError: expected ':' (right.py:4)"),
-    "its own example": ("a few words", "", "no input"),
     "a sight of others": (
         INFER,
         "        return [len(items)] * len(items)\n",
@@ -123,23 +123,27 @@ def test_a_wrong_step_is_named(wrong: str, folder: Path) -> None:
     before, after, sentence = WRONG[wrong]
     assert before in RIGHT
     text = RIGHT.replace(before, after)
-    keys = {"input": "json"} if wrong == "its own example" else {}
-    if keys:
-        text = text.replace('    def example(self):\n        return ""\n', "")
+    keys = {"cache_seconds": 60} if wrong == "chance" else {}
     with pytest.raises(Fault) as caught:
-        check(text, folder, **{"cache_seconds": 60} if wrong == "chance" else {}) if not keys else (
-            _without_input(text, folder)
-        )
+        check(text, folder, **keys)
     said = caught.value.sentence()
     assert sentence in said
     assert "\n" not in said
     assert str(folder) not in said
 
 
-def _without_input(text: str, folder: Path) -> Any:
-    (folder / "right.py").write_text(text)
-    spec = ModelSpec(name="m", handler="right:Right", input="json")
-    return examine(spec, Settings(), Watch(lambda _l: None, lambda _v: 60.0), "cpu", 0.01)
+def test_where_there_is_no_input_the_author_is_told_what_to_give(folder: Path) -> None:
+    refuses = "from common.errors import InvalidInput\n\n\n" + RIGHT.replace(
+        "        return value.split()", "        raise InvalidInput('send a letter')"
+    )
+    with pytest.raises(Fault, match=r"decode refuses the model's own example: send a letter"):
+        check(refuses, folder)
+    without = refuses.replace("def example", "def sample")
+    (folder / "right.py").unlink()
+    sys.modules.pop("right")
+    importlib.invalidate_caches()
+    with pytest.raises(Fault, match=r"give it `example\(\)`, or its catalog entry `warm_up:`"):
+        check(without, folder)
 
 
 def test_the_contract_is_named_with_its_page(folder: Path) -> None:
