@@ -51,6 +51,7 @@ def test_a_slow_and_wrong_mode_is_refused_twice_and_judged_on_the_held_out_half(
     assert len(list((tmp_path / "state" / "verdicts").glob("*.json"))) == 1
 
 
+@pytest.mark.slow
 def test_a_table_compares_a_model_with_the_one_that_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_table_compares_a_model_with_the_one_that_it_names(
     assert "judged on the model's example alone" in " ".join(report.notes)
 
 
+@pytest.mark.slow
 def test_samples_that_are_not_there_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
