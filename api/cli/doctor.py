@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import redis
 from pydantic import AliasChoices, SecretStr
 
 from api.cli.guides import SYMPTOMS
-from common.catalog import load_catalog
+from common.catalog import Mirrored, load_catalog, mirrored
+from common.catalog.mirror import FOLDER
 from common.errors import ConfigurationError
 from common.redis.connect import connect
 from common.redis.embedded_server import find_server_binary, resolve_redis_url
@@ -52,6 +54,8 @@ class Report:
     redis: dict[str, Any]
     settings: list[dict[str, str]]
     missing: dict[str, str] = field(default_factory=dict)
+    mirrored: dict[str, str] = field(default_factory=dict)
+    """Models whose weights have a URL, and where these are on this machine."""
     symptoms: dict[str, str] = field(default_factory=lambda: dict(SYMPTOMS))
     """What is wrong, and where the guide tells what to do about it."""
 
@@ -85,6 +89,7 @@ def examine(settings: Settings) -> Report:
         redis=server,
         settings=_settings_table(settings),
         missing=missing,
+        mirrored=_mirrored_weights(settings),
     )
 
 
@@ -131,6 +136,24 @@ def _missing_weights(settings: Settings) -> dict[str, str]:
         for name in sorted(packages)
         if find_spec(name) is None
     }
+
+
+def _mirrored_weights(settings: Settings) -> dict[str, str]:
+    try:
+        catalog = load_catalog(settings.catalog)
+    except ConfigurationError:
+        return {}  # told among what is missing
+    wanted = {spec.name: mirrored(spec.weights) for spec in catalog.values()}
+    return {name: _state_of(one, settings.state_dir) for name, one in wanted.items() if one}
+
+
+def _state_of(wanted: Mirrored, state_dir: Path) -> str:
+    place = wanted.place(state_dir / FOLDER)
+    if place.exists():
+        return f"fetched, {place}"
+    part = place.parent / f".{wanted.sha256}.part"
+    begun = f"{part.stat().st_size / 1e6:.1f} MB of it are here" if part.exists() else "not fetched"
+    return f"{begun}; the first load fetches {wanted.url}"
 
 
 def _devices() -> list[str]:

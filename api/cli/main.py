@@ -24,6 +24,7 @@ from api.cli.batches import batches
 from api.cli.bench.command import bench
 from api.cli.cache import cache
 from api.cli.check import check
+from api.cli.compile import compile_model
 from api.cli.convert import convert
 from api.cli.dead import dead
 from api.cli.doctor import Report, examine
@@ -40,6 +41,7 @@ from api.cli.new import new
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.outbox import outbox
 from api.cli.profile import profile
+from api.cli.quantize import quantize
 from api.cli.stages import stages
 from api.cli.system import show_system, system
 from api.cli.top import top
@@ -73,7 +75,9 @@ app.command()(bench)
 app.command()(check)
 app.command()(convert)
 app.command()(new)
+app.command("compile")(compile_model)
 app.command()(export)
+app.command()(quantize)
 app.command()(profile)
 app.command()(top)
 app.command()(acl)
@@ -261,6 +265,8 @@ def _show_report(report: Report) -> None:
     for row in report.settings:
         rows.add_row(row["name"], escape(row["value"]), row["source"])
     out.print(rows)
+    for name, state in report.mirrored.items():
+        out.print(f"weights of {name}: {escape(state)}", highlight=False, soft_wrap=True)
     for name, remedy in report.missing.items():
         out.print(f"[red]missing[/] {name}: {escape(remedy)}")
     if not report.missing:

@@ -5,6 +5,7 @@ without importing a model.
 """
 
 from common.catalog.catalog import Catalog
+from common.catalog.mirror import Mirrored, mirrored
 from common.catalog.reading import load_catalog
 from common.catalog.spec import (
     BUILTIN_HANDLERS,
@@ -26,8 +27,10 @@ __all__ = (
     "Backend",
     "Catalog",
     "InputKind",
+    "Mirrored",
     "ModelSpec",
     "Precision",
     "Task",
     "load_catalog",
+    "mirrored",
 )

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from common.catalog.mirror import mirrored
+
 InputKind = Literal["text", "image", "json"]
 Backend = Literal["torch", "onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -63,13 +65,18 @@ class ModelSpec(BaseModel):
     )
     version: str = Field("1", description="Goes into cache keys; a new one misses.")
     weights: str = Field(
-        "none", description="`random`, a path, a hub id, or `package:NAME[/SUBDIR]`."
+        "none",
+        description="`random`, a path, a hub id, `package:NAME[/SUBDIR]`, or an https URL with "
+        "`#sha256=` and the file's digest.",
     )
     precision: Precision = Field(
         "fp32", description="Arithmetic used; int8 needs weights that were quantized."
     )
     backend: Backend | None = Field(
         None, description="What runs the network: torch, onnx or openvino; unset is the handler's."
+    )
+    compiled: bool = Field(
+        False, description="Whether to run what `lanefleet compile` made, where that fits."
     )
     providers: tuple[str, ...] = Field(
         (),
@@ -187,6 +194,12 @@ class ModelSpec(BaseModel):
                 "nor of the form module:Class"
             )
         return handler
+
+    @field_validator("weights")
+    @classmethod
+    def _url_has_a_digest(cls, weights: str) -> str:
+        mirrored(weights)
+        return weights
 
     @model_validator(mode="after")
     def _name_and_version_agree(self) -> ModelSpec:

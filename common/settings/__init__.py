@@ -37,6 +37,7 @@ from common.settings.overload import OverloadSettings
 from common.settings.secret_files import SUFFIX, secret_fields
 from common.settings.tenants import DEFAULT_WINDOW, TenantSettings
 from common.settings.webhooks import WebhookSettings
+from common.settings.weights import MirrorSettings
 from common.settings.worker import DeviceSettings, WorkerSettings
 
 __all__ = (
@@ -56,6 +57,7 @@ __all__ = (
     "JobSettings",
     "LogSettings",
     "MetricsSettings",
+    "MirrorSettings",
     "Networks",
     "OverloadSettings",
     "Ports",
@@ -78,6 +80,7 @@ class Settings(
     GenerationSettings,
     WorkerSettings,
     WebhookSettings,
+    MirrorSettings,
     FetchSettings,
     DeviceSettings,
     JobSettings,

@@ -11,17 +11,25 @@ from common.errors import ConfigurationError
 from worker.models.facts import FACTS, content_digest
 from worker.models.weights import located
 
-__all__ = ("differs", "mode_of", "reference_of")
+__all__ = ("differs", "mode_of", "own_backend", "reference_of")
+
+_GRAPHS = frozenset({"onnx", "text-detect"})
+"""Built-in handlers whose weights are an ONNX file: their reference runs on ONNX Runtime."""
+
+
+def own_backend(spec: ModelSpec) -> str:
+    """What runs its reference."""
+    return "onnx" if spec.handler in _GRAPHS else "torch"
 
 
 def mode_of(spec: ModelSpec) -> str:
-    """`onnx int8`; `torch` where the catalog names no backend."""
-    return f"{spec.backend or 'torch'} {spec.precision}"
+    """`onnx int8`, also where the catalog names no backend."""
+    return f"{spec.backend or own_backend(spec)} {spec.precision}"
 
 
 def differs(spec: ModelSpec) -> bool:
     """Whether it is something else than its own reference, by backend or precision."""
-    return spec.precision != "fp32" or spec.backend not in (None, "torch")
+    return spec.precision != "fp32" or spec.backend not in (None, own_backend(spec))
 
 
 def reference_of(spec: ModelSpec, models: Mapping[str, ModelSpec]) -> ModelSpec:
@@ -38,11 +46,16 @@ def reference_of(spec: ModelSpec, models: Mapping[str, ModelSpec]) -> ModelSpec:
         return models[spec.reference]
     plain = {
         "precision": "fp32",
-        "backend": None if spec.backend is None else "torch",
+        "backend": None if spec.backend is None else own_backend(spec),
         "providers": (),
     }
     if made_of := _made_of(spec, models):
         plain["weights"] = made_of
+    elif spec.handler in _GRAPHS and spec.precision != "fp32":
+        raise ConfigurationError(
+            f"models.{spec.name}: its file is {spec.precision} itself; name the model of the "
+            "catalog with the fp32 one: `reference:`"
+        )
     return spec.model_copy(update=plain)
 
 

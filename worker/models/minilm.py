@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from common.catalog import ModelSpec
 from common.errors import ConfigurationError, InvalidInput
 from worker.devices.torch_import import deferring
 from worker.models.base import Json
+from worker.models.compiled import COMPILED, Compilable, Run
 from worker.models.embedding_session import EmbeddingSession, open_embedding
 from worker.models.exportable import Export
 from worker.models.facts import GRAPH
@@ -31,6 +32,7 @@ from worker.transfer import Later, Transfer, open_transfer
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from worker.models.bert import Bert
 
@@ -61,6 +63,7 @@ class MiniLM:
     def __init__(self) -> None:
         self._window: TokenWindow | None = None
         self._network: Bert | None = None
+        self._compiled: Run | None = None
         self._session: EmbeddingSession | None = None
         self.backend = "torch"
         self._name, self._folder = "", Path()
@@ -135,13 +138,23 @@ class MiniLM:
             return _embeddings(self._session.vectors([item.ids for item in items]), items)
         import torch
 
-        assert self._network is not None
         with torch.inference_mode():
-            means = self._network.mean_states([item.ids for item in items])
             return self._transfer.get(
-                torch.nn.functional.normalize(means, dim=1),
+                self._vectors([item.ids for item in items]),
                 lambda vectors: _embeddings(vectors, items),
             )
+
+    def _vectors(self, sentences: Sequence[Sequence[int]]) -> Tensor:
+        import torch
+
+        if self._compiled is not None:
+            from worker.models.embedding_session import padded
+
+            return cast(
+                "Tensor", self._compiled(*map(torch.from_numpy, padded(sentences).values()))
+            )
+        assert self._network is not None
+        return torch.nn.functional.normalize(self._network.mean_states(sentences), dim=1)
 
     def encode(self, output: Embedding) -> Json:
         """Eight decimals: all that fp32 holds here, in half the bytes of a full double."""
@@ -156,6 +169,20 @@ class MiniLM:
     def example(self) -> str:
         """A sentence, to warm up with."""
         return EXAMPLE
+
+    def compilable(self) -> Compilable:
+        """Padded tokens to vectors."""
+        import torch
+
+        export = self.export()
+        example = tuple(torch.from_numpy(one) for one in export.random(2).values())
+        batch = torch.export.Dim("batch", min=1)
+        length = torch.export.Dim("length", min=1, max=self._window.max_tokens)  # type: ignore[union-attr]  # as loaded
+        return Compilable(export.network, example, ({0: batch, 1: length},) * 2)
+
+    def use_compiled(self, run: Run) -> None:
+        """Run this on padded tokens."""
+        self._compiled, self._network, self.backend = run, None, COMPILED
 
     def export(self) -> Export:
         """Its network, from padded tokens to vectors."""

@@ -21,6 +21,7 @@ from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import Json
 from worker.models.classifier_session import ClassifierSession, open_classifier, read_labels
+from worker.models.compiled import COMPILED, Compilable, Run
 from worker.models.exportable import Export
 from worker.models.gpu_images import (
     BatchDecoder,
@@ -79,6 +80,7 @@ class ResNet50:
 
     def __init__(self) -> None:
         self._network: Any = None
+        self._dtype: Any = None
         self._session: ClassifierSession | None = None
         self.backend = "torch"
         self._device = "cpu"
@@ -131,11 +133,12 @@ class ResNet50:
                     f"models.{spec.name}.weights: {folder} must hold config.json and "
                     f"model.safetensors of a ResNet: {exc}"
                 ) from exc
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        network = _fold_norms(network.eval()).to(device=device, dtype=dtype[spec.precision])
-        self._network = network.to(memory_format=torch.channels_last)
-        self._device = device
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        self._dtype = kinds[spec.precision]
+        network = _fold_norms(network.eval()).to(device=device, dtype=self._dtype)
         self._labels = network.config.id2label
+        self._network = _logits_of(network.to(memory_format=torch.channels_last))
+        self._device = device
         self._transfer = open_transfer(device)
         if spec.options.get("gpu_decode"):
             self._decode_batch = open_batch_decoder(device)
@@ -171,7 +174,7 @@ class ResNet50:
         import torch
 
         with torch.inference_mode():
-            logits = self._network(pixel_values=self._pixel_values(items)).logits
+            logits = self._network(self._pixel_values(items))
             probabilities = logits.float().softmax(dim=1)
             return self._transfer.get(
                 probabilities,
@@ -186,10 +189,10 @@ class ResNet50:
 
         if not self._on_gpu:
             batch = self._transfer.put([_pixels(item) for item in items])
-            batch = batch.to(self._network.dtype)
+            batch = batch.to(self._dtype)
             return batch.contiguous(memory_format=torch.channels_last)
         batch = self._pictures(items)
-        return normalise_on_device(batch, MEAN, STD).to(self._network.dtype)
+        return normalise_on_device(batch, MEAN, STD).to(self._dtype)
 
     def _pictures(self, items: Sequence[Photo]) -> Tensor:
         """All of them on the device, those decoded there too: N x 224 x 224 x 3, 0-255."""
@@ -231,6 +234,18 @@ class ResNet50:
         ]
         return {"labels": labels, "weights": self._weights}
 
+    def compilable(self) -> Compilable:
+        """Pictures, N x 3 x 224 x 224, to logits."""
+        import torch
+
+        pictures = torch.zeros((2, 3, CROP, CROP), dtype=self._dtype, device=self._device)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        return Compilable(self._network, (pictures,), ({0: torch.export.Dim("batch")},))
+
+    def use_compiled(self, run: Run) -> None:
+        """Run this on them."""
+        self._network, self.backend = run, COMPILED
+
     def example(self) -> bytes:
         """A small picture, to warm up with."""
         return example_jpeg()
@@ -243,13 +258,29 @@ class ResNet50:
             self._network,
             (3, CROP, CROP),
             lambda items: np.stack([_pixels(item) for item in items]),
-            {"config.json": self._network.config.to_json_string()},
+            {"config.json": self._network.network.config.to_json_string()},
         )
 
 
 def _pixels(photo: Photo) -> NDArray[Any]:
     assert photo.planes is not None
     return photo.planes
+
+
+def _logits_of(network: Any) -> Any:
+    """A module from pictures to logits, without the dictionary that transformers makes of them."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            logits: Tensor = self.network(pixel_values=pictures).logits
+            return logits
+
+    return Logits().eval()
 
 
 def _fold_norms(network: Any) -> Any:

@@ -11,7 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from common.catalog import Mirrored, mirrored
 from common.errors import ConfigurationError
+from worker.models.mirror import Mirror
 
 __all__ = ("RANDOM", "find_weights", "located", "quiet_loading", "set_base")
 
@@ -21,6 +23,7 @@ RANDOM = "random"
 PACKAGE_PREFIX = "package:"
 _base = Path()
 _converted: Path | None = None
+_mirror: Mirror | None = None
 _found: dict[str, Path] = {}
 """Paths found in this process, so that a hub is queried once."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
@@ -28,13 +31,14 @@ HUB_FILES = ("*.json", "*.txt", "*.safetensors")
 """All that is fetched from a hub: no pickles, no code."""
 
 
-def set_base(folder: Path, converted: Path | None = None) -> None:
+def set_base(folder: Path, converted: Path | None = None, mirror: Mirror | None = None) -> None:
     """Let relative paths begin at this folder, the catalog's; called before any model loads.
 
     converted: where weights are kept that had to be converted.
+    mirror: fetches those that are named by a URL.
     """
-    global _base, _converted
-    _base, _converted = folder, converted
+    global _base, _converted, _mirror
+    _base, _converted, _mirror = folder, converted, mirror
 
 
 def catalog_folder() -> Path:
@@ -57,7 +61,7 @@ def state_folder(name: str) -> Path:
 
 
 def find_weights(weights: str) -> Path:
-    """The local file or folder that the string names; a hub id is fetched first.
+    """The local file or folder that the string names; a hub id or URL is fetched first.
 
     `random` and `none` name no file and are refused here: a handler that needs no weights
     checks for them first.
@@ -67,12 +71,21 @@ def find_weights(weights: str) -> Path:
 
 
 def located(weights: str) -> Path | None:
-    """Their path on this machine; None for those of a hub that were not fetched yet."""
+    """Their path on this machine; None for those of a hub or URL that were not fetched yet."""
     if found := _found.get(weights):
         return found
     if weights.startswith(PACKAGE_PREFIX):
         return _inside_package(weights.removeprefix(PACKAGE_PREFIX))
+    if (remote := _mirrored(weights)) is not None:
+        return _mirror.located(remote) if _mirror is not None else None
     return None if weights in (RANDOM, "none") else _local(weights)
+
+
+def _mirrored(weights: str) -> Mirrored | None:
+    try:
+        return mirrored(weights)
+    except ValueError as exc:
+        raise ConfigurationError(f"weights: {exc}") from exc
 
 
 def _local(weights: str) -> Path | None:
@@ -85,10 +98,14 @@ def _find(weights: str) -> Path:
     if weights in (RANDOM, "none"):
         raise ConfigurationError(
             f"weights: {weights} is not enough for this handler; "
-            "name a path, a hub id or package:NAME/SUBPATH"
+            "name a path, a hub id, package:NAME/SUBPATH or an https URL"
         )
     if weights.startswith(PACKAGE_PREFIX):
         return _inside_package(weights.removeprefix(PACKAGE_PREFIX))
+    if (remote := _mirrored(weights)) is not None:
+        if _mirror is None:
+            raise ConfigurationError("weights: no folder was set to fetch URLs into")
+        return _mirror.fetch(remote)
     if (path := _local(weights)) is not None:
         return path
     if HUB_ID.match(weights):

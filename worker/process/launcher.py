@@ -32,6 +32,7 @@ from worker.devices.placement import name_inside
 from worker.engine import Engine
 from worker.guard.copies import end_copies
 from worker.guard.supervision import Supervision
+from worker.models.mirror import mirror_of
 from worker.models.weights import set_base
 from worker.observability.device_trace import socket_of_worker
 from worker.observability.view import EventCounts
@@ -64,7 +65,7 @@ def run_worker(
     # interval of 5 ms for the interpreter lock would dominate latency.
     sys.setswitchinterval(0.001)
     catalog = load_catalog(settings.catalog).subset(settings.models)
-    set_base(settings.catalog.parent, settings.state_dir / "converted")
+    set_base(settings.catalog.parent, settings.state_dir / "converted", mirror_of(settings))
     blobs = open_blobs(settings.blob_url)
     redis = obtain_redis(settings)
     try:

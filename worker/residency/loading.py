@@ -7,7 +7,7 @@ from typing import Any
 
 from common.catalog import BUILTIN_HANDLERS, ModelSpec
 from common.jobs.result_document import dump_result
-from common.settings import DeviceSettings
+from common.settings import Settings
 from worker.devices.torch_import import finish_torch
 from worker.devices.torch_setup import prepare
 from worker.jobs.execution import Execution
@@ -15,6 +15,7 @@ from worker.jobs.steps import infer
 from worker.models import load_handler
 from worker.models.base import Model
 from worker.models.generator import Choice, Generated, Generator, is_generator
+from worker.residency.compiled import CompiledNetworks
 
 _WARM_TOKENS = 2
 _MAX_WARM_STEPS = 10_000
@@ -25,7 +26,7 @@ _WITHOUT_SHAPE_RULES = frozenset(
 """Built-in handlers that need no shapes without data, or no torch."""
 
 
-def loader_for(device: str, settings: DeviceSettings) -> Callable[[ModelSpec], Model]:
+def loader_for(device: str, settings: Settings) -> Callable[[ModelSpec], Model]:
     """A function that creates a handler and loads its weights; raises what the handler raises."""
 
     def load(spec: ModelSpec) -> Model:
@@ -38,6 +39,8 @@ def loader_for(device: str, settings: DeviceSettings) -> Callable[[ModelSpec], M
         prepare(device, settings)
         handler.load(spec, device)
         prepare(device, settings)
+        if spec.compiled:
+            CompiledNetworks(settings.state_dir).take(handler, spec, device)
         return handler
 
     return load

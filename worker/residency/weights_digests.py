@@ -60,6 +60,8 @@ class WeightsDigests:
         parts = [spec.name, spec.version, spec.arithmetic, spec.handler_path]
         parts.append(spec.weights if located(spec.weights) is None else "")
         parts.append(json.dumps(spec.options, sort_keys=True, default=str))
+        if spec.compiled:
+            parts.append("compiled")
         parts.append(_own_version() if spec.handler in BUILTIN_HANDLERS else "")
         for path, state in sorted(files.items(), key=lambda one: _label(spec, one[0])):
             try:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 
 from common.errors import FleetError
 from common.settings import load_settings
+from worker.models.mirror import mirror_of
 from worker.models.weights import set_base
 from worker.tools.report import Report, Speaker
 
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     begun = time.monotonic()
     try:
         settings = load_settings()
-        set_base(settings.catalog.parent, settings.state_dir / "converted")
+        set_base(settings.catalog.parent, settings.state_dir / "converted", mirror_of(settings))
         report: Report = import_module(module).run(
             json.loads(arguments), settings, speaker.progress
         )

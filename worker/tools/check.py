@@ -128,7 +128,12 @@ def _compare_all(
 ) -> Report:
     """A row for each model, backend and precision, against the model on torch in fp32."""
     report = Report("check", ", ".join(names))
-    pairs = [(spec, other) for name in names for spec, other in _variants(catalog[name], catalog)]
+    pairs: list[tuple[ModelSpec, ModelSpec]] = []
+    for name in names:
+        try:
+            pairs += _variants(catalog[name], catalog)
+        except ConfigurationError as exc:
+            report.refused.append(Refused(name, str(exc)))
     for done, (spec, reference) in enumerate(pairs):
         progress(f"{spec.name} {mode_of(spec)}", done, len(pairs))
         verdict = make_verdict(spec, reference, settings, device, nice=False)
@@ -150,8 +155,7 @@ def _compare_all(
 def _variants(spec: ModelSpec, catalog: Catalog) -> list[tuple[ModelSpec, ModelSpec]]:
     """What is compared with what: the entry as it stands, and the same weights otherwise."""
     reference = reference_of(spec, catalog.models)
-    plain = reference.name == spec.name and reference.precision == spec.precision
-    found = [(spec, reference)] if not plain or spec.backend not in (None, "torch") else []
+    found = [(spec, reference)] if Gate.differs(spec) else []
     if reference.weights != spec.weights or spec.handler not in _SWITCHABLE:
         return found
     base = mode_of(spec)
@@ -170,7 +174,7 @@ def _row(spec: ModelSpec, verdict: Verdict) -> dict[str, Any]:
     )
     return {
         "model": spec.name,
-        "backend": spec.backend or "torch",
+        "backend": mode_of(spec).partition(" ")[0],
         "precision": spec.precision,
         "weights MB": round(size / 1e6, 1) if size else None,
         "ratio": verdict.ratio if known else None,

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from common.catalog import load_catalog
+from common.catalog import load_catalog, mirrored
 from common.errors import ConfigurationError
 
 ECHO = "models:\n  m: {handler: echo}\n"
+
+ECHO_WITH = "models:\n  m: {handler: echo, weights: "
 
 
 def read(tmp_path: Path, text: str | bytes) -> Path:
@@ -46,6 +48,10 @@ def read(tmp_path: Path, text: str | bytes) -> Path:
         (ECHO + "aliases: {x: [m]}\n", "there is no model ['m']; choose from m"),
         (ECHO + "aliases: [x]\n", "`aliases:` must map a name"),
         (ECHO.encode() + b"# caf\xe9\n", "line 3: byte 0xe9 is not UTF-8; save the file as UTF-8"),
+        (ECHO_WITH + "http://m.test/a.onnx}\n", "weights are not fetched over http; name an https"),
+        (ECHO_WITH + "https://m.test/a.onnx}\n", "ends with #sha256= and the file's 64"),
+        (ECHO_WITH + "'https://m.test/a.onnx#sha256=12ab'}\n", "ends with #sha256= and the"),
+        (ECHO_WITH + f"'https://m.test/a?key=s#sha256={64 * '0'}'}}\n", "has a query or a login"),
         ("models: [\n", "line 2: expected the node content"),
         ("models: {m: {handler: !!python/name:os.system }}", "could not determine a constructor"),
         ("models:\n  m: 7\n", "models.m must be a mapping"),
@@ -72,3 +78,23 @@ def test_what_is_meant_is_read(tmp_path: Path) -> None:
     catalog = load_catalog(path)
     assert (catalog["a"].max_batch, catalog["b"].max_batch) == (4, 8)
     assert (catalog["c"].name, catalog["c"].version) == ("c@2", "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept_as"),
+    [
+        ("m/model.safetensors", "{}.safetensors"),
+        ("m.tar.gz", "{}"),
+        ("M.ZIP", "{}"),
+        ("blob", "{}"),
+        ("a.b/blob", "{}"),
+        ("a.%2e%2e%2f", "{}"),
+        ("..", "{}"),
+    ],
+)
+def test_weights_of_a_url_are_kept_by_their_digest(tmp_path: Path, name: str, kept_as: str) -> None:
+    wanted = mirrored(f"https://mirror.test/{name}#sha256={64 * 'A'}")
+    assert wanted is not None
+    assert wanted.url == f"https://mirror.test/{name}"
+    assert wanted.place(tmp_path) == tmp_path / kept_as.format(64 * "a")
+    assert mirrored("package:a/b") is mirrored("org/model") is mirrored("random") is None

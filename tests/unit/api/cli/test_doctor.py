@@ -58,3 +58,17 @@ def test_a_settings_source_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert found["LANEFLEET_RESULT_TTL_SECONDS"] == "default"
     monkeypatch.setenv("LANEFLEET_CACHE_REDIS_URL", "redis://other:6380/0")
     assert sources()["LANEFLEET_CACHE_REDIS_URL"] == "environment", "the plain name wins"
+
+
+def test_doctor_says_whether_weights_of_a_url_are_there(tmp_path: Path) -> None:
+    catalog, digest = tmp_path / "models.yaml", 64 * "a"
+    url = "https://mirror.test/m.onnx"
+    catalog.write_text(f"models: {{m: {{handler: echo, weights: '{url}#sha256={digest}'}}}}\n")
+    settings = Settings(catalog=catalog, state_dir=tmp_path)
+    assert doctor._mirrored_weights(settings) == {"m": f"not fetched; the first load fetches {url}"}
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / f".{digest}.part").write_bytes(bytes(2_500_000))
+    assert "2.5 MB of it are here" in doctor._mirrored_weights(settings)["m"]
+    place = tmp_path / "weights" / f"{digest}.onnx"
+    place.touch()
+    assert doctor._mirrored_weights(settings) == {"m": f"fetched, {place}"}

@@ -119,6 +119,17 @@ def test_a_reference_is_the_same_model_on_torch_in_fp32_or_the_one_that_is_named
         reference_of(spec(reference="gone"), {})
 
 
+def test_what_is_onnx_by_itself_is_compared_on_onnx_runtime() -> None:
+    plain = spec(handler="text-detect", precision="fp32", backend="onnx")
+    assert not differs(plain)
+    assert mode_of(plain) == mode_of(plain.model_copy(update={"backend": None})) == "onnx fp32"
+    other = plain.model_copy(update={"backend": "openvino"})
+    assert differs(other)
+    assert mode_of(reference_of(other, {})) == "onnx fp32"
+    with pytest.raises(ConfigurationError, match="its file is int8 itself; name the model"):
+        reference_of(spec(handler="onnx", precision="int8", backend="onnx"), {})
+
+
 def test_a_folder_of_weights_that_says_what_it_was_made_of_is_compared_with_that(
     tmp_path: Path,
 ) -> None:
