@@ -49,6 +49,8 @@ class LaneReport:
     """Whether its model is loaded with its first job."""
     error: str | None = None
     """Why its model is not in memory, where a load failed."""
+    warning: str | None = None
+    """What an operator should know of its model's precision or backend."""
     model: str = ""
     fingerprint: str | None = None
     """The digest of the model's weights, once it is known."""

@@ -40,6 +40,7 @@ from common.runtime import resident_set_mb
 from common.settings import Settings
 from common.worker_report import WorkerReport
 from worker.batching.turns import Turns
+from worker.checking.gate import Gate
 from worker.generation.assembly import build_device
 from worker.guard.supervision import Supervision
 from worker.inputs.fetcher import InputFetcher
@@ -50,6 +51,7 @@ from worker.lanes.lane import Lane, lanes_of
 from worker.lanes.notifier import Notifier
 from worker.lanes.redis_health import RedisHealth
 from worker.lanes.state import WorkerState
+from worker.maintenance.accuracy_watch import AccuracyWatch
 from worker.maintenance.alias_watch import AliasWatch
 from worker.maintenance.caretaker import Caretaker
 from worker.maintenance.caretakers import build_caretakers, leases_of
@@ -69,7 +71,6 @@ from worker.residency.loader import Loader
 from worker.residency.loading import loader_for
 from worker.residency.model_host import ModelHost
 from worker.residency.residency import Residency, Resident, memory_in_use
-from worker.residency.weights_digests import WeightsDigests
 
 log = structlog.get_logger(__name__)
 
@@ -130,18 +131,17 @@ class Engine:
         self.state = WorkerState(lanes_of(catalog, settings), settings.metrics_max_tenants)
 
     def _build_models(self, catalog: Catalog, settings: Settings) -> None:
-        residency = Residency(
-            catalog.models,
-            settings.model_memory_mb,
-            loader_for(self.device, settings),
-            memory_in_use(self.device),
-        )
+        self.gate = Gate(settings, catalog.models, self.device)
+        self.model_warnings = self.gate.warnings
+        load = self.gate.guarded(loader_for(self.device, settings))
+        memory_mb = memory_in_use(self.device)
+        residency = Residency(catalog.models, settings.model_memory_mb, load, memory_mb)
         self.guard.take_out(residency)
-        digests = WeightsDigests(settings.state_dir / "digests.json")
+        digests, hangs = self.gate.digests, settings.model_max_deaths
         self.models = ModelHost(
             self.state,
             residency,
-            Loader(self.state, residency, digests, self.guard.calls, settings.model_max_deaths),
+            Loader(self.state, residency, digests, self.guard.calls, hangs),
             self.guard.calls,
             warm_full_batches=self.device != "cpu",
             turn_seconds=settings.turn_seconds,
@@ -238,13 +238,13 @@ class Engine:
     ) -> None:
         settings, health, parts = self.settings, self.redis_health, self.device_parts.watched
         digests = partial(weights_digests, self)
-        aliases = connect(redis_url, settings)
-        self._alias_watch = AliasWatch(aliases, self.models, catalog.aliases)
+        self._alias_watch = AliasWatch(connect(redis_url, settings), self.models, catalog.aliases)
         self._caretakers = [
             *build_caretakers(
                 settings, self.worker, self.state, health, redis_url, self.report, digests, blobs
             ),
             self._alias_watch,
+            AccuracyWatch(self.gate, self.models),
             self.guard.watchdog(self.decode_pool, self.finisher, self.models, *parts),
             *others,
         ]
@@ -293,8 +293,7 @@ class Engine:
         self.fetcher.stop()
         self.reserver.release_unstarted()
         self.reserver.release_started()
-        in_hand = sum(len(lane.in_hand) for lane in self.lanes.values())
-        log.info("engine_stopped", in_hand=in_hand)
+        log.info("engine_stopped", in_hand=sum(len(one.in_hand) for one in self.lanes.values()))
 
     def cancel(self, job_id: str) -> str:
         """Cancel one job, whichever worker holds it; returns its state, '' when unknown."""
@@ -330,7 +329,7 @@ class Engine:
 
     def warnings(self) -> list[str]:
         """Sentences about calls of models that take long, and why the process leaves."""
-        return self.guard.warnings()
+        return [*self.guard.warnings(), *self.model_warnings().values()]
 
     rss_mb = staticmethod(resident_set_mb)
     """The resident memory of this process."""

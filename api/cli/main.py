@@ -23,6 +23,7 @@ from api.cli.acl import acl
 from api.cli.batches import batches
 from api.cli.bench.command import bench
 from api.cli.cache import cache
+from api.cli.check import check
 from api.cli.compile import compile_model
 from api.cli.convert import convert
 from api.cli.dead import dead
@@ -37,6 +38,7 @@ from api.cli.jobs import jobs, submit
 from api.cli.keys import keys
 from api.cli.lanes import lanes
 from api.cli.models import models
+from api.cli.new import new
 from api.cli.options import JsonFlag, UrlOption
 from api.cli.outbox import outbox
 from api.cli.profile import profile
@@ -72,7 +74,9 @@ app.command()(generate)
 app.command()(enqueue)
 app.command()(stages)
 app.command()(bench)
+app.command()(check)
 app.command()(convert)
+app.command()(new)
 app.command("compile")(compile_model)
 app.command()(export)
 app.command()(quantize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from common import processes
 from common.errors import FleetError
+from common.settings import ENV_PREFIX
 
 _PROGRAM = "worker.tools"
 _SAID_CHARACTERS = 500
@@ -82,6 +84,8 @@ def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _lines_of(name: str, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    from api.cli.main import settings_for_checkout
+
     program = (sys.executable, "-m", _PROGRAM, name, json.dumps(dict(arguments)))
     last: dict[str, Any] = {}
     # It ends with this process, which holds the other end of its pipe.
@@ -92,6 +96,7 @@ def _lines_of(name: str, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
+            env={**os.environ, f"{ENV_PREFIX}CATALOG": str(settings_for_checkout().catalog)},
             text=True,
         ) as child,
     ):

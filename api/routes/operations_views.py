@@ -37,6 +37,11 @@ class ModelView(BaseModel):
     )
     loaded_by: list[str] = Field(description="Workers that have it in memory now, warmed up.")
     errors: dict[str, str] = Field(description="Workers that could not load it, and why.")
+    warnings: dict[str, str] = Field(
+        default_factory=dict,
+        description="Workers on which its precision or backend is no gain, or not known to be "
+        "right, and why.",
+    )
 
     @classmethod
     def of(cls, name: str, spec: ModelSpec, workers: list[WorkerReport]) -> ModelView:
@@ -58,6 +63,7 @@ class ModelView(BaseModel):
                 worker for worker, lane in lanes.items() if lane.loaded and lane.model == spec.name
             ],
             errors={worker: lane.error for worker, lane in lanes.items() if lane.error},
+            warnings={worker: lane.warning for worker, lane in lanes.items() if lane.warning},
         )
 
 

@@ -99,6 +99,11 @@ class ModelSpec(BaseModel):
     samples: str | None = Field(
         None, description="A folder or file of inputs, on which that agreement is measured."
     )
+    reference: str | None = Field(
+        None,
+        description="The model of this catalog that it must agree with; unset is its own weights "
+        "on torch in fp32.",
+    )
     max_batch: int = Field(32, ge=1, le=4096, description="Most jobs in one batch.")
     max_wait_ms: float = Field(
         10.0, ge=0, le=60_000, description="Longest a job waits for company while busy."

@@ -92,6 +92,19 @@ class WorkerSettings(Section):
         description="Times a model may end or hang its process while it loads, and as many times "
         "MAX_ATTEMPTS while it runs, before it is taken out of service; 0 is no limit.",
     )
+    accuracy_gate: Literal["off", "background", "require"] = Field(
+        "background",
+        description="Whether models in another precision or on another backend than fp32 torch "
+        "are compared with that: not at all, while they serve, or before they load.",
+    )
+    accuracy_gate_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="Longest that comparison may take for one model.",
+    )
+    accuracy_gate_samples: int = Field(
+        64, ge=1, le=10_000, description="Most samples of a model that it looks at."
+    )
     frozen_seconds: float = Field(
         120.0,
         ge=0,

@@ -27,7 +27,7 @@ curl() { command curl --fail-with-body "$@"; }
 """An example that the API refuses is to fail, as it does not in a shell that goes on."""
 ELSEWHERE = {
     "README.md": ("make ", "lanefleet worker", ".venv/bin/lanefleet", "from celery import"),
-    "docs/models.md": ('"""Score texts',),
+    "docs/models.md": ('"""Score texts', "lanefleet new"),
     "docs/pipelines.md": ("lanefleet enqueue rows.jsonl",),
     "docs/security.md": ("lanefleet keys", "grep -rE"),  # with a key, all others would need it
     "docs/webhooks.md": ("from lanefleet import verify_webhook",),

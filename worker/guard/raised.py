@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from common.errors import FleetError, InvalidInput, name_of, text_of
+from worker.models.place import place_of_error, place_of_verb
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +42,20 @@ class RaisedLog:
         self._met: OrderedDict[_Fault, _Met] = OrderedDict()
         self._lock = threading.Lock()
 
-    def note(self, model: str, verb: str, error: BaseException, **facts: object) -> None:
-        """A verb of this model raised this. Refusals of inputs are no faults, and not logged."""
+    def note(
+        self,
+        model: str,
+        verb: str,
+        error: BaseException,
+        *,
+        handler: object = None,
+        **facts: object,
+    ) -> None:
+        """A verb of this model raised this. Refusals of inputs are no faults, and not logged.
+
+        handler: where given, the line of its verb is named for an error that passed none of its
+        lines, such as one about what the verb returned.
+        """
         if issubclass(type(error), InvalidInput):
             return
         fault = (model, verb, name_of(error), _place(error))
@@ -63,6 +76,7 @@ class RaisedLog:
             model=model,
             verb=verb,
             error=error_text(error),
+            at=place_of_error(error) or place_of_verb(handler, verb),
             traceback=traceback_of(error),
             **facts,
             **more,
@@ -73,6 +87,12 @@ def error_text(error: BaseException) -> str:
     """`Type: message`, or the message alone of an error that says it all; bounded."""
     text = text_of(error)[:_MAX_TEXT]
     return text if issubclass(type(error), FleetError) else f"{name_of(error)}: {text}"
+
+
+def error_at(error: BaseException) -> str:
+    """The same with the line of the model's code, for operators."""
+    text, place = error_text(error), place_of_error(error)
+    return text if not place or issubclass(type(error), FleetError) else f"{text} ({place})"
 
 
 def traceback_of(error: BaseException) -> str:

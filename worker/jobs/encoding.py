@@ -43,7 +43,9 @@ def encode(execution: Execution, stamp: Stamp, encoder: Encoder, most_bytes: int
             raise Abandoned
         if error is not None:
             execution.fail("encode", error)
-            RAISED.note(stamp.lane, "encode", error, job_id=ascii(execution.job_id))
+            RAISED.note(
+                stamp.lane, "encode", error, handler=handler, job_id=ascii(execution.job_id)
+            )
         else:
             _succeed(execution, stamp, result)
         execution.output = None

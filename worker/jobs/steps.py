@@ -37,7 +37,7 @@ def decode(execution: Execution, spec: ModelSpec, handler: Model) -> None:
             raise InferenceFailed(f"the model says that this input costs {cost}")
     except BaseException as exc:  # noqa: BLE001 - even an exit: a thread that decodes would end
         execution.fail(step, exc)
-        RAISED.note(spec.name, step, exc, job_id=ascii(execution.job_id))
+        RAISED.note(spec.name, step, exc, handler=handler, job_id=ascii(execution.job_id))
     execution.value = execution.blob = None
 
 

@@ -21,6 +21,15 @@ from worker.transfer import Later
 
 VERBS = ("load", "decode", "cost", "infer", "encode")
 
+ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "load": ("spec", "device"),
+    "decode": ("value", "params"),
+    "cost": ("item",),
+    "infer": ("items",),
+    "encode": ("output",),
+}
+"""What each verb is called with, in this order."""
+
 Json = Any
 """Any value that JSON can represent: None, bool, int, float, str, list, dict."""
 

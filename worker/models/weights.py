@@ -41,6 +41,11 @@ def set_base(folder: Path, converted: Path | None = None, mirror: Mirror | None 
     _base, _converted, _mirror = folder, converted, mirror
 
 
+def catalog_folder() -> Path:
+    """Where relative paths begin; a handler's module may lie there too."""
+    return _base
+
+
 def converted_base() -> Path:
     """The folder of converted weights. Raises ConfigurationError where none was set."""
     if _converted is None:

@@ -24,7 +24,7 @@ from worker.residency.residency import Resident
 
 def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
     """The worker's current state as report `number`; now is steady time."""
-    counters = view.counters()
+    counters, warnings = view.counters(), view.model_warnings()
     return WorkerReport(
         worker=view.worker,
         pid=os.getpid(),
@@ -44,7 +44,9 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
         device_time=device_times(view.device_time, now),
         runtime=runtime_of(view),
         lanes={
-            lane.name: _lane_report(lane, view.residents[lane.spec.name])
+            lane.name: _lane_report(
+                lane, view.residents[lane.spec.name], warnings.get(lane.spec.name)
+            )
             for lane in view.lanes.values()
         },
         models={
@@ -70,7 +72,7 @@ def weights_digests(view: EngineView) -> dict[str, str]:
     }
 
 
-def _lane_report(lane: Lane, model: Resident) -> LaneReport:
+def _lane_report(lane: Lane, model: Resident, warning: str | None) -> LaneReport:
     stats, stages = lane.stats, lane.stats.stages
     rows = lane.admission.rows if lane.admission is not None else None
     taken, slots = (rows.active, rows.slots) if rows else (0, 0)
@@ -80,6 +82,7 @@ def _lane_report(lane: Lane, model: Resident) -> LaneReport:
         loaded=lane.handler is not None,
         lazy=lane.spec.load == "lazy",
         error=None if lane.handler else model.error,
+        warning=warning,
         model=lane.spec.name,
         fingerprint=model.weights_digest,
         in_hand=len(lane.in_hand),

@@ -105,6 +105,9 @@ class EngineView(Protocol):
     def warnings(self) -> list[str]:
         """Sentences about calls of models that take long, and why the process leaves."""
 
+    def model_warnings(self) -> Mapping[str, str]:
+        """By model, what an operator should know of its precision or backend."""
+
     def rss_mb(self) -> float:
         """The resident memory of the process."""
 

@@ -289,7 +289,7 @@ class Runner:
             # Its jobs stay in hand: they are released at the end, and run one by one later.
             self._on_device_lost(lane.spec.name)
             return
-        RAISED.note(lane.spec.name, "infer", error, jobs=len(batch))
+        RAISED.note(lane.spec.name, "infer", error, handler=batch[0].handler, jobs=len(batch))
         decision = decide(error, len(batch), batch[0].attempt, self._retries)
         self._launching.leave()
         split = split or Split(lane.limits, lane.limits.max_batch)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from worker.guard.calls import Call, Calls, Slot
-from worker.guard.raised import RAISED, error_text
+from worker.guard.raised import RAISED, error_at
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.models.base import Model
@@ -186,6 +186,14 @@ class ModelHost:
             self._obey(verb, model)
             self._state.changed.notify_all()
 
+    def take_out(self, model: str, reason: str) -> None:
+        """Take a loaded model out of service once what it holds is done."""
+        with self._state.changed:
+            self.residency.take_out(model, reason)
+            if self.residency.handler(model) is not None:
+                self._leave([model])
+            self._state.changed.notify_all()
+
     def run_on_device(self, task: Task) -> None:
         """Have the device's thread run this between two batches; returns at once."""
         with self._state.lock:
@@ -263,7 +271,7 @@ class ModelHost:
                 warm_up(handler, example, spec.max_batch if self._warm_full_batches else 1)
         except BaseException as exc:  # noqa: BLE001 - even an exit: no batch would ever run
             RAISED.note(model, "warm-up", exc)
-            self.residency.refuse(model, f"its warm-up failed: {error_text(exc)}")
+            self.residency.refuse(model, f"its warm-up failed: {error_at(exc)}")
             return False
         finally:
             self._tasking.leave()

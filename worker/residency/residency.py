@@ -17,7 +17,7 @@ import structlog
 
 from common.catalog import ModelSpec
 from common.runtime import resident_set_mb
-from worker.guard.raised import RAISED, error_text
+from worker.guard.raised import RAISED, error_at
 from worker.lanes.rows import Rows
 from worker.models.base import Model
 from worker.models.generator import is_generator
@@ -145,7 +145,7 @@ class Residency:
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises keeps it out
             RAISED.note(name, "load", exc)
             if wanted():
-                self.refuse(name, error_text(exc))
+                self.refuse(name, error_at(exc))
             return None
         if not wanted():
             return handler

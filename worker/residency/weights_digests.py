@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +41,8 @@ class WeightsDigests:
 
     def __init__(self, memory: Path) -> None:
         self._memory = memory
+        self._lock = threading.Lock()
+        """A load and a verdict may ask at once."""
         self._digests: dict[str, tuple[int, int, str]] = _read_memory(memory)
 
     @staticmethod
@@ -62,14 +65,16 @@ class WeightsDigests:
         parts.append(_own_version() if spec.handler in BUILTIN_HANDLERS else "")
         for path, state in sorted(files.items(), key=lambda one: _label(spec, one[0])):
             try:
-                digest = self._digest(path, state)
+                with self._lock:
+                    digest = self._digest(path, state)
             except OSError:
                 digest = None
             if digest is None:
                 log.warning("weights_changed_while_loading", model=spec.name, path=str(path))
                 return None
             parts += [_label(spec, path), digest]
-        self._keep_memory()
+        with self._lock:
+            self._keep_memory()
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
     def _digest(self, path: Path, state: FileState) -> str | None:

@@ -40,6 +40,7 @@ def test_each_fault_is_told_once_and_again_after_a_while_with_what_was_left_out(
     assert lines[0]["error"] == "ValueError: wrong"
     assert 'raise kind("wrong")' in lines[0]["traceback"]
     assert (lines[0]["verb"], lines[0]["job_id"]) == ("infer", "one")
+    assert lines[0]["at"].startswith("test_raised.py:")
     assert len(told(log, ("m", other_place()), ("m", fault(TypeError)), ("n", fault()))) == 3
     now = 301.0
     assert told(log, ("m", fault()))[0]["unsaid"] == 4
