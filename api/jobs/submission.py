@@ -38,7 +38,7 @@ from api.webhooks.targets import WebhookTargets
 from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Refused
 from common.inputs.checks import check_image, check_input, check_input_url
-from common.jobs.job import Job
+from common.jobs.job import Job, new_job_id
 from common.jobs.record import JobRecord, JobState
 
 
@@ -299,7 +299,9 @@ class Submission:
     ) -> Job:
         now_ms = self._clock.now_ms()
         deadline = request.deadline or self._limits.default_deadline_seconds
+        job_id = new_job_id()
         return Job(
+            id=job_id,
             model=request.model,
             input=value,
             params=request.params,
@@ -312,6 +314,7 @@ class Submission:
             cache=self._served_models.ticket(
                 request.model,
                 directives,
+                job_id=job_id,
                 tenant=principal.tenant,
                 params=request.params,
                 value=value,

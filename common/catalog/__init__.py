@@ -17,6 +17,7 @@ from common.catalog.spec import (
     Precision,
     Task,
 )
+from common.catalog.target import Target
 
 __all__ = (
     "BUILTIN_HANDLERS",
@@ -28,6 +29,7 @@ __all__ = (
     "InputKind",
     "ModelSpec",
     "Precision",
+    "Target",
     "Task",
     "load_catalog",
 )
