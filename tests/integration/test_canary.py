@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from common.jobs.job import Job
-from tests.support.stack import Process, Stack, wait_until
+from common.redis.embedded_server import RedisServer
+from tests.support.stack import ApiProcess, Process, Stack, wait_until
+from tests.support.versions import label_of
 from worker.models.agreement import agreement_of
 
 KIND = "tests.support.versions:Version"
+FAULTS = ("raises", "oom", "bad", "unequal")
+PARTS = {"m@1": 0.8, "m@2": 0.2}
 
 
 def catalog(stack: Stack, aliases: dict[str, Any], **models: Any) -> None:
@@ -40,178 +47,200 @@ def shares(stack: Stack, lane: str = "m") -> dict[str, float]:
     return next((one.lanes[lane].shares for one in stack.reports()), {})
 
 
+def shadow_of(stack: Stack, lane: str = "m") -> Any:
+    """What the lane's shadow has done."""
+    return next((one.lanes[lane].shadow for one in stack.reports()), None)
+
+
 def versions_of(stack: Stack, ids: list[str]) -> list[str]:
     """Who answered, once all are done; the results say what the records say."""
     wait_until(lambda: stack.states(ids).get("succeeded") == len(ids), 60, "every job")
     records = [stack.record(one) for one in ids]
     found = [record.version for record in records if record and record.version]
-    assert found == [record.result["version"] for record in records if record]
+    told = [record.result.get("version") for record in records if record]
+    assert told in (found, [None] * len(ids))
     return found
 
 
-def test_shares_stickiness_and_a_swap_while_a_canary_runs(stack: Stack) -> None:
-    parts = {"m@1": 0.8, "m@2": 0.2}
-    aliases = {"m": parts, "held": {"shares": parts, "sticky": True}}
-    catalog(stack, aliases, m_1={}, m_2={"max_batch": 8})
-    api = stack.api("")
-    start(stack)
-    wait_until(lambda: shares(stack) == parts == shares(stack, "held"), 20, "both versions")
-    (shown,) = [one for one in api.client.models() if one["name"] == "m"]
-    assert (shown["alias_of"], shown["shares"], shown["sticky"]) == ("m@1", parts, False)
+class Fleet:
+    """One worker and one API for the quick tests; each has lanes of its own."""
 
-    jobs = [Job("m", number) for number in range(2000)]
-    found = versions_of(stack, stack.publish(jobs))
-    target = {job.id: version for job, version in zip(jobs, found, strict=True)}
-    assert 0.16 < found.count("2") / len(found) < 0.24, "five standard deviations"
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        parts = PARTS
+        aliases = {
+            "m": parts,
+            "held": {"shares": parts, "sticky": True},
+            "moved": parts,
+            "still": "m@1",
+            "broken": {"m@1": 0.5, "b@3": 0.5},
+            "most-broken": {"m@1": 0.1, "b@3": 0.9},
+            "kept": {"k@1": 0.5, "k@2": 0.5},
+        }
+        models: dict[str, Any] = {
+            "m_1": {},
+            "m_2": {"max_batch": 8},
+            "b_3": {"options": {"broken": True}},
+            "k_1": {"cache_seconds": 600},
+            "k_2": {"cache_seconds": 600},
+            "s_1": {"shadow": "s@2", "task": "classify"},
+            "s_2": {"task": "classify"},
+            "other_4": {"input": "text"},
+            "same": {"version": "2"},
+        }
+        for fault in FAULTS:
+            models[f"{fault}_1"] = {"shadow": f"{fault}_2".replace("_", "@")}
+            models[f"{fault}_2"] = {"options": {"fault": fault}}
+        catalog(stack, aliases, **models)
+        self.worker = start(stack, LANEFLEET_SHADOW_SHARE="1", LANEFLEET_SHADOW_WAITING_JOBS="5000")
+        self.api: ApiProcess = stack.api("")
+        self.client = self.api.client
+        wait_until(lambda: shares(stack, "kept"), 60, "the versions")
+        wait_until(lambda: shadow_of(stack, "unequal@1").loaded, 60, "the shadows")
+
+    def model(self, name: str) -> dict[str, Any]:
+        """As /v1/models has it."""
+        return next(one for one in self.client.models() if one["name"] == name)
+
+
+@pytest.fixture(scope="module")
+def fleet(embedded_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    stack = Stack(embedded_redis.url, tmp_path_factory.mktemp("canary"))
+    stack.redis.flushall()
+    try:
+        yield Fleet(stack)
+    finally:
+        stack.close()
+
+
+def test_jobs_go_by_their_shares_and_tenants_stay_where_asked(fleet: Fleet) -> None:
+    stack = fleet.stack
+    assert shares(stack, "m") == PARTS == shares(stack, "held")
+    shown = fleet.model("m")
+    assert (shown["alias_of"], shown["shares"], shown["sticky"]) == ("m@1", PARTS, False)
+    found = versions_of(stack, stack.publish([Job("m", number) for number in range(1500)]))
+    assert 0.15 < found.count("2") / len(found) < 0.25, "five standard deviations are 0.052"
     (report,) = stack.await_reports()
     assert max(map(int, report.lanes["m"].batches)) <= 8, "the tighter of both limits"
-
     tenants = [f"tenant-{number % 40}" for number in range(400)]
     held = [Job("held", number, tenant=tenant) for number, tenant in enumerate(tenants)]
     by_tenant: dict[str, set[str]] = {}
     for tenant, version in zip(tenants, versions_of(stack, stack.publish(held)), strict=True):
         by_tenant.setdefault(tenant, set()).add(version)
     assert all(len(one) == 1 for one in by_tenant.values()), by_tenant
-    assert {"1", "2"} == set().union(*by_tenant.values())
-    assert target
+    assert set().union(*by_tenant.values()) == {"1", "2"}
 
-    ids: list[str] = []
+
+def test_a_share_grows_and_the_alias_moves_under_load(fleet: Fleet) -> None:
+    stack, ids = fleet.stack, []
     enough = threading.Event()
 
     def feed() -> None:
         while not enough.wait(0.005):
-            ids.extend(stack.publish([Job("m", len(ids))]))
+            ids.extend(stack.publish([Job("moved", len(ids))]))
 
     feeder = threading.Thread(target=feed)
     feeder.start()
-    assert api.client.move_alias("m", "m@2", 0.5) == 1
-    wait_until(lambda: shares(stack) == {"m@1": 0.5, "m@2": 0.5}, 20, "the larger share")
-    assert api.client.move_alias("m", "m@2") == 1
-    wait_until(lambda: [one.lanes["m"].model for one in stack.reports()] == ["m@2"], 20, "m@2")
-    last = len(ids)
-    wait_until(lambda: len(ids) > last + 50, 20, "jobs of the new one")
-    enough.set()
-    feeder.join()
-    assert set(versions_of(stack, ids)[last + 10 :]) == {"2"}
-    (shown,) = [one for one in api.client.models() if one["name"] == "m"]
-    assert (shown["alias_of"], shown["shares"]) == ("m@2", {})
+    try:
+        assert fleet.client.move_alias("moved", "m@2", 0.5) == 1
+        halves = {"m@1": 0.5, "m@2": 0.5}
+        wait_until(lambda: shares(stack, "moved") == halves, 20, "the larger share")
+        assert fleet.client.move_alias("moved", "m@2") == 1
+        lane = lambda: next(one.lanes["moved"] for one in stack.reports())  # noqa: E731
+        wait_until(lambda: lane().model == "m@2" and not lane().shares, 20, "the move")
+        last = len(ids)
+        wait_until(lambda: len(ids) > last + 50, 20, "jobs of the new one")
+    finally:
+        enough.set()
+        feeder.join()
+    found = versions_of(stack, ids)
+    assert "1" in found
+    assert set(found[last + 10 :]) == {"2"}
+    assert (fleet.model("moved")["alias_of"], fleet.model("moved")["shares"]) == ("m@2", {})
 
 
-def test_the_share_of_a_version_that_cannot_be_loaded_goes_to_the_other(stack: Stack) -> None:
-    catalog(
-        stack,
-        {"m": {"m@1": 0.5, "m@2": 0.5}, "n": {"m@1": 0.1, "m@2": 0.9}},
-        m_1={},
-        m_2={"options": {"broken": True}},
-    )
-    api = stack.api("")
-    start(stack)
-    lanes = ("m", "n")
-    for lane in lanes:
-        wait_until(lambda lane=lane: [r for r in stack.reports() if r.lanes[lane].loaded], 20, lane)  # type: ignore[misc]
-    ids = stack.publish([Job(lanes[number % 2], number) for number in range(100)])
+def test_the_share_of_a_version_that_cannot_be_loaded_goes_to_the_other(fleet: Fleet) -> None:
+    stack, lanes = fleet.stack, ("broken", "most-broken")
+    ids = stack.publish([Job(lanes[number % 2], number) for number in range(60)])
     assert set(versions_of(stack, ids)) == {"1"}
     (report,) = stack.await_reports()
-    assert any("m@2 is not loaded, its jobs go to others: " in one for one in report.warnings)
-    (shown,) = [one for one in api.client.models() if one["name"] == "m"]
-    assert "m@2: ValueError: broken on request" == next(iter(shown["errors"].values()))
+    assert any("b@3 is not loaded, its jobs go to others: " in one for one in report.warnings)
+    assert set(fleet.model("broken")["errors"].values()) == {"b@3: ValueError: broken on request"}
 
 
-def test_kept_results_and_shared_runs_never_mix_versions(stack: Stack) -> None:
-    kept = {"cache_seconds": 600}
-    catalog(stack, {"m": {"m@1": 0.5, "m@2": 0.5}}, m_1=kept, m_2=kept)
-    api = stack.api("")
-    start(stack)
-    wait_until(lambda: len(shares(stack)) == 2, 20, "both versions")
-    redis = stack.redis
+def test_kept_results_and_shared_runs_never_mix_versions(fleet: Fleet) -> None:
+    redis = fleet.stack.redis
 
     def known() -> bool:
-        said = redis.hget("lf:fingerprints", "m") or b""
-        return said.startswith(b"{") and b'""' not in said  # type: ignore[union-attr,operator]
+        said: Any = redis.hget("lf:fingerprints", "kept") or b""
+        return said.startswith(b"{") and b':""' not in said
 
     wait_until(known, 20, "the weights of both")
-    api.await_samples()
-    fresh = Counter[str]()
-    cached = Counter[str]()
+    fleet.api.await_samples()
+    looks: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for _ in range(40):
-        job = api.client.submit("m", "same", wait=10)
-        (cached if job.get("cached") else fresh)[job["version"]] += 1
+        job = fleet.client.submit("kept", "same", wait=10)
+        looks[job.get("cached", False)][job["version"]] += 1
         assert job["result"]["version"] == job["version"]
-    assert set(cached) == {"1", "2"}, "each version answers from its own results"
-    assert 2 <= fresh.total() <= 10, fresh
-    bulk = api.client.submit_many([{"model": "m", "input": f"b{n % 4}"} for n in range(80)])
-    ended = [api.client.get(one["id"], wait=10) for one in bulk]
+    assert set(looks[True]) == {"1", "2"}, "each version answers from its own results"
+    assert looks[False].total() < 20, looks
+    jobs = "\n".join(f'{{"model": "kept", "input": "b{number % 4}"}}' for number in range(60))
+    lines = httpx.post(f"{fleet.api.url}/v1/jobs/bulk", content=jobs).text.splitlines()
+    ended = [fleet.client.get(json.loads(line)["id"], wait=10) for line in lines]
     assert {one["result"]["version"] for one in ended} == {"1", "2"}
     assert all(one["result"]["version"] == one["version"] for one in ended)
 
 
-def test_moves_that_cannot_be_meant_are_refused(stack: Stack) -> None:
-    catalog(stack, {"m": "m@1"}, m_1={}, m_2={}, other_3={"input": "text"}, again={"version": 2})
-    api = stack.api("")
-    asked = {"model": "m@1", "share": 0.5}
+def test_moves_that_cannot_be_meant_are_refused(fleet: Fleet) -> None:
     refusals = [
-        (asked, 409, "m@1' has all jobs"),
+        ({"model": "m@1", "share": 0.5}, 409, "has all jobs"),
         ({"model": "m@2", "share": 1.5}, 422, "share"),
-        ({"model": "other@3", "share": 0.5}, 409, "takes text"),
+        ({"model": "other@4", "share": 0.5}, 409, "takes text"),
         ({"model": "none", "share": 0.5}, 404, "no model"),
     ]
     for body, status, text in refusals:
-        answer = api.client._http.put("/v1/models/m/alias", json=body)  # type: ignore[attr-defined]
+        answer = httpx.put(f"{fleet.api.url}/v1/models/still/alias", json=body)
         assert (answer.status_code, text in answer.text) == (status, True), answer.text
-    assert api.client.move_alias("m", "m@2", 0.25, True) == 0
-    (shown,) = [one for one in api.client.models() if one["name"] == "m"]
+    assert fleet.client.move_alias("still", "m@2", 0.25, True) == 1
+    shown = fleet.model("still")
     assert (shown["shares"], shown["sticky"]) == ({"m@1": 0.75, "m@2": 0.25}, True)
-    again = {"model": "again", "share": 0.5}
-    answer = api.client._http.put("/v1/models/m/alias", json=again)  # type: ignore[attr-defined]
+    body = {"model": "same", "share": 0.5}
+    answer = httpx.put(f"{fleet.api.url}/v1/models/still/alias", json=body)
     assert (answer.status_code, "both say version" in answer.text) == (409, True), answer.text
 
 
 def planted(numbers: range) -> float:
     """The agreement of both versions on these inputs, counted without any server."""
-    one, two = ([{"labels": [{"label": label(n, v)}]} for n in numbers] for v in ("1", "2"))
+    one, two = ([{"labels": [{"label": label_of(n, v)}]} for n in numbers] for v in ("1", "2"))
     return agreement_of(one, two).value
 
 
-def label(number: int, version: str) -> str:
-    from tests.support.versions import label_of
-
-    return label_of(number, version)
-
-
-def shadow_of(stack: Stack) -> Any:
-    (report,) = stack.await_reports()
-    return report.lanes["m"].shadow
-
-
-def test_a_shadow_measures_a_planted_difference_and_is_unseen(stack: Stack) -> None:
-    catalog(
-        stack, {"m": "m@1"}, m_1={"shadow": "m@2", "task": "classify"}, m_2={"task": "classify"}
-    )
-    api = stack.api("")
-    start(stack, LANEFLEET_SHADOW_SHARE="1", LANEFLEET_SHADOW_WAITING_JOBS="5000")
-    wait_until(lambda: shadow_of(stack) and shadow_of(stack).loaded, 20, "the shadow")
-    numbers = range(1000)
-    ids = stack.publish([Job("m", number) for number in numbers])
+def test_a_shadow_measures_a_planted_difference_and_is_unseen(fleet: Fleet) -> None:
+    stack, numbers = fleet.stack, range(600)
+    ids = stack.publish([Job("s@1", number, tenant="acme") for number in numbers])
     assert set(versions_of(stack, ids)) == {"1"}
-    wait_until(lambda: shadow_of(stack).compared == 1000, 30, "all comparisons")
-    found = shadow_of(stack)
+    wait_until(lambda: shadow_of(stack, "s@1").compared == len(numbers), 30, "all comparisons")
+    found = shadow_of(stack, "s@1")
     assert found.agreement == pytest.approx(planted(numbers))
     assert 0.5 < found.agreement < 1
     assert (found.failed, found.dropped) == (0, 0)
-    assert stack.stats("m@2").get("succeeded", 0) == 0, "nobody has its results"
-    assert api.client.get_model("m")["shadow"] == "m@2"
+    assert stack.stats("s@2").get("succeeded", 0) == 0, "nobody has its results"
+    assert fleet.model("s@1")["shadow"] == "s@2"
 
 
-@pytest.mark.parametrize("fault", ["raises", "oom", "bad", "unequal"])
-def test_a_shadow_that_fails_hurts_nobody(stack: Stack, fault: str) -> None:
-    catalog(stack, {"m": "m@1"}, m_1={"shadow": "m@2"}, m_2={"options": {"fault": fault}})
-    worker = start(stack, LANEFLEET_SHADOW_SHARE="1")
-    wait_until(lambda: shadow_of(stack) and shadow_of(stack).loaded, 20, "the shadow")
-    ids = stack.publish([Job("m", number) for number in range(64)])
-    assert set(versions_of(stack, ids)) == {"1"}
-    wait_until(lambda: shadow_of(stack).failed + shadow_of(stack).compared == 64, 20, "its end")
-    assert shadow_of(stack).failed == {"raises": 64, "oom": 0, "bad": 8, "unequal": 0}[fault]
-    assert worker.alive
+def test_shadows_that_fail_hurt_nobody(fleet: Fleet) -> None:
+    stack, count = fleet.stack, 32
+    for fault in FAULTS:
+        ids = stack.publish([Job(f"{fault}@1", number) for number in range(count)])
+        assert set(versions_of(stack, ids)) == {"1"}
+    failed = {"raises": count, "oom": 0, "bad": count // 8, "unequal": 0}
+    for fault in FAULTS:
+        lane = f"{fault}@1"
+        done = lambda lane=lane: shadow_of(stack, lane).failed + shadow_of(stack, lane).compared  # noqa: E731
+        wait_until(lambda done=done: done() == count, 20, "its end")  # type: ignore[misc]
+        assert shadow_of(stack, lane).failed == failed[fault]
+    assert shadow_of(stack, "unequal@1").agreement == 0
+    assert fleet.worker.alive
 
 
 @pytest.mark.slow
