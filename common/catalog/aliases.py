@@ -46,6 +46,8 @@ def parse_aliases(path: Path, aliases: object, specs: Mapping[str, ModelSpec]) -
 
 
 def _parse_target(where: str, body: object) -> Target:
+    if isinstance(body, list) or body is None:
+        raise ConfigurationError(f"{where}: write a model's name, or models with their shares")
     if not isinstance(body, dict):
         return Target.whole(str(body))
     found: Any = body

@@ -79,7 +79,8 @@ class Target:
         chosen = self._at(alias, tenant if self.sticky and tenant else job_id)
         if chosen in there or len(self.shares) == 1:
             return chosen
-        return self.without(chosen).pick(alias, job_id, tenant, there)
+        # By another number: its place on the line says only that it was in the share of this one.
+        return self.without(chosen).pick(f"{alias}\n{chosen}", job_id, tenant, there)
 
     def without(self, model: str) -> Target:
         """The others, with its share among them."""
