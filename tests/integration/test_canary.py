@@ -247,12 +247,20 @@ def test_shadows_that_fail_hurt_nobody(fleet: Fleet) -> None:
 def test_a_shadow_that_hangs_costs_its_process_and_no_job(stack: Stack) -> None:
     hangs = {"options": {"fault": "hangs"}}
     catalog(stack, {"m": "m@1"}, m_1={"shadow": "m@2"}, m_2=hangs)
-    start(stack, LANEFLEET_SHADOW_SHARE="1", LANEFLEET_SHADOW_TIMEOUT_SECONDS="1")
+    worker = start(stack, LANEFLEET_SHADOW_TIMEOUT_SECONDS="1", LANEFLEET_SUPERVISED="true")
     wait_until(lambda: shadow_of(stack) and shadow_of(stack).loaded, 20, "the shadow")
     (before,) = stack.reports()
     ids = stack.publish([Job("m", number) for number in range(8)])
     assert set(versions_of(stack, ids)) == {"1"}
+    ids = stack.publish([Job("m", number) for number in range(8)])  # while it hangs
+    assert set(versions_of(stack, ids)) == {"1"}
     wait_until(lambda: any(one.pid != before.pid for one in stack.reports()), 60, "another process")
+
+    def is_out() -> bool:
+        stack.publish([Job("m", 1)])
+        return "model_out_of_service" in worker.output()
+
+    wait_until(is_out, 120, "the end of its service")
     ids = stack.publish([Job("m", number) for number in range(8)])
     assert set(versions_of(stack, ids)) == {"1"}
 
