@@ -87,10 +87,16 @@ async def ask_of_model(
     responses=responses(s404="No such model.", s503="The queue cannot be reached."),
 )
 async def purge_cache(name: str, services: ServicesDep, _principal: AdminDep) -> Purged:
-    """Drop every result that is kept of a model; other API processes follow within a second."""
-    spec = _spec(services, name, await services.store.aliases())
-    await services.served_models.begin_epoch(spec.name)
-    return Purged(model=spec.name, results=await services.cache.purge(spec.name))
+    """Drop every result that is kept of a model, or of all models that share an alias; other API
+    processes follow within a second.
+    """
+    moved = await services.store.aliases()
+    spec, target = _spec(services, name, moved), _target(services, name, moved)
+    results = 0
+    for model in target.shares if target is not None else (spec.name,):
+        await services.served_models.begin_epoch(model)
+        results += await services.cache.purge(model)
+    return Purged(model=spec.name, results=results)
 
 
 @router.put(

@@ -36,8 +36,10 @@ class Companions:
         """The model that should serve this alias: that of the largest share, or where it cannot be
         loaded, the largest of those that are.
         """
-        self._targets[alias] = target
         models = self._residency.models
+        if not target.shares.keys() & models.keys():
+            return target.model  # of another catalog: the alias stays where it is
+        self._targets[alias] = target
         first = models.get(target.model)
         if first is not None and (first.handler is not None or first.error is None):
             return target.model
