@@ -230,7 +230,7 @@ def watch(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     receiver, worker, port, alertmanager = Receiver(), free_port(), free_port(), free_port()
     courier = free_port()
     api = stack.api("")
-    stack.worker("echo", LANEFLEET_WORKER_HEALTH_PORT=str(worker))
+    stack.worker("echo,drifts@1", LANEFLEET_WORKER_HEALTH_PORT=str(worker))
     stack.courier("", LANEFLEET_WORKER_HEALTH_PORT=str(courier))
     key = _key(stack)
     targets = {

@@ -12,9 +12,13 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from api.cli.fleet import free_port
+from api.cli.models import models
 from common.jobs.job import Job
 from common.redis.embedded_server import RedisServer
+from tests.support.metrics import undeclared, value
 from tests.support.stack import ApiProcess, Process, Stack, wait_until
 from tests.support.versions import label_of
 from worker.models.agreement import agreement_of
@@ -68,6 +72,7 @@ class Fleet:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         parts = PARTS
+        self.port = free_port()
         aliases = {
             "m": parts,
             "held": {"shares": parts, "sticky": True},
@@ -77,7 +82,7 @@ class Fleet:
             "most-broken": {"m@1": 0.1, "b@3": 0.9},
             "kept": {"k@1": 0.5, "k@2": 0.5},
         }
-        models: dict[str, Any] = {
+        entries: dict[str, Any] = {
             "m_1": {},
             "m_2": {"max_batch": 8},
             "b_3": {"options": {"broken": True}},
@@ -89,10 +94,15 @@ class Fleet:
             "same": {"version": "2"},
         }
         for fault in FAULTS:
-            models[f"{fault}_1"] = {"shadow": f"{fault}_2".replace("_", "@")}
-            models[f"{fault}_2"] = {"options": {"fault": fault}}
-        catalog(stack, aliases, **models)
-        self.worker = start(stack, LANEFLEET_SHADOW_SHARE="1", LANEFLEET_SHADOW_WAITING_JOBS="5000")
+            entries[f"{fault}_1"] = {"shadow": f"{fault}_2".replace("_", "@")}
+            entries[f"{fault}_2"] = {"options": {"fault": fault}}
+        catalog(stack, aliases, **entries)
+        self.worker = start(
+            stack,
+            LANEFLEET_SHADOW_SHARE="1",
+            LANEFLEET_SHADOW_WAITING_JOBS="5000",
+            LANEFLEET_WORKER_HEALTH_PORT=str(self.port),
+        )
         self.api: ApiProcess = stack.api("")
         self.client = self.api.client
         wait_until(lambda: shares(stack, "kept"), 60, "the versions")
@@ -207,6 +217,14 @@ def test_moves_that_cannot_be_meant_are_refused(fleet: Fleet) -> None:
     body = {"model": "same", "share": 0.5}
     answer = httpx.put(f"{fleet.api.url}/v1/models/still/alias", json=body)
     assert (answer.status_code, "both say version" in answer.text) == (409, True), answer.text
+    words = ["move", "still", "m@2", "--share", "0.5", "--not-sticky", "--url", fleet.api.url]
+    said = CliRunner().invoke(models, words)
+    assert said.output == "m@2 gets 0.5 of still; workers that heard it: 1\n", said.output
+    listed = CliRunner().invoke(models, ["list", "--json", "--url", fleet.api.url])
+    still = next(one for one in json.loads(listed.output) if one["name"] == "still")
+    assert (still["shares"], still["sticky"]) == ({"m@1": 0.5, "m@2": 0.5}, False)
+    assert fleet.client.move_alias("still", "m@1", 1) == 1
+    assert fleet.model("still")["alias_of"] == "m@1"
 
 
 def planted(numbers: range) -> float:
@@ -226,6 +244,16 @@ def test_a_shadow_measures_a_planted_difference_and_is_unseen(fleet: Fleet) -> N
     assert (found.failed, found.dropped) == (0, 0)
     assert stack.stats("s@2").get("succeeded", 0) == 0, "nobody has its results"
     assert fleet.model("s@1")["shadow"] == "s@2"
+    text = httpx.get(f"http://127.0.0.1:{fleet.port}/metrics").text
+    assert undeclared(text) == []
+    lane = {"lane": "s@1"}
+    compared = value(text, "lanefleet_worker_shadow_jobs_total", **lane, outcome="compared")
+    assert compared == len(numbers)
+    total = value(text, "lanefleet_worker_shadow_agreement_ratio_sum", **lane)
+    assert total == pytest.approx(found.agreement * len(numbers))
+    assert value(text, "lanefleet_worker_confidence_ratio_count", **lane) == len(numbers)
+    assert value(text, "predictions_total", **lane, status="success") == len(numbers)
+    assert value(text, "lanefleet_worker_device_seconds_total", state="shadow") > 0
 
 
 def test_shadows_that_fail_hurt_nobody(fleet: Fleet) -> None:
