@@ -215,11 +215,15 @@ class Lane:
         """Share its jobs out like this from now on; its batches then keep to the limits of each of
         the models, as they have one queue.
         """
-        if (split is None) != (self.split is None) and not self.generates:
-            specs = [self.spec, *(one.spec for one in split.models.values())] if split else []
-            self.limits = self.batcher.limits = _tightest(specs or [self.spec])
-            self.limits.pads = getattr(self.handler, "pads", True)
+        models = {} if split is None else split.models
+        before = {} if self.split is None else self.split.models
         self.split = split
+        if models.keys() != before.keys() and not self.generates:
+            self.limits = self.batcher.limits = _tightest(
+                [self.spec, *(one.spec for one in models.values())]
+            )
+            handlers = [self.handler, *(one.handler for one in models.values())]
+            self.limits.pads = any(getattr(one, "pads", True) for one in handlers)
 
     def _follow_shadow(self) -> None:
         model = self.spec.shadow if self.handler is not None and not self.generates else None

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import orjson
+
 from common.metrics.histogram import Histogram
 from worker.jobs.execution import Execution
 from worker.jobs.served import Served
@@ -61,13 +63,24 @@ class ShadowJob(NamedTuple):
     params: Mapping[str, Any]
     result: bytes
     """The published result, JSON."""
+    size: int
+    """About how many bytes all of this takes."""
 
-    @property
-    def size(self) -> int:
-        """About how many bytes it takes; inputs that are neither text nor bytes as their result."""
-        blob, value = self.kept.blob, self.kept.value
-        own = len(value) if isinstance(value, str | bytes) else len(self.result)
-        return own + len(blob or b"") + len(self.result)
+    @classmethod
+    def of(cls, execution: Execution) -> ShadowJob:
+        """One whose input was kept. Not under the lock: large JSON takes a while to be measured."""
+        kept: Kept = execution.kept
+        size = _size_of(kept.value) + len(kept.blob or b"") + len(execution.answer)
+        return cls(kept, execution.params, execution.answer, size)
+
+
+def _size_of(value: Any) -> int:
+    if value is None or isinstance(value, str | bytes):
+        return len(value or b"")
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:  # lone surrogates, or integers beyond 64 bits
+        return len(str(value))
 
 
 class Shadow:
@@ -94,16 +107,15 @@ class Shadow:
             execution.kept = Kept(execution.value, execution.blob)
         self.stats.dropped += max(0, len(executions) - room)
 
-    def offer(self, execution: Execution) -> None:
+    def offer(self, job: ShadowJob) -> None:
         """Take a job whose result was published."""
-        job = ShadowJob(execution.kept, execution.params, execution.answer)
-        limits, size = self._limits, job.size
-        full = len(self._waiting) >= limits.jobs or self._bytes + size > limits.size
+        limits = self._limits
+        full = len(self._waiting) >= limits.jobs or self._bytes + job.size > limits.size
         if full or self.served is None:
             self.stats.dropped += 1
             return
         self._waiting.append(job)
-        self._bytes += size
+        self._bytes += job.size
 
     def take(self, most: int) -> list[ShadowJob]:
         """Remove the jobs that have waited longest."""

@@ -137,10 +137,11 @@ def offer_to_shadow(state: WorkerState, published: Published) -> None:
     shadow = published.lane.shadow
     if shadow is None:
         return
+    answered = [one for one in published.finished if one.kept is not None and one.answer]
+    jobs = [ShadowJob.of(execution) for execution in answered]
     with state.changed:
-        for execution in published.finished:
-            if execution.kept is not None and execution.answer:
-                shadow.offer(execution)
+        for job in jobs:
+            shadow.offer(job)
 
 
 def _execution(job: ShadowJob) -> Execution:

@@ -8,7 +8,7 @@ from common.catalog import ModelSpec
 from worker.jobs.execution import Execution
 from worker.jobs.served import Served
 from worker.lanes.lane_stats import LaneStats
-from worker.lanes.shadow import Shadow, ShadowLimits, ShadowStats
+from worker.lanes.shadow import Shadow, ShadowJob, ShadowLimits, ShadowStats
 from worker.lanes.watch import first_score, watch_of
 
 HANDLER: Any = object()
@@ -34,7 +34,7 @@ def test_no_more_inputs_are_kept_than_there_is_room_for() -> None:
     assert [job.kept is not None for job in found] == [True] * 3 + [False] * 2
     assert one.stats.dropped == 2
     for job in found[:3]:
-        one.offer(job)
+        one.offer(ShadowJob.of(job))
     assert len(one) == 3
     one.keep(jobs(2))
     assert one.stats.dropped == 4
@@ -47,20 +47,28 @@ def test_bytes_are_bounded_too() -> None:
     found = jobs(3, "x" * 40)
     one.keep(found)
     for job in found:
-        one.offer(job)
+        one.offer(ShadowJob.of(job))
     assert (len(one), one.stats.dropped) == (2, 1)
     one.take(2)
-    one.offer(found[0])
+    one.offer(ShadowJob.of(found[0]))
     assert len(one) == 1, "what was taken makes room"
+
+
+def test_json_counts_with_what_it_takes() -> None:
+    one = shadow()
+    for value, least in (({"deep": ["x" * 50]}, 60), (10**30, 31), (None, 2), ("\ud800", 1)):
+        found = jobs(1, value)
+        one.keep(found)
+        assert least <= ShadowJob.of(found[0]).size < least + 20
 
 
 def test_nothing_is_kept_for_one_that_is_not_loaded_and_what_waited_is_dropped() -> None:
     one = shadow()
     found = jobs(2)
     one.keep(found)
-    one.offer(found[0])
+    one.offer(ShadowJob.of(found[0]))
     one.leave()
-    one.offer(found[1])
+    one.offer(ShadowJob.of(found[1]))
     assert (len(one), one.stats.dropped) == (0, 2)
     later = jobs(1)
     one.keep(later)
