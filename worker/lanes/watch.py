@@ -5,7 +5,7 @@ compared with. Lanes that need neither have no watch, and their jobs pay for non
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -36,9 +36,12 @@ def watch_of(spec: ModelSpec, stats: LaneStats, shadow: Shadow | None) -> Watch 
 
 def first_score(value: Any) -> float | None:
     """The score of the first label of a result; None where it has none."""
-    labels = value.get("labels") if isinstance(value, Mapping) else None
+    labels = value.get("labels") if isinstance(value, dict) else None
     first = labels[0] if isinstance(labels, list | tuple) and labels else None
-    score = first.get("score") if isinstance(first, Mapping) else None
-    if isinstance(score, bool) or not isinstance(score, Real) or not math.isfinite(score):
-        return None
-    return float(score)
+    score = first.get("score") if isinstance(first, dict) else None
+    # A float is asked for first: an abstract class costs a microsecond a job.
+    if type(score) is not float:
+        if isinstance(score, bool) or not isinstance(score, Real):
+            return None
+        score = float(score)
+    return score if math.isfinite(score) else None
