@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 VARY = "Prefer"
 
 _LONGEST = 1024
+_USUAL = 64
+"""Longest header that is read once only; characters."""
 
 # A quotation mark without a second one extends to the end: a search that restarted after each
 # would take quadratic time in the length.
@@ -35,19 +38,10 @@ class Preferences:
     @classmethod
     def of(cls, header: str | None, longest_seconds: float) -> Preferences:
         """Parse the header; of a preference given twice the first is used."""
-        found: dict[str, str] = {}
         if header is None or len(header) > _LONGEST:
             return NONE
-        for element in _ELEMENT.findall(header):
-            if match := _PREFERENCE.match(element):
-                name, value = match.group(1).lower(), match.group(2) or ""
-                found.setdefault(name, value.strip('"'))
-        wait = found.get("wait", "")
-        return cls(
-            min(float(wait), longest_seconds) if _SECONDS.fullmatch(wait) else None,
-            found.get("respond-async") == "",
-            found.get("return") == "minimal",
-        )
+        read = _read_once if len(header) <= _USUAL else _read
+        return read(header, longest_seconds)
 
     def applied(self, *, settled: bool) -> str:
         """The value of `Preference-Applied`, '' for none; a settled job was not answered async."""
@@ -56,6 +50,23 @@ class Preferences:
             parts.append(f"wait={self.wait_seconds:g}")
         return ", ".join(parts)
 
+
+def _read(header: str, longest_seconds: float) -> Preferences:
+    found: dict[str, str] = {}
+    for element in _ELEMENT.findall(header):
+        if match := _PREFERENCE.match(element):
+            name, value = match.group(1).lower(), match.group(2) or ""
+            found.setdefault(name, value.strip('"'))
+    wait = found.get("wait", "")
+    return Preferences(
+        min(float(wait), longest_seconds) if _SECONDS.fullmatch(wait) else None,
+        found.get("respond-async") == "",
+        found.get("return") == "minimal",
+    )
+
+
+_read_once = lru_cache(maxsize=256)(_read)
+"""A client sends the same header with every request."""
 
 NONE = Preferences()
 """Of a request that names none."""

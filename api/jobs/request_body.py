@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from starlette.datastructures import UploadFile
 
-from api.http.bodies import FORM, Body, is_json, parse_aside
+from api.http.bodies import FORM, MANY_BYTES, Body, is_json, parse_aside, parse_small
 from api.http.request_errors import InvalidRequest
 from api.jobs.request import JobRequest, job_request
 
@@ -39,7 +39,9 @@ async def job_of(body: Body) -> SentJob:
     """Parse the body as a job; raises 400 problems, and InvalidRequest."""
     media_type = body.media_type
     if is_json(media_type):
-        return SentJob(job_request(await body.json()), None, len(body.data))
+        data = body.data
+        document = parse_small(data) if len(data) <= MANY_BYTES else await body.json()
+        return SentJob(job_request(document), None, len(data))
     return await (_from_form(body) if media_type == FORM else _from_bytes(body))
 
 

@@ -37,6 +37,7 @@ from api.tenants.rate_headers import rate_headers, seconds_until_next
 from api.webhooks.targets import WebhookTargets
 from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Refused
+from common.generation.inputs import TASK
 from common.inputs.checks import check_image, check_input, check_input_url
 from common.jobs.job import Job, new_job_id
 from common.jobs.record import JobRecord, JobState
@@ -106,7 +107,11 @@ class Submission:
         asked = body.asked
         if asked.idempotency_key is not None:
             return await self._take_once(sent, body, principal, key_of(asked.idempotency_key))
-        job = await self._checked(sent, principal, asked.cache_control)
+        cache = asked.cache_control
+        if sent.payload is None and sent.sent_bytes <= LARGE_BYTES and not sent.request.webhook:
+            job = self._job_of(sent, principal, cache)  # as in _checked, less a coroutine
+        else:
+            job = await self._checked(sent, principal, cache)
         return await self._publish(job, asked.prefer)
 
     async def _take_once(self, sent: SentJob, body: Body, principal: Principal, key: str) -> Taken:
@@ -217,7 +222,8 @@ class Submission:
         Raises UnknownModel, InvalidInput, UnsupportedMedia, InputUrlRefused or MessageTooLarge.
         """
         spec = self._catalog[request.model]
-        check_generation(spec, request)
+        if spec.task == TASK:
+            check_generation(spec, request)
         note_lane(request.model)
         own = sent_bytes if own_bytes is None else own_bytes
         if request.input is MISSING or request.input_url is not None:
@@ -239,7 +245,8 @@ class Submission:
         if request.input_url is not None:
             raise InvalidInput("send either a file or `input_url`, not both")
         spec = self._catalog[request.model]
-        check_generation(spec, request, is_file=True)
+        if spec.task == TASK:
+            check_generation(spec, request, is_file=True)
         note_lane(request.model)
         inline = self._limits.inline_input_bytes
         if spec.input == "image":

@@ -111,8 +111,9 @@ class JobView(BaseModel):
 
 
 def _labels_of(record: JobRecord) -> dict[str, str] | None:
-    pairs = (pair.split("=", 1) for pair in record.labels.split(","))
-    return dict(pairs) if record.labels else None
+    if not record.labels:
+        return None
+    return dict(pair.split("=", 1) for pair in record.labels.split(","))
 
 
 class ListLinks(BaseModel):

@@ -17,6 +17,7 @@ from api.cache.directives import directives_of
 from api.dependencies import ServicesDep
 from api.http import bodies
 from api.http.bodies import Body, aside, is_json
+from api.http.json_response import JsonResponse
 from api.http.openai_shape import openai_error
 from api.http.problems import Problem, problem_for
 from api.http.request_errors import InvalidRequest
@@ -34,7 +35,6 @@ from api.jobs.events import HEARTBEAT
 from api.jobs.progress import Piece
 from api.routes.event_stream import EventStream, check_room
 from api.routes.generation_run import stream, take
-from api.routes.job_lookup import json_response
 from api.routes.openai_errors import OpenAIRoute, openai_errors
 from api.services import Services
 from api.tenants.auth import Principal
@@ -131,7 +131,7 @@ async def _answer(
     except (Problem, FleetError):
         await task_run.cancel_jobs(services, _open_jobs(outcomes))
         raise
-    return json_response(answer, headers=services.submission.rate_headers(principal))
+    return JsonResponse(answer, headers=services.submission.rate_headers(principal))
 
 
 def _open_jobs(outcomes: Sequence[Outcome]) -> list[str]:

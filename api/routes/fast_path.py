@@ -8,20 +8,22 @@ that are not recognised here, such as a path behind an unusual mount.
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from starlette.types import Receive, Scope, Send
 
 from api.http import bodies
 from api.http.idempotency_key import REPLAYED
+from api.http.json_response import JsonResponse
 from api.http.preferences import NONE, VARY
 from api.http.problems import response_for
 from api.jobs.links import job_path
 from api.jobs.request_body import job_of
 from api.jobs.submission import Taken
 from api.jobs.views import hit_json, queued_json
-from api.routes.job_lookup import json_response, show_job, unknown_job
+from api.routes.job_lookup import show_job, unknown_job
 from api.services import Services
 from api.tenants.auth import require
+from common.jobs.record import JobRecord
 
 PATH = "/v1/jobs"
 
@@ -59,27 +61,36 @@ class FastPath:
         """The response to a submit; an unexpected error is logged and answered as well."""
         scope["route"] = _ROUTE
         try:
-            return await take_job(Request(scope, receive), self._app.state.services)
+            return await take_job(scope, receive, self._app.state.services)
         except Exception as exc:  # noqa: BLE001 - nothing behind us would make a document of it
             return response_for(exc)
 
 
-async def take_job(request: Request, services: Services) -> Response:
+async def take_job(scope: Scope, receive: Receive, services: Services) -> Response:
     """Handle `POST /v1/jobs`, here and as FastAPI's route."""
-    principal = await services.authenticator.identify(request.scope["headers"])
+    principal = await services.authenticator.identify(scope["headers"])
     require(principal, "submit")
-    body = await bodies.read(request, services.settings.max_body_bytes)
+    body = await bodies.receive(scope, receive, services.settings.max_body_bytes)
     taken = await services.submission.take(await job_of(body), body, principal)
     if taken.preferences.wait_seconds:
         await services.authenticator.recheck(principal)
-    response = await _answer(taken, services)
+    headers = job_headers(taken.job_id)
+    plain = taken.preferences is NONE and not taken.replayed
+    if plain and taken.queued_now and taken.record is not None:
+        response = _queued(taken.record, headers, services)
+    else:
+        response = await _answer(taken, headers, services)
     if principal.tenant:
         response.headers.update(services.submission.rate_headers(principal))
     return response
 
 
-async def _answer(taken: Taken, services: Services) -> Response:
-    headers = job_headers(taken.job_id)
+def _queued(record: JobRecord, headers: dict[str, str], services: Services) -> Response:
+    notice = services.admission.notice(record.lane)
+    return JsonResponse(queued_json(record, headers["Location"], notice), 202, headers)
+
+
+async def _answer(taken: Taken, headers: dict[str, str], services: Services) -> Response:
     preferences = taken.preferences
     if preferences is not NONE and (applied := preferences.applied(settled=taken.settled)):
         headers["Preference-Applied"] = applied
@@ -87,13 +98,11 @@ async def _answer(taken: Taken, services: Services) -> Response:
         headers[REPLAYED] = "true"
     if taken.hit is not None:
         headers["Age"] = str(taken.hit.age_seconds)
-        return json_response(hit_json(taken.hit), 200, headers)
+        return JsonResponse(hit_json(taken.hit), 200, headers)
     if taken.record is None:
         raise unknown_job(taken.job_id)
     if taken.queued_now:
-        notice = services.admission.notice(taken.record.lane)
-        view = queued_json(taken.record, headers["Location"], notice)
-        return json_response(view, 202, headers)
+        return _queued(taken.record, headers, services)
     return await show_job(services, taken.record, 200 if taken.settled else 202, headers)
 
 

@@ -12,6 +12,7 @@ from api.dependencies import ServicesDep
 from api.http import bodies
 from api.http.bodies import aside, is_json
 from api.http.idempotency_key import REPLAYED
+from api.http.json_response import JsonResponse
 from api.http.preferences import VARY, Preferences
 from api.http.problems import Problem, from_fleet_error, responses
 from api.http.request_errors import InvalidRequest, TooManyInputs
@@ -29,7 +30,7 @@ from api.jobs.submission import Taken
 from api.jobs.views import JobView
 from api.routes.event_stream import EventStream, check_room, encoded
 from api.routes.generation_run import settle, stream, take
-from api.routes.job_lookup import json_response, show_job
+from api.routes.job_lookup import show_job
 from api.services import Services
 from api.tenants.auth import Principal
 from api.tenants.dependencies import SubmitDep
@@ -104,7 +105,7 @@ async def generate(request: Request, services: ServicesDep, principal: SubmitDep
         headers["Preference-Applied"] = applied
     if not record.state.terminal:
         return await show_job(services, record, 202, headers)
-    return json_response(orjson.dumps(answer_of(record)), 200, headers)
+    return JsonResponse(orjson.dumps(answer_of(record)), 200, headers)
 
 
 async def _streamed(
@@ -181,7 +182,7 @@ async def batch_generate(request: Request, services: ServicesDep, principal: Sub
     headers = {"Vary": VARY, **services.submission.rate_headers(principal)}
     if applied := preferences.applied(settled=not open_jobs):
         headers["Preference-Applied"] = applied
-    return json_response(orjson.dumps(answer), 202 if open_jobs else 200, headers)
+    return JsonResponse(orjson.dumps(answer), 202 if open_jobs else 200, headers)
 
 
 def _read_batch(document: Any, most: int) -> tuple[list[Any], str]:

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator
 
 from api.dependencies import ServicesDep
+from api.http.json_response import JsonResponse
 from api.http.problems import responses
 from api.http.request_context import current_root
 from api.http.request_errors import InvalidRequest
 from api.jobs.listing import JobFilter
 from api.jobs.request import check_labels
 from api.jobs.views import JobList, JobView, ListLinks
-from api.routes.job_lookup import json_response
 from api.tenants.dependencies import ReadDep
 from common.jobs.record import JobState
 
@@ -79,7 +79,7 @@ async def list_jobs(
         next_cursor=page.next_cursor,
         links=ListLinks(next=following),
     )
-    return json_response(listed.model_dump_json(exclude_none=True).encode())
+    return JsonResponse(listed.model_dump_json(exclude_none=True).encode())
 
 
 def _labels_of(pairs: list[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Path, Response
 from redis.exceptions import RedisError
 
+from api.http.json_response import JsonResponse
 from api.http.problems import Problem
 from api.http.request_context import waiting_by_choice
 from api.jobs.views import view_json
@@ -50,15 +51,6 @@ def unknown_job(job_id: str) -> Problem:
     )
 
 
-def json_response(
-    body: bytes, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    """A response with a job's JSON text, which no cache may store."""
-    response = Response(body, status, headers, media_type="application/json")
-    response.raw_headers.append((b"cache-control", b"no-store"))
-    return response
-
-
 async def show_job(
     services: Services,
     record: JobRecord,
@@ -75,4 +67,4 @@ async def show_job(
         else:  # a task for each would cost more than most answers need
             record = await services.listing.labeled(record)
     notice = services.admission.notice(record.lane) if waits else None
-    return json_response(view_json(record, position, notice), status, headers)
+    return JsonResponse(view_json(record, position, notice), status, headers)

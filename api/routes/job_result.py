@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Header, Query, Response
 
 from api.dependencies import ServicesDep
+from api.http.json_response import JsonResponse
 from api.http.problems import Problem, responses
 from api.inference.following import follow
 from api.jobs.events import ID_CHARACTERS, news
@@ -15,7 +16,7 @@ from api.jobs.links import job_path
 from api.jobs.progress import Progress
 from api.jobs.views import JobView
 from api.routes.event_stream import EventStream, check_room, encoded, in_its_share
-from api.routes.job_lookup import JobId, find_job, json_response, show_job
+from api.routes.job_lookup import JobId, find_job, show_job
 from api.tenants.auth import require
 from api.tenants.dependencies import ReadDep
 from common.jobs.record import JobRecord, JobState
@@ -56,7 +57,7 @@ async def get_result(
         services, principal, job_id, min(wait, services.settings.max_wait_seconds)
     )
     if record.state is JobState.SUCCEEDED:
-        return json_response(orjson.dumps(record.result))
+        return JsonResponse(orjson.dumps(record.result))
     if record.state.terminal:
         raise _ending(record)
     headers = {"Location": job_path(job_id), "Retry-After": _POLL_AGAIN_SECONDS}

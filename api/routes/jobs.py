@@ -112,7 +112,7 @@ _LINKS = {
 )
 async def submit_job(request: Request, services: ServicesDep, _principal: SubmitDep) -> Response:
     """Queue one job. With `Prefer: wait=n`, answer 200 with the result when it is done in time."""
-    return await take_job(request, services)
+    return await take_job(request.scope, request.receive, services)
 
 
 @router.get(

@@ -16,12 +16,12 @@ from api.cache.directives import directives_of
 from api.dependencies import ServicesDep
 from api.http import bodies
 from api.http.bodies import is_json
+from api.http.json_response import JsonResponse
 from api.http.problems import Problem, from_fleet_error
 from api.http.request_errors import InvalidRequest, TokensNotTaken, UnsupportedDimensions
 from api.inference import task_run
 from api.inference.openai import EmbeddingsAnswer, EmbeddingsRequest, embeddings_json
 from api.inference.task_run import Outcome, TaskCall
-from api.routes.job_lookup import json_response
 from api.routes.openai_errors import OpenAIRoute, openai_errors
 from api.services import Services
 from api.tenants.dependencies import SubmitDep
@@ -102,7 +102,7 @@ async def create_embeddings(
         await _cancel_rest(services, outcomes)
         raise
     answer = embeddings_json(model, results, asked)
-    return json_response(answer, headers=services.submission.rate_headers(principal))
+    return JsonResponse(answer, headers=services.submission.rate_headers(principal))
 
 
 def _read(document: Any) -> EmbeddingsRequest:

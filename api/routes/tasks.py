@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from api.cache.directives import directives_of
 from api.dependencies import ServicesDep
 from api.http import bodies
+from api.http.json_response import JsonResponse
 from api.http.preferences import VARY, Preferences
 from api.http.problems import responses
 from api.inference import task_run
@@ -27,7 +28,6 @@ from api.inference.views import (
     request_body,
 )
 from api.jobs.links import job_path
-from api.routes.job_lookup import json_response
 from api.services import Services
 from api.tenants.auth import Principal
 from api.tenants.dependencies import SubmitDep
@@ -153,7 +153,7 @@ async def _answer(
         headers["Preference-Applied"] = applied
     if not done and len(outcomes) == 1:
         headers["Location"] = job_path(records[0].id)
-    return json_response(answer_json(model, outcomes), 200 if done else 202, headers)
+    return JsonResponse(answer_json(model, outcomes), 200 if done else 202, headers)
 
 
 def _seconds(preferences: Preferences, settings: Settings) -> float:

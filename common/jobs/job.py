@@ -108,5 +108,7 @@ class Job:
     @property
     def expires_ms(self) -> int | None:
         """When the job expires if it has not started; the earlier of its two limits."""
-        limits = [limit for limit in (self.start_by_ms, self.deadline_ms) if limit is not None]
-        return min(limits) if limits else None
+        start_by, deadline = self.start_by_ms, self.deadline_ms
+        if start_by is None or deadline is None:
+            return deadline if start_by is None else start_by
+        return min(start_by, deadline)

@@ -115,7 +115,7 @@ class CeleryState:
 
     def refresh(self) -> None:
         """Set active, reserved and total to the current state of the lanes."""
-        with self._lanes.changed:
+        with self._lanes.lock:
             held = [
                 (lane.name, one)
                 for lane in self._lanes.lanes.values()
@@ -141,7 +141,7 @@ class CeleryState:
 
     def running(self) -> list[tuple[str, Execution]]:
         """What is on the device, by lane."""
-        with self._lanes.changed:
+        with self._lanes.lock:
             return [
                 (lane.name, one)
                 for lane in self._lanes.lanes.values()
@@ -151,7 +151,7 @@ class CeleryState:
 
     def stamped(self, stamps: RevokedStamps) -> list[str]:
         """Whom of the jobs in hand these revoke."""
-        with self._lanes.changed:
+        with self._lanes.lock:
             held = [one for lane in self._lanes.lanes.values() for one in lane.in_hand.values()]
         return [one.job_id for one in held if one.stamps is not None and stamps.match(one.stamps)]
 

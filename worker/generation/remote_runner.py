@@ -82,7 +82,7 @@ class RemoteRunner:
         self._state.wake()
         if self._thread.is_alive():
             self._thread.join(max(0.0, stop_at - time.monotonic()) + _IDLE_SECONDS)
-        with self._state.changed:
+        with self._state.lock:
             left = list(self._runs.values())
         for run in left:
             run.leaving = True
@@ -94,7 +94,7 @@ class RemoteRunner:
         self._forget(run.counted_by, run.execution)
 
     def _forget(self, server: RemoteGenerator, execution: Execution) -> None:
-        with self._state.changed:
+        with self._state.lock:
             self._runs.pop(execution.tag, None)
             if self._here.pop(execution.tag, None) is not None:
                 server.taken -= 1
@@ -108,7 +108,7 @@ class RemoteRunner:
                 return
         while not self._is_over():
             try:
-                with self._state.changed:
+                with self._state.lock:
                     taken, late = self._take(), self._take_late(time.monotonic())
                     if not (taken or late):
                         self._state.changed.wait(_LOOK_SECONDS if self._runs else _IDLE_SECONDS)
@@ -188,7 +188,7 @@ class RemoteRunner:
             execution.digest = ""  # whoever joined it, or got its result, would be told its luck
         run = Run(lane, execution, handler, _answer(execution, request), now, server)
         run.deaths, run.entry = execution.attempt - 1, execution.said_entries
-        with self._state.changed:
+        with self._state.lock:
             self._runs[execution.tag] = run
         if run.answer.finished:  # all was said; the result was not published
             self._teller.ended(run, None)
@@ -231,7 +231,7 @@ class RemoteRunner:
             raise JobExpired("the deadline passed before the answer's end") from exc
 
     def _close_unwanted(self) -> None:
-        with self._state.changed:
+        with self._state.lock:
             runs = list(self._runs.values())
         for run in runs:
             execution = run.execution

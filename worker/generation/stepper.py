@@ -133,7 +133,7 @@ class Stepper:
             now = time.monotonic()
             if now >= until:
                 return
-            with self._state.changed:
+            with self._state.lock:
                 if not self._may_go_on(lane, now):
                     return
 

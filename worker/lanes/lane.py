@@ -112,7 +112,9 @@ class Lane:
         a window of several where the lane is deep; and one batch more for a tenant with no job
         here yet, so that its job can be in the next batch.
         """
-        if self.handler is None or self.closing or self.fetching.total() >= self._max_fetching:
+        if self.handler is None or self.closing:
+            return 0
+        if self.fetching and self.fetching.total() >= self._max_fetching:
             return 0
         if self.admission is not None:
             return max(0, self.admission.room(self.backlog) + self.starved - self.waiting)
@@ -186,6 +188,8 @@ class Lane:
             arrivals.append(self.admission.oldest())
         if self.suspects:
             arrivals.append(self.suspects[0].arrived)
+        if len(arrivals) == 1:
+            return arrivals[0]
         known = [arrival for arrival in arrivals if arrival is not None]
         return min(known) if known else None
 

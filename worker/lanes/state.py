@@ -26,7 +26,9 @@ class WorkerState:
         """max_tenants is how many have a name in the metrics."""
         self.lanes = lanes
         self.counts = WorkerCounts(tenants=TenantUsage(max_tenants))
-        self.changed = threading.Condition()
+        self.lock = threading.RLock()
+        """Of all that is here; taken by itself, as the condition would take it in two calls."""
+        self.changed = threading.Condition(self.lock)
         self.stopping = threading.Event()
         self.running: frozenset[bytes] = frozenset()
         """Tags of the jobs on the device. Written by the device thread."""
@@ -46,7 +48,7 @@ class WorkerState:
 
     def lane_may_have_work(self, name: str | None) -> None:
         """Have the reserver try this lane, or all lanes when name is None."""
-        with self.changed:
+        with self.lock:
             for lane in (self.lanes[name],) if name else self.lanes.values():
                 lane.ready, lane.armed = True, False
             self.changed.notify_all()
@@ -62,7 +64,7 @@ class WorkerState:
         lane = self.lanes.get(name)
         if lane is None:
             return
-        with self.changed:
+        with self.lock:
             lane.starved = lane.ready = True
             self.starved_until = now + _EARLY_WAKE_UP_SECONDS
             self.changed.notify_all()
@@ -71,14 +73,14 @@ class WorkerState:
 
     def assign(self, lane: Lane, executions: list[Execution], keep: bool = True) -> list[Execution]:
         """Pick the models of jobs that are about to be decoded; see Lane.assign."""
-        with self.changed:
+        with self.lock:
             return lane.assign(executions, keep)
 
     # For the renewer.
 
     def tags_in_hand(self, lane: Lane) -> list[bytes]:
         """The tags of the leases to renew."""
-        with self.changed:
+        with self.lock:
             return list(lane.in_hand)
 
     def leases_lost(self, lane: Lane, tags: Sequence[bytes]) -> int:
@@ -87,7 +89,7 @@ class WorkerState:
 
         Returns how many were marked.
         """
-        with self.changed:
+        with self.lock:
             held = [lane.in_hand.get(tag) for tag in tags]
             leaves = lane.generates
             lost = [
@@ -111,33 +113,33 @@ class WorkerState:
 
     def set_running(self, executions: Sequence[Execution]) -> None:
         """Set the jobs of the batch that is on the device."""
-        with self.changed:
+        with self.lock:
             staying = self._on_rows | self._in_servers
             self.running = staying.union(one.tag for one in executions)
 
     def set_on_rows(self, executions: Iterable[Execution]) -> None:
         """Set the jobs that stay on the device across steps; no batch is on it."""
-        with self.changed:
+        with self.lock:
             self._on_rows = frozenset(one.tag for one in executions)
             self.running = self._on_rows | self._in_servers
             self.changed.notify_all()  # there may be room
 
     def set_in_servers(self, executions: Iterable[Execution]) -> None:
         """Set the jobs that servers have."""
-        with self.changed:
+        with self.lock:
             others = self.running - self._in_servers
             self._in_servers = frozenset(one.tag for one in executions)
             self.running = others | self._in_servers
 
     def submitted(self, ran: bool) -> None:
         """Count a group for the finisher; `ran` is whether the device ran it as a batch."""
-        with self.changed:
+        with self.lock:
             self.unpublished += 1
             self.unpublished_batches += ran
 
     def published(self, lane: Lane, executions: Sequence[Execution], ran: bool) -> None:
         """Remove a group that the finisher has published or dropped."""
-        with self.changed:
+        with self.lock:
             self.unpublished -= 1
             self.unpublished_batches -= ran
             lane.forget(executions)
@@ -145,19 +147,19 @@ class WorkerState:
 
     def await_published(self, look_seconds: float) -> None:
         """Wait until everything that was submitted is published, or the worker stops."""
-        with self.changed:
+        with self.lock:
             while self.unpublished and not self.stopping.is_set():
                 self.changed.wait(look_seconds)
 
     def released(self, lane: Lane, executions: Sequence[Execution]) -> None:
         """Remove jobs whose leases were released, or are left to expire."""
-        with self.changed:
+        with self.lock:
             lane.forget(executions)
             self.changed.notify_all()
 
     def take_started(self, lane: Lane) -> list[Execution]:
         """Remove and return the jobs that a run which does not end still contains."""
-        with self.changed:
+        with self.lock:
             started = [one for one in lane.in_hand.values() if one.disposition is None]
             lane.forget(started)
         return started
@@ -171,12 +173,12 @@ class WorkerState:
 
     def wake(self) -> None:
         """Wake the waiting threads so that they check the state again."""
-        with self.changed:
+        with self.lock:
             self.changed.notify_all()
 
     def take_unstarted(self, lane: Lane) -> list[Execution]:
         """Remove and return the jobs that no batch contains; the caller releases them."""
-        with self.changed:
+        with self.lock:
             unstarted = [
                 one
                 for one in lane.in_hand.values()

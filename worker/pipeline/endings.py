@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
+from enum import StrEnum
 
 from common.errors import AttemptsExhausted, FleetError, InvalidInput
 from common.redis.keys import flight_name
@@ -16,8 +16,8 @@ _JOIN_RESULT_SECONDS = 10
 cache write: longer than any submit takes from the lookup to the enqueue."""
 
 
-class Ending(Enum):
-    """Which transition ends the lease."""
+class Ending(StrEnum):
+    """Which transition ends the lease. Texts, as only those have a hash that is not Python's."""
 
     FINISH = "publish the result and acknowledge"
     TELL = "the same, and keep the result for a moment only: its client wants none"

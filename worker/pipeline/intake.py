@@ -90,7 +90,7 @@ class Intake:
         """Route the jobs of a reservation. Raises CallerReplaced (see DecodePool.run)."""
         executions = self.read(lane, reservation)
         ended, waiting = _parted(executions)
-        with self._state.changed:
+        with self._state.lock:
             lane.in_hand |= {one.tag: one for one in executions}
             lane.waiting -= len(ended)
         if not self._keep_next_steps(lane, executions):
@@ -109,9 +109,9 @@ class Intake:
         One lane per call, so that another thread can route the other lanes should decoding hang
         on this one. Raises CallerReplaced.
         """
-        with self._state.changed:
-            if not self._fetched:
-                return
+        if not self._fetched:  # one that comes now ends the wait of this round
+            return
+        with self._state.lock:
             lane = self._fetched[0][0]
             taken = [one for its, one in self._fetched if its is lane]
             self._fetched = [(its, one) for its, one in self._fetched if its is not lane]
@@ -120,7 +120,7 @@ class Intake:
     def hold(self, lane: Lane, reservation: Reservation) -> None:
         """Record these leases as held, without routing the jobs, so that shutdown releases them."""
         executions = self.read(lane, reservation)
-        with self._state.changed:
+        with self._state.lock:
             lane.in_hand |= {one.tag: one for one in executions}
 
     def fetched(self, lane: Lane, execution: Execution) -> None:
@@ -129,7 +129,7 @@ class Intake:
         Called on the fetcher's thread.
         """
         ended = execution.disposition is not None
-        with self._state.changed:
+        with self._state.lock:
             lane.fetch_ended(execution.tenant)
             if not ended:
                 lane.waiting += 1
@@ -151,7 +151,7 @@ class Intake:
         now = time.monotonic()
         passage = Passage(executions[0].arrived, decoded.began, now, len(executions))
         beside = self._device_time.busy_at(now) - decoded.busy_before
-        with self._state.changed:
+        with self._state.lock:
             lane.waiting -= len(ended)
             if decoded.pooled:
                 lane.decoding -= len(executions)
@@ -184,7 +184,7 @@ class Intake:
             return executions
         fetched: list[Execution] = []
         put_off: list[Execution] = []
-        with self._state.changed:
+        with self._state.lock:
             lane.waiting -= len(away)
             for one in away:
                 if lane.may_fetch(one.tenant):
@@ -204,7 +204,7 @@ class Intake:
         """Decode jobs that have their input; a suspect is decoded later, when it runs alone."""
         suspects = [one for one in waiting if one.suspect]
         if suspects:
-            with self._state.changed:
+            with self._state.lock:
                 lane.suspects.extend(suspects)
                 self._state.changed.notify_all()
         fresh = [one for one in waiting if not one.suspect]
@@ -220,7 +220,7 @@ class Intake:
         if not (slow and self._decode_pool.has_threads):
             self._decode_pool.run(lane, executions, replace_caller)
             return
-        with self._state.changed:
+        with self._state.lock:
             lane.decoding += len(executions)
         self._decode_pool.submit(lane, executions)
 
@@ -314,7 +314,7 @@ class Intake:
             return executions
         for execution in early:
             execution.disposition = Retry(at_ms=int((execution.eta or 0.0) * 1000))
-        with self._state.changed:
+        with self._state.lock:
             lane.waiting -= len(early)
         self._finisher.submit_ended(lane, early)
         return due

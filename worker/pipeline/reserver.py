@@ -137,7 +137,7 @@ class Reserver:
 
     def _look(self) -> tuple[Lane | None, list[str]]:
         """The lane to reserve for; where there is none, the lanes that the notifier should arm."""
-        with self._state.changed:
+        with self._state.lock:
             due = self._look_is_due()
             if due:
                 self._disarm()
@@ -151,7 +151,7 @@ class Reserver:
         working = self._notifier.arm(names)
         now = time.monotonic()
         self._redis_health.answered(now)
-        with self._state.changed:
+        with self._state.lock:
             lanes = self._state.lanes
             for name in names:
                 lanes[name].looked_at(name in working, now)
@@ -178,7 +178,7 @@ class Reserver:
 
     def _ask(self, lane: Lane) -> None:
         """Request one batch, so that parsing it overlaps reserving the next."""
-        with self._state.changed:
+        with self._state.lock:
             wanted = min(lane.room(), lane.limits.max_batch)
             if lane.starved:  # its job is among the first; a small reservation returns sooner
                 wanted = min(wanted, self._starved_jobs)
@@ -202,7 +202,7 @@ class Reserver:
         now = time.monotonic()
         self._redis_health.answered(now)
         lane.learned(reservation, now)
-        with self._state.changed:
+        with self._state.lock:
             lane.asking = False
             lane.ready, lane.armed = lane.backlog > 0 or lane.starved, False
             lane.waiting += len(reservation.leases)
@@ -214,7 +214,7 @@ class Reserver:
         lane, reservation = self._receive()
         asked_at = lane.asked_at
         try:
-            with self._state.changed:
+            with self._state.lock:
                 following = None if self._look_is_due() else self._next_to_ask()
             if following is not None:
                 self._ask(following)
@@ -234,7 +234,7 @@ class Reserver:
 
     def _wait_for_change(self) -> None:
         state = self._state
-        with state.changed:
+        with state.lock:
             if state.stopping.is_set() or self._intake.has_fetched or self._hungry_lane():
                 return
             seconds = self._seconds_until_look()

@@ -124,7 +124,7 @@ class Runner:
             return self._await_work()
         while not state.stopping.is_set():
             done = ahead.is_done  # a driver may hang: not under the lock
-            with state.changed:
+            with state.lock:
                 work = self._scheduler.next(time.monotonic(), False)
                 if not isinstance(work, Wait):
                     return work
@@ -134,7 +134,7 @@ class Runner:
         return None
 
     def _await_work(self) -> Work | None:
-        with self._state.changed:
+        with self._state.lock:
             while not self._state.stopping.is_set():
                 work = self._scheduler.next(now := time.monotonic(), True)
                 if not isinstance(work, Wait):

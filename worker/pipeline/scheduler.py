@@ -69,7 +69,7 @@ class Scheduler:
     def ran(self, lane: Lane, batch: Batch[Execution], seconds: float) -> None:
         """Record that a batch took `seconds` on the device."""
         if batch.regular:
-            with self._state.changed:
+            with self._state.lock:
                 lane.batcher.observe(batch.padded_cost, seconds)
         self.touch(lane.spec_of(batch[0]).name)
 
@@ -140,25 +140,32 @@ class Scheduler:
 
     def _why_idle(self) -> Idle:
         """The reason why no work was found."""
-        lanes = self._state.lanes.values()
-        if any(lane.admission and lane.admission.rows.behind for lane in lanes):
-            return "publishing"
-        if any(len(lane.batcher) for lane in lanes if lane.remote is None):
+        company = decoding = reserving = False
+        for lane in self._state.lanes.values():  # one loop: this runs twice for a job alone
+            if lane.admission is not None and lane.admission.rows.behind:
+                return "publishing"
+            company |= lane.remote is None and len(lane.batcher) > 0
+            decoding |= bool(lane.waiting or lane.fetching)
+            reserving |= lane.asking or bool(lane.ready and lane.room())
+        if company:
             return "company"
-        if any(lane.waiting or lane.fetching for lane in lanes):
+        if decoding:
             return "decoding"
         if self._models.is_bringing_in():
             return "loading"
-        if any(lane.asking or (lane.ready and lane.room()) for lane in lanes):
-            return "reserving"
-        return "no_work"
+        return "reserving" if reserving else "no_work"
 
     def _seconds_until_ready(self, now: float) -> float | None:
         """How long until a batch is due even if no job arrives; None where none will be due."""
-        lanes = self._state.lanes.values()
-        batching = (lane.batcher for lane in lanes if not lane.generates)
-        due = [at for batcher in batching if (at := batcher.ready_at()) is not None]
-        wait = max(0.0, min(due) - now) if due else None
-        if any(lane.wanted_since is not None for lane in lanes):
-            return _LOOK_AGAIN_SECONDS if wait is None else min(wait, _LOOK_AGAIN_SECONDS)
-        return wait
+        due: float | None = None
+        for lane in self._state.lanes.values():
+            if lane.wanted_since is not None:
+                due = (
+                    now + _LOOK_AGAIN_SECONDS
+                    if due is None
+                    else min(due, now + _LOOK_AGAIN_SECONDS)
+                )
+            at = None if lane.generates else lane.batcher.ready_at()
+            if at is not None and (due is None or at < due):
+                due = at
+        return None if due is None else max(0.0, due - now)

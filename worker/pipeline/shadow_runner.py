@@ -139,7 +139,7 @@ def offer_to_shadow(state: WorkerState, published: Published) -> None:
         return
     answered = [one for one in published.finished if one.kept is not None and one.answer]
     jobs = [ShadowJob.of(execution) for execution in answered]
-    with state.changed:
+    with state.lock:
         for job in jobs:
             shadow.offer(job)
 

@@ -65,7 +65,7 @@ class Loader:
         if load is None or call is None:
             return
         stack = stack_of(load.slot.thread)
-        with self._state.changed:
+        with self._state.lock:
             if self._load is not load:
                 return
             self._calls.abandon(load.slot, call)
@@ -105,7 +105,7 @@ class Loader:
                 self._residency.refuse(model, error_text(exc))
         if self._load is load:
             load.slot.leave()  # before a lock that nobody would release in a copy of the process
-        with self._state.changed:
+        with self._state.lock:
             in_time = self._end(load, handler)
             if in_time:
                 self._calls.discard(load.slot)

@@ -83,7 +83,7 @@ class ModelHost:
 
     def begin(self) -> None:
         """Queue the eager models for loading, in the catalog's order, as far as they fit."""
-        with self._state.changed:
+        with self._state.lock:
             for lane in self._state.lanes.values():
                 # Not at once where it was taken out of service: its first job may try again.
                 out = self.residency.models[lane.spec.name].retry_at > 0
@@ -186,18 +186,18 @@ class ModelHost:
             self.aliases_stale.set()
         if model not in self.residency.models:
             return
-        with self._state.changed:
+        with self._state.lock:
             self._obey(verb, model)
             self._state.changed.notify_all()
 
     def warnings(self) -> list[str]:
         """A sentence for each version with a share of jobs that cannot be loaded."""
-        with self._state.changed:
+        with self._state.lock:
             return self.companions.warnings()
 
     def run_on_device(self, task: Task) -> None:
         """Have the device's thread run this between two batches; returns at once."""
-        with self._state.changed:
+        with self._state.lock:
             self._tasks.append(task)
             self._state.changed.notify_all()
 
@@ -216,7 +216,7 @@ class ModelHost:
         """Point aliases at these models, each as soon as its model is loaded; and load what lanes
         have beside their own models.
         """
-        with self._state.changed:
+        with self._state.lock:
             for alias, target in targets.items():
                 self._move_alias(alias, target)
             self.companions.settle()
@@ -257,7 +257,7 @@ class ModelHost:
         warm = self._warm_up(model, handler)
         if not warm:
             self._unload_refused(model, handler)
-        with self._state.changed:
+        with self._state.lock:
             self.loading = None
             if warm:
                 self.residency.admit(model, handler)
@@ -295,7 +295,7 @@ class ModelHost:
         self._tasking.leave()
 
     def _unload(self, models: list[str]) -> None:
-        with self._state.changed:
+        with self._state.lock:
             for model in models:
                 for lane in self._lanes_of(model):
                     lane.serve(lane.spec, None)
