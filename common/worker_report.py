@@ -40,6 +40,22 @@ class DeviceTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowReport:
+    """What a shadow of a lane has done since the worker's start."""
+
+    model: str = ""
+    loaded: bool = False
+    compared: int = 0
+    """Jobs whose results were compared."""
+    agreement: float | None = None
+    """The mean of them: 0 to 1, or a cosine; None before the first."""
+    failed: int = 0
+    """Jobs that the shadow could not answer."""
+    dropped: int = 0
+    """Jobs that it was too far behind for."""
+
+
+@dataclass(frozen=True, slots=True)
 class LaneReport:
     """One lane of a worker; counts and seconds are since the worker's start."""
 
@@ -82,6 +98,11 @@ class LaneReport:
     steps: int = 0
     tokens: int = 0
     """Tokens generated."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """By model, the share of its jobs, where several share them; those that are loaded."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Models with a share that are not loaded, and why."""
+    shadow: ShadowReport | None = None
 
     @property
     def settled(self) -> bool:
@@ -216,8 +237,12 @@ class WorkerReport:
 
 def _lane(found: Mapping[str, Any]) -> LaneReport:
     stages = found.get("stages") or {}
+    shadow = found.get("shadow")
     return _known(
-        LaneReport, found, stages={name: _known(StageTime, one) for name, one in stages.items()}
+        LaneReport,
+        found,
+        stages={name: _known(StageTime, one) for name, one in stages.items()},
+        shadow=None if shadow is None else _known(ShadowReport, shadow),
     )
 
 

@@ -65,7 +65,7 @@ from worker.pipeline.decode_pool import DecodePool
 from worker.pipeline.finisher import Finisher, Listener, Published
 from worker.pipeline.intake import Intake
 from worker.pipeline.reserver import Reserver
-from worker.pipeline.scheduler import Scheduler
+from worker.pipeline.shadow_runner import offer_to_shadow
 from worker.pipeline.starting import Starting
 from worker.residency.loader import Loader
 from worker.residency.loading import loader_for
@@ -120,6 +120,7 @@ class Engine:
         self._build_output(leases, redis_url, blobs, listener)
         self._build_input(leases, client, redis_url, name_children)
         self._build_device(leases, is_revoked, has_revoked_stamp)
+        self.missing = self.models.companions.missing
         self.parked = ParkedJobs(client, self.state.lanes)
         self._build_caretakers(catalog, redis_url, blobs, caretakers)
         self._health = health_server_of(self, settings)
@@ -223,10 +224,8 @@ class Engine:
         self.device_parts = build_device(
             *(settings, state, leases),
             Starting(state, leases, finisher, self.decode_pool, *revoked),
-            Scheduler(state, self.turns, self.models),
-            finisher,
-            self.device_time,
-            self.redis_health,
+            *(self.turns, self.models, finisher),
+            *(self.device_time, self.redis_health),
             self.guard.calls,
             on_device_lost=self.guard.departure.fail,
             on_stuck=self.guard.departure.on_stuck,
@@ -303,6 +302,7 @@ class Engine:
     def _on_published(self, published: Published) -> None:
         if published.finished and self.arrival.cold_start_seconds is None:
             self.arrival.published(time.monotonic(), published.finished[0].arrived)
+        offer_to_shadow(self.state, published)
         self.fetcher.discard([one.job_id for one in published.finished if one.stored])
 
     # The read-only interface: EngineView.
@@ -329,7 +329,7 @@ class Engine:
 
     def warnings(self) -> list[str]:
         """Sentences about calls of models that take long, and why the process leaves."""
-        return [*self.guard.warnings(), *self.model_warnings().values()]
+        return [*self.guard.warnings(), *self.models.warnings(), *self.model_warnings().values()]
 
     rss_mb = staticmethod(resident_set_mb)
     """The resident memory of this process."""

@@ -17,11 +17,12 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from api.cache.directives import CacheDirectives
-from common.catalog import Catalog, ModelSpec
+from common.catalog import Catalog, ModelSpec, Target
 from common.generation.inputs import options_of
 from common.generation.options import cached_by
 from common.jobs.cache_entry import digest_of
 from common.jobs.job import CacheTicket
+from common.jobs.shared_weights import SharedWeights
 from common.redis.ending import end_tasks
 from common.redis.keys import CACHE_EPOCHS, WEIGHTS_DIGESTS
 from common.redis.trouble import TROUBLE
@@ -37,13 +38,22 @@ class _Served:
     epoch: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """An alias whose jobs several models share."""
+
+    target: Target
+    models: Mapping[str, _Served | None]
+    """Those that are loaded; None where results are not cached, or the weights not known yet."""
+
+
 class ServedModels:
     """The model that serves each lane, and its weights digest."""
 
     def __init__(self, client: redis.asyncio.Redis, catalog: Catalog) -> None:
         self._client = client
         self._catalog = catalog
-        self._served: Mapping[str, _Served] = {}
+        self._served: Mapping[str, _Served | _Shared] = {}
         self._epochs: dict[str, str] = {}
         self._lanes: Mapping[str, str] = {}
         self._task: asyncio.Task[None] | None = None
@@ -64,6 +74,7 @@ class ServedModels:
         lane: str,
         wish: CacheDirectives,
         *,
+        job_id: str,
         tenant: str,
         params: Mapping[str, Any],
         value: Any,
@@ -71,8 +82,13 @@ class ServedModels:
     ) -> CacheTicket | None:
         """The cache ticket of this job; None where its result may not be cached, or the digest is
         not known yet. Generation that draws without a seed has another result each time.
+
+        Where several models share the lane, it is the ticket that says which of them is meant: the
+        worker goes by its weights.
         """
         served = self._served.get(lane)
+        if isinstance(served, _Shared):
+            served = served.models[served.target.pick(lane, job_id, tenant, served.models)]
         if served is None or not wish.keep:
             return None
         spec = served.spec
@@ -121,10 +137,19 @@ class ServedModels:
         self._settle()
 
     def _settle(self) -> None:
-        served = {}
+        served: dict[str, _Served | _Shared] = {}
         for lane, said in self._lanes.items():
+            shared = SharedWeights.load(said)
             model, _, weights = said.partition(" ")
-            spec = self._catalog.models.get(model)
-            if spec is not None and weights and spec.keeps_results_seconds:
-                served[lane] = _Served(spec, weights, self._epochs.get(model, "0"))
+            if shared is not None:
+                models = {name: self._known(name, has) for name, has in shared.weights.items()}
+                served[lane] = _Shared(shared.target, models)
+            elif one := self._known(model, weights):
+                served[lane] = one
         self._served = served
+
+    def _known(self, model: str, weights: str) -> _Served | None:
+        spec = self._catalog.models.get(model)
+        if spec is None or not weights or not spec.keeps_results_seconds:
+            return None
+        return _Served(spec, weights, self._epochs.get(model, "0"))

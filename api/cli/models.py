@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -31,7 +31,7 @@ def list_models(url: UrlOption = None, as_json: JsonFlag = False) -> None:
     table = Table("name", "model", "version", "input", "loaded by", "errors")
     for one in found:
         errors = "; ".join(f"{worker}: {why}" for worker, why in one["errors"].items())
-        model = one.get("alias_of") or one["name"]
+        model = _target(one)
         loaded = ", ".join(one["loaded_by"])
         table.add_row(one["name"], model, one["version"], one["input"], loaded, errors)
     out.print(table)
@@ -69,13 +69,34 @@ models.command(hidden=True)(reset)  # an older name of `lanes reset`
 def move(
     alias: Annotated[str, typer.Argument(help="An alias of the catalog.", callback=named)],
     model: Annotated[str, typer.Argument(help="The model it should point at.", callback=named)],
+    share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Only this share of its jobs; 0 takes the model out."),
+    ] = None,
+    sticky: Annotated[
+        bool | None,
+        typer.Option(
+            "--sticky/--not-sticky", help="Keep each tenant's jobs with one of the models."
+        ),
+    ] = None,
     url: UrlOption = None,
 ) -> None:
-    """Point an alias at another model, without a job failing."""
+    """Point an alias at another model, or give that a share of its jobs, without a job failing."""
     with Client(url) as client:
-        out.print(
-            f"{alias} moves to {model}; workers that heard it: {client.move_alias(alias, model)}"
-        )
+        heard = client.move_alias(alias, model, share, sticky)
+    what = f"{alias} moves to {model}" if share is None else f"{model} gets {share:.4g} of {alias}"
+    out.print(f"{what}; workers that heard it: {heard}")
+
+
+def _target(one: dict[str, Any]) -> str:
+    """What a listed name stands for: a model, or several with their shares."""
+    shares = one.get("shares") or {}
+    if shares:
+        said = ", ".join(f"{model} {100 * share:.4g} %" for model, share in shares.items())
+        return f"{said}, by tenant" if one.get("sticky") else said
+    shadow = one.get("shadow")
+    model = str(one.get("alias_of") or one["name"])
+    return f"{model} (shadow {shadow})" if shadow else model
 
 
 def _ask(name: str, action: Literal["load", "unload", "warm"], url: str | None) -> None:

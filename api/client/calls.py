@@ -240,9 +240,13 @@ def ask_of_model(name: str, action: str) -> Call:
     return Call("POST", f"/v1/models/{_part(name)}/{action}")
 
 
-def move_alias(alias: str, model: str) -> Call:
-    """Point an alias at another model."""
-    return Call("PUT", f"/v1/models/{_part(alias)}/alias", {"json": {"model": model}})
+def move_alias(
+    alias: str, model: str, share: float | None = None, sticky: bool | None = None
+) -> Call:
+    """Point an alias at another model, or give that a share of its jobs."""
+    asked = {"share": share, "sticky": sticky}
+    body = {"model": model, **{name: one for name, one in asked.items() if one is not None}}
+    return Call("PUT", f"/v1/models/{_part(alias)}/alias", {"json": body})
 
 
 def purge_cache(name: str) -> Call:

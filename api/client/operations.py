@@ -43,9 +43,13 @@ class Operations(GenerationOperations, WebhookOperations, BatchOperations):
         """Load, unload or warm up a model in every worker; returns how many heard it."""
         return int(self._call(calls.ask_of_model(name, action))["workers"])
 
-    def move_alias(self, alias: str, model: str) -> int:
-        """Point an alias at another model; returns how many workers heard it."""
-        return int(self._call(calls.move_alias(alias, model))["workers"])
+    def move_alias(
+        self, alias: str, model: str, share: float | None = None, sticky: bool | None = None
+    ) -> int:
+        """Point an alias at another model, or give that a share of its jobs, 0 to 1; sticky keeps
+        each tenant with one model. Returns how many workers heard it.
+        """
+        return int(self._call(calls.move_alias(alias, model, share, sticky))["workers"])
 
     def purge_cache(self, name: str) -> int:
         """Drop every result that is kept of a model; returns how many."""
@@ -177,9 +181,13 @@ class AsyncOperations(AsyncGenerationOperations, AsyncWebhookOperations, AsyncBa
         """Load, unload or warm up a model in every worker; returns how many heard it."""
         return int((await self._call(calls.ask_of_model(name, action)))["workers"])
 
-    async def move_alias(self, alias: str, model: str) -> int:
-        """Point an alias at another model; returns how many workers heard it."""
-        return int((await self._call(calls.move_alias(alias, model)))["workers"])
+    async def move_alias(
+        self, alias: str, model: str, share: float | None = None, sticky: bool | None = None
+    ) -> int:
+        """Point an alias at another model, or give that a share of its jobs, 0 to 1; sticky keeps
+        each tenant with one model. Returns how many workers heard it.
+        """
+        return int((await self._call(calls.move_alias(alias, model, share, sticky)))["workers"])
 
     async def purge_cache(self, name: str) -> int:
         """Drop every result that is kept of a model; returns how many."""

@@ -12,6 +12,7 @@ import redis.asyncio
 from api.background.coalescer import Coalescer
 from api.http.turns import Turns
 from api.overload.lane_state import LaneState
+from common.catalog import Target
 from common.jobs.enqueue import EnqueueTenant, refusal_by
 from common.jobs.quota import Limits
 from common.jobs.record import JobRecord
@@ -238,14 +239,18 @@ class JobStore:
         channel = scoped_channel(CONTROL_CHANNEL, database_of(self._client))
         return int(await self._client.publish(channel, command))
 
-    async def aliases(self) -> dict[str, str]:
+    async def aliases(self) -> dict[str, Target]:
         """The aliases that operators have moved, with their targets."""
         moved = cast("dict[bytes, bytes]", await self._client.hgetall(ALIASES))
-        return {alias.decode(): model.decode() for alias, model in moved.items()}
+        return {
+            alias.decode(): target
+            for alias, text in moved.items()
+            if (target := Target.load(text.decode())) is not None
+        }
 
-    async def move_alias(self, alias: str, model: str) -> int:
-        """Point an alias at a model; returns how many workers were notified at once."""
-        await self._client.hset(ALIASES, alias, model)
+    async def move_alias(self, alias: str, target: Target) -> int:
+        """Point an alias at this; returns how many workers were notified at once."""
+        await self._client.hset(ALIASES, alias, target.dump())
         return await self.tell_workers("aliases")
 
 

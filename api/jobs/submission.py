@@ -39,7 +39,7 @@ from common.catalog import Catalog
 from common.errors import InvalidInput, LaneFull, QuotaExceeded, RateLimited, Refused
 from common.generation.inputs import TASK
 from common.inputs.checks import FILE_KINDS, check_file, check_input, check_input_url
-from common.jobs.job import Job
+from common.jobs.job import Job, new_job_id
 from common.jobs.record import JobRecord, JobState
 
 
@@ -306,7 +306,9 @@ class Submission:
     ) -> Job:
         now_ms = self._clock.now_ms()
         deadline = request.deadline or self._limits.default_deadline_seconds
+        job_id = new_job_id()
         return Job(
+            id=job_id,
             model=request.model,
             input=value,
             params=request.params,
@@ -319,6 +321,7 @@ class Submission:
             cache=self._served_models.ticket(
                 request.model,
                 directives,
+                job_id=job_id,
                 tenant=principal.tenant,
                 params=request.params,
                 value=value,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import orjson
@@ -21,7 +22,9 @@ from api.routes.operations_views import (
 )
 from api.services import Services
 from api.tenants.dependencies import AdminDep, ReadDep
-from common.catalog import ModelSpec
+from common.catalog import ModelSpec, Target
+from common.catalog.aliases import unfit
+from common.worker_report import WorkerReport
 
 
 class _Action(Convertor[str]):
@@ -47,7 +50,7 @@ async def list_models(services: ServicesDep, _principal: ReadDep) -> ModelList:
     workers, moved = await services.store.workers(), await services.store.aliases()
     names = services.catalog
     return ModelList(
-        models=[ModelView.of(name, _spec(services, name, moved), workers) for name in names],
+        models=[_view(services, name, moved, workers) for name in names],
         data=[OpenAIModel(id=name) for name in names],
     )
 
@@ -55,8 +58,8 @@ async def list_models(services: ServicesDep, _principal: ReadDep) -> ModelList:
 @router.get("/models/{name}", responses=responses(s404="No such model."))
 async def get_model(name: str, services: ServicesDep, _principal: ReadDep) -> ModelView:
     """One model."""
-    spec = _spec(services, name, await services.store.aliases())
-    return ModelView.of(name, spec, await services.store.workers())
+    moved = await services.store.aliases()
+    return _view(services, name, moved, await services.store.workers())
 
 
 @router.post(
@@ -84,10 +87,16 @@ async def ask_of_model(
     responses=responses(s404="No such model.", s503="The queue cannot be reached."),
 )
 async def purge_cache(name: str, services: ServicesDep, _principal: AdminDep) -> Purged:
-    """Drop every result that is kept of a model; other API processes follow within a second."""
-    spec = _spec(services, name, await services.store.aliases())
-    await services.served_models.begin_epoch(spec.name)
-    return Purged(model=spec.name, results=await services.cache.purge(spec.name))
+    """Drop every result that is kept of a model, or of all models that share an alias; other API
+    processes follow within a second.
+    """
+    moved = await services.store.aliases()
+    spec, target = _spec(services, name, moved), _target(services, name, moved)
+    results = 0
+    for model in target.shares if target is not None else (spec.name,):
+        await services.served_models.begin_epoch(model)
+        results += await services.cache.purge(model)
+    return Purged(model=spec.name, results=results)
 
 
 @router.put(
@@ -97,7 +106,7 @@ async def purge_cache(name: str, services: ServicesDep, _principal: AdminDep) ->
 async def move_alias(
     name: str, target: AliasTarget, services: ServicesDep, _principal: AdminDep
 ) -> Told:
-    """Point an alias at another model, without a job failing.
+    """Point an alias at another model, or give that a share of its jobs, without a job failing.
 
     Each worker loads the new model beside the old one and hands over when it is warm.
     """
@@ -112,7 +121,15 @@ async def move_alias(
     if new.task != old.task:
         detail = f"{new.name!r} is for {new.task or 'no task'}, {name!r} is for {old.task}"
         raise Problem(409, "other_task", detail)
-    told = await services.store.move_alias(name, new.name)
+    now = _target(services, name, await services.store.aliases())
+    assert now is not None
+    try:
+        moved = now.moved(new.name, target.share, target.sticky)
+    except ValueError as exc:
+        raise Problem(409, "no_other_model", str(exc)) from exc
+    if reason := unfit(moved, services.catalog.models):
+        raise Problem(409, "cannot_share", reason)
+    told = await services.store.move_alias(name, moved)
     # Failures of the old model do not concern the new one.
     await services.admission.close_breaker(name)
     return Told(model=new.name, workers=told)
@@ -127,8 +144,23 @@ async def list_workers(services: ServicesDep, _principal: AdminDep) -> list[dict
     return [orjson.loads(one) for one in await services.store.worker_documents()]
 
 
-def _spec(services: Services, name: str, moved: dict[str, str]) -> ModelSpec:
-    spec = services.catalog[name]
-    if name in services.catalog.aliases:
-        spec = services.catalog.models.get(moved.get(name, ""), spec)
-    return spec
+def _target(services: Services, name: str, moved: Mapping[str, Target]) -> Target | None:
+    """What an alias points at now; None for a model. A move to what is not in this catalog, as by
+    an API with another one, counts for nothing.
+    """
+    first = services.catalog.aliases.get(name)
+    if first is None:
+        return None
+    target = moved.get(name, first)
+    return target if target.shares.keys() <= services.catalog.models.keys() else first
+
+
+def _spec(services: Services, name: str, moved: Mapping[str, Target]) -> ModelSpec:
+    target = _target(services, name, moved)
+    return services.catalog[name] if target is None else services.catalog.models[target.model]
+
+
+def _view(
+    services: Services, name: str, moved: Mapping[str, Target], workers: list[WorkerReport]
+) -> ModelView:
+    return ModelView.of(name, _spec(services, name, moved), workers, _target(services, name, moved))

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.http.timestamps import moment
 from api.overload.breaker import Record, State
 from api.overload.lane_state import LaneState
-from common.catalog import ModelSpec
+from common.catalog import ModelSpec, Target
 from common.redis.keys import BANDS
-from common.worker_report import WorkerReport
+from common.worker_report import LaneReport, WorkerReport
 
 
 class ModelView(BaseModel):
@@ -25,6 +25,12 @@ class ModelView(BaseModel):
     created: int = Field(0, description="For OpenAI's clients; not recorded.")
     owned_by: str = "lanefleet"
     alias_of: str | None = Field(None, description="The model that this alias points at now.")
+    shares: dict[str, float] = Field(
+        default_factory=dict,
+        description="By model, the share of its jobs, of an alias that several share.",
+    )
+    sticky: bool = Field(False, description="Whether a tenant's jobs all go to one of these.")
+    shadow: str | None = Field(None, description="The model that answers its jobs too, unseen.")
     input: str
     task: str | None = Field(None, description="The task-shaped route that serves it.")
     description: str
@@ -44,14 +50,22 @@ class ModelView(BaseModel):
     )
 
     @classmethod
-    def of(cls, name: str, spec: ModelSpec, workers: list[WorkerReport]) -> ModelView:
-        """The view of a catalog entry, with the live workers' reports of it."""
+    def of(
+        cls, name: str, spec: ModelSpec, workers: list[WorkerReport], target: Target | None = None
+    ) -> ModelView:
+        """The view of a catalog entry, with the live workers' reports of it; target is what an
+        alias points at.
+        """
+        shared = target if target is not None and target.is_split else None
         lanes = {report.worker: report.lanes[name] for report in workers if name in report.lanes}
         return cls(
             name=name,
             id=name,
             task=spec.task,
             alias_of=spec.name if spec.name != name else None,
+            shares={} if shared is None else {n: round(s, 6) for n, s in shared.shares.items()},
+            sticky=shared is not None and shared.sticky,
+            shadow=spec.shadow,
             input=spec.input,
             description=spec.description,
             version=spec.version,
@@ -62,9 +76,14 @@ class ModelView(BaseModel):
             loaded_by=[
                 worker for worker, lane in lanes.items() if lane.loaded and lane.model == spec.name
             ],
-            errors={worker: lane.error for worker, lane in lanes.items() if lane.error},
+            errors={worker: said for worker, lane in lanes.items() if (said := _errors(lane))},
             warnings={worker: lane.warning for worker, lane in lanes.items() if lane.warning},
         )
+
+
+def _errors(lane: LaneReport) -> str:
+    missing = [f"{model}: {why}" for model, why in lane.missing.items()]
+    return "; ".join([*([lane.error] if lane.error else []), *missing])
 
 
 class BreakerView(BaseModel):
@@ -198,6 +217,17 @@ class AliasTarget(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str = Field(description="A model of the catalog.", examples=["minilm"])
+    share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="The share of the alias' jobs that it gets; the models that have them now keep "
+        "the rest, in proportion. 1 is all of them, 0 takes it out.",
+    )
+    sticky: bool | None = Field(
+        None,
+        description="Whether a tenant's jobs all go to one model; unset leaves that as it is.",
+    )
 
 
 class Purged(BaseModel):

@@ -18,6 +18,7 @@ from common.catalog.spec import (
     Precision,
     Task,
 )
+from common.catalog.target import Target
 
 __all__ = (
     "BUILTIN_HANDLERS",
@@ -30,6 +31,7 @@ __all__ = (
     "Mirrored",
     "ModelSpec",
     "Precision",
+    "Target",
     "Task",
     "load_catalog",
     "mirrored",

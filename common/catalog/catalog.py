@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from common.catalog.spec import ModelSpec, Task
+from common.catalog.target import Target
 from common.errors import UnknownModel
 
 
@@ -17,15 +18,16 @@ class Catalog(Mapping[str, ModelSpec]):
     def __init__(
         self,
         models: Mapping[str, ModelSpec],
-        aliases: Mapping[str, str] | None = None,
+        aliases: Mapping[str, Target] | None = None,
         served: tuple[str, ...] = (),
     ) -> None:
         self.models = dict(models)
         """Every model that can be loaded, with or without a lane here."""
         self.aliases = dict(aliases or {})
-        """The initial target of each alias; operators move them while the fleet runs."""
+        """What each alias points at first; operators move them while the fleet runs."""
         self._served = served or (*self.models, *self.aliases)
-        self._specs = {name: self.models[self.aliases.get(name, name)] for name in self._served}
+        mains = {name: target.model for name, target in self.aliases.items()}
+        self._specs = {name: self.models[mains.get(name, name)] for name in self._served}
 
     def __getitem__(self, name: str) -> ModelSpec:
         spec = self._specs.get(name) if isinstance(name, str) else None  # a client's may be a list

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from common.catalog.aliases import check_shadows, meant, parse_aliases
 from common.catalog.catalog import Catalog
-from common.catalog.spec import NAME_PATTERN, ModelSpec, Task, naming
+from common.catalog.spec import ModelSpec, Task
 from common.errors import ConfigurationError
 from common.strict_yaml import read_yaml
 
 _TOP_LEVEL = ("models", "aliases")
-
-
-def meant(name: object, known: Iterable[str]) -> str:
-    close = get_close_matches(str(name), list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def load_catalog(path: Path) -> Catalog:
@@ -43,7 +38,8 @@ def load_catalog(path: Path) -> Catalog:
         raise ConfigurationError(f"{path}: expected a top-level `models:` with a name each")
     specs = {str(name): _parse_spec(path, str(name), body) for name, body in models.items()}
     _check_defaults(path, specs)
-    return Catalog(specs, _parse_aliases(path, document.get("aliases") or {}, specs))
+    check_shadows(path, specs)
+    return Catalog(specs, parse_aliases(path, document.get("aliases") or {}, specs))
 
 
 def _check_defaults(path: Path, specs: Mapping[str, ModelSpec]) -> None:
@@ -59,25 +55,6 @@ def _check_defaults(path: Path, specs: Mapping[str, ModelSpec]) -> None:
                 f"{spec.task!r} already; mark one of them"
             )
         chosen[spec.task] = name
-
-
-def _parse_aliases(path: Path, aliases: object, specs: Mapping[str, ModelSpec]) -> dict[str, str]:
-    if not isinstance(aliases, dict):
-        raise ConfigurationError(f"{path}: `aliases:` must map a name to a model's name")
-    for alias, target in aliases.items():
-        if not NAME_PATTERN.match(str(alias)):
-            raise ConfigurationError(f"{path}: aliases.{alias}: {naming(str(alias))}")
-        if str(alias) in specs:
-            raise ConfigurationError(
-                f"{path}: aliases.{alias}: choose a name that no model has, such as one without "
-                "its @version"
-            )
-        if str(target) not in specs:
-            raise ConfigurationError(
-                f"{path}: aliases.{alias}: there is no model {target!r}; "
-                f"choose from {', '.join(sorted(specs))}"
-            )
-    return {str(alias): str(target) for alias, target in aliases.items()}
 
 
 def _parse_spec(path: Path, name: str, body: object) -> ModelSpec:

@@ -23,6 +23,8 @@ DETERMINISTIC_HANDLERS = frozenset(
 """Built-in handlers whose results are cached unless the catalog says otherwise. Whether other
 handlers are deterministic is declared by their authors in the catalog."""
 
+GENERATING_HANDLERS = frozenset({"decoder", "openai-server"})
+
 BUILTIN_HANDLERS: Mapping[str, str] = {
     "echo": "worker.models.echo:Echo",
     "minilm": "worker.models.minilm:MiniLM",
@@ -167,6 +169,11 @@ class ModelSpec(BaseModel):
         "hour for the built-in models and for repeatable generation, and 0 for `echo` and handlers "
         "of your own.",
     )
+    shadow: str | None = Field(
+        None,
+        description="Another model that answers this one's jobs too, unseen: how far its results "
+        "agree is measured (docs/models.md).",
+    )
     cache_shared: bool = Field(
         False, description="Whether tenants share kept results and runs in flight."
     )
@@ -215,6 +222,11 @@ class ModelSpec(BaseModel):
         if version:
             object.__setattr__(self, "version", version)
         return self
+
+    @property
+    def generates(self) -> bool:
+        """Whether its work is generation, as far as the catalog tells."""
+        return self.task == "generate" or self.handler in GENERATING_HANDLERS
 
     @property
     def keeps_results_seconds(self) -> int:

@@ -43,6 +43,36 @@ PREDICTIONS = Metric(
     "jobs",
     ("worker",),
 )
+CONFIDENCE = _worker(
+    "confidence_ratio",
+    "histogram",
+    "First score of a classifier's results. The count is the number of results with one.",
+    "lane",
+    "model_version",
+    unit="0 to 1",
+    when="a lane of the task `classify` has results",
+)
+SHADOW_AGREEMENT = _worker(
+    "shadow_agreement_ratio",
+    "histogram",
+    "How far the results of a lane's shadow agree with the published ones, a job each: equal first "
+    "labels, shared boxes, or a cosine.",
+    "lane",
+    "shadow",
+    unit="0 to 1",
+    when="a model has a shadow",
+)
+SHADOW_JOBS = _worker(
+    "shadow_jobs_total",
+    "counter",
+    "Jobs for a lane's shadow: `compared`, `failed` where it raised, or `dropped` because it was "
+    "behind.",
+    "lane",
+    "shadow",
+    "outcome",
+    unit="jobs",
+    when="a model has a shadow",
+)
 STAGE_SECONDS = _worker(
     "stage_seconds",
     "summary",

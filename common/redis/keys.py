@@ -59,7 +59,7 @@
 | `lf:jobs:<tenant>:count`     | string | the number of these since the first   | one number             |
 | `lf:jobs:<tenant>:labels`    | string | that some of them have had labels     | one number             |
 | `lf:labels:<id>`             | string | the labels of a job that was dead and is retried | 8 days      |
-| `lf:aliases`                 | hash   | alias -> the model it was moved to    | the catalog's aliases  |
+| `lf:aliases`                 | hash   | alias -> its model now, or shares     | the catalog's aliases  |
 | `lf:worker:<name>`           | string | a live worker's report                | 15 s                   |
 | `lf:format`                  | string | the version of this format (format_version.py) | one number       |
 | `lf:probe`                   | string | written to learn whether Redis accepts writes | 60 s             |

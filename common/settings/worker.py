@@ -143,6 +143,28 @@ class WorkerSettings(Section):
         description="Decoded pictures and tokens kept in one process, for inputs that go to two of "
         "its models or versions; 0 keeps none.",
     )
+    shadow_share: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Most of a device's time that shadows may take; they run only while no job is "
+        "known to wait.",
+    )
+    shadow_max_batch: int = Field(
+        8, ge=1, description="Most jobs of one shadow's batch, behind which a new job may wait."
+    )
+    shadow_waiting_jobs: int = Field(
+        256, ge=1, description="Jobs of a lane that may wait for its shadow; others are dropped."
+    )
+    shadow_waiting_mb: int = Field(
+        64, ge=1, description="Memory that the inputs and results of these may take, in MB."
+    )
+    shadow_timeout_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="Longest one batch of a shadow may take before its worker process is replaced; "
+        "0 is the model's own limit.",
+    )
     batches_per_turn: int = Field(
         16, ge=1, description="Full batches a lane may run before another lane that waits."
     )

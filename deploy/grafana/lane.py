@@ -9,6 +9,10 @@ def _rate(metric: str, by: str = "lane", more: str = "") -> str:
     return f'sum by ({by}) (rate({metric}{{lane=~"$lane"{more}}}[$__rate_interval]))'
 
 
+def _mean(histogram: str, by: str) -> str:
+    return f"{_rate(f'{histogram}_sum', by)} / ({_rate(f'{histogram}_count', by)} > 0)"
+
+
 def _most(metric: str, by: str = "lane") -> str:
     return f"max by ({by}) ({metric}{_OF})"
 
@@ -67,6 +71,60 @@ LATENCY = Section(
                 Query(
                     _rate("predictions_total", "lane, model_version, status"),
                     "{{lane}} {{model_version}} {{status}}",
+                ),
+            ),
+        ),
+    ),
+)
+
+VERSIONS = Section(
+    "Versions",
+    (
+        Panel(
+            "Share by version",
+            "percentunit",
+            (
+                Query(
+                    f"{_rate('predictions_total', 'lane, model_version')} / "
+                    "ignoring (model_version) group_left () "
+                    f"({_rate('predictions_total')} > 0)",
+                    "{{lane}} {{model_version}}",
+                ),
+            ),
+            "Of the jobs with a result.",
+            most=1,
+        ),
+        Panel(
+            "First score by version",
+            "percentunit",
+            (
+                Query(
+                    _mean("lanefleet_worker_confidence_ratio", "lane, model_version"),
+                    "{{lane}} {{model_version}}",
+                ),
+            ),
+            "The mean, of classifiers.",
+            most=1,
+        ),
+        Panel(
+            "Agreement with the shadow",
+            "percentunit",
+            (
+                Query(
+                    _mean("lanefleet_worker_shadow_agreement_ratio", "lane, shadow"),
+                    "{{lane}} {{shadow}}",
+                ),
+            ),
+            "The mean: equal first labels, shared boxes, or a cosine.",
+            most=1,
+        ),
+        Panel(
+            "Shadow jobs",
+            "ops",
+            (
+                Query(
+                    _rate("lanefleet_worker_shadow_jobs_total", "lane, shadow, outcome"),
+                    "{{lane}} {{shadow}} {{outcome}}",
                 ),
             ),
         ),
@@ -182,6 +240,6 @@ PAGE = Page(
     "lane",
     "Lanefleet: lane",
     "How long the jobs of a lane wait and run.",
-    (LATENCY, QUEUE, BATCHES, ENDINGS),
+    (LATENCY, VERSIONS, QUEUE, BATCHES, ENDINGS),
     lanes=True,
 )

@@ -43,6 +43,8 @@ models:
   echo: {handler: echo, input: json, max_batch: 64, cache_seconds: 60}
   unserved: {handler: echo, input: json}
   crowded: {handler: echo, input: json}
+  drifts@1: {handler: "tests.support.versions:Version", task: classify, shadow: drifts@2}
+  drifts@2: {handler: "tests.support.versions:Version", task: classify}
 """
 NEEDS_A_GPU = re.compile(r"lanefleet_worker_device_(utilization_ratio|memory_\w+|power_watts)")
 NOT_HERE = {
@@ -126,6 +128,7 @@ class Watch:
             self.call(input=number, params={"sleep_ms": 20})
             self.call(input="the same", webhook=self.webhooks)
             self.call(model="crowded", input=number)
+            self.call(model="drifts@1", input=number)
             if number % 10 == 0:
                 self.call(input=number, params={"fail": "on purpose"})
                 self.call(model="unknown", input=number)
@@ -227,7 +230,7 @@ def watch(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     receiver, worker, port, alertmanager = Receiver(), free_port(), free_port(), free_port()
     courier = free_port()
     api = stack.api("")
-    stack.worker("echo", LANEFLEET_WORKER_HEALTH_PORT=str(worker))
+    stack.worker("echo,drifts@1", LANEFLEET_WORKER_HEALTH_PORT=str(worker))
     stack.courier("", LANEFLEET_WORKER_HEALTH_PORT=str(courier))
     key = _key(stack)
     targets = {

@@ -40,8 +40,10 @@ NOT_HERE = {
     compatible.SERVING_GPU,
     batches.BATCH_LINES_WAITING,
     *(one for one in METRICS if one.when == "its model is a generator"),
+    *(worker.CONFIDENCE, worker.SHADOW_AGREEMENT, worker.SHADOW_JOBS),
 }
-"""Without a GPU, tenants, batches and a generator (test_generation.py)."""
+"""Without a GPU, tenants, batches, a generator (test_generation.py), a classifier and a shadow
+(test_canary.py)."""
 UNKNOWN_YET = {lanes.LANE_DRAIN_RATE, lanes.LANE_DRAIN_SECONDS}
 """Nothing has kept the workers busy for long enough."""
 

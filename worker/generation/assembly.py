@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from common.settings import Settings
+from worker.batching.turns import Turns
 from worker.generation.remote_runner import RemoteRunner
 from worker.generation.remote_teller import RemoteTeller
 from worker.generation.stepper import Stepper
@@ -20,7 +21,9 @@ from worker.pipeline.error_policy import Retries
 from worker.pipeline.finisher import Finisher
 from worker.pipeline.runner import Runner
 from worker.pipeline.scheduler import Scheduler
+from worker.pipeline.shadow_runner import ShadowRunner
 from worker.pipeline.starting import Starting
+from worker.residency.model_host import ModelHost
 
 _STEPS_OF_GRACE = 0.8
 
@@ -32,11 +35,12 @@ class Device(NamedTuple):
     stepper: Stepper
     teller: Teller
     remote: RemoteRunner
+    shadows: ShadowRunner
 
     @property
-    def watched(self) -> tuple[Runner, Stepper, Teller]:
+    def watched(self) -> tuple[Runner, Stepper, Teller, ShadowRunner]:
         """Those whose calls of models the watchdog looks at."""
-        return self.runner, self.stepper, self.teller
+        return self.runner, self.stepper, self.teller, self.shadows
 
     def start(self) -> None:
         """Start the device's thread, the teller's, and those of servers."""
@@ -60,7 +64,8 @@ def build_device(
     state: WorkerState,
     leases: Mapping[str, LaneLeases],
     starting: Starting,
-    scheduler: Scheduler,
+    turns: Turns,
+    models: ModelHost,
     finisher: Finisher,
     device_time: DeviceTime,
     redis_health: RedisHealth,
@@ -71,6 +76,14 @@ def build_device(
     retries: Retries,
 ) -> Device:
     """As the constructors of the parts take them."""
+    shadows = ShadowRunner(
+        *(state, calls),
+        share=settings.shadow_share,
+        max_batch=settings.shadow_max_batch,
+        on_device_lost=on_device_lost,
+        on_stuck=on_stuck,
+    )
+    scheduler = Scheduler(state, turns, models, shadows)
     teller = Teller(
         *(state, leases, finisher, redis_health, calls),
         stream_seconds=settings.stream_seconds,
@@ -94,4 +107,4 @@ def build_device(
     )
     remote_teller = RemoteTeller(state, leases, finisher, retries, settings.stream_seconds)
     remote = RemoteRunner(state, leases, starting, remote_teller, scheduler.touch)
-    return Device(runner, stepper, teller, remote)
+    return Device(runner, stepper, teller, remote, shadows)

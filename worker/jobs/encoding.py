@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from common.errors import ResultTooLarge, name_of
 from common.jobs.result_document import Stamp, dump_result, with_lineage
@@ -21,17 +22,24 @@ class Encoder(Protocol):
     """Whether another thread took its work over."""
 
 
-def encode(execution: Execution, stamp: Stamp, encoder: Encoder, most_bytes: int) -> None:
+def encode(
+    execution: Execution,
+    stamp: Stamp,
+    encoder: Encoder,
+    most_bytes: int,
+    watch: Callable[[Execution, Any, bytes], None] | None = None,
+) -> None:
     """Encode the output, or the failure, as the result that Celery stores.
 
-    most_bytes is the largest result. Raises Abandoned, having changed nothing, where another
-    thread took over meanwhile.
+    most_bytes is the largest result; watch looks at results, where a lane has one. Raises
+    Abandoned, having changed nothing, where another thread took over meanwhile.
     """
     handler = execution.handler
     if execution.disposition is None and handler is not None:
-        error, result = None, b""
+        error, value, result = None, None, b""
         try:
-            result = dump_result(handler.encode(execution.output))
+            value = handler.encode(execution.output)
+            result = dump_result(value)
             if len(result) > most_bytes:  # Redis would close the connection, try after try
                 raise ResultTooLarge(
                     f"the result is {len(result):,} bytes of JSON; "
@@ -48,6 +56,8 @@ def encode(execution: Execution, stamp: Stamp, encoder: Encoder, most_bytes: int
             )
         else:
             _succeed(execution, stamp, result)
+            if watch is not None:
+                watch(execution, value, result)
         execution.output = None
     if execution.disposition == "failed" and execution.error is not None:
         execution.meta = failure_of(execution, stamp)

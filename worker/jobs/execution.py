@@ -23,6 +23,7 @@ from common.errors import (
 )
 from worker.jobs.next_steps import NextSteps
 from worker.jobs.passage import Passage
+from worker.jobs.served import Served
 from worker.models.base import Model
 
 Step = Literal["parse", "decode", "cost", "infer", "encode"]
@@ -97,6 +98,12 @@ class Execution:
     handler: Model | None = field(default=None, init=False)
     """The handler that decoded it and must run it: its alias may have moved meanwhile."""
     version: str = field(default="", init=False)
+    served: Served | None = field(default=None, init=False)
+    """The model that was picked for it; None where its lane has one only."""
+    kept: Any = field(default=None, init=False)
+    """Its input as it was, for a shadow; None for most."""
+    answer: bytes = field(default=b"", init=False)
+    """Its result as JSON, where its input is kept."""
     reserved_ms: int = field(default=0, init=False)
     """When it was reserved, Unix milliseconds of the Redis server."""
     has_blob: bool = field(default=False, init=False)

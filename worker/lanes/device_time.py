@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 
 _RECENT_SECONDS = 10.0
 
-Idle = Literal["no_work", "reserving", "decoding", "company", "loading", "publishing"]
+Idle = Literal["no_work", "reserving", "decoding", "company", "loading", "publishing", "shadow"]
 IDLE: tuple[Idle, ...] = get_args(Idle)
 """Causes of idle time.
 
@@ -20,6 +20,7 @@ decoding    jobs are in hand, and none is decoded yet
 company     decoded jobs wait for others to share the batch (at most max_wait_ms)
 loading     a model is being loaded or warmed up
 publishing  the finisher is too far behind: Redis is slow or unavailable
+shadow      no job was known to wait, and a shadow ran
 """
 
 

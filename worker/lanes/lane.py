@@ -19,10 +19,14 @@ from worker.batching.batch_time import BatchTime
 from worker.batching.batcher import Batch, Batcher, BatchLimits
 from worker.jobs.execution import Execution
 from worker.jobs.leases import Reservation
+from worker.jobs.served import Served
 from worker.lanes.admission import ONE_BY_ONE, Admission
 from worker.lanes.lane_stats import LaneStats
 from worker.lanes.rows import Rows
+from worker.lanes.shadow import SHADOW_LIMITS, Shadow, ShadowLimits
+from worker.lanes.split import Split
 from worker.lanes.step import Step
+from worker.lanes.watch import Watch, watch_of
 from worker.models.base import Model
 from worker.models.remote import RemoteGenerator, is_remote
 
@@ -50,6 +54,7 @@ class Lane:
         tenant_share: float = 1.0,
         step_look_ahead: int = 4,
         max_attempts: int = 3,
+        shadow_limits: ShadowLimits = SHADOW_LIMITS,
     ) -> None:
         """step_look_ahead is as look_ahead_jobs, of lanes whose work is steps."""
         self.name = name
@@ -69,6 +74,12 @@ class Lane:
         """By tenant, jobs whose input is being fetched; not counted in `waiting`."""
         self.handler: Model | None = None
         """Set while the model is in memory."""
+        self.split: Split | None = None
+        """How its jobs are shared out, where it is an alias with shares; None for most."""
+        self.shadow: Shadow | None = None
+        """Who answers its jobs too, unseen; None for most."""
+        self.watch: Watch | None = None
+        """What looks at its results; None for most."""
         self.admission: Admission | None = None
         """How its jobs join rows, where its model is a generator; None while it is not loaded."""
         self.remote: RemoteGenerator | None = None
@@ -89,6 +100,7 @@ class Lane:
         self.clock_ahead = time.time() - time.monotonic()
         """Add it to the steady clock for the Redis server's time, in Unix seconds."""
         self._look_ahead = look_ahead_jobs
+        self._shadow_limits = shadow_limits
         self._steps = (step_look_ahead, max_attempts)
         self._max_fetching = max_fetching * _FETCHING_PER_SLOT
         self._tenant_fetching = max(1, int(self._max_fetching * tenant_share / 4))
@@ -200,6 +212,52 @@ class Lane:
         self.batcher.limits = ONE_BY_ONE if self.generates else self.limits
         self.handler, self.closing, self.wanted_since = handler, False, None
         self.ready, self.armed = handler is not None, False
+        self.share(None)
+        self._follow_shadow()
+
+    def share(self, split: Split | None) -> None:
+        """Share its jobs out like this from now on; its batches then keep to the limits of each of
+        the models, as they have one queue.
+        """
+        models = {} if split is None else split.models
+        before = {} if self.split is None else self.split.models
+        self.split = split
+        if models.keys() != before.keys() and not self.generates:
+            self.limits = self.batcher.limits = _tightest(
+                [self.spec, *(one.spec for one in models.values())]
+            )
+            handlers = [self.handler, *(one.handler for one in models.values())]
+            self.limits.pads = any(getattr(one, "pads", True) for one in handlers)
+
+    def _follow_shadow(self) -> None:
+        model = self.spec.shadow if self.handler is not None and not self.generates else None
+        if self.shadow is not None and self.shadow.model != model:
+            self.shadow.leave()
+            self.shadow = None
+        if self.shadow is None and model is not None:
+            self.shadow = Shadow(model, self.stats.shadow(model), self._shadow_limits)
+        self.watch = watch_of(self.spec, self.stats, self.shadow)
+
+    def assign(self, executions: list[Execution], keep: bool = True) -> list[Execution]:
+        """Pick the model of each job, where there is a choice; returns them sorted by model.
+
+        keep: whether their inputs may be kept for the shadow.
+        """
+        own = executions
+        if (split := self.split) is not None:
+            for execution in executions:
+                execution.served = served = split.pick(execution)
+                execution.handler = served.handler  # so that it is not unloaded meanwhile
+            executions = sorted(executions, key=_name_of_model)
+            own = [one for one in executions if one.handler is self.handler]
+        if keep and self.shadow is not None:
+            self.shadow.keep(own)
+        return executions
+
+    def spec_of(self, execution: Execution) -> ModelSpec:
+        """The model that runs this job."""
+        served = execution.served
+        return self.spec if served is None else served.spec
 
     def add(self, execution: Execution, now: float) -> None:
         """Add a decoded job to the batcher."""
@@ -249,6 +307,23 @@ class Lane:
             self.in_hand.pop(execution.tag, None)
 
 
+def _name_of_model(execution: Execution) -> str:
+    served: Served | None = execution.served
+    return "" if served is None else served.spec.name
+
+
+def _tightest(specs: Sequence[ModelSpec]) -> BatchLimits:
+    every = [_limits(spec) for spec in specs]
+    costs = [one.max_cost for one in every if one.max_cost is not None]
+    targets = [one.target_latency_ms for one in every if one.target_latency_ms is not None]
+    return BatchLimits(
+        min(one.max_batch for one in every),
+        min(one.max_wait_ms for one in every),
+        min(costs, default=None),
+        min(targets, default=None),
+    )
+
+
 def _limits(spec: ModelSpec) -> BatchLimits:
     return BatchLimits(spec.max_batch, spec.max_wait_ms, spec.max_cost, spec.target_latency_ms)
 
@@ -265,6 +340,9 @@ def lanes_of(catalog: Catalog, settings: Settings) -> dict[str, Lane]:
             tenant_share=settings.tenant_share,
             step_look_ahead=settings.generation_look_ahead,
             max_attempts=settings.max_attempts,
+            shadow_limits=ShadowLimits(
+                settings.shadow_waiting_jobs, settings.shadow_waiting_mb * 2**20
+            ),
         )
         for name, spec in catalog.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.metrics.histogram import Histogram
 from worker.lanes.generation_stats import GenerationStats
+from worker.lanes.shadow import ShadowStats
 from worker.lanes.stages import LaneStages
 
 _WEIGHT = 4
@@ -12,10 +13,14 @@ INFER_EDGES = (0.01, 0.1, 1.0, 10.0)
 """Upper edges of the buckets of a batch's time on the device, in seconds."""
 
 
+CONFIDENCE_EDGES = (0.25, 0.5, 0.75, 0.9, 0.99)
+"""Upper edges of the buckets of a classifier's first score."""
+
+
 class VersionStats:
     """What one version of the lane's model has done."""
 
-    __slots__ = ("failed", "infer", "succeeded")
+    __slots__ = ("confidence", "failed", "infer", "succeeded")
 
     def __init__(self) -> None:
         self.infer = Histogram(INFER_EDGES)
@@ -23,6 +28,14 @@ class VersionStats:
         self.succeeded = 0
         """Jobs with a result. Written by the finisher, as `failed`."""
         self.failed = 0
+        self.confidence: Histogram | None = None
+        """First scores, of a classifier with results. Written by the finisher."""
+
+    def was_sure(self, score: float) -> None:
+        """Count the first score of a result."""
+        if self.confidence is None:
+            self.confidence = Histogram(CONFIDENCE_EDGES)
+        self.confidence.observe(score)
 
 
 class LaneStats:
@@ -40,6 +53,8 @@ class LaneStats:
         """Number of batches by batch size. Written by the device thread."""
         self.versions: dict[str, VersionStats] = {}
         """By version of the model: an alias may be moved."""
+        self.shadows: dict[str, ShadowStats] = {}
+        """By the shadow's name."""
         self.decode_seconds = 1.0
         """The last time to decode one input. Written by the decode threads."""
         self.reserve_seconds = 0.0
@@ -59,6 +74,10 @@ class LaneStats:
         """What this version of the model has done; on any thread."""
         found = self.versions.get(version)
         return found or self.versions.setdefault(version, VersionStats())
+
+    def shadow(self, model: str) -> ShadowStats:
+        """What this shadow has done."""
+        return self.shadows.setdefault(model, ShadowStats())
 
     def count(self, size: int) -> None:
         """Count a batch of this size."""

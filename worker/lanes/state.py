@@ -69,6 +69,13 @@ class WorkerState:
             self.starved_until = now + _EARLY_WAKE_UP_SECONDS
             self.changed.notify_all()
 
+    # For the intake.
+
+    def assign(self, lane: Lane, executions: list[Execution], keep: bool = True) -> list[Execution]:
+        """Pick the models of jobs that are about to be decoded; see Lane.assign."""
+        with self.lock:
+            return lane.assign(executions, keep)
+
     # For the renewer.
 
     def tags_in_hand(self, lane: Lane) -> list[bytes]:

@@ -34,9 +34,12 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True)
 class DeviceTask:
-    """Run a function on the device between batches: warm up a model, or unload one."""
+    """Run a function on the device between batches: warm up a model, or unload one; or a shadow,
+    while no job is known to wait.
+    """
 
     run: Callable[[], object]
+    counts_as: Idle = "loading"
 
 
 @dataclass(frozen=True, slots=True)

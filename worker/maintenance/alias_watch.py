@@ -1,4 +1,6 @@
-"""Reads the aliases that operators move while the fleet runs."""
+"""Reads the aliases that operators move while the fleet runs, and has models loaded that lanes need
+beside their own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import cast
 
 from redis import Redis
 
+from common.catalog import Target
 from common.redis.keys import ALIASES
 from worker.maintenance.caretaker import Caretaker
 from worker.residency.model_host import ModelHost
@@ -16,10 +19,10 @@ _LOOK_SECONDS = 1.0
 
 class AliasWatch(Caretaker):
     """Passes the target of each alias to the model host, once a second and when one may have
-    moved.
+    moved, or a model was loaded.
     """
 
-    def __init__(self, client: Redis, models: ModelHost, aliases: Mapping[str, str]) -> None:
+    def __init__(self, client: Redis, models: ModelHost, aliases: Mapping[str, Target]) -> None:
         """aliases are the catalog's; they apply where no operator has moved them."""
         super().__init__("alias-watch", due=models.aliases_stale)
         self._client = client
@@ -32,11 +35,12 @@ class AliasWatch(Caretaker):
 
     def run_once(self) -> None:
         """Read the aliases once; may raise RedisError."""
-        if not self._aliases:
-            return
-        moved = cast("dict[bytes, bytes]", self._client.hgetall(ALIASES))
+        moved: dict[bytes, bytes] = {}
+        if self._aliases:
+            moved = cast("dict[bytes, bytes]", self._client.hgetall(ALIASES))
         targets = {
-            alias.decode(errors="replace"): target.decode(errors="replace")
-            for alias, target in moved.items()
+            alias.decode(errors="replace"): target
+            for alias, text in moved.items()
+            if (target := Target.load(text.decode(errors="replace"))) is not None
         }
         self._models.move_aliases({**self._aliases, **targets})

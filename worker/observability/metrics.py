@@ -1,6 +1,7 @@
 """A worker's metrics, read from its counters when Prometheus asks: no job pays for them.
 
-A lane has at most 32 series, and one that generates 29 more: the waits in the queue and the runs
+A lane has at most 32 series, one that generates 29 more, one that classifies 8 a version, and a
+shadow 10: the waits in the queue and the runs
 are histograms of four edges, the other stages a sum and a count. Lanes that are not loaded have
 none of these until they run.
 """
@@ -44,6 +45,7 @@ class WorkerCollector:
         """Every family, those without samples as well."""
         yield from self._stages()
         yield from self._versions()
+        yield from self._shadows()
         yield from self._batches()
         yield from generation_families(self._lanes())
         yield from self._jobs()
@@ -76,6 +78,7 @@ class WorkerCollector:
 
     def _versions(self) -> Iterator[MetricFamily]:
         infer, jobs = declared.INFERENCE_SECONDS.family(), declared.PREDICTIONS.family()
+        scores = declared.CONFIDENCE.family()
         for lane in self._lanes():
             for version, one in list(lane.stats.versions.items()):
                 infer.add_histogram(
@@ -83,7 +86,21 @@ class WorkerCollector:
                 )
                 jobs.add(one.succeeded, lane.name, version, "success")
                 jobs.add(one.failed, lane.name, version, "error")
-        yield from (infer, jobs)
+                if (sure := one.confidence) is not None:
+                    scores.add_histogram(sure.edges, sure.counts, sure.total, lane.name, version)
+        yield from (infer, jobs, scores)
+
+    def _shadows(self) -> Iterator[MetricFamily]:
+        agreement, jobs = declared.SHADOW_AGREEMENT.family(), declared.SHADOW_JOBS.family()
+        for lane in self._view.lanes.values():
+            for shadow, one in list(lane.stats.shadows.items()):
+                found = one.agreement
+                names = (lane.name, shadow)
+                agreement.add_histogram(found.edges, found.counts.copy(), found.total, *names)
+                jobs.add(one.compared, *names, "compared")
+                jobs.add(one.failed, *names, "failed")
+                jobs.add(one.dropped, *names, "dropped")
+        yield from (agreement, jobs)
 
     def _batches(self) -> Iterator[MetricFamily]:
         jobs, room = declared.BATCH_JOBS.family(), declared.BATCH_ROOM.family()

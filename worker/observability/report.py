@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import time
 
+from common.jobs.shared_weights import SharedWeights
 from common.worker_report import (
     CacheCounts,
     DeviceTimes,
     LaneReport,
     ModelReport,
     PreparedReport,
+    ShadowReport,
     StageTime,
     WorkerReport,
 )
 from worker.lanes.device_time import DeviceTime
 from worker.lanes.lane import Lane
+from worker.lanes.shadow import Shadow
 from worker.models.prepared import PREPARED
 from worker.observability.runtime import runtime_of
 from worker.observability.view import EngineView
@@ -45,7 +48,10 @@ def report_of(view: EngineView, number: int, now: float) -> WorkerReport:
         runtime=runtime_of(view),
         lanes={
             lane.name: _lane_report(
-                lane, view.residents[lane.spec.name], warnings.get(lane.spec.name)
+                lane,
+                view.residents[lane.spec.name],
+                warnings.get(lane.spec.name),
+                view.missing(lane),
             )
             for lane in view.lanes.values()
         },
@@ -63,16 +69,26 @@ def _prepared() -> PreparedReport:
 
 
 def weights_digests(view: EngineView) -> dict[str, str]:
-    """Per lane whose results may be cached: its model and the digest of that model's weights."""
-    return {
-        lane.name: f"{lane.spec.name} {digest}"
-        for lane in view.lanes.values()
-        if (digest := view.residents[lane.spec.name].weights_digest)
-        and lane.spec.keeps_results_seconds
-    }
+    """Per lane whose results may be cached: its model and the digest of that model's weights, or
+    those of all models that share it.
+    """
+    found = {}
+    for lane in view.lanes.values():
+        if not lane.spec.keeps_results_seconds:
+            continue
+        digest, split = view.residents[lane.spec.name].weights_digest, lane.split
+        if split is not None:
+            weights = {name: one.weights for name, one in split.models.items()}
+            if any(weights.values()):
+                found[lane.name] = SharedWeights(split.target, weights).dump()
+        elif digest:
+            found[lane.name] = f"{lane.spec.name} {digest}"
+    return found
 
 
-def _lane_report(lane: Lane, model: Resident, warning: str | None) -> LaneReport:
+def _lane_report(
+    lane: Lane, model: Resident, warning: str | None, missing: dict[str, str]
+) -> LaneReport:
     stats, stages = lane.stats, lane.stats.stages
     rows = lane.admission.rows if lane.admission is not None else None
     taken, slots = (rows.active, rows.slots) if rows else (0, 0)
@@ -105,6 +121,24 @@ def _lane_report(lane: Lane, model: Resident, warning: str | None) -> LaneReport
         row_tokens=int(rows.tokens) if rows else 0,
         steps=rows.steps if rows else 0,
         tokens=stats.generation.completion_tokens,
+        shares=lane.split.shares if lane.split is not None else {},
+        missing=missing,
+        shadow=_shadow_report(lane.shadow),
+    )
+
+
+def _shadow_report(shadow: Shadow | None) -> ShadowReport | None:
+    if shadow is None:
+        return None
+    stats = shadow.stats
+    compared = stats.compared
+    return ShadowReport(
+        model=shadow.model,
+        loaded=shadow.served is not None,
+        compared=compared,
+        agreement=round(stats.agreement.total / compared, 6) if compared else None,
+        failed=stats.failed,
+        dropped=stats.dropped,
     )
 
 

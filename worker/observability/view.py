@@ -102,6 +102,9 @@ class EngineView(Protocol):
     def arrival(self) -> Arrival:
         """How long it took to come up, and its garbage collector's pauses."""
 
+    def missing(self, lane: Lane) -> dict[str, str]:
+        """Models with a share of this lane's jobs that are not loaded, and why."""
+
     def warnings(self) -> list[str]:
         """Sentences about calls of models that take long, and why the process leaves."""
 

@@ -17,10 +17,12 @@ from typing import NamedTuple
 
 import structlog
 
+from common.catalog import ModelSpec
 from common.errors import DecodeTimedOut
 from worker.guard.calls import Calls, Slot, stack_of
 from worker.jobs import steps
 from worker.jobs.execution import Execution
+from worker.jobs.served import Served
 from worker.lanes.lane import Lane
 
 log = structlog.get_logger(__name__)
@@ -161,11 +163,14 @@ class DecodePool:
             return
         began = chunk.began = now = time.monotonic()
         chunk.busy_before = self._busy_at(now)
-        limit = slot.limit = self._calls.limits.of("decode", spec)
+        limit = self._enter(slot, spec, began)
+        served: Served | None = None
         slot.position, slot.began, slot.chunk = 0, began, chunk
-        slot.guard.enter("decode", spec, began)
         for position, execution in enumerate(chunk.executions):
             slot.position, slot.began = position, now
+            if (picked := execution.served) is not served and picked is not None:
+                served, spec, handler = picked, picked.spec, picked.handler
+                limit = self._enter(slot, spec, now)
             steps.decode(execution, spec, handler)
             now = time.monotonic()
             if now - slot.began < limit / 2:
@@ -180,6 +185,11 @@ class DecodePool:
             slot.guard.leave()
         lane.stats.decode_seconds = (time.monotonic() - began) / len(chunk.executions)
         self._hand_over(chunk, chunk.executions)
+
+    def _enter(self, slot: _Slot, spec: ModelSpec, now: float) -> float:
+        limit = slot.limit = self._calls.limits.of("decode", spec)
+        slot.guard.enter("decode", spec, now)
+        return limit
 
     def _hand_over(self, chunk: _Chunk, executions: Sequence[Execution]) -> None:
         if chunk.done is not None:

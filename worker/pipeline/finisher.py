@@ -233,7 +233,8 @@ class Finisher:
         """Write each job's result; raises Abandoned in a thread that was replaced meanwhile."""
         lane, executions, encoder = group.lane, group.executions, self._encoder
         began = time.monotonic()
-        encoder.slot.enter("encode", lane.spec, began, group)
+        encoder.slot.enter("encode", lane.spec_of(executions[0]), began, group)
+        watch, most_bytes = lane.watch, self._calls.limits.result_bytes
         server_time, run_seconds = began + lane.clock_ahead, group.infer_ms / 1000
         stamp = Stamp(
             lane.name,
@@ -252,7 +253,7 @@ class Finisher:
             if execution.time_limits is not None:
                 judge_time(execution, run_seconds)
             try:
-                encode(execution, stamp, encoder, self._calls.limits.result_bytes)
+                encode(execution, stamp, encoder, most_bytes, watch)
                 f"{execution.job_id}{execution.digest}".encode()  # both are sent to Redis unescaped
             except Abandoned:
                 raise

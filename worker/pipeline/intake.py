@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -38,6 +40,7 @@ from worker.pipeline.said import read_said
 
 log = structlog.get_logger(__name__)
 
+_MODEL = attrgetter("handler")
 _REDIS_PAUSE_SECONDS = 0.2
 _FETCH_RETRY_MS = 5_000
 """When a job is looked at again whose tenant has too many that wait for an input."""
@@ -157,8 +160,8 @@ class Intake:
                 lane.add(execution, now)
             lane.stats.stages.decoded(passage, len(executions), beside)
             self._state.changed.notify_all()
-        if ended:
-            self._finisher.submit_ended(lane, ended)
+        for _, alike in groupby(ended, _MODEL):  # a result names the version of its group
+            self._finisher.submit_ended(lane, list(alike))
 
     def read(self, lane: Lane, reservation: Reservation) -> list[Execution]:
         """The messages of a reservation; inputs that lie beside them are still missing."""
@@ -211,6 +214,8 @@ class Intake:
     def _decode(
         self, lane: Lane, executions: list[Execution], replace_caller: Callable[[], None]
     ) -> None:
+        if lane.split is not None or lane.shadow is not None:
+            executions = self._state.assign(lane, executions)
         slow = lane.stats.decode_seconds >= _INLINE_DECODE_SECONDS
         if not (slow and self._decode_pool.has_threads):
             self._decode_pool.run(lane, executions, replace_caller)

@@ -159,7 +159,7 @@ class Runner:
             self._run_step(work)
 
     def _run_task(self, task: DeviceTask) -> None:
-        self._device_time.wait("loading", time.monotonic())
+        self._device_time.wait(task.counts_as, time.monotonic())
         try:
             task.run()
         except BaseException:  # a handler may even raise SystemExit
@@ -210,12 +210,12 @@ class Runner:
         handler = batch[0].handler
         if handler is None:
             return
-        runs = batch.runs()
+        runs, spec = batch.runs(), lane.spec_of(batch[0])
         began = time.monotonic()
         for execution in batch:
             execution.started = began
         self._device_time.start(began)
-        self._launching.enter("infer", lane.spec, began, batch)
+        self._launching.enter("infer", spec, began, batch)
         try:
             outputs = steps.launch([run[0] for run in runs], handler)
             if not isinstance(outputs, Later):
@@ -232,7 +232,7 @@ class Runner:
             started = InProgress(lane, batch, runs, outputs, began, split)
             ahead, self._in_progress = self._in_progress, started
             if ahead is None:
-                self._computing.enter("infer", lane.spec, began, batch)
+                self._computing.enter("infer", spec, began, batch)
             self._await(ahead)  # with this one queued behind it
             return
         self._end_progress()
@@ -269,7 +269,8 @@ class Runner:
             self._device_time.end(now)
             self._computing.leave()
         else:
-            self._computing.enter("infer", following.lane.spec, now, following.batch)
+            spec = following.lane.spec_of(following.batch[0])
+            self._computing.enter("infer", spec, now, following.batch)
         return now
 
     def _done(self, lane: Lane, batch: Batch[Execution], runs: Runs, seconds: float) -> None:
@@ -284,12 +285,13 @@ class Runner:
         self, lane: Lane, batch: Batch[Execution], error: BaseException, split: Split | None
     ) -> None:
         """Handle a batch that raised: split it, or end its only job by the error."""
+        model = lane.spec_of(batch[0]).name
         if is_lost(error):
             log.error("device_lost", lane=lane.name, size=len(batch), error=text_of(error))
             # Its jobs stay in hand: they are released at the end, and run one by one later.
-            self._on_device_lost(lane.spec.name)
+            self._on_device_lost(model)
             return
-        RAISED.note(lane.spec.name, "infer", error, handler=batch[0].handler, jobs=len(batch))
+        RAISED.note(model, "infer", error, handler=batch[0].handler, jobs=len(batch))
         decision = decide(error, len(batch), batch[0].attempt, self._retries)
         self._launching.leave()
         split = split or Split(lane.limits, lane.limits.max_batch)

@@ -5,7 +5,7 @@ and neither waits nor does I/O, so that every rule can be tested by setting up l
 
 In this order: a device task (a model to warm up or to unload); nothing while too many
 results are unpublished; then the lane whose turn it is, with its batch or step, or with
-the loading of its model.
+the loading of its model; then, where no job is known to wait, a shadow.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from worker.lanes.device_time import Idle
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.lanes.work import DeviceTask, RunBatch, RunStep, Wait, Work
+from worker.pipeline.shadow_runner import ShadowRunner
 from worker.residency.model_host import ModelHost
 
 _LOOK_AGAIN_SECONDS = 1.0
@@ -30,8 +31,15 @@ One that is published and one that waits keep the device as busy, less what even
 class Scheduler:
     """Decides; the runner executes."""
 
-    def __init__(self, state: WorkerState, turns: Turns, models: ModelHost) -> None:
+    def __init__(
+        self,
+        state: WorkerState,
+        turns: Turns,
+        models: ModelHost,
+        shadows: ShadowRunner | None = None,
+    ) -> None:
         self._state = state
+        self._shadows = shadows
         self._turns = turns
         self._models = models
 
@@ -44,15 +52,26 @@ class Scheduler:
             return DeviceTask(task)
         if self._is_behind(now):
             return Wait("publishing", None)
-        work = self._next_of_lanes(now, device_idle)
-        return work or Wait(self._why_idle(), self._seconds_until_ready(now))
+        if work := self._next_of_lanes(now, device_idle):
+            return work
+        why, seconds = self._why_idle(), self._seconds_until_ready(now)
+        if self._shadows is not None and why == "no_work" and device_idle:
+            return self._beside(self._shadows, now) or Wait(why, seconds)
+        return Wait(why, seconds)
+
+    @staticmethod
+    def _beside(shadows: ShadowRunner, now: float) -> DeviceTask | Wait | None:
+        if task := shadows.next_task(now):
+            return DeviceTask(task, "shadow")
+        seconds = shadows.due_in(now)
+        return None if seconds is None else Wait("no_work", min(seconds, _LOOK_AGAIN_SECONDS))
 
     def ran(self, lane: Lane, batch: Batch[Execution], seconds: float) -> None:
         """Record that a batch took `seconds` on the device."""
         if batch.regular:
             with self._state.lock:
                 lane.batcher.observe(batch.padded_cost, seconds)
-        self.touch(lane.spec.name)
+        self.touch(lane.spec_of(batch[0]).name)
 
     def touch(self, model: str) -> None:
         """Record that a model has work."""

@@ -75,6 +75,8 @@ class Starting:
             self._state.released(lane, [suspect])
             return False
         suspect.attempt = number
+        if lane.split is not None:
+            self._state.assign(lane, [suspect], keep=False)
         self._decode_pool.run_one(lane, suspect)
         if lane.admission is not None:
             require_prompt(suspect)

@@ -62,7 +62,9 @@ class ModelDeaths:
         if one.verb in _LOADING:
             self._loading[one.model] = self._loading.get(one.model, 0.0) + share
         else:
-            self._running.setdefault(one.model, []).append((now, share))
+            # No job is the cause of a shadow's, so as few of them are enough as of a load's.
+            weight = self._max_attempts if one.verb == "shadow" else 1
+            self._running.setdefault(one.model, []).append((now, share * weight))
 
     def _weigh(self, model: str, now: float) -> None:
         if not self._max_deaths:

@@ -17,11 +17,13 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from common.catalog import Target
 from worker.guard.calls import Call, Calls, Slot
 from worker.guard.raised import RAISED, error_at
 from worker.lanes.lane import Lane
 from worker.lanes.state import WorkerState
 from worker.models.base import Model
+from worker.residency.companions import Companions
 from worker.residency.loader import Loader
 from worker.residency.loading import warm_up
 from worker.residency.residency import Residency, call_unload
@@ -57,6 +59,7 @@ class ModelHost:
         """
         self._state = state
         self.residency = residency
+        self.companions = Companions(state.lanes, residency)
         self._loader = loader
         self._warm_full_batches = warm_full_batches
         self._turn_seconds = turn_seconds
@@ -114,7 +117,8 @@ class ModelHost:
         one = self.residency.models[model]
         stay = max(self._turn_seconds, _LOADS_A_STAY * one.load_seconds)
         return now - one.admitted_at >= stay or not any(
-            lane.in_hand or lane.ready for lane in self._lanes_of(model)
+            (lane.in_hand or lane.ready) and self.companions.uses(lane, model)
+            for lane in self._state.lanes.values()
         )
 
     def load_seconds(self, model: str) -> float:
@@ -188,11 +192,16 @@ class ModelHost:
 
     def take_out(self, model: str, reason: str) -> None:
         """Take a loaded model out of service once what it holds is done."""
-        with self._state.changed:
+        with self._state.lock:
             self.residency.take_out(model, reason)
             if self.residency.handler(model) is not None:
                 self._leave([model])
             self._state.changed.notify_all()
+
+    def warnings(self) -> list[str]:
+        """A sentence for each version with a share of jobs that cannot be loaded."""
+        with self._state.lock:
+            return self.companions.warnings()
 
     def run_on_device(self, task: Task) -> None:
         """Have the device's thread run this between two batches; returns at once."""
@@ -211,23 +220,34 @@ class ModelHost:
         elif verb == "unload" and handler is not None:
             self._leave([model])
 
-    def move_aliases(self, targets: Mapping[str, str]) -> None:
-        """Point aliases at these models, each as soon as its model is loaded."""
+    def move_aliases(self, targets: Mapping[str, Target]) -> None:
+        """Point aliases at these models, each as soon as its model is loaded; and load what lanes
+        have beside their own models.
+        """
         with self._state.lock:
             for alias, target in targets.items():
                 self._move_alias(alias, target)
+            self.companions.settle()
+            now = time.monotonic()
+            wanted = self.companions.wanted(lambda model: self.may_open(model, now))
+            if wanted is not None:
+                self.open(wanted)
             self._state.changed.notify_all()
 
-    def _move_alias(self, alias: str, target: str) -> None:
-        lane, model = self._state.lanes.get(alias), self.residency.models.get(target)
-        if lane is None or model is None or lane.spec.name == target:
+    def _move_alias(self, alias: str, target: Target) -> None:
+        lane = self._state.lanes.get(alias)
+        if lane is None:
+            return
+        main = self.companions.main_of(alias, target)
+        model = self.residency.models.get(main)
+        if model is None or lane.spec.name == main:
             return
         handler = model.handler
         if handler is None and lane.handler is not None:
-            if self.may_open(target, time.monotonic()):
-                self.open(target)
+            if self.may_open(main, time.monotonic()):
+                self.open(main)
             return  # the old model serves until the new one is warm
-        log.info("alias_moved", alias=alias, model=target)
+        log.info("alias_moved", alias=alias, model=main)
         lane.serve(model.spec, handler, model.rows)
 
     def look(self, now: float) -> None:
@@ -291,6 +311,7 @@ class ModelHost:
             self._tasking.enter("unload", self.residency.models[model].spec, time.monotonic())
             self.residency.unload(model)
             self._tasking.leave()
+            self.companions.leaving.discard(model)
         self._state.wake()
 
     # -- internals --------------------------------------------------------
@@ -300,6 +321,7 @@ class ModelHost:
         for model in models:
             for lane in self._lanes_of(model):
                 lane.closing = True
+        self.companions.left(models)
 
     def _is_busy(self, model: str) -> bool:
         """Whether jobs in hand must still run on this model."""

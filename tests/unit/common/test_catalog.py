@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from common.catalog import load_catalog, mirrored
+from common.catalog import Target, load_catalog, mirrored
 from common.errors import ConfigurationError
 
 ECHO = "models:\n  m: {handler: echo}\n"
+TWO = (
+    "models:\n  a@1: {handler: echo}\n  a@2: {handler: echo}\n  b: {handler: echo}\n"
+    "  t: {handler: echo, input: text}\n  g: {handler: decoder}\n"
+)
 
 ECHO_WITH = "models:\n  m: {handler: echo, weights: "
 
@@ -45,8 +49,31 @@ def read(tmp_path: Path, text: str | bytes) -> Path:
         (ECHO + "aliases: {BERT: m}\n", "such as 'bert'"),
         (ECHO + "aliases: {org/x: m}\n", "such as 'x'"),
         (ECHO + "aliases: {m: m}\n", "choose a name that no model has"),
-        (ECHO + "aliases: {x: [m]}\n", "there is no model ['m']; choose from m"),
+        (
+            ECHO + "aliases: {x: [m]}\n",
+            "aliases.x: write a model's name, or models with their shares",
+        ),
         (ECHO + "aliases: [x]\n", "`aliases:` must map a name"),
+        (TWO + "aliases: {x: {a@1: 0.9}}\n", "aliases.x: the shares are 0.9 in all; make them 1"),
+        (TWO + "aliases: {x: {a@1: 1.2, a@2: -0.2}}\n", "the share of a@1 is 1.2; give a number"),
+        (TWO + "aliases: {x: {a@1: 1, a@2: 0}}\n", "the share of a@2 is 0; give a number above 0"),
+        (TWO + "aliases: {x: {a@1: half, a@2: 0.5}}\n", "the share of a@1 is 'half'; give a"),
+        (TWO + "aliases: {x: {a@1: 0.5, a@3: 0.5}}\n", "there is no model 'a@3'; choose from"),
+        (TWO + "aliases: {x: {a@1: 0.5, t: 0.5}}\n", "t takes text, a@1 takes json"),
+        (TWO + "aliases: {x: {a@1: 0.5, b: 0.5}}\n", "a@1 and b both say version '1'; give each"),
+        (TWO + "aliases: {x: {a@1: 0.5, g: 0.5}}\n", "generation cannot be shared out"),
+        (TWO + "aliases: {x: {}}\n", "name at least one model with its share"),
+        (
+            TWO + "aliases: {x: {shares: {a@1: 1}, stiky: true}}\n",
+            "there is no key 'stiky' (did you mean 'sticky'?)",
+        ),
+        (
+            TWO + "aliases: {x: {shares: {a@1: 1}, sticky: tenant}}\n",
+            "aliases.x.sticky: write true",
+        ),
+        ("models:\n  m: {handler: echo, shadow: m}\n", "models.m.shadow: there is no other model"),
+        (TWO + "  s: {handler: echo, shadow: t}\n", "models.s.shadow: t takes text, s takes json"),
+        (TWO + "  s: {handler: echo, shadow: g}\n", "models.s.shadow: generation cannot be"),
         (ECHO.encode() + b"# caf\xe9\n", "line 3: byte 0xe9 is not UTF-8; save the file as UTF-8"),
         (ECHO_WITH + "http://m.test/a.onnx}\n", "weights are not fetched over http; name an https"),
         (ECHO_WITH + "https://m.test/a.onnx}\n", "ends with #sha256= and the file's 64"),
@@ -98,3 +125,11 @@ def test_weights_of_a_url_are_kept_by_their_digest(tmp_path: Path, name: str, ke
     assert wanted.url == f"https://mirror.test/{name}"
     assert wanted.place(tmp_path) == tmp_path / kept_as.format(64 * "a")
     assert mirrored("package:a/b") is mirrored("org/model") is mirrored("random") is None
+
+
+def test_shares_are_read_in_both_forms(tmp_path: Path) -> None:
+    text = TWO + "aliases: {x: {a@1: 0.95, a@2: 0.05}, y: {shares: {a@1: 0.333333, a@2: 0.666667}, "
+    catalog = load_catalog(read(tmp_path, text + "sticky: true}}\n"))
+    assert catalog.aliases["x"] == Target({"a@1": 0.95, "a@2": 0.05})
+    assert catalog.aliases["y"] == Target({"a@1": 0.333333, "a@2": 0.666667}, sticky=True)
+    assert (catalog["x"].name, catalog["y"].name) == ("a@1", "a@2"), "the larger share leads"

@@ -87,6 +87,28 @@ def test_a_lane_has_at_most_32_series_with_every_stage_and_failures() -> None:
     assert "absent" not in by_lane
 
 
+def test_first_scores_and_shadows_have_few_series_of_their_own() -> None:
+    one, plain = lane("sure"), lane("plain")
+    for score in (0.1, 0.8, 0.995):
+        one.stats.version("2").was_sure(score)
+    shadow = one.stats.shadow("sure@3")
+    for agreement in (1.0, 1.0, 0.0, 0.95):
+        shadow.agreement.observe(agreement)
+    shadow.failed, shadow.dropped = 5, 6
+    text = scraped(one, plain)
+    assert undeclared(text) == []
+    scores, agrees = "lanefleet_worker_confidence_ratio", "lanefleet_worker_shadow_agreement_ratio"
+    named = [each for each in samples(text) if each.name.startswith((scores, agrees))]
+    assert {each.labels["lane"] for each in named} == {"sure"}
+    assert len(named) == 8 + 7
+    assert value(text, f"{scores}_bucket", le="0.9", model_version="2") == 2
+    assert value(text, f"{agrees}_bucket", le="0.5", shadow="sure@3") == 1
+    assert value(text, f"{agrees}_sum") == pytest.approx(2.95)
+    jobs = "lanefleet_worker_shadow_jobs_total"
+    outcomes = ("compared", "failed", "dropped")
+    assert [value(text, jobs, outcome=outcome) for outcome in outcomes] == [4, 5, 6]
+
+
 def test_waits_and_runs_are_in_their_buckets_and_stages_in_their_sums() -> None:
     one = lane()
     for seconds in (0.05, 0.5, 5.0, 30.0, 500.0):

@@ -263,3 +263,36 @@ def test_a_lane_of_steps_takes_turns_and_goes_on_with_nothing_new() -> None:
     assert fleet.next() == RunStep(fleet.state.lanes["a"], Step([])), "those on the device go on"
     fleet.give("b", "other", at=NOW - 9)
     assert fleet.next().lane.name == "b", "and others get their turn between two steps"
+
+
+class Shadows:
+    """One shadow batch, and another that is due in a quarter of a second."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Callable[[], None]] = [lambda: None]
+
+    def next_task(self, _now: float) -> Callable[[], None] | None:
+        return self.tasks.pop() if self.tasks else None
+
+    def due_in(self, _now: float) -> float | None:
+        return 0.25
+
+
+def test_a_shadow_runs_only_while_no_job_is_known_to_wait() -> None:
+    fleet = Fleet()
+    shadows: Any = Shadows()
+    fleet.scheduler = Scheduler(fleet.state, fleet.turns, fleet.models, shadows)  # type: ignore[arg-type]
+    lane = fleet.state.lanes["a"]
+    lane.waiting = 1
+    assert fleet.next() == Wait("decoding", None)
+    lane.waiting = 0
+    lane.ready = True
+    assert fleet.next() == Wait("reserving", None)
+    lane.ready = False
+    assert fleet.next(device_idle=False) == Wait("no_work", None)
+    fleet.give("a", "1")
+    assert ids(fleet.next()) == ["1"]
+    work = fleet.next()
+    assert isinstance(work, DeviceTask)
+    assert work.counts_as == "shadow"
+    assert fleet.next() == Wait("no_work", 0.25), "the next is not due yet"

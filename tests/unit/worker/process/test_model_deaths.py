@@ -91,3 +91,12 @@ def test_without_a_limit_none_is_taken_out() -> None:
         deaths.judge(death(LOAD_A, RUN_B), 0)
     assert out(deaths) == set()
     assert not deaths.is_bounded
+
+
+def test_a_shadow_may_end_no_more_processes_than_a_load() -> None:
+    deaths, shadow = ModelDeaths(3, 3), Ran("shadow", "a")
+    for now in range(3):
+        assert out(deaths) == set()
+        deaths.judge(death(shadow, culprit=shadow, loaded="a"), now)
+    assert out(deaths, 3.0) == {"a"}
+    assert out(deaths, 3000.0) == set(), "it is tried again, as no job is known to be at fault"
