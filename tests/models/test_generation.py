@@ -692,6 +692,7 @@ def test_params_that_cannot_be_are_refused(plain: Decoder) -> None:
     for params, says in (
         ({"logit_bias": {"999999": 1}}, "no token id"),
         ({"logit_bias": {"x": 1}}, "no token id"),
+        ({"logit_bias": {"0" * 5000: 1}}, "no token id"),
         ({"min_tokens": 9, "max_tokens": 3}, "above max_tokens"),
         ({"beams": 3}, "no such option"),
     ):
@@ -796,8 +797,19 @@ def test_a_schema_holds_the_text_to_json(folders: dict[str, Path]) -> None:
     taken.prompt.said = {0: run.tokens[0][:5]}
     drive(model, [taken])
     assert taken.tokens[0] == run.tokens[0][5:]
-    with pytest.raises(InvalidInput, match="json_schema"):
-        ask(model, "say", json_schema={"type": "objekt"})
+    for wrong, says in (
+        ({"type": "objekt"}, "objekt"),
+        ({"type": "string", "pattern": "(("}, "unclosed group"),
+        (
+            {
+                "$ref": "#/$defs/a",
+                "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+            },
+            "nothing that satisfies it",
+        ),
+    ):
+        with pytest.raises(InvalidInput, match=f"json_schema: .*{says}"):
+            ask(model, "say", json_schema=wrong)
 
 
 def test_the_catalog_names_it_and_it_has_all_verbs(folders: dict[str, Path]) -> None:

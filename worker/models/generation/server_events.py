@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
 
@@ -136,7 +136,7 @@ def _tokens(found: Any) -> tuple[int, ...]:
     return tuple(found) if whole else ()
 
 
-def _is_count(found: Any, limit: int) -> bool:
+def _is_count(found: Any, limit: int) -> TypeGuard[int]:
     return type(found) is int and 0 <= found < limit
 
 
