@@ -87,6 +87,7 @@ class OutputLog:
             self._cut = False
         if self._cut:
             self._rest = b""
+            self._left -= 1  # a line without an end is no way around the limit
         elif len(self._rest) >= self._most_bytes:
             lines, self._rest, self._cut = [*lines, self._rest], b"", True
         now = self._clock()

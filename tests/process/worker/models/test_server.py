@@ -172,22 +172,23 @@ def test_what_goes_wrong_says_what_becomes_of_the_job(
 
 
 def test_a_server_that_says_more_than_was_asked_for_is_cut_off(
-    server: Server, monkeypatch: Any
+    server: Server, state: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(server_module, "_USAGE_SECONDS", 0.2)
     asked = Asked(server, "hello !more ").run()
     assert asked.result["finish_reason"] == "length"
     assert asked.answer.choices[0].count <= 7
+    wait_until(lambda: seen(state, "open") == 0, 20, "the stream's end")
 
 
 def test_an_answer_that_has_ended_needs_no_end_of_its_stream(
-    server: Server, monkeypatch: Any
+    server: Server, state: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(server_module, "_USAGE_SECONDS", 0.2)
     asked = Asked(server, "hello !stay ").run()
     assert asked.result["text"] == answer_to("hello !stay ", 6)
     assert asked.result["usage"]["completion_tokens"] == 6
-    wait_until(lambda: server.slots == 4, 20, "slots")
+    wait_until(lambda: seen(state, "open") == 0, 20, "the stream's end")
 
 
 def test_a_stream_that_was_cut_goes_on_from_what_was_said(server: Server, state: Path) -> None:

@@ -289,6 +289,14 @@ def test_a_child_that_prints_without_an_end_costs_little() -> None:
     assert output.last == ["y"] * 8
 
 
+def test_a_child_that_ends_no_line_is_limited_too() -> None:
+    output = OutputLog("llm", "k3y", lambda: 0.0)
+    for _ in range(500):
+        output.feed(b"y" * 60_000)
+    assert output.is_full
+    assert output.last == ["y" * 2_000]
+
+
 def test_a_request_costs_about_its_tokens() -> None:
     from worker.models.generation.server import Server
 
