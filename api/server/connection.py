@@ -23,6 +23,7 @@ from uvicorn.server import ServerState
 
 from api.http.problems import Problem
 from api.http.request_context import IN_SCOPE, RequestContext
+from api.server.unchunked import send_unchunked
 from common.settings import HttpSettings
 
 log = structlog.get_logger(__name__)
@@ -207,6 +208,8 @@ class Connection(HttpToolsProtocol):
         _on_headers_complete(self)
         if self._draining:
             self.cycle.keep_alive = False
+        if self.scope["http_version"] == "1.0":
+            send_unchunked(self.cycle)
 
     def on_message_complete(self) -> None:
         """Note that the body has come, be it answered already."""

@@ -9,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from common.errors import InvalidInput
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
+_TOKEN_DIGITS = 10
+_NAME_CHARACTERS = 80
+
+
+def _names_tokens(biases: dict[str, float]) -> dict[str, float]:
+    """The biases as they are; `int` takes more than token ids have: signs, spaces, other digits."""
+    for name in biases:
+        if not (name.isascii() and name.isdecimal() and len(name) <= _TOKEN_DIGITS):
+            raise PydanticCustomError(
+                "token_id", "{name} is no token id", {"name": ascii(name[:40])}
+            )
+    return biases
 
 
 class GenerateOptions(BaseModel):
@@ -27,15 +40,15 @@ class GenerateOptions(BaseModel):
     top_p: float = Field(0.9, gt=0, le=1, description="Only tokens of this probability together.")
     top_k: int = Field(0, ge=0, description="Only so many tokens; 0 is all.")
     min_p: float = Field(0.0, ge=0, le=1, description="Only tokens of this part of the likeliest.")
-    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=10)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, lt=2**63, description="Unset is made of the job's id.")
     stop: tuple[Stop, ...] = Field((), max_length=16, strict=False)
     include_stop: bool = Field(False, description="Whether the stop string is part of the text.")
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(
-        default_factory=dict, max_length=1024, description="Token id to what is added."
-    )
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_names_tokens)
+    ] = Field(default_factory=dict, max_length=1024, description="Token id to what is added.")
     n: int = Field(1, ge=1, le=16, description="Answers to the same prompt.")
     logprobs: int | None = Field(None, ge=0, le=20, description="Likeliest tokens to name.")
     echo: bool = Field(False, description="Whether the text begins with the prompt.")
@@ -91,11 +104,11 @@ def read_options(params: Mapping[str, Any]) -> GenerateOptions:
         )
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
-        option = ".".join(map(str, first["loc"]))
+        option = ".".join(map(str, first["loc"]))[:_NAME_CHARACTERS]
         if first["type"] == "extra_forbidden":
             known = ", ".join(GenerateOptions.model_fields)
             problem = f"there is no such option; choose from {known}"
-            raise InvalidOption(option[:80], problem) from exc
+            raise InvalidOption(option, problem) from exc
         raise InvalidOption(option, first["msg"]) from exc
 
 

@@ -111,3 +111,10 @@ def test_an_id_with_a_slash_is_asked_for_in_a_body(fleet: Fleet) -> None:
 def test_protocol_1_is_refused(fleet: Fleet) -> None:
     with pytest.raises(Exception, match="set task_protocol = 2"):
         send(client(fleet.stack, task_protocol=1), "old").get(timeout=20)
+
+
+def test_half_a_surrogate_pair_is_refused_where_its_sender_waits(fleet: Fleet) -> None:
+    """Celery repeats the call in a header, where Redis' own reader of JSON refuses it."""
+    with pytest.raises(Exception, match="half a surrogate pair"):
+        send(client(fleet.stack), "\ud800").get(timeout=20)
+    assert send(client(fleet.stack), "after").get(timeout=20) == "after"

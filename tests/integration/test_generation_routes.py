@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -356,6 +358,28 @@ def test_curl_reads_events_line_by_line(api: ApiProcess) -> None:
     assert kinds[:2] == ["queued", "running"]
     assert kinds[-1] == "succeeded"
     assert set(kinds[2:-1]) == {"token"}
+
+
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/models"])
+def test_a_client_of_http_1_0_gets_no_chunks(api: ApiProcess, path: str) -> None:
+    address = urlsplit(api.url)
+    body = json.dumps({"text": PROMPT, "max_length": 3, "stream": True, **GREEDY}).encode()
+    head = f"GET {path} HTTP/1.0\r\nHost: {address.netloc}\r\n\r\n".encode()
+    if path == "/v1/generate":
+        about = f"Content-Type: application/json\r\nContent-Length: {len(body)}"
+        head = f"POST {path} HTTP/1.0\r\nHost: {address.netloc}\r\n{about}\r\n\r\n".encode() + body
+    with socket.create_connection((address.hostname, address.port), 20) as connection:
+        connection.sendall(head)
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    fields, _, content = answer.partition(b"\r\n\r\n")
+    assert fields.startswith(b"HTTP/1.1 200")
+    assert b"transfer-encoding" not in fields.lower()
+    if path == "/v1/models":
+        json.loads(content)
+    else:
+        assert content.startswith(b"retry: 1000\n\nevent: queued\n")
+        assert b"\n\nevent: token\n" in content
+        assert content.endswith(b"}\n\n")
 
 
 def test_a_repeated_stream_is_the_same_job(api: ApiProcess) -> None:

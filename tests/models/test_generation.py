@@ -6,6 +6,7 @@ Tiny random networks; what needs real weights is at the end and runs where the p
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -328,6 +329,117 @@ def test_exact_rows_have_the_same_bits_alone_and_in_company(
         assert shared.items() <= own.items(), job
         said = mine.tokens.get(0, [])
         assert single.tokens[0][: len(said)] == said
+
+
+_WAYS: tuple[dict[str, Any], ...] = (
+    {},
+    {"temperature": 1.0, "top_p": 0.9},
+    {"temperature": 1.3, "top_k": 5, "repetition_penalty": 1.4, "logprobs": 2},
+    {"temperature": 0.8, "min_p": 0.05, "n": 2, "presence_penalty": 1.5},
+    {"frequency_penalty": 2, "logit_bias": {"70": 5, "71": -100}, "logprobs": 0},
+    {"temperature": 1.0, "n": 3, "top_p": 1},
+)
+
+
+@dataclass
+class _Crowd:
+    """Rows of one model, and what each job says alone."""
+
+    model: Decoder
+    chance: random.Random
+    rows: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By row, the number of its job and its choice."""
+    keys: list[tuple[int, int, int]] = field(default_factory=list)
+    said: list[list[list[int]]] = field(default_factory=list)
+    known: dict[tuple[int, int, int], Run] = field(default_factory=dict)
+
+    def prompt(self, key: tuple[int, int, int]) -> Prompt:
+        length, kind, way = key
+        prompt = ask(self.model, {"prompt": tokens_of(length, kind)}, max_tokens=20, **_WAYS[way])
+        prompt.seed = 11 * length + kind
+        return prompt
+
+    def admit(self) -> None:
+        """Somebody new, or one of those before, who goes on from a part of what it said."""
+        if self.keys and self.chance.random() < 0.3:
+            number = self.chance.randrange(len(self.keys))
+            key, said = self.keys[number], self.said[number]
+            before = {at: mine[: self.chance.randrange(20)] for at, mine in enumerate(said)}
+        else:
+            key = (
+                self.chance.choice((3, 17, 33, 60)),
+                self.chance.randrange(2),
+                self.chance.randrange(6),
+            )
+            before = {}
+        prompt = self.prompt(key)
+        if len(self.rows) + prompt.options.n > self.model.slots:
+            return
+        prompt.said = {at: list(mine) for at, mine in before.items() if mine}
+        self.rows |= {
+            row: (len(self.keys), choice) for choice, row in enumerate(self.model.admit(prompt))
+        }
+        self.keys.append(key)
+        self.said.append([list(before.get(at, ())) for at in range(prompt.options.n)])
+
+    def drop(self, row: int) -> None:
+        self.model.drop(row)
+        del self.rows[row]
+
+    def step(self) -> None:
+        for advance in self.model.step():
+            number, choice = self.rows[advance.row]
+            self.said[number][choice].append(advance.token)
+            if advance.finish is not None:
+                self.drop(advance.row)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    "seeds", [range(2), pytest.param(range(2, 80), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_rows_are_never_taken_for_others_whoever_comes_and_goes(
+    exact: dict[str, Decoder], kind: str, seeds: range
+) -> None:
+    """Every option, several choices, prompts that begin alike, leavers, and those taken over."""
+    model = exact[kind]
+    for seed in seeds:
+        crowd = _Crowd(model, random.Random(seed))
+        for _ in range(120):
+            move = crowd.chance.random()
+            if move < 0.3:
+                crowd.admit()
+            elif move < 0.38 and crowd.rows:
+                crowd.drop(crowd.chance.choice(list(crowd.rows)))
+            else:
+                crowd.step()
+        for row in list(crowd.rows):
+            crowd.drop(row)
+        assert not len(model._loaded.batch)  # type: ignore[union-attr]
+        for key, said in zip(crowd.keys, crowd.said, strict=True):
+            if key not in crowd.known:
+                crowd.known[key] = alone(model, crowd.prompt(key))
+            for choice, mine in enumerate(said):
+                assert mine == crowd.known[key].tokens[choice][: len(mine)], (seed, key, choice)
+
+
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_prompts_that_are_read_in_one_step_stay_apart(
+    folders: dict[str, Path], is_exact: bool
+) -> None:
+    """The first joins the running rows, and exchanges its place with that of the second, of which
+    a part has been read in the same step."""
+    lengths = (1, 9)
+    prompts = [{"prompt": tokens_of(length, kind)} for kind, length in enumerate(lengths)]
+    single = [
+        alone(decoder(folders["llama"]), ask(decoder(folders["llama"]), one)) for one in prompts
+    ]
+    model = decoder(folders["llama"], slots=2, exact=is_exact)
+    before = [Run(ask(model, {"prompt": [5, 6]}, max_tokens=most)) for most in (9, 2)]
+    drive(model, before)  # the second place is free for longer
+    together = [Run(ask(model, one)) for one in prompts]
+    drive(model, together)
+    assert [one.tokens for one in together] == [one.tokens for one in single]
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -692,6 +804,7 @@ def test_params_that_cannot_be_are_refused(plain: Decoder) -> None:
     for params, says in (
         ({"logit_bias": {"999999": 1}}, "no token id"),
         ({"logit_bias": {"x": 1}}, "no token id"),
+        ({"logit_bias": {"0" * 5000: 1}}, "no token id"),
         ({"min_tokens": 9, "max_tokens": 3}, "above max_tokens"),
         ({"beams": 3}, "no such option"),
     ):
@@ -796,8 +909,19 @@ def test_a_schema_holds_the_text_to_json(folders: dict[str, Path]) -> None:
     taken.prompt.said = {0: run.tokens[0][:5]}
     drive(model, [taken])
     assert taken.tokens[0] == run.tokens[0][5:]
-    with pytest.raises(InvalidInput, match="json_schema"):
-        ask(model, "say", json_schema={"type": "objekt"})
+    for wrong, says in (
+        ({"type": "objekt"}, "objekt"),
+        ({"type": "string", "pattern": "(("}, "unclosed group"),
+        (
+            {
+                "$ref": "#/$defs/a",
+                "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+            },
+            "nothing that satisfies it",
+        ),
+    ):
+        with pytest.raises(InvalidInput, match=f"json_schema: .*{says}"):
+            ask(model, "say", json_schema=wrong)
 
 
 def test_the_catalog_names_it_and_it_has_all_verbs(folders: dict[str, Path]) -> None:

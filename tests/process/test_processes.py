@@ -93,6 +93,32 @@ def test_a_group_tells_how_its_command_ended_and_leaves_nothing(tmp_path: Path) 
     wait_until(lambda: not any(map(_runs, pids)), 20, "the end of the group")
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_who_left_the_group_ends_with_it(tmp_path: Path, asked: bool) -> None:
+    """A process in a session of its own, whose parent has ended, is in no group of ours."""
+    code = f"""
+import os, time
+if not os.fork():
+    os.setsid()
+    if not os.fork():
+        with open({str(tmp_path / "pids")!r}, "a") as file:
+            print(os.getpid(), os.getppid(), file=file)
+        time.sleep(60)
+    os._exit(0)
+time.sleep({60 if asked else 0.5})
+"""
+    command = [sys.executable, "-I", processes.__file__, "--group", "2", sys.executable, "-c", code]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE)
+    daemon, _ = wait_until(lambda: _two_lines(tmp_path / "pids"), 20, "the daemon")
+    assert _runs(daemon)
+    assert child.stdin is not None
+    if asked:
+        child.stdin.close()
+    child.wait(20)
+    assert not _runs(daemon)
+    child.stdin.close()
+
+
 def _two_lines(path: Path) -> list[int]:
     found = path.read_text().split() if path.exists() else []
     return [int(one) for one in found] if len(found) == 2 else []

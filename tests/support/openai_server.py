@@ -8,6 +8,8 @@ Words that begin with `!` at the end of a prompt ask for more; its first word is
 token, counted from 0 over the whole answer; `once` is once for a name, over restarts too:
 `!die:N` (SIGKILL, once), `!always-die:N`, `!hang:N`, `!cut:N` (ends the stream, once), `!error:N`
 (an error amid the stream), `!busy` (429, once), `!status:N`, `!long:N` (400, over a context of N),
+`!key:N` (a status that repeats the key), `!more` (does not keep to max_tokens), `!stay` (does not
+close what it has ended),
 `!huge` (an event of 2 MiB), `!characters` (emoji in two writes and as two JSON halves), `!slow:MS`
 (a token), `!other` (another text the second time), `!json` (no JSON), `!end:N` (a stop).
 
@@ -148,6 +150,8 @@ class Server:
             return _error(400, f"This model's maximum context length is {wishes['long']} tokens.")
         if "status" in wishes:
             return _error(wishes["status"], "as\nyou wish\x07 " + "x" * 5000)
+        if "key" in wishes:
+            return _error(wishes["key"], f"wrong: Bearer {os.environ.get('VLLM_API_KEY', '')}")
         if "busy" in wishes and self.state.once("busy", _prompt(body)):
             return web.json_response({"error": "busy"}, status=429, headers={"Retry-After": "1"})
         return None
@@ -179,6 +183,7 @@ class Stream:
             await self._characters()
             return
         n, most = self.body.get("n", 1), self.body["max_tokens"]
+        most = 10**6 if "more" in self.wishes else most
         texts = dict.fromkeys(range(n), self.prompt)
         other = "other" in self.wishes and not self.state.once("other", self.name)
         # A prompt ends with its wishes, so what follows the last one was said before.
@@ -195,6 +200,9 @@ class Stream:
                 await self._say(choice, token, at, texts[choice][len(self.prompt) :], most)
             if len(self.ended) == n:
                 break
+        while "stay" in self.wishes:
+            await self.response.write(b": still here\n\n")
+            await asyncio.sleep(0.05)
         usage = {"prompt_tokens": len(self.prompt.split()), "completion_tokens": (at + 1) * n}
         await self._event({"choices": [], "usage": usage})
         await self.response.write(b"data: [DONE]\n\n")

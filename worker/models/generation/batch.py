@@ -128,8 +128,10 @@ class Batch:
         at_end = dict(enumerate(self._running))
         for row, (token, _) in zip(self._running, running, strict=True):
             row.place.tokens.append(token)
-        for number, (row, chunk) in enumerate(chunks, len(running)):
+        for row, chunk in chunks:
             self._note_read(row, chunk)
+        # Only now: who begins to run may exchange its place with that of another who has read.
+        for number, (row, _) in enumerate(chunks, len(running)):
             if row.read == row.prompt:
                 self._run(row)
                 at_end[number] = row

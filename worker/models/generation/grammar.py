@@ -7,7 +7,7 @@ gives a bit a token. Without it the option is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,7 +71,11 @@ class Grammars:
         grammar = llguidance.LLMatcher.grammar_from_json_schema(text)
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise InvalidInput(f"params.json_schema: {_first_line(matcher.get_error())}")
+            raise InvalidInput(f"params.json_schema: {_one_line(matcher.get_error())}")
+        first = matcher.deep_copy()
+        first.compute_bitmask()  # only now it shows where there is no first token
+        if first.is_error():
+            raise InvalidInput("params.json_schema: there is nothing that satisfies it")
         return matcher
 
 
@@ -88,7 +92,7 @@ class Matched:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits)].astype(np.bool_)
         if self._matcher.is_error() or not allowed.any():
-            raise ValueError(f"json_schema: {_first_line(self._matcher.get_error())}")
+            raise ValueError(f"json_schema: {_one_line(self._matcher.get_error())}")
         ruled_out = np.ones(len(logits), np.bool_)
         ruled_out[: len(allowed)] = ~allowed
         logits.masked_fill_(torch.from_numpy(ruled_out).to(logits.device), float("-inf"))
@@ -103,6 +107,5 @@ class Matched:
         return bool(self._matcher.is_stopped())
 
 
-def _first_line(error: str | None) -> str:
-    lines: Sequence[str] = (error or "").strip().splitlines()
-    return lines[0][:300] if lines else "no token can follow"
+def _one_line(error: str | None) -> str:
+    return " ".join((error or "").split())[:300] or "no token can follow"

@@ -60,7 +60,8 @@ class PromptReader:
             tokens = request.tokens
             wrong = next((one for one in tokens if not 0 <= one < self.outputs), None)
             if wrong is not None:
-                raise InvalidInput(f"{wrong} is no token of {self.model}, which has {self.outputs}")
+                shown = str(wrong)[:20]
+                raise InvalidInput(f"{shown} is no token of {self.model}, which has {self.outputs}")
         elif request.messages is not None:
             tokens = self.vocabulary.tokens_of(self._filled(request.messages), add_special=False)
         else:
@@ -94,8 +95,8 @@ class PromptReader:
 
     def _check_biases(self, options: GenerateOptions) -> None:
         for token in options.logit_bias:
-            if not token.isdecimal() or int(token) >= self.outputs:
+            if int(token) >= self.outputs:
                 raise InvalidInput(
-                    f"params.logit_bias: {token[:40]!r} is no token id; those of {self.model} are "
+                    f"params.logit_bias: {token!r} is no token id; those of {self.model} are "
                     f"0 to {self.outputs - 1}"
                 )

@@ -32,6 +32,8 @@ _STOP_SECONDS = 5.0
 _PART_OF_LOAD = 0.9
 """A start that takes longer than this part of the model's limit is ended by us, child and all."""
 _CHARACTERS_A_TOKEN = 4
+_USAGE_SECONDS = 5.0
+"""Longest wait for the usage behind an answer that has ended."""
 
 
 class Server:
@@ -110,19 +112,34 @@ class Server:
         if answer.finished:
             return
         body = body_of(options.engine, self._model, request, self._context, said)
+        try:
+            async with asyncio.timeout(None) as limit:
+                await self._hear(body, answer, telling, limit)
+        except (ServerFailed, TimeoutError):
+            if not answer.finished:
+                raise
+        if not answer.finished:
+            raise ServerFailed("the model's server broke its answer off")
+
+    async def _hear(
+        self, body: dict[str, Any], answer: Answer, telling: Telling, limit: asyncio.Timeout
+    ) -> None:
+        """Take the events of one attempt. An answer that has ended is not waited for much longer:
+        nothing comes but its usage.
+        """
+        request = answer.request
         path = "/v1/chat/completions" if request.messages else "/v1/completions"
-        lines, done = Lines(options.max_line_bytes), False
+        lines = Lines(self._options.max_line_bytes)
         async with aclosing(self._link.stream(path, body)) as chunks:
             async for chunk in chunks:
                 for line in lines.feed(chunk):
-                    event = read_event(line, request.options.n)
+                    event = read_event(line, request.options.n, self._link.secret)
                     if event is not None:
                         telling.take(event)
-                        done = done or event.done
-                if done:
-                    break
-        if not answer.finished:
-            raise ServerFailed("the model's server broke its answer off")
+                        if event.done:
+                            return
+                if answer.finished and limit.when() is None:
+                    limit.reschedule(asyncio.get_running_loop().time() + _USAGE_SECONDS)
 
     async def recovered(self) -> bool:
         """After ServerFailed: false where the server is well; else true, once it is again."""

@@ -89,9 +89,12 @@ class Telling:
         choice.tokens += tokens
         choice.count += number
         choice.logprobs += logprobs
-        choice.finish = delta.finish or ""
-        if text or tokens or logprobs or delta.finish:
-            self._emit(Delta(delta.choice, text, tokens, logprobs, delta.finish))
+        finish = delta.finish
+        if finish is None and choice.count > self._answer.request.options.max_tokens:
+            finish = "length"  # it does not keep to what it was asked for, and might never end
+        choice.finish = finish or ""
+        if text or tokens or logprobs or finish:
+            self._emit(Delta(delta.choice, text, tokens, logprobs, finish))
 
 
 def _cut(delta: Delta, most: int | None) -> tuple[dict[str, object], ...]:

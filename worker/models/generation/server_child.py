@@ -41,6 +41,8 @@ _LINES_A_SECOND = 20
 _BURST_LINES = 400
 _LAST_LINES = 8
 _LOOK_SECONDS = 0.2
+_FULL_SECONDS = 0.05
+"""Until a program that has printed too much is read on."""
 _GRACE_SECONDS = 5.0
 
 
@@ -58,32 +60,56 @@ class OutputLog:
     def __init__(
         self, model: str, secret: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.last: deque[str] = deque(maxlen=_LAST_LINES)
-        """The last lines, for the sentence that tells why it ended."""
+        self._last: deque[bytes] = deque(maxlen=_LAST_LINES)
         self._model, self._secret, self._clock = model, secret, clock
         self._left, self._at, self._unsaid = float(_BURST_LINES), clock(), 0
         self._rest = b""
+        self._cut = False
+        """Whether the rest of the line is left out."""
+        self._most_bytes = _LINE_BYTES + len(secret)
+        """Kept of a line: what is cut off must not begin within the key."""
+
+    @property
+    def last(self) -> list[str]:
+        """The last lines, for the sentence that tells why it ended."""
+        return [text for line in self._last if (text := self._text(line))]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next line will be left out."""
+        return self._left < 1
 
     def feed(self, chunk: bytes) -> None:
-        """Write the lines that these bytes end."""
+        """Write the lines that these bytes end, as many as there may be; the others are counted."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        if len(self._rest) > _LINE_BYTES:
-            lines, self._rest = [*lines, self._rest], b""
-        for line in lines:
-            self._write(line)
-
-    def _write(self, line: bytes) -> None:
-        text = line[:_LINE_BYTES].decode("utf-8", "replace").strip()
-        text = "".join(one for one in text if one.isprintable()).replace(self._secret, "***")
-        if not text:
-            return
-        self.last.append(text)
+        if self._cut and lines:
+            del lines[0]
+            self._cut = False
+        if self._cut:
+            self._rest = b""
+            self._left -= 1  # a line without an end is no way around the limit
+        elif len(self._rest) >= self._most_bytes:
+            lines, self._rest, self._cut = [*lines, self._rest], b"", True
         now = self._clock()
         self._left = min(_BURST_LINES, self._left + (now - self._at) * _LINES_A_SECOND)
         self._at = now
-        if self._left < 1:
-            self._unsaid += 1
+        room = int(self._left)
+        for line in lines[:room]:
+            self._write(line)
+        unsaid = lines[room:]
+        self._unsaid += len(unsaid)
+        self._last.extend(unsaid[-_LAST_LINES:])
+
+    def _text(self, line: bytes) -> str:
+        text = line[: self._most_bytes].decode("utf-8", "replace").strip()
+        text = "".join(one for one in text if one.isprintable())
+        return text.replace(self._secret, "***")[:_LINE_BYTES]
+
+    def _write(self, line: bytes) -> None:
+        text = self._text(line)
+        if not text:
             return
+        self._last.append(line)
         self._left -= 1
         more = {"unsaid": self._unsaid} if self._unsaid else {}
         self._unsaid = 0
@@ -213,6 +239,8 @@ class Child:
                 output.feed(chunk)
                 if not chunk and (ended or readable):
                     return
+                if output.is_full:  # who prints without an end waits, and costs nobody else
+                    self._stopping.wait(_FULL_SECONDS)
                 ended = watcher.poll() is not None
 
     def _prepare(self) -> tuple[Address, list[str], dict[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
 
@@ -19,8 +19,11 @@ from worker.models.remote import Delta
 
 _FINISH: Mapping[str, Finish] = {"length": "length"}
 """All else that ends a choice well is a stop: an end-of-text token, a stop string, a filter."""
-_BROKEN = frozenset({"abort", "error"})
+_BROKEN = ("abort", "error")
 _MAX_SAID = 500
+_LARGEST_TOKEN = 2**31
+_LARGEST_USAGE = 2**53
+"""More than this is no count, and numbers of any length cannot be written as JSON."""
 
 
 class Event(NamedTuple):
@@ -78,8 +81,10 @@ class Characters:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def read_event(line: bytes, choices: int) -> Event | None:
+def read_event(line: bytes, choices: int, secret: str = "") -> Event | None:
     """The event of one line; None of one that has none, such as a comment.
+
+    secret: our key, which no error may name.
 
     Raises ServerFailed for an error that the server reports so, and for what is no event.
     """
@@ -92,7 +97,7 @@ def read_event(line: bytes, choices: int) -> Event | None:
     if not isinstance(found, dict):
         raise ServerFailed("the server sent an event that is no object")
     if found.get("error"):
-        raise ServerFailed(f"the server said amid its answer: {message_of(found)}")
+        raise ServerFailed(f"the server said amid its answer: {message_of(found, secret)}")
     rows = found.get("choices")
     rows = [one for one in rows if isinstance(one, dict)] if isinstance(rows, list) else []
     prompt = next((len(its) for one in rows if (its := _tokens(one.get("prompt_token_ids")))), None)
@@ -127,17 +132,21 @@ def _deltas(found: list[dict[str, Any]], choices: int) -> Iterator[Delta]:
 
 
 def _tokens(found: Any) -> tuple[int, ...]:
-    whole = isinstance(found, list) and all(type(token) is int for token in found)
+    whole = isinstance(found, list) and all(_is_count(one, _LARGEST_TOKEN) for one in found)
     return tuple(found) if whole else ()
+
+
+def _is_count(found: Any, limit: int) -> TypeGuard[int]:
+    return type(found) is int and 0 <= found < limit
 
 
 def _usage(found: Any) -> tuple[int, int] | None:
     if not isinstance(found, dict):
         return None
     prompt, completion = found.get("prompt_tokens"), found.get("completion_tokens")
-    if type(prompt) is not int:
+    if not _is_count(prompt, _LARGEST_USAGE):
         return None
-    return prompt, completion if type(completion) is int else 0
+    return prompt, completion if _is_count(completion, _LARGEST_USAGE) else 0
 
 
 def _logprobs(found: Any, tokens: tuple[int, ...]) -> Iterator[dict[str, Any]]:
@@ -192,15 +201,22 @@ def _numbered(pairs: list[tuple[Any, Any]]) -> list[tuple[str, float]]:
 
 
 def _number(found: Any) -> float | None:
-    return float(found) if type(found) in (int, float) and isfinite(found) else None
+    try:
+        return float(found) if type(found) in (int, float) and isfinite(found) else None
+    except OverflowError:  # an integer of any length
+        return None
 
 
-def message_of(found: Any) -> str:
-    """What a server says of an error: one line, bounded, of printable characters."""
+def message_of(found: Any, secret: str = "") -> str:
+    """What a server says of an error: one line, bounded, of printable characters.
+
+    secret: our key, which servers like to repeat where they refuse it.
+    """
     if isinstance(found, dict):
         error = found.get("error", found)
         inner = error.get("message") if isinstance(error, dict) else error
         found = inner or found.get("message") or found.get("detail") or "no reason"
     text = " ".join(str(found).split())
+    text = text.replace(secret, "***") if secret else text
     clean = "".join(one if one.isprintable() else "?" for one in text)
     return clean[:_MAX_SAID].encode("utf-8", "replace").decode()

@@ -45,7 +45,7 @@ class Link:
     """The connection to one server."""
 
     def __init__(self, model: str, options: ServerOptions, api_key: str) -> None:
-        self._model, self._options, self._api_key = model, options, api_key
+        self._model, self._options, self.secret = model, options, api_key
         self._session: aiohttp.ClientSession | None = None
         self._base = ""
         self._up = asyncio.Event()
@@ -87,8 +87,8 @@ class Link:
         else:
             connector = aiohttp.TCPConnector(limit=0)
         headers = {"User-Agent": "lanefleet", "Accept-Encoding": "identity"}
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
+        if self.secret:
+            headers["Authorization"] = f"Bearer {self.secret}"
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -247,7 +247,7 @@ class Link:
     async def _refused(self, response: aiohttp.ClientResponse, began: float) -> None:
         """Raise what this status means for the job."""
         status = response.status
-        said = _said(await _read(response, _ERROR_BYTES))
+        said = _said(await _read(response, _ERROR_BYTES), self.secret)
         if status in _INPUT_STATUSES:
             kind = PromptTooLong if _TOO_LONG.search(said) else InvalidInput
             raise kind(f"the model's server refused the request: {said}")
@@ -288,9 +288,9 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     return found[:most]
 
 
-def _said(body: bytes) -> str:
+def _said(body: bytes, secret: str) -> str:
     text = body.decode("utf-8", "replace")
     try:
-        return message_of(json.loads(text))
+        return message_of(json.loads(text), secret)
     except (ValueError, RecursionError):
-        return message_of(text or "no reason")
+        return message_of(text or "no reason", secret)

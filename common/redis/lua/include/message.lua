@@ -51,7 +51,10 @@ end
 -- not say, and why it is refused.
 local function refusal_of(message)
   local readable, call = pcall(cjson.decode, message)
-  call = readable and type(call) == 'table' and call or {}
+  if not readable then
+    return id_at_ends(message), 'not a Celery message, or one with half a surrogate pair (\\ud800)'
+  end
+  call = type(call) == 'table' and call or {}
   local headers, properties = call.headers, call.properties
   local id = type(headers) == 'table' and headers.id
   if type(id) == 'string' and id ~= '' then

@@ -25,6 +25,7 @@ from common.errors import (
 from tests.support import openai_server
 from tests.support.openai_server import answer_to, text_of
 from tests.support.stack import Process, wait_until
+from worker.models.generation import server as server_module
 from worker.models.generation.server import Server
 from worker.models.remote import Answer, Delta
 
@@ -148,6 +149,8 @@ def test_characters_cut_amid_their_bytes_and_their_json_arrive_whole(server: Ser
         ("status:404", ServerRefused, "answered 404"),
         ("status:302", ServerRefused, "answered 302"),
         ("status:500", ServerFailed, "answered 500"),
+        ("key:400", InvalidInput, r"wrong: Bearer \*\*\*$"),
+        ("key:500", ServerFailed, r"wrong: Bearer \*\*\*$"),
         ("busy", ServerFailed, "answered 429"),
         ("huge", ServerFailed, "more than 65,536 bytes"),
         ("error:2", ServerFailed, "the engine is dead"),
@@ -166,6 +169,26 @@ def test_what_goes_wrong_says_what_becomes_of_the_job(
     wait_until(lambda: server.slots > 0, 20, "slots")
     Asked(server, "hello ").run()
     assert server.slots == 4
+
+
+def test_a_server_that_says_more_than_was_asked_for_is_cut_off(
+    server: Server, state: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(server_module, "_USAGE_SECONDS", 0.2)
+    asked = Asked(server, "hello !more ").run()
+    assert asked.result["finish_reason"] == "length"
+    assert asked.answer.choices[0].count <= 7
+    wait_until(lambda: seen(state, "open") == 0, 20, "the stream's end")
+
+
+def test_an_answer_that_has_ended_needs_no_end_of_its_stream(
+    server: Server, state: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(server_module, "_USAGE_SECONDS", 0.2)
+    asked = Asked(server, "hello !stay ").run()
+    assert asked.result["text"] == answer_to("hello !stay ", 6)
+    assert asked.result["usage"]["completion_tokens"] == 6
+    wait_until(lambda: seen(state, "open") == 0, 20, "the stream's end")
 
 
 def test_a_stream_that_was_cut_goes_on_from_what_was_said(server: Server, state: Path) -> None:

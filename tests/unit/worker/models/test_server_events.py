@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,6 +141,38 @@ def test_whatever_a_server_sends_raises_nothing_else(found: Any) -> None:
             read_event(b"data: " + json.dumps(document).encode(), 1)
         except ServerFailed:
             continue
+
+
+HALF = b'"half": "\\ud83d"'
+"""With it a line is read by the parser that knows integers of any length."""
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        b'"choices": [{"index": 0, "text": "a", "token_ids": [' + b"9" * 40 + b"]}]",
+        b'"choices": [{"index": 0, "text": "a", "token_ids": [-1]}]',
+        b'"choices": [{"index": 0, "text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": ['
+        + b"9" * 400
+        + b"]}}]",
+        b'"usage": {"prompt_tokens": ' + b"9" * 40 + b"}",
+        b'"usage": {"prompt_tokens": 3, "completion_tokens": -5}',
+        b'"choices": [{"index": 0, "text": "a", "finish_reason": {"a": 1}}]',
+    ],
+)
+def test_what_cannot_be_written_counts_as_missing(about: bytes) -> None:
+    """One entry that cannot be written took the text of all others of its round along."""
+    event = read_event(b"data: {" + HALF + b", " + about + b"}", 1)
+    assert event is not None
+    orjson.dumps([event.deltas and event.deltas[0]._asdict(), event.usage])
+    assert not event.deltas or event.deltas[0].tokens == ()
+    assert event.usage is None or min(event.usage) >= 0
+
+
+def test_an_error_does_not_name_our_key() -> None:
+    with pytest.raises(ServerFailed, match=r"bad \*\*\* here"):
+        read_event(line(error={"message": "bad k3y here"}), 1, "k3y")
+    assert message_of("x" * 499 + "k3y", "k3y") == "x" * 499 + "*"
 
 
 def test_what_a_server_says_of_an_error_is_one_clean_line() -> None:

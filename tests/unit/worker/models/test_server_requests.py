@@ -268,6 +268,35 @@ def test_the_log_of_a_child_is_bounded_and_without_its_key() -> None:
     assert len(output.last) == 8
 
 
+@pytest.mark.parametrize("begin", range(1_990, 2_004))
+def test_a_line_is_cut_beside_the_key_of_a_child_and_not_within_it(begin: int) -> None:
+    output = OutputLog("llm", "s3cret-k3y", lambda: 0.0)
+    for chunk in (b"x" * begin + b"s3cr", b"et-k3y and more", b" and more\nnext\n"):
+        output.feed(chunk)
+    said = " ".join(output.last)
+    assert "s3cr" not in said
+    assert "k3y" not in said
+    assert output.last[-1] == "next"
+    assert len(output.last) == 2
+
+
+def test_a_child_that_prints_without_an_end_costs_little() -> None:
+    output = OutputLog("llm", "k3y", lambda: 0.0)
+    for _ in range(100):
+        output.feed(b"y\n" * 30_000)
+    assert output.is_full
+    assert output._unsaid > 2_900_000
+    assert output.last == ["y"] * 8
+
+
+def test_a_child_that_ends_no_line_is_limited_too() -> None:
+    output = OutputLog("llm", "k3y", lambda: 0.0)
+    for _ in range(500):
+        output.feed(b"y" * 60_000)
+    assert output.is_full
+    assert output.last == ["y" * 2_000]
+
+
 def test_a_request_costs_about_its_tokens() -> None:
     from worker.models.generation.server import Server
 
