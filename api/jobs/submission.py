@@ -29,7 +29,7 @@ from api.jobs.publisher import Publisher
 from api.jobs.request import MISSING, JobRequest
 from api.jobs.request_body import SentJob
 from api.jobs.store import JobStore
-from api.jobs.submission_limits import SubmissionLimits
+from api.jobs.submission_limits import SubmissionLimits, after
 from api.jobs.waiter import ResultWaiter
 from api.overload.admission import Admission
 from api.tenants.auth import Principal
@@ -107,11 +107,10 @@ class Submission:
         asked = body.asked
         if asked.idempotency_key is not None:
             return await self._take_once(sent, body, principal, key_of(asked.idempotency_key))
-        cache = asked.cache_control
         if sent.payload is None and sent.sent_bytes <= LARGE_BYTES and not sent.request.webhook:
-            job = self._job_of(sent, principal, cache)  # as in _checked, less a coroutine
+            job = self._job_of(sent, principal, asked.cache_control)  # _checked without a coroutine
         else:
-            job = await self._checked(sent, principal, cache)
+            job = await self._checked(sent, principal, asked.cache_control)
         return await self._publish(job, asked.prefer)
 
     async def _take_once(self, sent: SentJob, body: Body, principal: Principal, key: str) -> Taken:
@@ -313,8 +312,8 @@ class Submission:
             input=value,
             params=request.params,
             priority=request.priority,
-            start_by_ms=_after(now_ms, request.start_within),
-            deadline_ms=_after(now_ms, deadline),
+            start_by_ms=after(now_ms, request.start_within),
+            deadline_ms=after(now_ms, deadline),
             blob=blob,
             tenant=principal.tenant,
             traceparent=current_traceparent(),
@@ -342,10 +341,6 @@ def _input_url(request: JobRequest) -> str:
     if request.input is not MISSING:
         raise InvalidInput("send either `input` or `input_url`, not both")
     return check_input_url(request.input_url)
-
-
-def _after(now_ms: int, seconds: float | None) -> int | None:
-    return None if seconds is None else now_ms + int(seconds * 1000)
 
 
 def _text_of(payload: bytes) -> str:

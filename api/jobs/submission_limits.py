@@ -26,3 +26,8 @@ class SubmissionLimits:
             settings.max_wait_seconds,
             SizeLimits(settings.max_params_bytes, settings.max_message_bytes),
         )
+
+
+def after(now_ms: int, seconds: float | None) -> int | None:
+    """So long after now, Unix milliseconds; None where it is not limited."""
+    return None if seconds is None else now_ms + int(seconds * 1000)

@@ -188,8 +188,6 @@ class Authenticator:
         """Return where this principal may go on, after waiting; raises Unauthorized once its key is
         revoked or has expired, or keys are required of everybody by now.
         """
-        if not principal.key_id and self._open and time.monotonic() < self._open_until:
-            return
         with contextlib.suppress(RedisError, Refused):  # it goes on where that cannot be told
             if not principal.key_id:
                 if time.monotonic() >= self._open_until:
