@@ -175,7 +175,8 @@ def test_the_share_of_a_version_that_cannot_be_loaded_goes_to_the_other(fleet: F
     assert set(versions_of(stack, ids)) == {"1"}
     (report,) = stack.await_reports()
     assert any("b@3 is not loaded, its jobs go to others: " in one for one in report.warnings)
-    assert set(fleet.model("broken")["errors"].values()) == {"b@3: ValueError: broken on request"}
+    (why,) = set(fleet.model("broken")["errors"].values())
+    assert why.startswith("b@3: ValueError: broken on request (versions.py:")
 
 
 def test_kept_results_and_shared_runs_never_mix_versions(fleet: Fleet) -> None:

@@ -62,7 +62,8 @@ def test_flower_and_inspect_know_every_job(stack: Stack) -> None:
     reserved = send("reserved")
     wait_until(lambda: stack.states([reserved]) == {"running": 1}, 20, "it to be reserved")
     waiting = [send(f"waiting {n}") for n in range(10)]
-    wait_until(lambda: stack.waiting(LANE) == 9, 20, "the others to wait")
+    # The worker looks one ahead, or two where reserving takes longer than running.
+    wait_until(lambda: stack.waiting(LANE) in (9, 10), 20, "the others to wait")
     app.control.revoke(waiting[0])
     revoked = waiting[0]
 

@@ -134,7 +134,8 @@ def test_an_extra_is_named_where_it_brings_the_package(
     need("numpy")
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.delitem(sys.modules, "worker.models.images", raising=False)
-    monkeypatch.delitem(sys.modules, "worker.models.resnet50", raising=False)
+    for module in ("resnet50", "picture_classifier"):
+        monkeypatch.delitem(sys.modules, f"worker.models.{module}", raising=False)
     with pytest.raises(ConfigurationError, match=re.escape("pip install '.[image]'")):
         load_handler(spec_of("resnet50"))
 

@@ -22,7 +22,9 @@ from worker.models.gpu_images import (  # noqa: E402
     open_batch_decoder,
 )
 from worker.models.images import centre_crop, decode_rgb, normalise  # noqa: E402
+from worker.models.picture_classifier import Framing  # noqa: E402
 
+FRAMING = Framing()
 PHOTO = (ROOT / "deploy" / "demo" / "rocket.jpg").read_bytes()
 
 
@@ -42,8 +44,8 @@ def test_a_crop_of_any_shape_is_square(size: tuple[int, int]) -> None:
 
 def test_normalising_on_the_device_is_numpys() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    ours = normalise_on_device(torch.from_numpy(pixels), resnet50.MEAN, resnet50.STD)
-    theirs = np.stack([normalise(one, resnet50.MEAN, resnet50.STD) for one in pixels])
+    ours = normalise_on_device(torch.from_numpy(pixels), FRAMING.mean, FRAMING.std)
+    theirs = np.stack([normalise(one, FRAMING.mean, FRAMING.std) for one in pixels])
     np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-5)
     assert ours.is_contiguous(memory_format=torch.channels_last)
 

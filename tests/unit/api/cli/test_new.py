@@ -11,7 +11,7 @@ import pytest
 
 from api.cli.new_entry import add_entry
 from api.cli.new_handler import KINDS, Names, entry_of, handler_of, text_of_test
-from common.catalog import InputKind, load_catalog
+from common.catalog import InputKind, Target, load_catalog
 from common.errors import ConfigurationError
 
 CATALOG = """\
@@ -40,7 +40,7 @@ def test_an_entry_is_added_and_every_line_stays_as_it_is(tmp_path: Path) -> None
     left = iter(text.splitlines())
     assert all(line in left for line in CATALOG.splitlines())
     assert load_catalog(path).models["praise"].input == "text"
-    assert load_catalog(path).aliases == {"latest": "other"}
+    assert load_catalog(path).aliases == {"latest": Target({"other": 1.0})}
     assert path.stat().st_mode & 0o777 == 0o640
     assert [one.name for one in tmp_path.iterdir()] == ["models.yaml"]
 
