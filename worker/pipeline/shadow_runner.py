@@ -73,9 +73,12 @@ class ShadowRunner:
         return None if self._deepest() is None else max(0.0, self._free_at - now)
 
     def _deepest(self) -> Shadow | None:
-        shadows = [one for lane in self._state.lanes.values() if (one := lane.shadow)]
-        deepest = max(shadows, key=len, default=None)
-        return deepest if deepest else None
+        deepest = None
+        for lane in self._state.lanes.values():  # asked whenever the device has nothing to do
+            shadow = lane.shadow
+            if shadow and (deepest is None or len(shadow) > len(deepest)):
+                deepest = shadow
+        return deepest
 
     # -- on the device thread ---------------------------------------------------------------
 
