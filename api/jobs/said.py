@@ -9,29 +9,20 @@ slow that its buffer is full, it reads the stream again: nothing is kept for it 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import redis.asyncio
 import structlog
-from redis.asyncio.connection import Connection
-from redis.exceptions import NoPermissionError
 
+from api.jobs.subscriptions import PING_SECONDS, Subscriptions
 from common.generation.said import Delta, read_entry
 from common.redis.connect import database_of
-from common.redis.ending import end_tasks
 from common.redis.keys import said_key, scoped_channel
-from common.redis.refusals import tell_refusal
-from common.redis.trouble import TROUBLE
 
 log = structlog.get_logger(__name__)
 
-_RECONNECT_SECONDS = 0.5
-_PING_SECONDS = 10.0
-_CONFIRM_SECONDS = 2.0
 _LOOK_SECONDS = 0.1
 """How often a stream is read whose channel nobody can be subscribed to."""
 _ENTRIES_PER_READ = 500
@@ -133,23 +124,21 @@ class SaidStreams:
         self,
         client: redis.asyncio.Redis,
         most_entries: int,
-        keepalive_seconds: float = _PING_SECONDS,
+        keepalive_seconds: float = PING_SECONDS,
     ) -> None:
         """most_entries is how many entries are kept for a reader that is slower."""
         self.most_entries = most_entries
         self._client = client
-        self._ping_seconds = min(_PING_SECONDS, keepalive_seconds)
         self._database = database_of(client)
         self._readers: dict[str, set[SaidReader]] = defaultdict(set)
         """By channel."""
-        self._confirmed: dict[str, asyncio.Event] = {}
-        self._leaving: asyncio.Task[None] | None = None
-        self._listener: asyncio.Task[None] | None = None
-        self._connection: Connection | None = None
+        self._subscriptions = Subscriptions(
+            *(client, keepalive_seconds, self._hear, self._read_again),
+            is_wanted=self._readers.__contains__,
+            during="listening to what jobs say",
+            instead=f"streams are looked at every {_LOOK_SECONDS:g} s instead",
+        )
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
-        self._deaf = False
-        self._heard = 0
-        """Messages, for telling a silent connection."""
 
     @property
     def reading(self) -> int:
@@ -158,36 +147,27 @@ class SaidStreams:
 
     async def stop(self) -> None:
         """Stop listening."""
-        await end_tasks(self._listener)
-        await end_tasks(self._leaving)
+        await self._subscriptions.stop()
 
     async def open(self, job_id: str, after: int, wake: Callable[[], None]) -> SaidReader:
         """A reader of this job's stream after the entry of this number, to be closed."""
         reader, channel = SaidReader(self, job_id, after, wake), self._channel(job_id)
         self._readers[channel].add(reader)
-        if self._listener is None:
-            self._listener = asyncio.create_task(self._listen(), name="said-streams")
-        if channel not in self._confirmed:
-            self._confirmed[channel] = asyncio.Event()
-            await self._send("SUBSCRIBE", channel)
+        self._subscriptions.start()
+        await self._subscriptions.subscribe(channel)
         return reader
 
     def close(self, reader: SaidReader) -> None:
         """End a reader; with the last of a stream the subscription ends."""
         channel = self._channel(reader.job_id)
         self._readers[channel].discard(reader)
-        if not self._readers[channel] and self._leaving is None:
-            self._leaving = asyncio.create_task(self._leave())
+        if not self._readers[channel]:
+            del self._readers[channel]
+            self._subscriptions.leave(channel)
 
     async def confirm(self, job_id: str) -> bool:
         """Wait until it is certain that what the job says from now on is heard; whether it is."""
-        confirmed = self._confirmed[self._channel(job_id)]
-        if confirmed.is_set() or self._deaf:
-            return confirmed.is_set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CONFIRM_SECONDS):
-                await confirmed.wait()
-        return confirmed.is_set()
+        return await self._subscriptions.confirm([self._channel(job_id)])
 
     async def read(self, job_id: str, after: int) -> list[tuple[int, Entry]]:
         """The next entries of the stream after this one. May raise RedisError."""
@@ -204,95 +184,25 @@ class SaidStreams:
     def _channel(self, job_id: str) -> str:
         return scoped_channel(said_key(job_id), self._database)
 
-    async def _leave(self) -> None:
-        """Unsubscribe in the next turn of the loop, from all channels that have no reader."""
-        await asyncio.sleep(0)
-        gone = [channel for channel, readers in self._readers.items() if not readers]
-        for channel in gone:
-            del self._readers[channel]
-            self._confirmed.pop(channel, None)
-        self._leaving = None
-        if gone:
-            await self._send("UNSUBSCRIBE", *gone)
-
-    async def _send(self, *command: str) -> None:
-        """Send, or have the connection replaced; the next one subscribes to all channels."""
-        connection = self._connection
-        if connection is None or not connection.is_connected:
-            return
-        try:
-            await connection.send_command(*command)
-        except Exception as exc:  # noqa: BLE001 - the listener closes it meanwhile in several ways
-            TROUBLE.note("listening to what jobs say", exc)
-            with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
-
-    async def _listen(self) -> None:
-        while True:
-            connection: Connection = self._client.connection_pool.make_connection()
-            try:
-                await connection.connect()
-                self._connection = connection
-                if self._confirmed:
-                    await connection.send_command("SUBSCRIBE", *self._confirmed)
-                await self._listen_on(connection)
-            except NoPermissionError as exc:
-                self._deaf = True
-                seconds = f"{_LOOK_SECONDS:g} s"
-                tell_refusal("SUBSCRIBE", f"streams are looked at every {seconds} instead", exc)
-            except Exception as exc:  # noqa: BLE001 - without it every reader would be deaf
-                TROUBLE.note("listening to what jobs say", exc)
-            finally:
-                self._connection = None
-                for confirmed in self._confirmed.values():
-                    confirmed.clear()
-                with contextlib.suppress(Exception):
-                    await connection.disconnect(nowait=True)
-            for readers in list(self._readers.values()):
-                for reader in readers:
-                    reader.fall_behind()
-                    reader.hear(0, ())
-            await asyncio.sleep(_RECONNECT_SECONDS)
-
-    async def _listen_on(self, connection: Connection) -> None:
-        """Read messages until the connection is dead. A timer for each would cost 6 us."""
-        keeper = asyncio.create_task(self._keep_alive(connection))
-        try:
-            while True:
-                self._hear(await connection.read_response(timeout=math.inf))
-        finally:
-            await end_tasks(keeper)
-
-    async def _keep_alive(self, connection: Connection) -> None:
-        """Ping a silent connection, and end one that stays silent: then its reading fails."""
-        while True:
-            heard = self._heard
-            await asyncio.sleep(self._ping_seconds)
-            if self._heard != heard:
-                continue
-            await connection.send_command("PING")
-            await asyncio.sleep(self._ping_seconds)
-            if self._heard == heard:
-                await connection.disconnect(nowait=True)
-
-    def _hear(self, message: Any) -> None:
-        self._heard += 1
-        if not isinstance(message, list) or len(message) < 3:
-            return
-        kind, channel = message[0], bytes(message[1]).decode()
-        if kind == b"subscribe" and channel in self._confirmed:
-            self._confirmed[channel].set()
-            self._deaf = False
-        elif kind == b"message" and (readers := self._readers.get(channel)):
-            number, _, text = bytes(message[2]).partition(b" ")
-            try:
-                said = int(number), read_entry(text)
-            except (ValueError, KeyError, TypeError):  # any client may publish here
-                for reader in readers:
-                    reader.fall_behind()
-                said = 0, []
+    def _read_again(self) -> None:
+        for readers in list(self._readers.values()):
             for reader in readers:
-                reader.hear(*said)
+                reader.fall_behind()
+                reader.hear(0, ())
+
+    def _hear(self, channel: str, message: bytes) -> None:
+        readers = self._readers.get(channel)
+        if not readers:
+            return
+        number, _, text = message.partition(b" ")
+        try:
+            said = int(number), read_entry(text)
+        except (ValueError, KeyError, TypeError):  # any client may publish here
+            for reader in readers:
+                reader.fall_behind()
+            said = 0, []
+        for reader in readers:
+            reader.hear(*said)
 
 
 def _entry_of(raw: bytes) -> Entry:

@@ -8,36 +8,23 @@ repeated after the connection was lost. The notification carries the whole resul
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import redis.asyncio
-import structlog
-from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.jobs.arrivals import Arrivals
 from api.jobs.store import JobStore
+from api.jobs.subscriptions import PING_SECONDS, Subscriptions
 from common.jobs.record import JobRecord, JobState
-from common.redis.ending import end_tasks
 from common.redis.keys import META_PREFIX, meta_key
-from common.redis.refusals import tell_refusal
-from common.redis.trouble import TROUBLE
-
-log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_RECONNECT_SECONDS = 0.5
-_PING_SECONDS = 10.0
-_CONFIRM_SECONDS = 2.0
-"""Longest wait for the confirmation of a subscription; without one the record is read again at
-this interval."""
 _RETRY_SECONDS = 0.2
 _DEAF_LOOK_SECONDS = 0.1
 """How often a waiter looks where the server lets nobody subscribe to results."""
@@ -52,26 +39,23 @@ class ResultWaiter:
         self,
         client: redis.asyncio.Redis,
         store: JobStore,
-        keepalive_seconds: float = _PING_SECONDS,
+        keepalive_seconds: float = PING_SECONDS,
         outage_seconds: float = 5.0,
     ) -> None:
         """keepalive_seconds is how long its connection may be silent, if less than its own time;
         outage_seconds how long Redis may be unavailable before who waits gets the error.
         """
         self._outage_seconds = outage_seconds
-        self._ping_seconds = min(_PING_SECONDS, keepalive_seconds)
-        self._pool = client.connection_pool
         self._store = store
         self._waiters: dict[str, set[asyncio.Future[JobRecord | None]]] = defaultdict(set)
-        self._confirmed: dict[str, asyncio.Event] = {}
-        self._leaving: set[str] = set()
-        self._unsubscribing: asyncio.Task[None] | None = None
-        self._connection: Connection | None = None
-        self._listener: asyncio.Task[None] | None = None
+        self._subscriptions = Subscriptions(
+            *(client, keepalive_seconds, self._hear, self._look_again),
+            is_wanted=lambda channel: channel.removeprefix(META_PREFIX) in self._waiters,
+            during="listening for results",
+            instead=f"results are looked for every {_DEAF_LOOK_SECONDS:g} s instead",
+        )
         self.draining = False
         """Whether nobody is to wait any more."""
-        self._deaf = False
-        """Whether the server forbids us to subscribe to results."""
 
     @property
     def waiting(self) -> int:
@@ -80,18 +64,17 @@ class ResultWaiter:
 
     def start(self) -> None:
         """Start listening, in the running event loop."""
-        self._listener = asyncio.create_task(self._listen(), name="result-waiter")
+        self._subscriptions.start()
 
     async def stop(self) -> None:
         """Stop listening; remaining waiters get the current record."""
-        await end_tasks(self._listener)
+        await self._subscriptions.stop()
         self.drain()
 
     def drain(self) -> None:
         """Release all current and future waiters with the current record."""
         self.draining = True
-        for confirmed in self._confirmed.values():
-            confirmed.set()
+        self._subscriptions.release()
         self._wake_all()
 
     async def wait(
@@ -106,7 +89,7 @@ class ResultWaiter:
         deadline = loop.time() + seconds
         future = self._listen_for(job_id)
         try:
-            await self._subscribe(job_id)
+            await self._subscriptions.subscribe(meta_key(job_id))
             if begin is not None:
                 begun = await begin
                 if isinstance(begun, JobRecord) and begun.state.terminal:
@@ -146,7 +129,7 @@ class ResultWaiter:
         arrivals = Arrivals()
         waiting = {job_id: self._listen_for(job_id, arrivals) for job_id in ids}
         try:
-            await self._subscribe(*waiting)
+            await self._subscriptions.subscribe(*map(meta_key, waiting))
             look_at = loop.time()
             if begin is not None:
                 for job_id in await begin:
@@ -207,7 +190,7 @@ class ResultWaiter:
         self._waiters[job_id].discard(future)
         if not self._waiters[job_id]:
             del self._waiters[job_id]
-            self._leave(job_id)
+            self._subscriptions.leave(meta_key(job_id))
 
     def _listen_for(
         self, job_id: str, arrivals: Arrivals | None = None
@@ -218,115 +201,22 @@ class ResultWaiter:
             arrivals.expect(job_id, future)
         return future
 
-    async def _subscribe(self, *ids: str) -> None:
-        new = [job_id for job_id in ids if job_id not in self._confirmed]
-        for job_id in new:
-            self._confirmed[job_id] = asyncio.Event()
-        if new:
-            await self._send("SUBSCRIBE", *map(meta_key, new))
-
-    def _leave(self, job_id: str) -> None:
-        """Unsubscribe in the next turn of the loop: it delays no response, and many are batched."""
-        self._leaving.add(job_id)
-        if self._unsubscribing is None:
-            self._unsubscribing = asyncio.create_task(self._unsubscribe())
-
-    async def _unsubscribe(self) -> None:
-        try:
-            await asyncio.sleep(0)
-            while self._leaving:
-                leaving, self._leaving = self._leaving, set()
-                gone = [job_id for job_id in leaving if job_id not in self._waiters]
-                for job_id in gone:
-                    self._confirmed.pop(job_id, None)
-                if gone:
-                    await self._send("UNSUBSCRIBE", *map(meta_key, gone))
-        finally:
-            self._unsubscribing = None
-
     async def _confirm(self, ids: Iterable[str], seconds: float) -> bool:
         """Wait for the confirmation of these subscriptions; whether all are confirmed in time."""
-        missing = [self._confirmed[one] for one in ids if not self._confirmed[one].is_set()]
-        if not missing or self.draining:
+        if self.draining:
             return True
-        if self._deaf:
+        sure = await self._subscriptions.confirm(map(meta_key, ids), seconds)
+        if not sure and self._subscriptions.is_deaf:
             await asyncio.sleep(max(0.0, min(seconds, _DEAF_LOOK_SECONDS)))
-            return False
-        try:
-            async with asyncio.timeout(max(0.0, min(seconds, _CONFIRM_SECONDS))):
-                for confirmed in missing:
-                    await confirmed.wait()
-        except TimeoutError:
-            log.warning("subscription_unconfirmed")
-            return False
-        return True
+        return sure
 
-    async def _send(self, *command: str) -> None:
-        """Send, or have the connection replaced; the next one subscribes to all channels.
+    def _look_again(self) -> None:
+        """The connection was lost; where we may not subscribe, waiters look by themselves."""
+        if not self._subscriptions.is_deaf:
+            self._wake_all()
 
-        The listener may close the connection meanwhile, and then redis-py raises various errors;
-        none of them is raised to the caller.
-        """
-        connection = self._connection
-        if connection is None or not connection.is_connected:
-            return
-        try:
-            await connection.send_command(*command)
-        except Exception as exc:  # noqa: BLE001
-            log.warning("subscription_not_sent", error=str(exc))
-            with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
-
-    async def _listen(self) -> None:
-        while True:
-            connection: Connection = self._pool.make_connection()
-            try:
-                await connection.connect()
-                self._connection = connection
-                channels = [meta_key(job_id) for job_id in self._confirmed]
-                if channels:
-                    await connection.send_command("SUBSCRIBE", *channels)
-                await self._listen_on(connection)
-            except NoPermissionError as exc:
-                self._deaf = True
-                seconds = f"{_DEAF_LOOK_SECONDS:g} s"
-                tell_refusal("SUBSCRIBE", f"results are looked for every {seconds} instead", exc)
-            except Exception as exc:  # noqa: BLE001 - without it everybody would be deaf
-                TROUBLE.note("listening for results", exc)
-            finally:
-                self._connection = None
-                for confirmed in self._confirmed.values():
-                    confirmed.clear()
-                with contextlib.suppress(Exception):
-                    await connection.disconnect(nowait=True)
-            if not self._deaf:
-                self._wake_all()
-            await asyncio.sleep(_RECONNECT_SECONDS)
-
-    async def _listen_on(self, connection: Connection) -> None:
-        """Read messages until the connection is dead; a silent one is pinged first."""
-        pinged = False
-        while True:
-            message = await connection.read_response(timeout=self._ping_seconds)
-            if message is not None:
-                self._hear(message)
-                pinged = False
-            elif pinged:
-                raise RedisConnectionError("no sign of life")
-            else:
-                await connection.send_command("PING")
-                pinged = True
-
-    def _hear(self, message: Any) -> None:
-        if not isinstance(message, list) or len(message) < 3:
-            return
-        kind, channel = message[0], bytes(message[1]).decode()
-        job_id = channel.removeprefix(META_PREFIX)
-        if kind == b"subscribe" and job_id in self._confirmed:
-            self._confirmed[job_id].set()
-            self._deaf = False
-        elif kind == b"message":
-            self._on_result(job_id, bytes(message[2]))
+    def _hear(self, channel: str, message: bytes) -> None:
+        self._on_result(channel.removeprefix(META_PREFIX), message)
 
     def _on_result(self, job_id: str, meta: bytes) -> None:
         """Wake the waiters of a job. Any client may publish here, so a message that cannot be read

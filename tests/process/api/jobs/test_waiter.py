@@ -111,7 +111,7 @@ async def until(condition: Any, seconds: float = 20.0) -> None:
 async def lose(waiter: ResultWaiter, server: Server) -> None:
     """Cut the connection, until whoever is woken by that has asked what it asks."""
     server.connections[-1].lose()
-    await until(lambda: waiter._connection is None)
+    await until(lambda: waiter._subscriptions.connection is None)
     for _ in range(20):  # turns of the loop; nothing in them waits for a clock
         await asyncio.sleep(0)
 
@@ -156,7 +156,7 @@ def test_what_ends_between_a_lost_connection_and_the_next_is_seen(ask: Any) -> N
 
 @BOTH
 def test_who_cannot_be_sure_to_hear_looks_again(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.jobs.waiter._CONFIRM_SECONDS", 0.05)
+    monkeypatch.setattr("api.jobs.subscriptions._CONFIRM_SECONDS", 0.05)
 
     async def main() -> None:
         server = Server()
@@ -219,7 +219,7 @@ def test_a_connection_lost_while_one_leaves_does_not_end_leaving() -> None:
         await until(lambda: len(server.connections) == 2)
         await waiter.wait("c", 0)
         await until(lambda: "c" in server.channels("UNSUBSCRIBE"))
-        await until(lambda: not waiter._confirmed and not waiter._leaving)
+        await until(lambda: not waiter._subscriptions.channels)
         await waiter.stop()
 
     asyncio.run(main())
@@ -228,8 +228,8 @@ def test_a_connection_lost_while_one_leaves_does_not_end_leaving() -> None:
 def test_a_silent_connection_is_asked_once_and_then_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.jobs.waiter._PING_SECONDS", 0.05)
-    monkeypatch.setattr("api.jobs.waiter._RECONNECT_SECONDS", 0.05)
+    monkeypatch.setattr("api.jobs.subscriptions.PING_SECONDS", 0.05)
+    monkeypatch.setattr("api.jobs.subscriptions._RECONNECT_SECONDS", 0.05)
 
     async def main() -> None:
         server = Server()
@@ -249,22 +249,22 @@ def test_a_silent_connection_is_asked_once_and_then_replaced(
 def test_a_peer_that_vanished_is_replaced_over_sockets(
     embedded_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.jobs.waiter._PING_SECONDS", 0.2)
-    monkeypatch.setattr("api.jobs.waiter._RECONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("api.jobs.subscriptions.PING_SECONDS", 0.2)
+    monkeypatch.setattr("api.jobs.subscriptions._RECONNECT_SECONDS", 0.1)
 
     async def main() -> None:
         proxy = FaultyProxy(embedded_redis.url)
         client = connect_async(proxy.url, Settings(socket_timeout_seconds=1))
         waiter = ResultWaiter(client, JobStore(client, 60))
         waiter.start()
-        await until(lambda: waiter._connection)
-        first = waiter._connection
+        await until(lambda: waiter._subscriptions.connection)
+        first = waiter._subscriptions.connection
         pings = ping_count(embedded_redis)
         await until(lambda: ping_count(embedded_redis) >= pings + 3)
-        assert waiter._connection is first, "a quiet one that answers is kept"
+        assert waiter._subscriptions.connection is first, "a quiet one that answers is kept"
         with proxy.blackhole():
-            await until(lambda: waiter._connection is not first)
-        await until(lambda: waiter._connection is not None, 5)
+            await until(lambda: waiter._subscriptions.connection is not first)
+        await until(lambda: waiter._subscriptions.connection is not None, 5)
         await waiter.stop()
         await client.aclose()
         proxy.close()

@@ -170,7 +170,7 @@ class Connection:
         assert command == "PING"
         self.pings += 1
         if self.pings <= self._answers:
-            self._streams._hear(b"PONG")
+            self._streams._subscriptions._take(b"PONG")
 
     async def disconnect(self, *, nowait: bool) -> None:
         assert nowait
@@ -182,7 +182,7 @@ def test_a_silent_connection_is_pinged_and_one_that_stays_silent_is_ended() -> N
         client = redis.asyncio.Redis()
         streams = SaidStreams(client, 3, keepalive_seconds=0.01)
         connection = Connection(streams, answers=2)
-        keeping = asyncio.create_task(streams._keep_alive(cast("Any", connection)))
+        keeping = asyncio.create_task(streams._subscriptions._keep_alive(cast("Any", connection)))
         async with asyncio.timeout(10):
             await connection.ended.wait()
         assert connection.pings == 3
