@@ -238,7 +238,7 @@ def _print_batches(console: Console, batches: dict[str, dict[str, int]], seconds
         jobs = sum(map(int, spelled))
         table.add_row(name, str(jobs), str(len(spelled)), ", ".join(spelled))
     console.print(table)
-    console.print(f"{len(SENTENCES) + len(PHOTOS)} jobs over HTTP in {seconds:.2f} s")
+    console.print(f"{len(SENTENCES) + len(PHOTOS) + len(NAMED)} jobs over HTTP in {seconds:.2f} s")
 
 
 def _hold(console: Console, fleet: Fleet) -> None:
