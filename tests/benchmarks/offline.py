@@ -85,7 +85,7 @@ def handler_minilm() -> Callable[[Sequence[str]], object]:
     handler = handler_of("minilm")
 
     def embed(texts: Sequence[str]) -> object:
-        items = sorted((handler.decode(text, {}) for text in texts), key=len)
+        items = sorted((handler.decode(text, {}) for text in texts), key=handler.cost)
         return [
             handler.encode(output)
             for first in range(0, len(items), BATCH)
