@@ -65,7 +65,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGE, WEIGHTS = "image", "weights"
 LLM = "llm"
 """An extra that brings the weights of a small chat model, 98 MB."""
-MODELS = frozenset({"torch", "onnx", IMAGE, WEIGHTS})
+MODELS = frozenset({"torch", "onnx", "audio", IMAGE, WEIGHTS})
 PROFILES: Mapping[str, frozenset[str]] = {
     "api": frozenset(),
     "worker": MODELS,

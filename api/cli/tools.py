@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from tempfile import TemporaryFile
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from common import processes
 from common.errors import FleetError
+from common.programs import ProgramFailed, lines_of
 from common.settings import ENV_PREFIX
 
 _PROGRAM = "worker.tools"
-_SAID_CHARACTERS = 500
 
 
 class ToolFailed(FleetError):
@@ -86,31 +83,8 @@ def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _lines_of(name: str, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     from api.cli.main import settings_for_checkout
 
-    program = (sys.executable, "-m", _PROGRAM, name, json.dumps(dict(arguments)))
-    last: dict[str, Any] = {}
-    # It ends with this process, which holds the other end of its pipe.
-    with (
-        TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
-        subprocess.Popen(
-            [sys.executable, "-I", processes.__file__, *program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, f"{ENV_PREFIX}CATALOG": str(settings_for_checkout().catalog)},
-            text=True,
-        ) as child,
-    ):
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                last = json.loads(line)
-                yield last
-        except BaseException:
-            child.kill()
-            raise
-        status = child.wait()
-        errors.seek(0)
-        said = errors.read().strip()
-    if status or "error" in last:
-        reason = last.get("error") or said[-_SAID_CHARACTERS:] or f"status {status}"
-        raise ToolFailed(f"{name}: {reason}")
+    environment = {**os.environ, f"{ENV_PREFIX}CATALOG": str(settings_for_checkout().catalog)}
+    try:
+        yield from lines_of(_PROGRAM, (name, json.dumps(dict(arguments))), environment)
+    except ProgramFailed as exc:
+        raise ToolFailed(f"{name}: {exc}") from exc

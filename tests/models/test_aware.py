@@ -10,13 +10,7 @@ import pytest
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from common.settings import load_settings
-from tests.support.tiny_models import (
-    write_catalog,
-    write_encoder,
-    write_pictures,
-    write_resnet,
-    write_texts,
-)
+from tests.support.tiny_models import write_catalog, write_shop
 from worker.tools.training.loop import Plan
 from worker.tools.training.models import opened
 
@@ -27,12 +21,7 @@ for _name in ("torch", "transformers", "tokenizers"):
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models and inputs."""
-    folder = tmp_path_factory.mktemp("shop")
-    write_encoder(folder / "bert", layers=2)
-    write_resnet(folder / "resnet")
-    write_texts(folder / "texts.txt")
-    write_pictures(folder / "pictures")
-    return folder
+    return write_shop(tmp_path_factory.mktemp("shop"), layers=2)
 
 
 def spec_of(shop: Path, name: str) -> ModelSpec:

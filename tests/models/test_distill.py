@@ -16,13 +16,7 @@ import pytest
 
 from common.errors import ConfigurationError
 from common.settings import Settings, load_settings
-from tests.support.tiny_models import (
-    write_catalog,
-    write_encoder,
-    write_pictures,
-    write_resnet,
-    write_texts,
-)
+from tests.support.tiny_models import write_shop
 from worker.tools.report import Report
 
 for _name in ("torch", "transformers", "tokenizers"):
@@ -32,18 +26,7 @@ for _name in ("torch", "transformers", "tokenizers"):
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, inputs and a catalog."""
-    folder = tmp_path_factory.mktemp("shop")
-    write_encoder(folder / "bert")
-    write_resnet(folder / "resnet")
-    write_texts(folder / "texts.txt")
-    write_pictures(folder / "pictures")
-    entries = {
-        "tiny": {"handler": "minilm", "input": "text", "weights": str(folder / "bert")},
-        "eyes": {"handler": "resnet50", "input": "image", "weights": str(folder / "resnet")},
-        "echo": {"handler": "echo", "input": "json"},
-    }
-    write_catalog(folder / "models.yaml", entries)
-    return folder
+    return write_shop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture

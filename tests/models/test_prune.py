@@ -17,13 +17,7 @@ import pytest
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from common.settings import Settings, load_settings
-from tests.support.tiny_models import (
-    write_catalog,
-    write_encoder,
-    write_pictures,
-    write_resnet,
-    write_texts,
-)
+from tests.support.tiny_models import write_shop
 from worker.models import load_handler
 from worker.tools import prune
 from worker.tools.report import Report
@@ -36,20 +30,10 @@ for _name in ("torch", "transformers", "tokenizers"):
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, inputs and a catalog."""
     folder = tmp_path_factory.mktemp("shop")
-    write_encoder(folder / "bert", layers=2)
-    write_resnet(folder / "resnet")
-    write_texts(folder / "texts.txt")
-    write_pictures(folder / "pictures")
-    tiny = {"handler": "minilm", "input": "text", "weights": str(folder / "bert")}
-    entries = {
-        "tiny": tiny,
-        "judged": {**tiny, "samples": str(folder / "texts.txt")},
-        "eyes": {"handler": "resnet50", "input": "image", "weights": str(folder / "resnet")},
-        "echo": {"handler": "echo", "input": "json"},
-        "own": {"handler": "tests.support.exportable:Small", "input": "json"},
-    }
-    write_catalog(folder / "models.yaml", entries)
-    return folder
+    weights, texts = str(folder / "bert"), str(folder / "texts.txt")
+    judged = {"handler": "minilm", "input": "text", "weights": weights, "samples": texts}
+    own = {"handler": "tests.support.exportable:Small", "input": "json"}
+    return write_shop(folder, layers=2, judged=judged, own=own)
 
 
 @pytest.fixture

@@ -110,6 +110,23 @@ def write_pictures(folder: Path, count: int = 12) -> Path:
     return folder
 
 
+def write_shop(folder: Path, layers: int = 3, **more: Mapping[str, Any]) -> Path:
+    """Models, inputs and a catalog of them, with further entries; `bert` and `resnet` are the
+    weights, `texts.txt` and `pictures` the inputs.
+    """
+    write_encoder(folder / "bert", layers)
+    write_resnet(folder / "resnet")
+    write_texts(folder / "texts.txt")
+    write_pictures(folder / "pictures")
+    entries = {
+        "tiny": {"handler": "minilm", "input": "text", "weights": str(folder / "bert")},
+        "eyes": {"handler": "resnet50", "input": "image", "weights": str(folder / "resnet")},
+        "echo": {"handler": "echo", "input": "json"},
+    }
+    write_catalog(folder / "models.yaml", {**entries, **more})
+    return folder
+
+
 def write_catalog(path: Path, models: Mapping[str, Mapping[str, Any]]) -> Path:
     """deploy/models.yaml with these entries."""
     path.write_text(json.dumps({"models": models}))  # which is YAML too

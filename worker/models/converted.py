@@ -7,17 +7,14 @@ converted anew; what a killed conversion leaves is not loaded.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import structlog
 
-from common import processes
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
+from common.programs import ProgramFailed, outcome_of
 from worker.models.weights import converted_base
 
 __all__ = ("ready_folder",)
@@ -69,23 +66,13 @@ def _is_pickled(folder: Path) -> bool:
 
 def _convert(source: Path, target: Path, spec: ModelSpec) -> None:
     memory_mb = _SPARE_MB + 2 * source.stat().st_size // 2**20
-    program = (sys.executable, "-m", _PROGRAM, str(source), str(target))
-    precision = ("--precision", spec.precision)
     limits = ("--memory-mb", str(memory_mb), "--seconds", str(_SECONDS))
-    # It ends with this process, which holds the other end of its pipe.
-    with subprocess.Popen(
-        [sys.executable, "-I", processes.__file__, *program, *limits, *precision],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={"PATH": os.defpath, "PYTHONPATH": str(_ROOT), "LANG": "C.UTF-8"},
-        text=True,
-    ) as child:
-        assert child.stdout is not None
-        lines = child.stdout.read().splitlines()
-    last = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    if child.returncode or "folder" not in last:
-        said = last.get("error") or " ".join(lines)[-300:] or f"it ended with {child.returncode}"
+    arguments = (str(source), str(target), *limits, "--precision", spec.precision)
+    # Nothing of this environment but where the code is: a file from elsewhere is read there.
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(_ROOT), "LANG": "C.UTF-8"}
+    try:
+        outcome_of(_PROGRAM, arguments, environment)
+    except ProgramFailed as exc:
         raise ConfigurationError(
-            f"models.{spec.name}.weights: {source} could not be converted: {said}"
-        )
+            f"models.{spec.name}.weights: {source} could not be converted: {exc}"
+        ) from exc

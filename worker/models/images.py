@@ -42,6 +42,8 @@ Size = tuple[int, int]
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF") + (("WEBP",) if features.check("webp") else ())
 """A pillow-simd built where libwebp's headers were missing reads no WebP."""
+_PIXEL_BYTES = 4
+"""Pillow keeps a fourth byte beside red, green and blue."""
 RGB = "rgb"
 """What a handler joins that decodes pictures by `prepared_rgb`."""
 EXIF_ORIENTATION = 0x0112
@@ -151,7 +153,7 @@ def prepared_rgb(content: bytes, image: Image.Image, target: Size | None = None)
 
 
 def _bytes_of(image: Image.Image) -> int:
-    return 3 * image.width * image.height
+    return _PIXEL_BYTES * image.width * image.height
 
 
 def _orientation(image: Image.Image) -> int:

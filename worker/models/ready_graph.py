@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import structlog
 
-from common import processes
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
+from common.programs import ProgramFailed, outcome_of
 from worker.models.facts import GRAPH
 from worker.models.sessions.session import check_precision
 from worker.models.weights import RANDOM, converted_base, find_weights
@@ -31,7 +29,6 @@ log = structlog.get_logger(__name__)
 
 _FORMAT = 1
 """Of what exports make; a new one has them made again."""
-_SAID_CHARACTERS = 300
 
 
 def runs_graphs(spec: ModelSpec) -> bool:
@@ -99,27 +96,11 @@ def _export(spec: ModelSpec, found: Path | None, target: Path) -> None:
     if found is not None:
         keys["weights"] = str(found.absolute())
     arguments = json.dumps({"spec": keys, "target": str(target)})
-    program = (sys.executable, "-m", "worker.tools", "export", arguments)
-    # It ends with this process, which holds the other end of its pipe.
-    with (
-        TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
-        subprocess.Popen(
-            [sys.executable, "-I", processes.__file__, *program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            text=True,
-        ) as child,
-    ):
-        assert child.stdout is not None
-        lines = child.stdout.read().splitlines()
-        errors.seek(0)
-        printed = errors.read().strip()[-_SAID_CHARACTERS:]
-    last = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    if child.returncode or "report" not in last:
-        said = last.get("error") or printed or f"status {child.returncode}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        outcome_of("worker.tools", ("export", arguments), environment)
+    except ProgramFailed as exc:
         raise ConfigurationError(
             f"models.{spec.name}.weights: {spec.weights} could not be exported for backend "
-            f"{spec.backend}: {said}"
-        )
+            f"{spec.backend}: {exc}"
+        ) from exc

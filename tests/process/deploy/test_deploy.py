@@ -97,12 +97,12 @@ def test_the_api_profile_brings_no_models() -> None:
 def test_the_worker_profile_asks_pip_for_its_extras_and_for_nothing_it_cannot_do() -> None:
     parts = bootstrap.parts_of(["worker"])
     assert {"image", "weights"} <= parts
-    assert bootstrap.project_requirement(parts) == ".[onnx,torch]"
+    assert bootstrap.project_requirement(parts) == ".[audio,onnx,torch]"
 
 
 def test_profiles_and_extras_add_up() -> None:
     parts = bootstrap.parts_of(["api", "worker"], ["otel"])
-    assert bootstrap.project_requirement(parts) == ".[onnx,otel,torch]"
+    assert bootstrap.project_requirement(parts) == ".[audio,onnx,otel,torch]"
 
 
 def test_the_test_profile_is_the_demo_and_the_test_extra() -> None:
