@@ -114,6 +114,13 @@ def note_lane(lane: str) -> None:
         request.lane = lane
 
 
+def note_waited(seconds: float) -> None:
+    """Exclude these seconds from the request's time in the log of slow requests."""
+    request = CURRENT.get()
+    if request:
+        request.waited_seconds += seconds
+
+
 @contextmanager
 def waiting_by_choice(tenant: str = "", *, streams: bool = False) -> Iterator[None]:
     """Exclude the time inside from the request's time in the log of slow requests, and end the

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from api.http.request_context import waiting_by_choice
+from api.http.request_context import note_waited
+from api.http.request_errors import RequestError
 from api.jobs.events import JobEvent, history, news
 from api.jobs.progress import Piece, Progress
 from api.jobs.said import Entry, SaidReader
@@ -67,6 +68,15 @@ class _Text:
         self._reader: SaidReader | None = None
         self._looked: JobRecord | None = None
         self._look_at = 0.0
+
+    def kept(self, record: JobRecord) -> list[News] | None:
+        """What was published meanwhile; None where something has to be read first."""
+        reader = self._reader
+        if reader is None or record is not self._looked or not reader.is_live:
+            return None
+        if record.state.terminal or asyncio.get_running_loop().time() >= self._look_at:
+            return None
+        return self._read(reader.kept())
 
     async def take(self, record: JobRecord) -> list[News]:
         """What is new; after the job's end, all the rest."""
@@ -136,27 +146,37 @@ async def follow(
 
     settled is the job's record where it ended before, which may not be readable yet.
 
-    Ends with the job, after so many seconds, when the process is to end, or Redis cannot be
-    reached: whoever wants the rest follows again from the last id. `queued` comes again, with the
-    same id, when the job has moved up. Raises RequestError once the principal's key is revoked.
+    Ends with the job, after so many seconds, when the process is to end, the key is revoked, or
+    Redis cannot be reached: whoever wants the rest follows again from the last id. `queued` comes
+    again, with the same id, when the job has moved up. Meanwhile it is one of the tenant's streams.
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + seconds
     silence = min(services.settings.event_heartbeat_seconds, _MOVES_SECONDS)
     last_id, progress = Progress.read(last_id)
-    async with services.watches.watch(job_id) as watch, _ending_without_redis():
+    async with (
+        _in_its_share(services, principal),
+        services.watches.watch(job_id) as watch,
+        _ending_without_redis(),
+    ):
         record = settled or await services.store.get(job_id)
         steps = _Steps(services, last_id, progress)
         async with _text_of(services, record, progress, watch) as text:
             while record is not None:
-                record, batch = await _look(services, record, steps, text, watch)
+                kept = text.kept(record) if text is not None and steps.knows(record) else None
+                if kept is not None:
+                    batch = kept
+                else:
+                    record, batch = await _look(services, record, steps, text, watch)
                 if batch:
                     yield batch
                 if record.state.terminal or services.draining.is_set() or loop.time() >= ends_at:
                     return
-                with waiting_by_choice(streams=True):
-                    changed = await watch.change(silence)
-                await services.authenticator.recheck(principal)
+                began = loop.time()
+                changed = await watch.change(silence)
+                note_waited(loop.time() - began)
+                if not services.authenticator.knows(principal):
+                    await services.authenticator.recheck(principal)
                 if watch.gone:
                     return
                 if not changed:
@@ -168,6 +188,7 @@ async def _look(
     services: Services, record: JobRecord, steps: _Steps, text: _Text | None, watch: Watch
 ) -> tuple[JobRecord, list[News]]:
     """What is new, with the record as it is by now: the end of a job comes after all its text."""
+    steps.begin()
     batch = await steps.take(record)
     if text is None or (record.state.terminal and not batch):
         return record, batch
@@ -180,7 +201,6 @@ async def _look(
         if record.state.terminal:
             said += await text.take(record)
     end = len(batch) - record.state.terminal
-    steps.told()
     return record, [*batch[:end], *said, *batch[end:]]
 
 
@@ -191,7 +211,7 @@ class _Steps:
         self._services = services
         self._last_id = last_id
         self._progress = progress
-        self._told = str(progress)
+        self._told = ""
         self._position: QueuePosition | None = None
         self._looked: JobRecord | None = None
         self._look_at = 0.0
@@ -213,9 +233,13 @@ class _Steps:
             Step(one, position, "" if one.record.state.terminal else self._told) for one in fresh
         ]
 
-    def told(self) -> None:
-        """What was taken is sent: steps come after the text that there is by now."""
+    def begin(self) -> None:
+        """Steps taken from now on come after the text that was taken until now."""
         self._told = str(self._progress)
+
+    def knows(self, record: JobRecord) -> bool:
+        """Whether `take` would look at nothing: it has seen this record, and nothing moves up."""
+        return record is self._looked and record.state is not JobState.QUEUED
 
 
 @asynccontextmanager
@@ -232,6 +256,18 @@ async def _text_of(
         yield text
     finally:
         text.close()
+
+
+@asynccontextmanager
+async def _in_its_share(services: Services, principal: Principal) -> AsyncIterator[None]:
+    """Have the stream in its place among those of the tenant; a revoked key ends it."""
+    services.streams.take(principal.tenant)
+    try:
+        yield
+    except RequestError:
+        return  # who connects again is told
+    finally:
+        services.streams.give(principal.tenant)
 
 
 @asynccontextmanager

@@ -53,6 +53,8 @@ class Progress:
         """The last entry of this job's own stream that was sent whole; 0 where it is not known."""
         self._sent = [*sent, *[0] * _MOST_CHOICES][:_MOST_CHOICES]
         """By choice, characters that were sent."""
+        self._used = max((at + 1 for at, one in enumerate(self._sent) if one), default=0)
+        """How many choices have sent something, with those before them."""
         self._seen = list(self._sent)
         """By choice, characters of the source that is being read; fewer after it was changed."""
         self._finished: set[int] = set()
@@ -98,7 +100,7 @@ class Progress:
             text = text[sent - begin :]
             if not text:
                 return None
-        self._sent[choice] = max(sent, self._seen[choice])
+        self._note(choice, max(sent, self._seen[choice]))
         return Piece(choice, text, one.tokens, finish, one.logprobs or None, str(self))
 
     def rest_of(self, result: Any) -> Iterator[Piece]:
@@ -118,12 +120,17 @@ class Progress:
             sent = self._sent[choice]
             rest = text[sent:]
             if rest or untold:
-                self._sent[choice], self.entry = len(text), 0
+                self._note(choice, len(text))
+                self.entry = 0
                 yield Piece(choice, rest, [], finish, None if sent else logprobs, str(self))
+
+    def _note(self, choice: int, characters: int) -> None:
+        self._sent[choice] = characters
+        if choice >= self._used and characters:
+            self._used = choice + 1
 
     def __str__(self) -> str:
         """As ids end; empty where nothing was sent."""
-        if not self.entry and not any(self._sent):
-            return ""
-        last = max((at for at, sent in enumerate(self._sent) if sent), default=0)
-        return f".{self.entry}.{'_'.join(map(str, self._sent[: last + 1]))}"
+        if self._used > 1:
+            return f".{self.entry}.{'_'.join(map(str, self._sent[: self._used]))}"
+        return f".{self.entry}.{self._sent[0]}" if self.entry or self._used else ""

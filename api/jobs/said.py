@@ -63,11 +63,19 @@ class SaidReader:
         self._behind = True
         self._buffer.clear()
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it lives on what is published; else the stream has to be read."""
+        return not self._behind or self._cut
+
     async def take(self) -> list[tuple[int, Entry]]:
         """The entries after the last one, as far as they are there now. May raise RedisError."""
+        taken = [] if self.is_live else await self._read()
+        return taken + self.kept()
+
+    def kept(self) -> list[tuple[int, Entry]]:
+        """The entries after the last one that were published, as far as each is the next."""
         taken: list[tuple[int, Entry]] = []
-        if self._behind and not self._cut:
-            taken = await self._read()
         while self._buffer and not self._cut:
             number, entry = self._buffer.popleft()
             if number <= self.number:

@@ -26,11 +26,20 @@ _LONGEST_SECONDS = 7 * 86_400.0
 
 
 class Watch:
-    """One stream's watch of one job: the latest record not yet read."""
+    """One stream's watch of one job: the latest record not yet read.
+
+    It has one reader, and one timer for all its waits: a stream waits once for each token, and a
+    timer for each wait costs as much as the token's encoding.
+    """
 
     def __init__(self) -> None:
-        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._record: JobRecord | None = None
+        self._has_changed = False
+        self._wait: asyncio.Future[bool] | None = None
+        self._until = 0.0
+        """When the wait ends without a change, on the loop's clock."""
+        self._timer: asyncio.TimerHandle | None = None
         self.gone = False
         """Whether the job's record no longer exists."""
 
@@ -41,11 +50,18 @@ class Watch:
         if self._record and self._record.state.terminal and record and not record.state.terminal:
             return
         self._record, self.gone = record, record is None
-        self._changed.set()
+        self.wake()
 
     def wake(self) -> None:
         """End a wait for a change, as there is something else to look at."""
-        self._changed.set()
+        self._has_changed = True
+        if self._wait is not None and not self._wait.done():
+            self._wait.set_result(True)
+
+    def close(self) -> None:
+        """End its timer."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def next(self, seconds: float) -> JobRecord | None:
         """The record once it has changed; None after this many seconds without a change, or when
@@ -55,19 +71,34 @@ class Watch:
 
     async def change(self, seconds: float) -> bool:
         """Wait until the record changes, or `wake` is called; False after this many seconds."""
-        if not self._changed.is_set():
+        if not self._has_changed:
+            self._until = self._loop.time() + seconds
+            if self._timer is None or self._timer.when() > self._until:
+                self.close()
+                self._timer = self._loop.call_at(self._until, self._ring)
+            self._wait = self._loop.create_future()
             try:
-                async with asyncio.timeout(seconds):
-                    await self._changed.wait()
-            except TimeoutError:
-                return False
-        self._changed.clear()
+                if not await self._wait:
+                    return False
+            finally:
+                self._wait = None
+        self._has_changed = False
         return True
 
     @property
     def latest(self) -> JobRecord | None:
         """The record as last changed; None where it has not since the watch began, or is gone."""
         return self._record
+
+    def _ring(self) -> None:
+        """The timer of a wait, by now perhaps of a later one: then it is set again."""
+        self._timer = None
+        if self._wait is None or self._wait.done():
+            return
+        if self._loop.time() < self._until:
+            self._timer = self._loop.call_at(self._until, self._ring)
+        else:
+            self._wait.set_result(False)
 
 
 class JobWatches:
@@ -97,6 +128,7 @@ class JobWatches:
         try:
             yield watch
         finally:
+            watch.close()
             end.cancel()
             self._watches[job_id].discard(watch)
             if not self._watches[job_id]:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.http.head_requests import HEAD_ONLY
 from api.http.problems import Problem
-from api.http.request_errors import RequestError, TooManyWaiting
+from api.http.request_errors import TooManyWaiting
 from api.inference.following import News, Step
 from api.jobs.events import HEARTBEAT
 from api.jobs.progress import Progress
@@ -76,21 +76,6 @@ def check_room(services: Services, principal: Principal) -> None:
             "this server holds as many event streams as it may; try again, or poll with ?wait=",
             headers={"Retry-After": _POLL_AGAIN_SECONDS},
         )
-
-
-async def in_its_share(
-    services: Services, principal: Principal, events: AsyncGenerator[list[News], None]
-) -> AsyncGenerator[list[News], None]:
-    """The news, as long as the stream has its place among those of the tenant."""
-    services.streams.take(principal.tenant)
-    try:
-        async with aclosing(events):
-            async for news in events:
-                yield news
-    except RequestError:
-        return  # its key was revoked; who connects again is told
-    finally:
-        services.streams.give(principal.tenant)
 
 
 async def encoded(

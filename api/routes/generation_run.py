@@ -17,7 +17,6 @@ from api.inference.generation import Wanted, raise_failure
 from api.jobs.progress import Piece
 from api.jobs.request_body import SentJob
 from api.jobs.submission import Taken
-from api.routes.event_stream import in_its_share
 from api.routes.job_lookup import unknown_job
 from api.services import Services
 from api.tenants.auth import Principal
@@ -63,9 +62,7 @@ async def stream(
     Where nothing happens for the time of a heartbeat, the stream begins all the same.
     """
     hit = taken.hit.record() if taken.hit is not None else None
-    events = in_its_share(
-        services, principal, follow(services, principal, taken.job_id, None, seconds, hit)
-    )
+    events = follow(services, principal, taken.job_id, None, seconds, hit)
     held: list[News] = []
     limit = asyncio.get_running_loop().time() + services.settings.event_heartbeat_seconds
     try:

@@ -15,7 +15,7 @@ from api.jobs.events import ID_CHARACTERS, news
 from api.jobs.links import job_path
 from api.jobs.progress import Progress
 from api.jobs.views import JobView
-from api.routes.event_stream import EventStream, check_room, encoded, in_its_share
+from api.routes.event_stream import EventStream, check_room, encoded
 from api.routes.job_lookup import JobId, find_job, show_job
 from api.tenants.auth import require
 from api.tenants.dependencies import ReadDep
@@ -111,7 +111,7 @@ async def get_events(
     events = follow(
         services, principal, job_id, last_event_id, services.settings.event_stream_seconds
     )
-    told = encoded(in_its_share(services, principal, events), last_event_id)
+    told = encoded(events, last_event_id)
     if on_disconnect == "cancel":
         return EventStream(told, on_left=lambda: services.unread.cancel(job_id))
     return EventStream(told)

@@ -184,6 +184,13 @@ class Authenticator:
         self.outcomes["accepted"] += 1
         return known.principal
 
+    def knows(self, principal: Principal) -> bool:
+        """Whether the principal was found valid so lately that `recheck` would not look again."""
+        if not principal.key_id:
+            return self._open and time.monotonic() < self._open_until
+        valid, until = self._rechecked.get(principal.key_id, (True, 0.0))
+        return valid and time.monotonic() < until
+
     async def recheck(self, principal: Principal) -> None:
         """Return where this principal may go on, after waiting; raises Unauthorized once its key is
         revoked or has expired, or keys are required of everybody by now.

@@ -44,3 +44,10 @@ class GenerationSettings(Section):
         description="Steps whose tokens may wait to be written before their lanes wait: while "
         "Redis is slow or away.",
     )
+    stream_pace_ms: float = Field(
+        20.0,
+        ge=0,
+        le=1_000,
+        description="Least time from one write of what streams have said to the next: faster steps "
+        "are written together. The first tokens of a text and its end do not wait.",
+    )

@@ -1,15 +1,19 @@
 """What streaming costs a token, and what a lane of batches pays beside a lane of steps.
 
 A generator without a model says 2,000 tokens a second in 16 rows. The cost of streaming is the CPU
-time of the worker, Redis and one reader of every stream, less that of the same texts told at their
-end. The lane beside it is `echo`, whose every batch takes 5 ms.
+time of the worker, Redis and the API that has a reader of every text, less that of the same texts
+sent whole. The readers' own is not counted. The lane beside it is `echo`, whose every batch takes
+5 ms.
 """
 
 from __future__ import annotations
 
-import threading
+import selectors
+import socket
 import time
 from collections.abc import Sequence
+
+import orjson
 
 from common.jobs.job import Job
 from common.redis.connect import database_of
@@ -17,10 +21,10 @@ from common.redis.keys import META_PREFIX, SAID_PREFIX, scoped_channel
 from common.redis.scripts import Scripts
 from common.worker_report import LaneReport
 from tests.benchmarks.arena import LANE, Arena, Sample
-from tests.benchmarks.measure import Meter, medians, percentile, wait_for
+from tests.benchmarks.measure import Meter, cpu_seconds, medians, percentile, wait_for
 from tests.benchmarks.report import Table, Target
 from tests.support.generation import GREEDY, catalog
-from tests.support.stack import Process, Stack
+from tests.support.stack import ApiProcess, Process, Stack
 
 AT_END, STREAMED = "told at the end", "streamed, each to a reader"
 ALONE, BESIDE = "echo alone", "echo beside 16 rows"
@@ -34,31 +38,35 @@ _LEAST_SPEED = 0.7
 _LONGEST_SECONDS = 300.0
 
 
-class _Reader:
-    """Hears every stream on one thread, whose CPU time is counted."""
+class _Clients:
+    """Asks for texts over HTTP on a connection each, and reads all of them on one thread."""
 
-    def __init__(self, stack: Stack, ids: Sequence[str]) -> None:
-        self._listener = stack.redis.pubsub()
-        self._listener.subscribe(*(SAID_PREFIX + one for one in ids))
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.heard = 0
-        self.cpu_seconds = 0.0
-        self._thread.start()
+    def __init__(self, url: str, bodies: Sequence[dict[str, object]]) -> None:
+        host, _, port = url.removeprefix("http://").partition(":")
+        self._left = selectors.DefaultSelector()
+        for body in bodies:
+            one = socket.create_connection((host, int(port)))
+            one.sendall(_request(orjson.dumps(body)))
+            self._left.register(one, selectors.EVENT_READ)
 
-    def _run(self) -> None:
-        began = time.thread_time()
-        while not self._stopping.is_set():
-            told = self._listener.get_message(timeout=0.05)
-            self.heard += bool(told and told["type"] == "message")
-        self.cpu_seconds = time.thread_time() - began
+    def read(self) -> None:
+        """Read until every connection is closed by the API."""
+        while self._left.get_map():
+            ready = self._left.select(_LONGEST_SECONDS)
+            if not ready:
+                raise TimeoutError("the texts did not come")
+            for key, _ in ready:
+                one = key.fileobj
+                assert isinstance(one, socket.socket)
+                if not one.recv(65_536):
+                    self._left.unregister(one)
+                    one.close()
 
-    def stop(self) -> float:
-        """Seconds of CPU."""
-        self._stopping.set()
-        self._thread.join()
-        self._listener.close()
-        return self.cpu_seconds
+
+def _request(body: bytes) -> bytes:
+    head = "POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def run(arena: Arena) -> Table:
@@ -72,10 +80,11 @@ def run(arena: Arena) -> Table:
     )
     stack.environment |= {"LANEFLEET_CATALOG": str(path)}
     worker = stack.worker(f"{LANE},told,slow")
+    api = stack.api("told", LANEFLEET_MAX_WAIT_SECONDS=f"{_LONGEST_SECONDS:g}")
     samples = arena.interleave(
         {
-            AT_END: lambda: _texts(stack, worker, tokens, stream=False),
-            STREAMED: lambda: _texts(stack, worker, tokens, stream=True),
+            AT_END: lambda: _texts(stack, worker, api, tokens, stream=False),
+            STREAMED: lambda: _texts(stack, worker, api, tokens, stream=True),
         }
     )
     samples |= arena.interleave({FIRST: lambda: _firsts(stack, calls)})
@@ -98,13 +107,13 @@ def _table(found: dict[str, Sample], samples: dict[str, list[Sample]], tokens: i
             "tokens/s",
             "worker us/token",
             "redis us/token",
-            "reader us/token",
+            "API us/token",
             "p50 ms",
             "p95 ms",
         ],
     )
     table.samples = samples
-    names = ("per_second", "worker_us", "redis_us", "reader_us", "p50_ms", "p95_ms")
+    names = ("per_second", "worker_us", "redis_us", "api_us", "p50_ms", "p95_ms")
     table.rows = [[name, *(one.get(column) for column in names)] for name, one in found.items()]
     cost = found[STREAMED]["all_us"] - found[AT_END]["all_us"]
     first = found[FIRST]["p50_ms"] - _STEP_MS
@@ -119,26 +128,21 @@ def _table(found: dict[str, Sample], samples: dict[str, list[Sample]], tokens: i
     return table
 
 
-def _texts(stack: Stack, worker: Process, tokens: int, *, stream: bool) -> Sample:
-    params = {**GREEDY, "max_tokens": tokens, "stream": stream}
-    jobs = [Job("told", f"text {number}", params) for number in range(_ROWS)]
-    ids = [job.id for job in jobs]
-    reader = _Reader(stack, ids if stream else ids[:1])
-    meter = Meter(stack.redis, [worker.pid])
-    stack.publish(jobs)
-    keys = [META_PREFIX + one for one in ids]
-    wait_for(lambda: stack.redis.exists(*keys) == _ROWS, _LONGEST_SECONDS, "all texts")
+def _texts(stack: Stack, worker: Process, api: ApiProcess, tokens: int, *, stream: bool) -> Sample:
+    options = {"model": "told", "max_length": tokens, "temperature": 0, "stream": stream}
+    serial = time.monotonic_ns()
+    meter, before = Meter(stack.redis, [worker.pid]), cpu_seconds(api.process.pid)
+    bodies = [{"text": f"text {serial} {number}", **options} for number in range(_ROWS)]
+    _Clients(api.url, bodies).read()
     spent = meter.read()
-    all_tokens, read = tokens * _ROWS, reader.stop()
-    spans = (spent.worker_cpu, spent.redis_cpu, read)
-    worker_us, redis_us, reader_us = (one / all_tokens * 1e6 for one in spans)
+    spans = (spent.worker_cpu, spent.redis_cpu, cpu_seconds(api.process.pid) - before)
+    worker_us, redis_us, api_us = (one / (tokens * _ROWS) * 1e6 for one in spans)
     return {
-        "per_second": all_tokens / spent.wall,
+        "per_second": tokens * _ROWS / spent.wall,
         "worker_us": worker_us,
         "redis_us": redis_us,
-        "reader_us": reader_us,
-        "all_us": worker_us + redis_us + reader_us,
-        "heard": float(reader.heard),
+        "api_us": api_us,
+        "all_us": worker_us + redis_us + api_us,
     }
 
 

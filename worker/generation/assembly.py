@@ -10,6 +10,7 @@ from common.settings import Settings
 from worker.batching.turns import Turns
 from worker.generation.remote_runner import RemoteRunner
 from worker.generation.remote_teller import RemoteTeller
+from worker.generation.rounds import Rounds
 from worker.generation.stepper import Stepper
 from worker.generation.teller import Teller
 from worker.guard.calls import Call, Calls, Slot
@@ -84,13 +85,14 @@ def build_device(
         on_stuck=on_stuck,
     )
     scheduler = Scheduler(state, turns, models, shadows)
+    rounds = Rounds(settings.stream_buffer, settings.stream_pace_ms / 1000)
     teller = Teller(
         *(state, leases, finisher, redis_health, calls),
         stream_seconds=settings.stream_seconds,
-        max_waiting=settings.stream_buffer,
+        rounds=rounds,
     )
     stepper = Stepper(
-        *(state, starting, teller, finisher, device_time, calls),
+        *(state, starting, rounds, finisher, device_time, calls),
         may_go_on=scheduler.may_go_on,
         on_device_lost=on_device_lost,
         on_stuck=on_stuck,
@@ -105,6 +107,9 @@ def build_device(
         run_step=stepper.run,
         end_steps=stepper.end,
     )
-    remote_teller = RemoteTeller(state, leases, finisher, retries, settings.stream_seconds)
+    remote_teller = RemoteTeller(
+        *(state, leases, finisher, retries, settings.stream_seconds),
+        pace_seconds=settings.stream_pace_ms / 1000,
+    )
     remote = RemoteRunner(state, leases, starting, remote_teller, scheduler.touch)
     return Device(runner, stepper, teller, remote, shadows)

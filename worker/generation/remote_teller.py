@@ -34,9 +34,6 @@ from worker.pipeline.finisher import Finisher
 
 log = structlog.get_logger(__name__)
 
-_PACE_SECONDS = 0.01
-"""At least so long from one write to the next: tokens of all jobs go together."""
-
 
 class Ended(NamedTuple):
     """A job that leaves its server, and what it raised."""
@@ -55,16 +52,22 @@ class RemoteTeller:
         finisher: Finisher,
         retries: Retries,
         stream_seconds: int,
+        pace_seconds: float,
     ) -> None:
+        """pace_seconds is the least time from one write to the next, but for first words and ends:
+        tokens of all jobs go together.
+        """
         self._state = state
         self._leases = leases
         self._finisher = finisher
         self._retries = retries
         self._stream_seconds = stream_seconds
+        self._pace_seconds = pace_seconds
         self.on_left: Callable[[Run], None] = lambda _run: None
         """Told of each job that has left its server, in case nobody was told before."""
         self._lock = threading.Lock()
         self._news = threading.Event()
+        self._urgent = threading.Event()
         self._spoke: dict[Run, None] = {}
         self._ended: list[Ended] = []
         self._give_up_at: float | None = None
@@ -85,18 +88,22 @@ class RemoteTeller:
         """It has said something."""
         with self._lock:
             self._spoke[run] = None
+        if not run.entry:
+            self._urgent.set()
         self._news.set()
 
     def ended(self, run: Run, error: BaseException | None) -> None:
         """It has left its server."""
         with self._lock:
             self._ended.append(Ended(run, error))
+        self._urgent.set()
         self._news.set()
 
     def _serve(self) -> None:
         while True:
             self._news.wait()
             self._news.clear()
+            self._urgent.clear()
             with self._lock:
                 spoke, self._spoke = self._spoke, {}
                 ended, self._ended = self._ended, []
@@ -109,7 +116,7 @@ class RemoteTeller:
                     self._state.released(run.lane, [run.execution])
             if self._give_up_at is not None and not (self._spoke or self._ended):
                 return
-            time.sleep(_PACE_SECONDS)
+            self._urgent.wait(self._pace_seconds)
 
     def _round(self, spoke: list[Run], ended: list[Ended]) -> None:
         for one in ended:

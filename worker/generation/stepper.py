@@ -17,8 +17,8 @@ from common.errors import InvalidInput, PromptTooLong, text_of
 from worker.generation.generation import Cut, Generation, generation_of
 from worker.generation.measures import measure_step
 from worker.generation.replay import Replay
+from worker.generation.rounds import Rounds
 from worker.generation.seating import Seating
-from worker.generation.teller import Teller
 from worker.guard.calls import Call, Calls, Slot
 from worker.guard.raised import RAISED
 from worker.jobs.execution import Execution, judge_time
@@ -46,7 +46,7 @@ class Stepper:
         self,
         state: WorkerState,
         starting: Starting,
-        teller: Teller,
+        rounds: Rounds,
         finisher: Finisher,
         device_time: DeviceTime,
         calls: Calls,
@@ -60,7 +60,7 @@ class Stepper:
         """may_go_on says, under the lock, whether the next step may follow at once."""
         self._state = state
         self._starting = starting
-        self._teller = teller
+        self._rounds = rounds
         self._finisher = finisher
         self._device_time = device_time
         self._calls = calls
@@ -100,8 +100,8 @@ class Stepper:
         elsewhere.
         """
         while (busy := list(self._seatings.values())) and time.monotonic() < self.stop_at:
-            if self._teller.is_behind:
-                self._teller.await_room(_BEHIND_PAUSE_SECONDS)
+            if self._rounds.is_behind:
+                self._rounds.await_room(_BEHIND_PAUSE_SECONDS)
                 continue
             for seating in busy:
                 self._step(seating)
@@ -127,8 +127,8 @@ class Stepper:
                 self._tell_running()  # and there may be room, which the reserver waits for
             if not seating.rows.has_work:
                 return
-            if self._teller.is_behind:
-                self._teller.hold(seating.rows)
+            if self._rounds.is_behind:
+                self._rounds.hold(seating.rows)
                 return
             now = time.monotonic()
             if now >= until:
@@ -155,10 +155,10 @@ class Stepper:
             execution.started = time.monotonic()
             generation = generation_of(lane, execution)
             if generation.has_ended:
-                self._teller.offer((), [generation])  # all was said; the result was not published
+                self._rounds.offer((), [generation])  # all was said; the result was not published
             elif (refused := _refusal(seating.rows, generation)) is not None:
                 execution.fail("infer", refused)
-                self._teller.offer((), [generation])
+                self._rounds.offer((), [generation])
             elif seating.parked or not seating.rows.has_room(
                 generation.prompt.options.n, execution.cost
             ):
@@ -229,7 +229,7 @@ class Stepper:
         tokens = seating.owned(advances, ended)
         done = [one for one in before if one.has_ended]
         measure_step(before, tokens, done, active, rows.slots, began, ended, since, self._state)
-        self._teller.offer(tokens, done)
+        self._rounds.offer(tokens, done)
 
     def _charge_rows(self, seating: Seating, failed: RowsFailed) -> None:
         RAISED.note(seating.rows.spec.name, "step", failed, jobs=len(failed.reasons))
@@ -247,7 +247,7 @@ class Stepper:
             if raised is not None and self._is_lost(seating, raised):
                 return
             tokens = seating.owned(advances, time.monotonic())
-            self._teller.offer(tokens, [generation] if generation.has_ended else [])
+            self._rounds.offer(tokens, [generation] if generation.has_ended else [])
             if raised is not None:
                 self._charge(seating, generation, raised)
         rows = seating.rows
@@ -288,7 +288,7 @@ class Stepper:
             for choice in telling.stopped - generation.ended:
                 seating.drop(generation, choice)
             if generation.has_ended:
-                self._teller.offer((), [generation])
+                self._rounds.offer((), [generation])
             elif (cut := self._ending(generation, now)) is not None:
                 self._leave(seating, generation, cut)
 
@@ -318,7 +318,7 @@ class Stepper:
             seating.remove(generation)
         if (lost_at := generation.execution.lost_at_step) >= 0:
             generation.lane.stats.generation.freed.observe(max(0, seating.rows.steps - lost_at))
-        self._teller.offer((), [generation])
+        self._rounds.offer((), [generation])
 
     def _abandon(self, seating: Seating) -> None:
         for generation in [*seating.generations, *seating.parked]:

@@ -1,8 +1,9 @@
 """Tells what steps have said: tokens to text, entries of streams, results. A thread of its own.
 
-The device's thread hands over each step's tokens and goes on. Whatever has gathered meanwhile is
-written at once, so that a Redis that is slow costs fewer, larger writes; only when too many steps
-wait do their lanes wait too. A job's stream is written before its result is published.
+The device's thread hands over each step's tokens (worker/generation/rounds.py) and goes on. All
+that has gathered meanwhile is written at once, so that a Redis that is slow costs fewer, larger
+writes; only when too many steps wait do their lanes wait too. A job's stream is written before its
+result is published.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from common.errors import EncodeTimedOut
 from worker.generation.endings import generated, said_job
 from worker.generation.generation import Generation, Token
+from worker.generation.rounds import Rounds
 from worker.generation.wording import add_token, cut_short, open_texts
 from worker.guard.calls import Call, Calls, Slot, stack_of
 from worker.guard.raised import RAISED
@@ -28,20 +30,12 @@ from worker.jobs.leases import LaneLeases
 from worker.lanes.lane import Lane
 from worker.lanes.patience import PAUSE_SECONDS, until_accepted
 from worker.lanes.redis_health import RedisHealth
-from worker.lanes.rows import Rows
 from worker.lanes.state import WorkerState
 from worker.pipeline.finisher import Finisher
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-
-class _Round(NamedTuple):
-    """What one step said, and the jobs that have no rows any more."""
-
-    tokens: Sequence[Token]
-    ended: Sequence[Generation]
 
 
 @dataclass(eq=False, slots=True)
@@ -81,20 +75,16 @@ class Teller:
         calls: Calls,
         *,
         stream_seconds: int,
-        max_waiting: int,
+        rounds: Rounds,
     ) -> None:
-        """leases use a connection of their own; max_waiting is in steps."""
+        """leases use a connection of their own."""
         self._state = state
         self._leases = leases
         self._finisher = finisher
         self._redis_health = redis_health
         self._calls = calls
         self._stream_seconds = stream_seconds
-        self._max_waiting = max_waiting
-        self._rounds: deque[_Round] = deque()
-        self._changed = threading.Condition()
-        self._held: set[Rows] = set()
-        """Generators whose lanes wait for room. Guarded by `_changed`."""
+        self._rounds = rounds
         self._give_up_at: float | None = None
         self._voice = _Voice(calls.new_slot())
         self._thread = self._new_thread(self._voice)
@@ -105,39 +95,11 @@ class Teller:
 
     def stop(self, seconds: float) -> None:
         """Tell what there is, for at most this long."""
-        with self._changed:
-            self._give_up_at = time.monotonic() + seconds
-            self._changed.notify_all()
+        self._give_up_at = time.monotonic() + seconds
+        self._rounds.close()
         until = self._give_up_at + 1
         while (thread := self._thread).is_alive() and (left := until - time.monotonic()) > 0:
             thread.join(min(left, PAUSE_SECONDS))  # it may be replaced meanwhile
-
-    # -- on the device's thread ------------------------------------------------
-
-    def offer(self, tokens: Sequence[Token], ended: Sequence[Generation]) -> None:
-        """Hand over what a step said, and the jobs that have no rows any more."""
-        if tokens or ended:
-            with self._changed:
-                self._rounds.append(_Round(tokens, ended))
-                self._changed.notify()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether too many steps wait to be told."""
-        return len(self._rounds) >= self._max_waiting
-
-    def hold(self, rows: Rows) -> None:
-        """Have these lanes wait until half of them are told."""
-        with self._changed:
-            if self.is_behind:
-                rows.behind, rows.waits = True, rows.waits + 1
-                self._held.add(rows)
-
-    def await_room(self, seconds: float) -> None:
-        """Wait for that, at most so long."""
-        with self._changed:
-            if self.is_behind:
-                self._changed.wait(seconds)
 
     # -- on the watchdog's -----------------------------------------------------
 
@@ -185,23 +147,14 @@ class Teller:
 
     def _gather(self, task: _Task) -> bool:
         """Take all that waits; false once the worker stops and nothing does."""
-        with self._changed:
-            while not self._rounds:
-                if self._give_up_at is not None:
-                    return False
-                self._changed.wait()
-            while self._rounds:
-                tokens, ended = self._rounds.popleft()
-                task.tokens.extend(tokens)
-                task.ended.extend(ended)
-            task.touched = dict.fromkeys([*(one.generation for one in task.tokens), *task.ended])
-            held, self._held = self._held, set()
-            for rows in held:
-                rows.behind = False
-            self._changed.notify_all()
-        if held:
+        taken = self._rounds.take()
+        for tokens, ended in taken:
+            task.tokens.extend(tokens)
+            task.ended.extend(ended)
+        task.touched = dict.fromkeys([*(one.generation for one in task.tokens), *task.ended])
+        if self._rounds.let_go():
             self._state.wake()
-        return True
+        return bool(taken)
 
     def _tell(self, voice: _Voice) -> None:
         task = voice.task

@@ -98,7 +98,7 @@ class Bench:
             start_suspect=lambda _lane, job: True,
             is_revoked=lambda job: job.job_id in self.revoked,
         )
-        teller = RemoteTeller(self.state, leases, finisher, Retries(3), 600)
+        teller = RemoteTeller(self.state, leases, finisher, Retries(3), 600, 0.0)
         self.runner = RemoteRunner(self.state, leases, starting, teller, lambda _model: None)
 
     def add(self, *names: str, band: int = 1, **options: Any) -> list[Execution]:

@@ -19,6 +19,7 @@ from tests.support.models import calls
 from tests.support.null_generator import text_of
 from tests.unit.worker.generation.bench import Bench
 from worker.generation.generation import Generation, Token
+from worker.generation.rounds import Rounds
 from worker.generation.teller import Teller
 from worker.jobs.execution import Execution, Said
 from worker.jobs.lease_calls import ReleasedJob, SaidJob
@@ -59,6 +60,7 @@ class Worker(Bench):
     def __init__(self, store: Store, number: int, jobs: dict[str, dict[str, Any]]) -> None:
         super().__init__(slots=4, chunk=2)
         self.store, self.number = store, number
+        self.rounds = Rounds(1000, 0.0)
         self.teller = Teller(
             self.state,
             {"gen": SimpleNamespace(say=self._say, release=self._release)},  # type: ignore[dict-item]
@@ -66,7 +68,7 @@ class Worker(Bench):
             RedisHealth(0.0),
             calls(),
             stream_seconds=60,
-            max_waiting=1000,
+            rounds=self.rounds,
         )
         self._voice = self.teller._voice
         self._voice.slot.thread = threading.current_thread()
@@ -77,11 +79,11 @@ class Worker(Bench):
             one.said_entries = len(store.streams.get(job_id, ()))
 
     def offer(self, tokens: Sequence[Token], ended: Sequence[Generation]) -> None:
-        self.teller.offer(tokens, ended)
+        self.rounds.offer(tokens, ended)
 
     def tell(self) -> None:
         """Let the teller say all it has."""
-        if self.teller._rounds:
+        if self.rounds.waiting:
             self.teller._gather(self._voice.task)
             self.teller._tell(self._voice)
             self._voice.task = type(self._voice.task)()

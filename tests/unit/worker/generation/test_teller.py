@@ -17,6 +17,7 @@ from tests.support.null_generator import WORDS
 from tests.support.stack import wait_until
 from tests.unit.worker.generation.bench import Bench
 from worker.generation.generation import Generation, Token, generation_of
+from worker.generation.rounds import Rounds
 from worker.generation.teller import Teller
 from worker.jobs.execution import Execution, Said
 from worker.jobs.lease_calls import ReleasedJob, SaidJob
@@ -36,6 +37,7 @@ class Ear:
         self.fenced: set[str] = set()
         self.before_say: Callable[[], None] = lambda: None
         self.most_waiting = settings.pop("most_waiting", 100)
+        self.rounds = Rounds(self.most_waiting, settings.pop("pace_seconds", 0.0))
         self.calls = calls(**settings)
         self.teller = Teller(
             self.bench.state,
@@ -44,7 +46,7 @@ class Ear:
             RedisHealth(0.0),
             self.calls,
             stream_seconds=600,
-            max_waiting=self.most_waiting,
+            rounds=self.rounds,
         )
 
     def job(self, prompt: str, **params: Any) -> Generation:
@@ -55,7 +57,7 @@ class Ear:
     def tell(self, *rounds: tuple[list[Token], list[Generation]]) -> None:
         """Let it tell these to the end."""
         for tokens, ended in rounds:
-            self.teller.offer(tokens, ended)
+            self.rounds.offer(tokens, ended)
         self.teller.start()
         self.teller.stop(60)
 
@@ -119,10 +121,10 @@ def test_who_is_fenced_is_lost_and_says_no_more() -> None:
     one, two = ear.job("one", stream=True), ear.job("two", stream=True)
     ear.fenced.add("one")
     ear.teller.start()
-    ear.teller.offer([*tokens(one, 1), *tokens(two, 1)], [])
+    ear.rounds.offer([*tokens(one, 1), *tokens(two, 1)], [])
     wait_until(lambda: one.execution.disposition == "lost", what="the fence")
-    ear.teller.offer([*tokens(one, 2), *tokens(two, 2, finish=True)], [two])
-    ear.teller.offer([], [one])  # as the stepper, at its next sweep
+    ear.rounds.offer([*tokens(one, 2), *tokens(two, 2, finish=True)], [two])
+    ear.rounds.offer([], [one])  # as the stepper, at its next sweep
     ear.teller.stop(60)
     assert ear.log.count("say one two") == 1
     assert (ear.said("two"), "one" in ear.entries) == (words(1, 2), False)
@@ -196,13 +198,13 @@ def test_while_redis_is_away_steps_gather_and_then_wait() -> None:
     ear.before_say = fail
     one, rows = ear.job("one", stream=True), ear.bench.rows
     ear.teller.start()
-    ear.teller.offer(tokens(one, 1), [])
-    wait_until(lambda: not ear.teller._rounds, what="that it tries to say this")
+    ear.rounds.offer(tokens(one, 1), [])
+    wait_until(lambda: not ear.rounds.waiting, what="that it tries to say this")
     for number in range(2, 6):
-        assert not ear.teller.is_behind
-        ear.teller.offer(tokens(one, number), [])
-    assert ear.teller.is_behind
-    ear.teller.hold(rows)
+        assert not ear.rounds.is_behind
+        ear.rounds.offer(tokens(one, number), [])
+    assert ear.rounds.is_behind
+    ear.rounds.hold(rows)
     assert (rows.behind, rows.waits) == (True, 1)
     assert ear.bench.lane.admission is not None
     assert ear.bench.lane.admission.waited(ear.bench.lane, time.monotonic()) is None
@@ -218,7 +220,7 @@ def test_a_text_that_fails_or_hangs_costs_its_own_job(wish: str) -> None:
     ear = Ear(encode_timeout_seconds=0.2)
     bad, good = ear.job(f"bad !{wish}:1", stream=True), ear.job("good", stream=True)
     ear.teller.start()
-    ear.teller.offer([*tokens(bad, 1, 2, 3), *tokens(good, 1, finish=True)], [good])
+    ear.rounds.offer([*tokens(bad, 1, 2, 3), *tokens(good, 1, finish=True)], [good])
 
     def published() -> bool:
         ear.teller.look(time.monotonic())
@@ -226,7 +228,7 @@ def test_a_text_that_fails_or_hangs_costs_its_own_job(wish: str) -> None:
 
     wait_until(published, what="the other's result")
     assert bad.execution.disposition == "failed"
-    ear.teller.offer([], [bad])
+    ear.rounds.offer([], [bad])
     ear.teller.stop(60)
     assert ear.published.keys() == {"good", bad.execution.job_id}
     assert ear.said("good") == ear.said(bad.execution.job_id) == words(1), "what it said before"
