@@ -21,12 +21,15 @@
 local lane, unacked, index, stats = KEYS[1], KEYS[5], KEYS[6], KEYS[10]
 local ttl, words = ARGV[1], tonumber(ARGV[2])
 local fenced, tags, jobs, failed, model_failed = {}, {}, {}, 0, {}
+local ids, metas, plain, tenants = {}, {}, words <= 4, {}
 
--- Only the fields that settle needs are built: six in place of two would cost 0.4 us per job.
+local function read_plain(i)
+  ids[#ids + 1], metas[#metas + 1] = ARGV[i + 1], ARGV[i + 2]
+  local tenant = words == 4 and ARGV[i + 3] or ''
+  if tenant ~= '' then tenants[tenant] = (tenants[tenant] or 0) + 1 end
+end
+
 local function read_job(i)
-  local id, meta = ARGV[i + 1], ARGV[i + 2]
-  if words == 3 then return { id = id, meta = meta } end
-  if words == 4 then return { id = id, meta = meta, lane = lane, tenant = ARGV[i + 3] } end
   local tenant, flight, reuse_ms, failure, has_blob, has_next = unpack(ARGV, i + 3, i + words - 1)
   local outcome = 'succeeded'
   if failure and failure ~= '' then
@@ -34,24 +37,25 @@ local function read_job(i)
     if failure == 'model' then model_failed[tenant] = (model_failed[tenant] or 0) + 1 end
     outcome = failure == 'input' and 'failed'
   end
-  return {
-    id = id, meta = meta, lane = lane, tenant = tenant, has_blob = has_blob == '1',
+  jobs[#jobs + 1] = {
+    id = ARGV[i + 1], meta = ARGV[i + 2], lane = lane, tenant = tenant, has_blob = has_blob == '1',
     leads = flight ~= '', flight = flight, outcome = outcome, reuse_ms = reuse_ms,
     next = has_next == '1',
   }
 end
 
+local read = plain and read_plain or read_job
 for i = 3, #ARGV, words do
   local tag = ARGV[i]
   if redis.call('HDEL', unacked, tag) == 0 then
     fenced[#fenced + 1] = (i - 3) / words
   else
     tags[#tags + 1] = tag
-    jobs[#jobs + 1] = read_job(i)
+    read(i)
   end
 end
 in_chunks(tags, function(...) redis.call('ZREM', index, ...) end)
-settle(jobs, ttl, words <= 4)
+if plain then settle_plain(ids, metas, ttl, { [lane] = tenants }) else settle(jobs, ttl) end
 
 for tenant, count in pairs(model_failed) do count_model_failures(lane, stats, tenant, count) end
 local counts = { succeeded = #tags - failed, failed = failed, fenced = #fenced }
