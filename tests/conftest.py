@@ -6,13 +6,29 @@ load no model; `tests/process` starts others, `tests/models` loads models; the r
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx._transports.default
 import pytest
 
+from api.client.connections import certificates
 from common.redis.embedded_server import RedisServer
 from tests.support.stack import Stack, running_redis
+
+_new_context = httpx._transports.default.create_ssl_context
+
+
+def _trusted(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+    """As httpx does, but the authorities are read once: every httpx.get is a client of its own."""
+    return (
+        certificates() if verify is True and cert is None else _new_context(verify, cert, trust_env)
+    )
+
+
+httpx._transports.default.create_ssl_context = _trusted
 
 _TIERS = {
     "unit": (),

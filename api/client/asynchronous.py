@@ -16,7 +16,7 @@ import httpx
 from . import calls
 from .calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
 from .chunk import Chunk, Patience
-from .connections import AsyncConnections, check_process, limits_for
+from .connections import AsyncConnections, certificates, check_process, limits_for
 from .errors import ApiError, StillRunning, answer_of, error_of, result_of
 from .feed import Feed
 from .lines import LineReader
@@ -59,7 +59,13 @@ class AsyncClient(AsyncOperations):
         limits = limits_for(max_connections)
 
         def open_http() -> httpx.AsyncClient:
-            return httpx.AsyncClient(base_url=url, timeout=timeout, headers=headers, limits=limits)
+            return httpx.AsyncClient(
+                base_url=url,
+                timeout=timeout,
+                headers=headers,
+                limits=limits,
+                verify=certificates(),
+            )
 
         self._connections = AsyncConnections(open_http, http, max_connections)
 

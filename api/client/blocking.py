@@ -16,7 +16,7 @@ import httpx
 from . import calls
 from .calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
 from .chunk import Chunk, Patience
-from .connections import Connections, check_process, limits_for
+from .connections import Connections, certificates, check_process, limits_for
 from .errors import ApiError, StillRunning, answer_of, error_of, result_of
 from .lines import LineReader
 from .manifest import Manifest
@@ -58,7 +58,13 @@ class Client(Operations):
         limits = limits_for(max_connections)
 
         def open_http() -> httpx.Client:
-            return httpx.Client(base_url=url, timeout=timeout, headers=headers, limits=limits)
+            return httpx.Client(
+                base_url=url,
+                timeout=timeout,
+                headers=headers,
+                limits=limits,
+                verify=certificates(),
+            )
 
         self._connections = Connections(open_http, http, max_connections)
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -23,7 +25,7 @@ from .errors import ClientError
 Http = TypeVar("Http")
 Turns = TypeVar("Turns")
 
-__all__ = ("AsyncConnections", "AsyncPool", "Connections", "Pool", "limits_for")
+__all__ = ("AsyncConnections", "AsyncPool", "Connections", "Pool", "certificates", "limits_for")
 
 _FORKED = (
     "this process was forked from the one that made the client, whose `http` cannot be used in "
@@ -43,6 +45,18 @@ def limits_for(max_connections: int) -> httpx.Limits:
     if max_connections < 1:
         raise ValueError("`max_connections` must be at least 1")
     return httpx.Limits(max_connections=None, max_keepalive_connections=max_connections)
+
+
+def certificates() -> ssl.SSLContext:
+    """The authorities that are trusted, read once a process: 25 ms of CPU, which each client would
+    cost otherwise.
+    """
+    return _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(maxsize=2)
+def _certificates(_file: str | None, _folder: str | None) -> ssl.SSLContext:
+    return httpx.create_ssl_context()
 
 
 def check_process(pid: int) -> None:
