@@ -95,6 +95,7 @@ def serve(
     _give_large_memory_back()
     gc.collect()
     gc.freeze()  # excludes imported objects from collections, which cost bulk 6 %
+    gc.enable()
     local = socket_of_api(settings.state_dir, os.getpid())
     if settings.profiling:
         local.start()
