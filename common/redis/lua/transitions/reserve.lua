@@ -41,14 +41,11 @@ local call = {
 }
 local out = { 0, now }
 
-local function take_one(band, message, id, text, created, tenant)
+local function take_other(band, message, id, text)
   if #message > largest then
     refuse_large(call, message, id, text, band, next_tag(prefix, band), largest)
   elseif not id then
     refuse(call, message, band, next_tag(prefix, band))
-  elseif created then
-    local tag, born = next_tag(prefix, band), origin(created, tenant)
-    lease(out, id, message, tag, 1, born, leased .. born .. ' 0 0 0 ' .. tag .. leased_by, lane)
   else
     local rec = meet_again(call, id, message, text, band)
     if not rec then return end
@@ -77,8 +74,11 @@ local function take(band, messages)
     if text and not created then tenant = string.match(text, '^%l %S+ %d+:(%S+)') end
     if tenant and tenant ~= '' then tenants[tenant] = (tenants[tenant] or 0) + 1 end
     local leased_message = id and leased_now[id]
-    if not leased_message then
-      take_one(band, message, id, text, created, tenant)
+    if created and not leased_message and #message <= largest then
+      local tag, born = next_tag(prefix, band), origin(created, tenant)
+      lease(out, id, message, tag, 1, born, leased .. born .. ' 0 0 0 ' .. tag .. leased_by, lane)
+    elseif not leased_message then
+      take_other(band, message, id, text)
     elseif is_other_call(message, leased_message) then -- else it was sent twice, and both are here
       let_wait(delayed, band, message, now)
     end
