@@ -55,7 +55,18 @@ def encode(
                 stamp.lane, "encode", error, handler=handler, job_id=ascii(execution.job_id)
             )
         else:
-            _succeed(execution, stamp, result)
+            if execution.digest:
+                execution.result = result
+            execution.meta = stamp.success(
+                result,
+                execution.job_id,
+                execution.attempt,
+                execution.created_ms,
+                execution.reserved_ms,
+                execution.tenant,
+                execution.call,
+            )
+            execution.disposition = "succeeded"
             if watch is not None:
                 watch(execution, value, result)
         execution.output = None
@@ -63,21 +74,6 @@ def encode(
         execution.meta = failure_of(execution, stamp)
     if execution.lineage:
         execution.meta = with_lineage(execution.meta, execution.lineage)
-
-
-def _succeed(execution: Execution, stamp: Stamp, result: bytes) -> None:
-    if execution.digest:
-        execution.result = result
-    execution.meta = stamp.success(
-        result,
-        execution.job_id,
-        execution.attempt,
-        execution.created_ms,
-        execution.reserved_ms,
-        execution.tenant,
-        execution.call,
-    )
-    execution.disposition = "succeeded"
 
 
 def failure_of(execution: Execution, stamp: Stamp) -> bytes:

@@ -72,6 +72,8 @@ are left out. Most batches need three, or four with a tenant, or six where resul
 argument costs Redis and the worker about 0.1 us each."""
 
 
+_META = 2
+"""Which of the arguments per job is the result."""
 _FINISH_BYTES = 3 * 1024 * 1024
 """Most bytes of results that one script publishes, if it is more than one."""
 
@@ -209,12 +211,12 @@ class LaneLeases:
 
     def finish(self, jobs: Sequence[FinishedJob], result_ttl: int) -> list[int]:
         """Publish and acknowledge; returns the positions of the jobs that were fenced."""
-        if sum(map(len, (job.meta for job in jobs))) > _FINISH_BYTES and len(jobs) > 1:
+        columns = list(zip(*jobs, strict=True))
+        if sum(map(len, columns[_META])) > _FINISH_BYTES and len(jobs) > 1:
             half = len(jobs) // 2
             first, second = jobs[:half], jobs[half:]
             fenced = self.finish(first, result_ttl)
             return fenced + [half + at for at in self.finish(second, result_ttl)]
-        columns = list(zip(*jobs, strict=True))
         words = next(width for width in _WIDTHS if not any(map(any, columns[width:])))
         args: list[str | bytes | int | float] = [*FinishCall(result_ttl, words)]
         args += chain.from_iterable(zip(*columns[:words], strict=True))

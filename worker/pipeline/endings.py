@@ -50,9 +50,13 @@ def _is(execution: Execution, kind: type[FleetError]) -> bool:
 
 def by_ending(executions: Iterable[Execution]) -> dict[Ending, list[Execution]]:
     """The executions of each transition, in order."""
-    found: dict[Ending, list[Execution]] = {}
+    plain: list[Execution] = []
+    found: dict[Ending, list[Execution]] = {Ending.FINISH: plain}
     for execution in executions:
-        found.setdefault(ending_of(execution), []).append(execution)
+        if execution.disposition == "succeeded" and not execution.ignore_result:
+            plain.append(execution)  # as ending_of says, without a call for each
+        else:
+            found.setdefault(ending_of(execution), []).append(execution)
     return found
 
 

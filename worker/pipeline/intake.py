@@ -168,12 +168,12 @@ class Intake:
         now = time.monotonic()
         name, limit = lane.name, self._max_unpacked_bytes
         executions = [parse(lease, name, now, limit) for lease in reservation.leases]
+        server_ms = reservation.server_ms
+        alone = lane.generates or not lane.spec.run_identical_once  # what generates has its luck
         for execution in executions:
-            execution.reserved_ms = reservation.server_ms
-            if not lane.spec.run_identical_once:
+            execution.reserved_ms = server_ms
+            if alone:
                 execution.key = None
-            if lane.generates:
-                execution.key = None  # each has its own luck
         lane.stats.stages.reserved(executions, reservation.server_ms)
         return executions
 

@@ -48,11 +48,12 @@ class Starting:
 
     def end_unwanted(self, lane: Lane, executions: Sequence[Execution]) -> dict[bytes, Execution]:
         """End those that were revoked, expired or lost since they were reserved; by their tags."""
-        now = lane.server_time()
+        now, is_revoked = lane.server_time(), self._is_revoked
         for execution in executions:
             if execution.disposition is not None:
                 continue
-            if self.is_revoked(execution):
+            # As `is_revoked`, whose call would be one more for each job.
+            if is_revoked(execution.job_id) or (execution.stamps and self.is_revoked(execution)):
                 execution.disposition = "canceled"
             elif execution.expires_at is not None and execution.expires_at <= now:
                 execution.disposition = "expired"
