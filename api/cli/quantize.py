@@ -53,8 +53,6 @@ def quantize(
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize a model to int8, as far as it agrees with fp32 on samples that tuned nothing."""
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; name a folder that is not")
     unknown = sorted(set(backend or ()) - {"onnx", "openvino"})
     if unknown:
         raise ConfigurationError(f"--backend {unknown[0]}: choose onnx or openvino")

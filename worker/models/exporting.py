@@ -6,7 +6,6 @@ the folder takes its name: a trace that fixed a size, or lost a branch, shows th
 
 from __future__ import annotations
 
-import errno
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from common.errors import ConfigurationError
 from worker.models import load_handler
 from worker.models.exportable import Export, Exportable, Feeds
 from worker.models.facts import FACTS, GRAPH, Facts, content_digest, write_facts
-from worker.models.new_folder import new_folder
+from worker.models.new_folder import new_folder, writing
 from worker.models.requirements import missing_package
 from worker.models.sessions import Session, open_session
 from worker.models.weights import find_weights, located
@@ -58,18 +57,11 @@ def export_to(target: Path, spec: ModelSpec, samples: Sequence[Any] = ()) -> Exp
     samples: inputs as `decode` takes them; the handler's example without any.
     Raises ConfigurationError with what to change.
     """
-    try:
-        with new_folder(target) as folder:
-            if folder is None:
-                return None
-            plain = {"precision": "fp32", "backend": "torch", "providers": ()}
-            return _fill(folder, target, spec.model_copy(update=plain), samples)
-    except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise ConfigurationError(
-            f"{target} could not be written: {exc.strerror or exc}; "
-            f"{'make room, or ' if full else ''}name another folder"
-        ) from exc
+    with writing(target), new_folder(target) as folder:
+        if folder is None:
+            return None
+        plain = {"precision": "fp32", "backend": "torch", "providers": ()}
+        return _fill(folder, target, spec.model_copy(update=plain), samples)
 
 
 def _fill(folder: Path, target: Path, spec: ModelSpec, samples: Sequence[Any]) -> Exported:

@@ -6,12 +6,11 @@ compiler. What is kept was compared with the network as it was, in results and i
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from worker.devices.torch_import import finish_torch
 from worker.models.agreement import Agreement, agreement_of
 from worker.models.base import Model
 from worker.models.compiled import CanBeCompiled, Compilable, refuse_graphs
+from worker.models.lock_file import locked
 from worker.models.new_folder import new_folder
 from worker.models.samples import read_samples
 from worker.models.weights import find_weights
@@ -97,9 +97,9 @@ def _compiler() -> str:
 @contextmanager
 def _alone(parent: Path, model: str) -> Iterator[None]:
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (parent / ".compiling.lock").open("ab") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(parent / ".compiling.lock", wait=False))
         except BlockingIOError as exc:
             raise ConfigurationError(f"{model} is being compiled already; wait for that") from exc
         yield

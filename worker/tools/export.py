@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from common.catalog import ModelSpec, load_catalog
-from common.errors import ConfigurationError
 from common.settings import Settings
 from worker.models.exporting import LEAST_COSINE, export_to
 from worker.models.samples import read_samples
 from worker.models.weights import located
 from worker.tools.report import Progress, Report
+from worker.tools.target import free_target
 
 _MOST_SAMPLES = 32
 
 
 def run(arguments: Mapping[str, Any], settings: Settings, progress: Progress) -> Report:
     """arguments: target, and model, or spec (keys of a catalog entry with its name)."""
-    target = Path(arguments["target"])
     spec = _spec_of(arguments, settings)
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; name a folder that is not")
+    target = free_target(arguments["target"])
     progress(f"exporting {spec.name}", 0, 1)
     samples = []
     if spec.samples is not None:

@@ -18,20 +18,20 @@ from common.errors import ConfigurationError
 from common.settings import Settings
 from worker.models.agreement import agreement_of
 from worker.models.base import Model
-from worker.models.new_folder import new_folder
+from worker.models.new_folder import new_folder, writing
 from worker.models.samples import read_samples
 from worker.models.weights import RANDOM, find_weights
 from worker.tools.pruning.opening import Inputs, inputs_of, open_subject
 from worker.tools.pruning.subject import InPair, Subject, parameters_of
 from worker.tools.report import Progress, Refused, Report
-from worker.tools.training.checkpoint import Checkpoint, writing
+from worker.tools.target import claimed, free_target
+from worker.tools.training.checkpoint import Checkpoint
 from worker.tools.training.loop import Plan, train
 from worker.tools.training.models import (
     answers,
     bytes_in,
     decoded,
     digest_of,
-    new_target,
     opened,
     spec_of,
     speed,
@@ -71,7 +71,7 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
     """
     given = {name: one for name, one in arguments.items() if one is not None}
     spec = spec_of(settings, given.pop("model"))
-    given["target"] = new_target(given["target"])
+    given["target"] = free_target(given["target"])
     ask = Ask(**{one.name: given.pop(one.name) for one in fields(Ask) if one.name in given})
     learning = {"minutes": _MINUTES, "learning_rate": 1e-4, "steps": given.pop("learn_steps", None)}
     plan = Plan(**{**learning, **given})
@@ -79,6 +79,11 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
         raise ConfigurationError(f"there is no method {ask.method!r}; choose {_METHODS}")
     if not 0 < ask.share < 1:
         raise ConfigurationError("share: a number between 0 and 1, as 0.3 for 30 %")
+    with claimed(ask.target):
+        return _prune(spec, ask, plan, progress)
+
+
+def _prune(spec: ModelSpec, ask: Ask, plan: Plan, progress: Progress) -> Report:
     progress("loading", 0, 0)
     whole = opened(spec)
     inputs = _inputs(spec, whole, ask)

@@ -7,11 +7,10 @@ the handler serves more items a second than before.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from worker.models.base import Model
 from worker.models.exportable import Exportable
 from worker.models.exporting import export_to
 from worker.models.facts import FACTS, GRAPH, Facts, read_facts, write_facts
-from worker.models.new_folder import new_folder
+from worker.models.new_folder import new_folder, writing
 from worker.models.requirements import missing_package
 from worker.models.samples import read_samples, split
 from worker.models.weights import located
@@ -33,6 +32,7 @@ from worker.tools.quantizing.graph import Graph, Method
 from worker.tools.quantizing.judging import Judge, Verdict
 from worker.tools.quantizing.search import Found, Score, find_kept, units_of
 from worker.tools.report import Progress, Refused, Report
+from worker.tools.target import claimed, free_target
 
 _TOLERANCE = 0.99
 _MARGIN = 0.2
@@ -65,19 +65,9 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
 
     Raises ConfigurationError.
     """
-    target = Path(arguments["target"])
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; name a folder that is not")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _scratch(target) as folder:
-            return _run(arguments, settings, progress, target, Path(folder))
-    except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise ConfigurationError(
-            f"{target} could not be written: {exc.strerror or exc}; "
-            f"{'make room, or ' if full else ''}name another folder"
-        ) from exc
+    target = free_target(arguments["target"])
+    with claimed(target), writing(target), _scratch(target) as folder:
+        return _run(arguments, settings, progress, target, folder)
 
 
 def _run(
@@ -325,9 +315,13 @@ def _fill(folder: Path, source: Path) -> None:
     )
 
 
-def _scratch(target: Path) -> tempfile.TemporaryDirectory[str]:
-    """Beside the target, under a name that nothing loads; what killed runs left is removed."""
-    prefix = f".{target.name}.quantizing-"
-    for left in target.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    return tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent)
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """Beside the target, under a name that nothing loads; what a killed run left is removed."""
+    folder = target.parent / f".{target.name}.quantizing"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -28,7 +28,6 @@ __all__ = (
     "decoded",
     "digest_of",
     "kept_tensors",
-    "new_target",
     "opened",
     "read_inputs",
     "spec_of",
@@ -43,14 +42,6 @@ _TIMED_ITEMS = 16
 def spec_of(settings: Settings, name: str) -> ModelSpec:
     """The catalog's entry. Raises UnknownModel."""
     return load_catalog(settings.catalog)[name]
-
-
-def new_target(path: str) -> Path:
-    """Where the folder is to be. Raises ConfigurationError where something is there already."""
-    target = Path(path).absolute()
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; name a folder that is not")
-    return target
 
 
 def opened(spec: ModelSpec, folder: Path | None = None) -> Model:
