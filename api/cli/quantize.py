@@ -20,7 +20,7 @@ Static = Annotated[
 ]
 Tolerance = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Least agreement; else the catalog's, else 0.99."),
+    typer.Option(min=0, max=1, help="Least agreement; else the catalog's, else the gate's."),
 ]
 Aware = Annotated[
     Path | None,

@@ -23,12 +23,13 @@ from worker.models.base import Model
 from worker.models.compiled import CanBeCompiled, Compilable, refuse_graphs
 from worker.models.lock_file import locked
 from worker.models.new_folder import new_folder
-from worker.models.samples import read_samples
+from worker.models.samples import decoded, read_samples
+from worker.models.tensors import refuse_nan
 from worker.models.weights import find_weights
 from worker.residency.compiled import NETWORK, CompiledNetworks, load_network
 from worker.residency.loading import loader_for
 from worker.tools.pace import compare, outputs_of
-from worker.tools.report import Progress, Refused, Report
+from worker.tools.report import Progress, Refused, Report, asked_tolerance
 
 _TOLERANCE = 0.999
 _MOST_SAMPLES = 64
@@ -51,6 +52,8 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
             f"{spec.name}: {spec.handler_path} has no compilable and use_compiled, so there is no "
             "network to compile; docs/faster-models.md says what they are"
         )
+    wanted = eager.compilable()
+    refuse_nan(wanted.network, spec)
     kept = CompiledNetworks(settings.state_dir)
     facts = kept.facts(spec, _DEVICE)
     place = kept.place(spec, facts)
@@ -60,17 +63,18 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
             "--again does it anew"
         )
     report = Report("compile", spec.name)
-    report.tolerance = arguments.get("tolerance") or spec.tolerance or _TOLERANCE
+    report.tolerance = asked_tolerance(arguments, spec, _TOLERANCE)
     report.notes = [f"by {compiler}, for {facts['threads']} threads, torch {facts['torch']}"]
-    samples = _samples(spec, eager, arguments.get("samples"))
+    values, source = _samples(spec, eager, arguments.get("samples"))
+    items = decoded(eager, values, source)
     with _alone(place.parent, spec.name), _scratch(place.parent) as folder:
         package = Path(folder) / NETWORK
-        _compile(eager.compilable(), package, spec, progress)
+        _compile(wanted, package, spec, progress)
         report.bytes_after = package.stat().st_size
         report.bytes_before = _bytes_of(spec)
         compiled = load(spec.model_copy(update={"compiled": False}))
         compiled.use_compiled(load_network(package))  # type: ignore[attr-defined]  # as eager's
-        if not _is_good(report, eager, compiled, samples, spec, progress):
+        if not _is_good(report, eager, compiled, items, spec, progress):
             return report
         if place.exists():
             shutil.rmtree(place)
@@ -96,7 +100,8 @@ def _compiler() -> str:
 
 @contextmanager
 def _alone(parent: Path, model: str) -> Iterator[None]:
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    parent.mkdir(parents=True, exist_ok=True)
+    parent.chmod(0o700)
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(parent / ".compiling.lock", wait=False))
@@ -138,29 +143,29 @@ def _compile(wanted: Compilable, package: Path, spec: ModelSpec, progress: Progr
         raise ConfigurationError(f"{spec.name} cannot be compiled: {said}") from exc
 
 
-def _samples(spec: ModelSpec, handler: Model, given: str | None) -> list[Any]:
+def _samples(spec: ModelSpec, handler: Model, given: str | None) -> tuple[list[Any], Path | None]:
+    """Inputs, and where they were read."""
     path = given or spec.samples
     if path is not None:
         where = Path(path) if given else find_weights(path)
-        return read_samples(where, spec.input, _MOST_SAMPLES)
+        return read_samples(where, spec.input, _MOST_SAMPLES), where
     example = spec.warm_up if spec.warm_up is not None else getattr(handler, "example", None)
     if example is None:
         raise ConfigurationError(
             f"{spec.name} has no inputs to compare results by; give --samples, a file or folder"
         )
-    return [example() if callable(example) else example]
+    return [example() if callable(example) else example], None
 
 
 def _is_good(
     report: Report,
     eager: Model,
     compiled: Model,
-    samples: Sequence[Any],
+    items: Sequence[Any],
     spec: ModelSpec,
     progress: Progress,
 ) -> bool:
     """Whether it agrees and is faster; the figures go to the report."""
-    items = [eager.decode(one, {}) for one in samples]
     found = _agreement(eager, compiled, items)
     report.measure, report.agreement, report.samples = found.measure, found.value, found.samples
     for size in sorted({1, min(spec.max_batch, _BATCH)}):

@@ -15,10 +15,10 @@ from typing import Any
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from common.settings import Settings
-from worker.models.agreement import agreement_of
+from worker.models.agreement import agreement_of, refuse_nan_in
 from worker.models.base import Model
 from worker.models.new_folder import new_folder, writing
-from worker.models.samples import split
+from worker.models.samples import decoded, split
 from worker.tools.report import Progress, Refused, Report
 from worker.tools.target import claimed, free_target
 from worker.tools.training.checkpoint import Checkpoint
@@ -28,7 +28,6 @@ from worker.tools.training.loop import Outcome, Plan, train
 from worker.tools.training.models import (
     answers,
     bytes_in,
-    decoded,
     digest_of,
     opened,
     read_inputs,
@@ -69,6 +68,7 @@ def _distill(spec: ModelSpec, ask: Ask, plan: Plan, progress: Progress) -> Repor
     items = (decoded(teacher, learnt, ask.data), decoded(teacher, judged, ask.data))
     progress("asking the teacher", 0, 0)
     lesson = _lesson(spec, teacher, (learnt, judged), items, ask)
+    refuse_nan_in(answers(teacher, items[1]), spec.name)
     asked = (ask.loss, ask.layers, ask.hidden, ask.held_out, plan.batch, plan.seed)
     checkpoint = Checkpoint(ask.target, digest_of([*lesson.weights, asked, *inputs]))
     outcome = train(lesson.learner, plan, checkpoint, progress)

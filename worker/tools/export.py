@@ -13,7 +13,7 @@ from common.catalog import ModelSpec, load_catalog
 from common.settings import Settings
 from worker.models.exporting import LEAST_COSINE, export_to
 from worker.models.samples import read_samples
-from worker.models.weights import located
+from worker.models.weights import find_weights, located
 from worker.tools.report import Progress, Report
 from worker.tools.target import free_target
 
@@ -25,10 +25,9 @@ def run(arguments: Mapping[str, Any], settings: Settings, progress: Progress) ->
     spec = _spec_of(arguments, settings)
     target = free_target(arguments["target"])
     progress(f"exporting {spec.name}", 0, 1)
-    samples = []
-    if spec.samples is not None:
-        samples = read_samples(_found(spec.samples, settings), spec.input, _MOST_SAMPLES)
-    exported = export_to(target, spec, samples)
+    source = None if spec.samples is None else find_weights(spec.samples)
+    samples = read_samples(source, spec.input, _MOST_SAMPLES) if source else []
+    exported = export_to(target, spec, samples, source)
     progress(f"exporting {spec.name}", 1, 1)
     report = Report("export", spec.name, made=str(target), tolerance=LEAST_COSINE)
     source = located(spec.weights)
@@ -49,11 +48,6 @@ def _spec_of(arguments: Mapping[str, Any], settings: Settings) -> ModelSpec:
     if "spec" in arguments:
         return ModelSpec.model_validate(arguments["spec"])
     return load_catalog(settings.catalog)[arguments["model"]]
-
-
-def _found(samples: str, settings: Settings) -> Path:
-    path = settings.catalog.parent / samples
-    return path if path.exists() else Path(samples)
 
 
 def _weights_bytes(source: Path) -> int:

@@ -18,27 +18,29 @@ from typing import Any
 from common.catalog import ModelSpec, load_catalog
 from common.errors import ConfigurationError
 from common.settings import Settings
+from worker.checking.verdicts import DEFAULT_TOLERANCES
 from worker.models.base import Model
 from worker.models.exportable import Exportable
 from worker.models.exporting import export_to
 from worker.models.facts import FACTS, GRAPH, Facts, read_facts, write_facts
 from worker.models.new_folder import new_folder, writing
 from worker.models.requirements import missing_package
-from worker.models.samples import read_samples, split
-from worker.models.weights import located
+from worker.models.samples import decoded, read_samples, split
+from worker.models.weights import find_weights, located
 from worker.residency.loading import loader_for
 from worker.tools.aware import plan_of, teach_int8
 from worker.tools.quantizing.graph import Graph, Method
 from worker.tools.quantizing.judging import Judge, Verdict
 from worker.tools.quantizing.search import Found, Score, find_kept, units_of
-from worker.tools.report import Progress, Refused, Report
+from worker.tools.report import Progress, Refused, Report, asked_tolerance
 from worker.tools.target import claimed, free_target
 
-_TOLERANCE = 0.99
 _MARGIN = 0.2
 """How much of what the tolerance leaves the search leaves: other samples are a little worse."""
 _MOST_SAMPLES, _LEAST_SAMPLES = 800, 16
 _CALIBRATION = 64
+_SCORED = 200
+"""Samples that a try of the search is scored on, at most."""
 _MINUTES = 3.0
 _INPUTS = {"minilm": "text", "resnet50": "image", "classify": "image", "text-detect": "image"}
 """What folders of these handlers take; those of others take JSON."""
@@ -57,6 +59,10 @@ class _Source:
     handler: Model
     """The baseline, loaded."""
     method: Method
+
+
+_Read = tuple[list[Any], Path]
+"""Inputs, and where they were read."""
 
 
 def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Report:
@@ -80,14 +86,17 @@ def _run(
     except ImportError as exc:
         raise missing_package(str(arguments["source"]), exc) from exc
     spec = _spec_of(arguments["source"], settings)
-    tuning, held = _samples(spec, arguments, settings)
+    (tuning, tuning_place), (held, held_place) = _samples(spec, arguments)
     source = _source(spec, arguments, settings, scratch)
+    tuning = decoded(source.handler, tuning[:_SCORED], tuning_place)
+    held = decoded(source.handler, held, held_place)
     taught = _taught(source, spec, arguments, scratch, progress)
-    report = Report("quantize", spec.name, tolerance=arguments.get("tolerance") or spec.tolerance)
-    report.tolerance = report.tolerance or _TOLERANCE
+    report = Report("quantize", spec.name)
     report.notes += taught
     load = loader_for("cpu", settings)
     judge = Judge(source.handler, load, source.spec, tuning, held, progress)
+    usual = DEFAULT_TOLERANCES.get(judge.measure, 0.99)
+    report.tolerance = asked_tolerance(arguments, spec, usual)
     feeds = _calibration(source, judge.tuning_items[:_CALIBRATION])
     graph = Graph(source.folder / GRAPH, scratch, feeds)
     report.bytes_before = (source.folder / GRAPH).stat().st_size
@@ -163,21 +172,20 @@ def _taught(
     ]
 
 
-def _samples(
-    spec: ModelSpec, arguments: Mapping[str, Any], settings: Settings
-) -> tuple[list[Any], list[Any]]:
+def _samples(spec: ModelSpec, arguments: Mapping[str, Any]) -> tuple[_Read, _Read]:
     """(for tuning, held out)."""
     named = arguments.get("samples")
-    path = Path(named) if named else spec.samples and settings.catalog.parent / spec.samples
+    path = Path(named) if named else spec.samples and find_weights(spec.samples)
     if not path:
         raise ConfigurationError(
             f"{spec.name} has no samples to tune and to judge by; give --samples, a folder of "
             "inputs or a .txt file with one a line"
         )
     most = int(arguments.get("most") or _MOST_SAMPLES)
-    found = read_samples(Path(path), spec.input, most)
+    found, tuning_path = read_samples(path, spec.input, most), path
     if calibration := arguments.get("calibration"):
-        tuning, held = read_samples(Path(calibration), spec.input, most), found
+        tuning_path = Path(calibration)
+        tuning, held = read_samples(tuning_path, spec.input, most), found
     else:
         tuning, held = split(found)
     if min(len(tuning), len(held)) < _LEAST_SAMPLES:
@@ -185,7 +193,7 @@ def _samples(
             f"samples: {len(tuning)} to tune and {len(held)} to judge by are too few; "
             f"give at least {_LEAST_SAMPLES} of each"
         )
-    return tuning, held
+    return (tuning, tuning_path), (held, path)
 
 
 def _calibration(source: _Source, items: Sequence[Any]) -> list[Mapping[str, Any]] | None:

@@ -10,9 +10,11 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
+
+from common.catalog import ModelSpec
 
 Progress = Callable[[str, float, float], None]
 """doing, done, total: any unit, the same for both."""
@@ -78,6 +80,13 @@ class Speaker:
     def _say(self, line: dict[str, Any]) -> None:
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
+
+
+def asked_tolerance(arguments: Mapping[str, Any], spec: ModelSpec, default: float) -> float:
+    """Of the command, else of the catalog, else the tool's; 0 is a tolerance too."""
+    asked: float | None = arguments.get("tolerance")
+    asked = spec.tolerance if asked is None else asked
+    return default if asked is None else asked
 
 
 def _finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from common.catalog import ModelSpec
 from common.errors import FleetError
-from worker.models.agreement import Agreement, agreement_of
+from worker.models.agreement import Agreement, agreement_of, refuse_nan_in
 from worker.models.base import Json, Model
 from worker.models.facts import GRAPH
 from worker.tools.pace import compare, outputs_of
@@ -24,8 +24,6 @@ from worker.tools.report import Progress
 __all__ = ("Judge", "Verdict")
 
 _BATCH = 16
-_SCORED = 200
-"""Samples that a try of the search is scored on, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +68,14 @@ class Judge:
         held: Sequence[Any],
         progress: Progress,
     ) -> None:
+        """tuning, held: items, as the baseline's `decode` returns them."""
         self._baseline, self._load, self._spec = baseline, load, spec
         self._progress = progress
         self._tries = count(1)
-        self.tuning_items = self._decoded(tuning[:_SCORED])
-        self._held_items = self._decoded(held)
+        self.tuning_items, self._held_items = tuning, held
         self._expected = self._results(baseline, self.tuning_items)
         self._held_expected = self._results(baseline, self._held_items)
+        refuse_nan_in(self._expected + self._held_expected, spec.name)
         self.measure = agreement_of(self._expected, self._expected).measure
 
     def score(self, folder: Path) -> Score:
@@ -108,9 +107,6 @@ class Judge:
     def _open(self, folder: Path, backend: str) -> Model:
         update = {"weights": str(folder.absolute()), "backend": backend, "precision": "int8"}
         return self._load(self._spec.model_copy(update=update))
-
-    def _decoded(self, samples: Sequence[Any]) -> list[Any]:
-        return [self._baseline.decode(sample, {}) for sample in samples]
 
     def _results(self, handler: Model, items: Sequence[Any]) -> list[Json]:
         """By batches of like items, so that little is padded; in the order of the items."""
