@@ -39,7 +39,9 @@ def quantize(
         typer.Option(help="Inputs: half of them tune, the others judge; else the catalog's."),
     ] = None,
     calibration: Calibration = None,
-    most: Annotated[int, typer.Option(min=32, help="Most inputs to read of either.")] = 800,
+    most: Annotated[
+        int | None, typer.Option(min=32, help="Most inputs to read of either; else 800.")
+    ] = None,
     static: Static = None,
     tolerance: Tolerance = None,
     per_channel: Annotated[

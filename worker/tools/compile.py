@@ -32,7 +32,6 @@ from worker.tools.pace import compare, outputs_of
 from worker.tools.report import Progress, Refused, Report, asked_tolerance
 
 _TOLERANCE = 0.999
-_MOST_SAMPLES = 64
 _BATCH = 8
 _DEVICE = "cpu"
 
@@ -65,7 +64,7 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
     report = Report("compile", spec.name)
     report.tolerance = asked_tolerance(arguments, spec, _TOLERANCE)
     report.notes = [f"by {compiler}, for {facts['threads']} threads, torch {facts['torch']}"]
-    values, source = _samples(spec, eager, arguments.get("samples"))
+    values, source = _samples(spec, eager, arguments.get("samples"), settings.compile_samples)
     items = decoded(eager, values, source)
     with _alone(place.parent, spec.name), _scratch(place.parent) as folder:
         package = Path(folder) / NETWORK
@@ -143,12 +142,14 @@ def _compile(wanted: Compilable, package: Path, spec: ModelSpec, progress: Progr
         raise ConfigurationError(f"{spec.name} cannot be compiled: {said}") from exc
 
 
-def _samples(spec: ModelSpec, handler: Model, given: str | None) -> tuple[list[Any], Path | None]:
+def _samples(
+    spec: ModelSpec, handler: Model, given: str | None, most: int
+) -> tuple[list[Any], Path | None]:
     """Inputs, and where they were read."""
     path = given or spec.samples
     if path is not None:
         where = Path(path) if given else find_weights(path)
-        return read_samples(where, spec.input, _MOST_SAMPLES), where
+        return read_samples(where, spec.input, most), where
     example = spec.warm_up if spec.warm_up is not None else getattr(handler, "example", None)
     if example is None:
         raise ConfigurationError(

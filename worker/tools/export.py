@@ -17,8 +17,6 @@ from worker.models.weights import find_weights, located
 from worker.tools.report import Progress, Report
 from worker.tools.target import free_target
 
-_MOST_SAMPLES = 32
-
 
 def run(arguments: Mapping[str, Any], settings: Settings, progress: Progress) -> Report:
     """arguments: target, and model, or spec (keys of a catalog entry with its name)."""
@@ -26,7 +24,7 @@ def run(arguments: Mapping[str, Any], settings: Settings, progress: Progress) ->
     target = free_target(arguments["target"])
     progress(f"exporting {spec.name}", 0, 1)
     source = None if spec.samples is None else find_weights(spec.samples)
-    samples = read_samples(source, spec.input, _MOST_SAMPLES) if source else []
+    samples = read_samples(source, spec.input, settings.export_samples) if source else []
     exported = export_to(target, spec, samples, source)
     progress(f"exporting {spec.name}", 1, 1)
     report = Report("export", spec.name, made=str(target), tolerance=LEAST_COSINE)

@@ -23,8 +23,6 @@ from worker.tools.report import Progress
 
 __all__ = ("Judge", "Verdict")
 
-_BATCH = 16
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -67,10 +65,11 @@ class Judge:
         tuning: Sequence[Any],
         held: Sequence[Any],
         progress: Progress,
+        batch: int = 16,
     ) -> None:
         """tuning, held: items, as the baseline's `decode` returns them."""
         self._baseline, self._load, self._spec = baseline, load, spec
-        self._progress = progress
+        self._progress, self._batch = progress, batch
         self._tries = count(1)
         self.tuning_items, self._held_items = tuning, held
         self._expected = self._results(baseline, self.tuning_items)
@@ -95,7 +94,7 @@ class Judge:
         except FleetError as exc:
             return Verdict(backend, None, 0.0, size, str(exc))
         found = agreement_of(self._held_expected, results)
-        batch = self._held_items[: min(_BATCH, self._spec.max_batch)]
+        batch = self._held_items[: min(self._batch, self._spec.max_batch)]
         pace = compare(
             lambda: outputs_of(self._baseline, batch),
             lambda: outputs_of(handler, batch),
@@ -112,8 +111,8 @@ class Judge:
         """By batches of like items, so that little is padded; in the order of the items."""
         order = sorted(range(len(items)), key=lambda index: self._baseline.cost(items[index]))
         results: list[Json] = [None] * len(items)
-        for first in range(0, len(order), _BATCH):
-            chosen = order[first : first + _BATCH]
+        for first in range(0, len(order), self._batch):
+            chosen = order[first : first + self._batch]
             outputs = outputs_of(handler, [items[index] for index in chosen])
             for index, output in zip(chosen, outputs, strict=True):
                 results[index] = handler.encode(output)
