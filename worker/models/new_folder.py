@@ -16,7 +16,10 @@ from pathlib import Path
 from common.errors import ConfigurationError
 from worker.models.lock_file import locked
 
-__all__ = ("new_folder", "writing")
+__all__ = ("FULL", "new_folder", "writing")
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk without room."""
 
 
 @contextmanager
@@ -51,7 +54,7 @@ def writing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = exc.errno in FULL
         raise ConfigurationError(
             f"{place} could not be written: {exc.strerror or exc}; "
             f"{'make room, or ' if full else ''}name another target"

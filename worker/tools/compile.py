@@ -22,7 +22,7 @@ from worker.models.agreement import Agreement, agreement_of
 from worker.models.base import Model
 from worker.models.compiled import CanBeCompiled, Compilable, refuse_graphs
 from worker.models.lock_file import locked
-from worker.models.new_folder import new_folder
+from worker.models.new_folder import FULL, new_folder
 from worker.models.samples import decoded, read_samples
 from worker.models.tensors import refuse_nan
 from worker.models.weights import find_weights
@@ -139,6 +139,10 @@ def _compile(wanted: Compilable, package: Path, spec: ModelSpec, progress: Progr
         raise
     except Exception as exc:
         said = " ".join(str(exc).split())[:300]
+        if any(os.strerror(one) in said for one in FULL):  # of the compiler's, no OSError of ours
+            raise ConfigurationError(
+                f"{package.parent} has no room for what is compiled; make room, and do it again"
+            ) from exc
         raise ConfigurationError(f"{spec.name} cannot be compiled: {said}") from exc
 
 

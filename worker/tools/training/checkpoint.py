@@ -69,11 +69,15 @@ class Checkpoint:
                 partial.replace(self.folder / _NAME)
             except BaseException:
                 partial.unlink(missing_ok=True)
+                self._leave_no_empty_folder()
                 raise
 
     def remove(self) -> None:
         """Forget it: what it was for is made."""
         for name in (_NAME, f"{_NAME}.partial"):
             (self.folder / name).unlink(missing_ok=True)
+        self._leave_no_empty_folder()
+
+    def _leave_no_empty_folder(self) -> None:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
