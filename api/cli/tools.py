@@ -22,6 +22,7 @@ from common.programs import ProgramFailed, lines_of
 from common.settings import ENV_PREFIX
 
 _PROGRAM = "worker.tools"
+_WIDE = 200
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -124,6 +125,8 @@ def last_shown(name: str, lines: Generator[dict[str, Any]]) -> dict[str, Any]:
 def show_report(report: Mapping[str, Any]) -> None:
     """The figures, a line each, and the table where there is one."""
     out = Console()
+    if not out.is_terminal:  # a file or a pipe has no width to which a table must be cut
+        out = Console(width=_WIDE)
     for label, value in _figures(report):
         out.print(f"{label:>12}  {value}", highlight=False, soft_wrap=True, markup=False)
     if rows := report.get("rows"):
