@@ -1,16 +1,19 @@
 """Runs a program of ours that says what it does in JSON, a line each, and ends with this process.
 
 The last line is its outcome. Everything else that it prints goes to standard error, of which the
-end is told where it says nothing itself.
+end is told where it says nothing itself. It is ended by SIGTERM, which `end_by_exception` makes
+an exception in it, so that what it has half made is removed.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from tempfile import TemporaryFile
+from types import FrameType
 from typing import Any
 
 from common import processes
@@ -25,9 +28,19 @@ class ProgramFailed(FleetError):
     code = "program_failed"
 
 
+def end_by_exception() -> None:
+    """In such a program: SIGTERM raises KeyboardInterrupt, once."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what removes things is not interrupted
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def lines_of(
     module: str, arguments: Sequence[str], environment: Mapping[str, str]
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """What `python -m module arguments` says, line by line.
 
     Raises ProgramFailed where it says `{"error"}`, or ends with another status than 0.
@@ -44,16 +57,14 @@ def lines_of(
             stderr=errors,
             env=dict(environment),
             text=True,
+            process_group=0,  # a terminal's Ctrl-C is for us, who end it
         ) as child,
     ):
         assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                last = json.loads(line)
-                yield last
-        except BaseException:
-            child.kill()
-            raise
+        # Whatever ends this closes its standard input, on which it is ended, and waits for it.
+        for line in child.stdout:
+            last = json.loads(line)
+            yield last
         status = child.wait()
         errors.seek(0)
         said = errors.read().strip()

@@ -7,27 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from api.cli.options import JsonFlag
-from common.errors import ConfigurationError, FleetError
+from api.cli.tools import documented, last_shown
+from common.errors import ConfigurationError
+from common.programs import ProgramFailed, lines_of
 
 _PROGRAM = "worker.models.generation.conversion"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +37,7 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
-class ConversionFailed(FleetError):
+class ConversionFailed(ConfigurationError):
     """The source could not be converted; the message says why."""
 
     code = "conversion_failed"
@@ -70,7 +62,30 @@ def convert(
     as_json: JsonFlag = False,
 ) -> None:
     """Convert a model to safetensors that workers load, in a process with limits."""
-    if target.exists():
+    target = target.absolute()
+    with documented("convert", target, as_json=as_json):
+        lines = _lines_of(source, target, precision, tokenizer, memory_mb, seconds)
+        found = last_shown(source.name, lines)
+    if as_json:
+        sys.stdout.write(json.dumps({"tool": "convert", **found}) + "\n")
+        return
+    by_another = "" if found["made"] else ", made by another process meanwhile"
+    Console().print(
+        f"{target} is ready{by_another}: name it as `weights:` of a model with `handler: decoder`",
+        soft_wrap=True,
+    )
+
+
+def _lines_of(
+    source: Path,
+    target: Path,
+    precision: Precision,
+    tokenizer: Path | None,
+    memory_mb: int | None,
+    seconds: int,
+) -> Generator[dict[str, Any]]:
+    """What the program says, line by line. Raises ConversionFailed where it fails."""
+    if os.path.lexists(target):
         raise ConfigurationError(f"{target} is there already; name a folder that is not")
     if not source.exists():
         raise ConfigurationError(f"there is no {source}")
@@ -78,64 +93,17 @@ def convert(
     if precision is Precision.AUTO:
         chosen = Precision.BF16 if _GPU.exists() else Precision.FP32
     memory = memory_mb or _SPARE_MB + 2 * _bytes_of(source) // 2**20
-    command = [sys.executable, "-m", _PROGRAM, str(source), str(target), "--precision", chosen]
-    command += ["--memory-mb", str(memory), "--seconds", str(seconds)]
+    arguments = [str(source), str(target), "--precision", chosen]
+    arguments += ["--memory-mb", str(memory), "--seconds", str(seconds)]
     if tokenizer is not None:
-        command += ["--tokenizer", str(tokenizer)]
-    lines = _lines_of(command, seconds)
-    if as_json:
-        _show_as_json(lines)
-    else:
-        _show(lines, source, target)
-
-
-def _lines_of(command: list[str], seconds: int) -> Iterator[dict[str, Any]]:
-    """What the program says, line by line. Raises ConversionFailed where it fails."""
+        arguments += ["--tokenizer", str(tokenizer)]
     # Nothing of this environment but where the code is: a file from elsewhere is read there.
     paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {"PATH": os.defpath, "PYTHONPATH": paths, "LANG": "C.UTF-8"}
-    last: dict[str, Any] = {}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        text=True,
-    ) as program:
-        assert program.stdout is not None
-        try:
-            for line in program.stdout:
-                last = json.loads(line)
-                yield last
-        except BaseException:
-            program.kill()
-            raise
-        said = program.stderr.read().strip() if program.stderr is not None else ""
-    if program.returncode == -signal.SIGALRM:
-        raise ConversionFailed(f"it took longer than {seconds} s; give it more with --seconds")
-    if program.returncode or "error" in last:
-        reason = last.get("error") or said[-500:] or f"it ended with {program.returncode}"
-        raise ConversionFailed(str(reason))
-
-
-def _show(lines: Iterator[dict[str, Any]], source: Path, target: Path) -> None:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(
-        *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console
-    ) as progress:
-        task = progress.add_task(source.name, total=None)
-        for line in lines:
-            if "total" in line:
-                progress.update(task, total=line["total"], completed=line["done"])
-    Console().print(f"{target} is ready: name it as `weights:` of a model with `handler: decoder`")
-
-
-def _show_as_json(lines: Iterator[dict[str, Any]]) -> None:
-    for line in lines:
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
+    try:
+        yield from lines_of(_PROGRAM, arguments, environment)
+    except ProgramFailed as exc:
+        raise ConversionFailed(str(exc)) from exc
 
 
 def _bytes_of(source: Path) -> int:

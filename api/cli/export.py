@@ -39,8 +39,6 @@ def export(
             "export --handler HANDLER --weights WEIGHTS TARGET"
         )
     target = Path(places[-1]).absolute()
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; name a folder that is not")
     what: dict[str, Any] = {"model": places[0]}
     if handler:
         what = {"spec": {"name": _NAME, "handler": handler, "weights": weights}}

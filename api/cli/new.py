@@ -69,15 +69,20 @@ def _names_of(name: str, folder: Path) -> Names:
 
 def _write_all(texts: Mapping[Path, str], catalog: Path, names: Names, kind: str) -> None:
     """All of them, or none."""
-    catalog.parent.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     try:
+        catalog.parent.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
             with path.open("x", encoding="utf-8") as stream:
                 written.append(path)
                 stream.write(text)
         add_entry(catalog, names.model, entry_of(names, kind))
-    except BaseException:
+    except BaseException as exc:
         for path in written:
             path.unlink(missing_ok=True)
+        if isinstance(exc, OSError):
+            raise ConfigurationError(
+                f"{exc.filename or catalog} cannot be written: {exc.strerror}; make it writable, "
+                "or name another catalog by LANEFLEET_CATALOG"
+            ) from exc
         raise

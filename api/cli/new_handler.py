@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import yaml
+
 __all__ = ("KINDS", "Names", "entry_of", "handler_of", "text_of_test")
 
 
@@ -193,8 +195,14 @@ def handler_of(names: Names, kind: str) -> str:
 def entry_of(names: Names, kind: str) -> str:
     """The catalog entry, its name at the beginning of a line."""
     about = KINDS[kind].about
+    # `no` and `null` are words of YAML, which a name in quotes is not.
+    plain = yaml.safe_load(names.model) == names.model
     return _ENTRY.format(
-        model=names.model, module=names.module, kind=names.kind, input=kind, about=about
+        model=names.model if plain else f'"{names.model}"',
+        module=names.module,
+        kind=names.kind,
+        input=kind,
+        about=about,
     )
 
 

@@ -20,7 +20,7 @@ Static = Annotated[
 ]
 Tolerance = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Least agreement; else the catalog's, else 0.99."),
+    typer.Option(min=0, max=1, help="Least agreement; else the catalog's, else the gate's."),
 ]
 Aware = Annotated[
     Path | None,
@@ -39,7 +39,9 @@ def quantize(
         typer.Option(help="Inputs: half of them tune, the others judge; else the catalog's."),
     ] = None,
     calibration: Calibration = None,
-    most: Annotated[int, typer.Option(min=32, help="Most inputs to read of either.")] = 800,
+    most: Annotated[
+        int | None, typer.Option(min=32, help="Most inputs to read of either; else 800.")
+    ] = None,
     static: Static = None,
     tolerance: Tolerance = None,
     per_channel: Annotated[
@@ -53,8 +55,6 @@ def quantize(
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize a model to int8, as far as it agrees with fp32 on samples that tuned nothing."""
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; name a folder that is not")
     unknown = sorted(set(backend or ()) - {"onnx", "openvino"})
     if unknown:
         raise ConfigurationError(f"--backend {unknown[0]}: choose onnx or openvino")

@@ -36,6 +36,7 @@ from common.settings.metrics import MetricsSettings
 from common.settings.overload import OverloadSettings
 from common.settings.secret_files import SUFFIX, secret_fields
 from common.settings.tenants import DEFAULT_WINDOW, TenantSettings
+from common.settings.tools import ToolSettings
 from common.settings.webhooks import WebhookSettings
 from common.settings.weights import MirrorSettings
 from common.settings.worker import DeviceSettings, WorkerSettings
@@ -65,6 +66,7 @@ __all__ = (
     "Section",
     "Settings",
     "TenantSettings",
+    "ToolSettings",
     "TraceSettings",
     "WebhookSettings",
     "WorkerSettings",
@@ -78,6 +80,7 @@ class Settings(
     LogSettings,
     MetricsSettings,
     GenerationSettings,
+    ToolSettings,
     WorkerSettings,
     WebhookSettings,
     MirrorSettings,

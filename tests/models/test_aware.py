@@ -111,4 +111,4 @@ def test_quantize_judges_taught_weights_against_those_before(shop: Path, tmp_pat
     report = quantize.run(given, settings, lambda *_: None)
     assert any(note.startswith("taught int8") for note in report.notes)
     assert report.rows
-    assert not list(tmp_path.glob(".int8.quantizing-*"))
+    assert not list(tmp_path.glob(".int8.quantizing"))

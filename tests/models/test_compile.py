@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from common.catalog import load_catalog
 from common.errors import ConfigurationError
 from common.settings import Settings
 from tests.support.stack import ROOT, wait_until
+from worker.checking.gate import make_verdict
 from worker.residency.compiled import CompiledNetworks
 from worker.residency.loading import loader_for
 from worker.tools import compile as compile_tool
@@ -35,6 +37,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     catalog = tmp_path / "models.yaml"
     catalog.write_text(CATALOG)
+    monkeypatch.setenv("LANEFLEET_CATALOG", str(catalog))
+    monkeypatch.setenv("LANEFLEET_STATE_DIR", str(tmp_path / "state"))
     return Settings(catalog=catalog, state_dir=tmp_path / "state")
 
 
@@ -122,7 +126,21 @@ def test_what_was_compiled_is_taken_by_the_next_load_and_by_no_other(
     assert served_by(settings, "steps") == "compiled"
     assert "--again" in last_line(settings, "steps")["error"]
 
+    eager = load_catalog(settings.catalog)["steps"]
+    compiled = eager.model_copy(update={"compiled": True})
+    verdict = make_verdict(compiled, eager, settings, "cpu", nice=False)
+    assert (verdict.mode, verdict.trouble) == ("torch:compiled fp32", "")
+    assert verdict.agreement > 0.999
+    assert "threads 1, not 2" in make_verdict(compiled, eager, settings, "cpu", threads=2).trouble
+
     place = Path(report["made"])
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (place, place.parent)] == [0o700, 0o700]
+    for writable in (place, place.parent):
+        writable.chmod(0o770)
+        assert served_by(settings, "steps") == "eager"
+        assert f"{writable} may be written by others" in capfd.readouterr().out
+        writable.chmod(0o700)
+    assert served_by(settings, "steps") == "compiled"
     code = place / "network.pt2"
     content, key = code.read_bytes(), settings.state_dir / "compiled.key"
     code.write_bytes(content[:-1] + b"x")

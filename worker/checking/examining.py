@@ -22,6 +22,7 @@ from worker.models import load_handler
 from worker.models.generator import is_generator
 from worker.models.remote import is_remote
 from worker.models.samples import read_samples, split
+from worker.residency.compiled import CompiledNetworks
 from worker.residency.loading import loader_for
 
 __all__ = ("compare_two", "examine")
@@ -79,6 +80,8 @@ def compare_two(
     verbs, _ = _load(spec, settings, watch, device)
     if is_generator(verbs.handler) or is_remote(verbs.handler):
         raise Fault("a generator's texts have no agreement that a tolerance could bound")
+    if spec.compiled and (why := CompiledNetworks(settings.state_dir).why_not(spec, device)):
+        raise Fault(f"models.{spec.name}: it is served uncompiled: {why}")
     original, _ = _load(reference, settings, watch, device)
     values, note = _values(spec, verbs, most)
     spent = time.monotonic() - began

@@ -26,7 +26,7 @@ __all__ = ("Gate", "make_verdict")
 log = structlog.get_logger(__name__)
 
 _FOLDER = "verdicts"
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def make_verdict(
@@ -37,8 +37,9 @@ def make_verdict(
     *,
     nice: bool = True,
     stopping: Callable[[], bool] = lambda: False,
+    threads: int = 1,
 ) -> Verdict:
-    """Compare the two in a child of one thread; its `trouble` says why that could not be done."""
+    """Compare the two in a child of so many threads; `trouble` says why that was not possible."""
     mode, compared_with = mode_of(spec), mode_of(reference)
     if reference.name != spec.name:
         compared_with = f"{reference.name} ({compared_with})"
@@ -55,7 +56,7 @@ def make_verdict(
         request,
         silent_seconds=settings.frozen_seconds or float("inf"),
         seconds=settings.accuracy_gate_seconds,
-        environment=_ONE_THREAD,
+        environment=dict.fromkeys(_THREADS, str(threads)),
         stopping=stopping,
     )
     if outcome.found is None:

@@ -24,7 +24,8 @@ def own_backend(spec: ModelSpec) -> str:
 
 def mode_of(spec: ModelSpec) -> str:
     """`onnx int8`, also where the catalog names no backend."""
-    return f"{spec.backend or own_backend(spec)} {spec.precision}"
+    compiled = ":compiled" if spec.compiled else ""
+    return f"{spec.backend or own_backend(spec)}{compiled} {spec.precision}"
 
 
 def differs(spec: ModelSpec) -> bool:
@@ -48,6 +49,7 @@ def reference_of(spec: ModelSpec, models: Mapping[str, ModelSpec]) -> ModelSpec:
         "precision": "fp32",
         "backend": None if spec.backend is None else own_backend(spec),
         "providers": (),
+        "compiled": False,
     }
     if made_of := _made_of(spec, models):
         plain["weights"] = made_of

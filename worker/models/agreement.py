@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import ConfigurationError
 from worker.models.base import Json
 
-__all__ = ("Agreement", "agreement_of")
+__all__ = ("Agreement", "agreement_of", "refuse_nan_in")
 
 _SAME_BOX = 0.5
 """Least intersection over union of two boxes that are the same."""
@@ -38,6 +39,15 @@ def agreement_of(expected: Sequence[Json], found: Sequence[Json]) -> Agreement:
     mean = sum(scores) / len(scores) if scores else 0.0
     value = min(scores, default=0.0) if worst else mean
     return Agreement(measure, value, mean, len(scores))
+
+
+def refuse_nan_in(results: Sequence[Json], model: str) -> None:
+    """Raise ConfigurationError where one of a model's own results is not finite."""
+    if not all(math.isfinite(number) for result in results for number in _numbers(result)):
+        raise ConfigurationError(
+            f"models.{model}: its own results for samples have NaN or infinity in them, so nothing "
+            "can be compared with them; `lanefleet check` tells more, and whole weights help"
+        )
 
 
 def _comparison(result: Json) -> tuple[str, Callable[[Json, Json], float], bool]:

@@ -14,6 +14,7 @@ from common.errors import ConfigurationError
 from worker.models.converted import ready_folder
 from worker.models.picture_classifier import Built, Framing, PictureClassifier
 from worker.models.requirements import missing_package
+from worker.models.tensors import load_tensors
 from worker.models.weights import find_weights
 
 __all__ = ("Classify",)
@@ -34,8 +35,6 @@ class Classify(PictureClassifier):
         options: labels, a file of one label a line, for weights of other classes.
         """
         try:
-            from safetensors.torch import load_file
-
             from worker.models.efficientnet import EfficientNetLite0
         except ImportError as exc:
             raise missing_package(spec.name, exc) from exc
@@ -43,7 +42,7 @@ class Classify(PictureClassifier):
         if not (folder / _MODEL).is_file():
             raise ConfigurationError(f"models.{spec.name}.weights: {folder} has no {_MODEL}")
         try:
-            network = EfficientNetLite0.of(load_file(folder / _MODEL))
+            network = EfficientNetLite0.of(load_tensors(folder / _MODEL))
         except (KeyError, RuntimeError) as exc:
             raise ConfigurationError(
                 f"models.{spec.name}.weights: {folder}/{_MODEL} is no EfficientNet-Lite0: "

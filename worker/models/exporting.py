@@ -6,7 +6,6 @@ the folder takes its name: a trace that fixed a size, or lost a branch, shows th
 
 from __future__ import annotations
 
-import errno
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,9 +21,11 @@ from common.errors import ConfigurationError
 from worker.models import load_handler
 from worker.models.exportable import Export, Exportable, Feeds
 from worker.models.facts import FACTS, GRAPH, Facts, content_digest, write_facts
-from worker.models.new_folder import new_folder
+from worker.models.new_folder import new_folder, writing
 from worker.models.requirements import missing_package
+from worker.models.samples import decoded
 from worker.models.sessions import Session, open_session
+from worker.models.tensors import refuse_nan
 from worker.models.weights import find_weights, located
 
 if TYPE_CHECKING:
@@ -52,27 +53,24 @@ class Exported:
     """The model's own inputs among those that were compared."""
 
 
-def export_to(target: Path, spec: ModelSpec, samples: Sequence[Any] = ()) -> Exported | None:
+def export_to(
+    target: Path, spec: ModelSpec, samples: Sequence[Any] = (), source: Path | None = None
+) -> Exported | None:
     """Make the folder `target`; None where another process made it meanwhile.
 
-    samples: inputs as `decode` takes them; the handler's example without any.
+    samples: inputs as `decode` takes them, read at `source`; the handler's example without any.
     Raises ConfigurationError with what to change.
     """
-    try:
-        with new_folder(target) as folder:
-            if folder is None:
-                return None
-            plain = {"precision": "fp32", "backend": "torch", "providers": ()}
-            return _fill(folder, target, spec.model_copy(update=plain), samples)
-    except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise ConfigurationError(
-            f"{target} could not be written: {exc.strerror or exc}; "
-            f"{'make room, or ' if full else ''}name another folder"
-        ) from exc
+    with writing(target), new_folder(target) as folder:
+        if folder is None:
+            return None
+        plain = {"precision": "fp32", "backend": "torch", "providers": ()}
+        return _fill(folder, target, spec.model_copy(update=plain), (samples, source))
 
 
-def _fill(folder: Path, target: Path, spec: ModelSpec, samples: Sequence[Any]) -> Exported:
+def _fill(
+    folder: Path, target: Path, spec: ModelSpec, samples: tuple[Sequence[Any], Path | None]
+) -> Exported:
     handler = load_handler(spec)
     if not isinstance(handler, Exportable):
         raise ConfigurationError(
@@ -80,6 +78,7 @@ def _fill(folder: Path, target: Path, spec: ModelSpec, samples: Sequence[Any]) -
         )
     handler.load(spec, "cpu")
     export = handler.export()
+    refuse_nan(export.network, spec)
     weights = find_weights(spec.weights) if located(spec.weights) is not None else None
     write_graph(export, folder / GRAPH, spec.name)
     for name, text in export.files.items():
@@ -89,7 +88,8 @@ def _fill(folder: Path, target: Path, spec: ModelSpec, samples: Sequence[Any]) -
     digest = content_digest(weights) if weights is not None else spec.weights
     ports = tuple(export.inputs), tuple(export.outputs)
     write_facts(folder, Facts(spec.handler, "onnx", "fp32", digest, *ports))
-    items = [handler.decode(sample, {}) for sample in samples or _examples(handler)]
+    values, source = samples
+    items = decoded(handler, values or _examples(handler), source)
     least = _check(export, open_session(folder / GRAPH), items)
     size = sum(path.stat().st_size for path in folder.glob(f"{GRAPH}*"))
     return Exported(target, size, least, len(items))

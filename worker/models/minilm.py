@@ -28,6 +28,7 @@ from worker.models.params import refuse_unknown
 from worker.models.prepared import PREPARED
 from worker.models.ready_graph import ready_graph, runs_graphs
 from worker.models.requirements import missing_package
+from worker.models.tensors import load_tensors
 from worker.models.token_window import MAX_CHARACTERS, Tokens, TokenWindow
 from worker.models.weights import find_weights
 from worker.transfer import Later, Transfer, open_transfer
@@ -105,15 +106,13 @@ class MiniLM:
     def _load_network(self, spec: ModelSpec, device: str, config: Mapping[str, Any]) -> None:
         try:
             with deferring():
-                from safetensors.torch import load_file
-
                 from worker.models.bert import Bert
         except ImportError as exc:
             raise missing_package(spec.name, exc) from exc
         dtype = _dtype(spec.precision)
         tensors = {
             name: tensor.to(device=device, dtype=dtype)
-            for name, tensor in load_file(self._folder / MODEL).items()
+            for name, tensor in load_tensors(self._folder / MODEL).items()
         }
         self._transfer = open_transfer(device)
         try:
@@ -194,14 +193,12 @@ class MiniLM:
 
     def export(self) -> Export:
         """Its network, from padded tokens to vectors."""
-        from safetensors.torch import load_file
-
         from worker.models.bert_padded import PaddedBert
         from worker.models.exported_network import embedder
 
         assert self._window is not None
         config = _read_config(self._folder, self._name)
-        network = PaddedBert(config, load_file(self._folder / MODEL))
+        network = PaddedBert(config, load_tensors(self._folder / MODEL))
         return embedder(network, int(config["vocab_size"]), self._window.max_tokens)
 
 

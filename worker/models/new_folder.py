@@ -6,14 +6,20 @@ loads; it takes the final name by one rename, after what it holds has reached th
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ("new_folder",)
+from common.errors import ConfigurationError
+from worker.models.lock_file import locked
+
+__all__ = ("FULL", "new_folder", "writing")
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk without room."""
 
 
 @contextmanager
@@ -24,8 +30,7 @@ def new_folder(target: Path) -> Iterator[Path | None]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.partial"
-    with (target.parent / f".{target.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(target.parent / f".{target.name}.lock"):
         if target.exists():
             yield None
             return
@@ -41,6 +46,19 @@ def new_folder(target: Path) -> Iterator[Path | None]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Inside, what cannot be written is one sentence, a ConfigurationError."""
+    try:
+        yield
+    except OSError as exc:
+        full = exc.errno in FULL
+        raise ConfigurationError(
+            f"{place} could not be written: {exc.strerror or exc}; "
+            f"{'make room, or ' if full else ''}name another target"
+        ) from exc
 
 
 def _to_disk(path: Path) -> None:

@@ -18,6 +18,7 @@ from common.errors import ConfigurationError
 from worker.models.picture_classifier import Built, PictureClassifier
 from worker.models.pruned import PRUNED, fit
 from worker.models.requirements import missing_package
+from worker.models.tensors import load_tensors
 from worker.models.weights import RANDOM, find_weights, quiet_loading
 
 if TYPE_CHECKING:
@@ -82,20 +83,19 @@ def saved_network(folder: Path, model: str) -> Any:
 
     Raises ConfigurationError.
     """
+    from safetensors import SafetensorError
     from transformers import ResNetConfig, ResNetForImageClassification
 
     try:
         config = ResNetConfig.from_pretrained(folder, local_files_only=True)
         if getattr(config, PRUNED, False):
-            from safetensors.torch import load_file
-
             network = ResNetForImageClassification(config)
-            fit(network, load_file(folder / "model.safetensors"), folder / "model.safetensors")
+            fit(network, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
             return network
         return ResNetForImageClassification.from_pretrained(
             folder, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, SafetensorError) as exc:
         raise ConfigurationError(
             f"models.{model}.weights: {folder} must hold config.json and "
             f"model.safetensors of a ResNet: {exc}"

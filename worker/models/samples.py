@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, FleetError
+from worker.models.base import Model
 
-__all__ = ("read_samples", "split")
+__all__ = ("decoded", "read_samples", "split")
 
 _TEXTS, _VALUES = ".txt", ".jsonl"
 
@@ -26,13 +28,45 @@ def read_samples(path: Path, kind: str, most: int = 1000) -> list[Any]:
     """
     if not path.exists():
         raise ConfigurationError(f"samples: there is no {path}; name a folder or file of inputs")
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-    files = [one for one in files if not any(part.startswith(".") for part in one.parts[-2:])]
+    files = _files_in(path)
     read = _READERS.get(kind, _read_bytes)
-    found = [value for one in files for value in read(one)]
+    found = [*islice((value for one in files for value in read(one)), most)]
     if not found:
         raise ConfigurationError(f"samples: {path} has no {kind} inputs; put some in it")
-    return found[:most]
+    return found
+
+
+def decoded(handler: Model, values: Iterable[Any], source: Path | str | None) -> list[Any]:
+    """As items for `infer`. Raises ConfigurationError that names the first one that it refuses.
+
+    source: where the values were read; None where they are the model's own.
+    """
+    found = []
+    for value in values:
+        try:
+            found.append(handler.decode(value, {}))
+        except FleetError as exc:
+            where = f"samples: {_place_of(value, Path(source))}" if source else "its example"
+            raise ConfigurationError(f"{where} is refused: {exc}; take it out or mend it") from exc
+    return found
+
+
+def _place_of(value: Any, source: Path) -> str:
+    """The file that holds it, with the line where there are several; read again to find it."""
+    read = _read_bytes if isinstance(value, bytes) else _read_texts
+    for path in _files_in(source):
+        try:
+            held = [*_read_values(path)] if not isinstance(value, bytes | str) else [*read(path)]
+        except ConfigurationError:
+            continue
+        if value in held:
+            return f"{path}:{held.index(value) + 1}" if len(held) > 1 else str(path)
+    return f"an input of {source}"
+
+
+def _files_in(path: Path) -> list[Path]:
+    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    return [one for one in files if not any(part.startswith(".") for part in one.parts[-2:])]
 
 
 def split(samples: Sequence[Any], held_out: float = 0.5) -> tuple[list[Any], list[Any]]:

@@ -33,6 +33,7 @@ class Broken(FleetError):
 
 def seal(folder: Path, about: dict[str, Any], key_file: Path) -> None:
     """Write what `about` says and a digest of each file; call it with all files in place."""
+    folder.chmod(0o700)  # whatever the umask says: nobody else's folder is read
     files = {one.name: _digest(one) for one in sorted(folder.iterdir())}
     content = json.dumps({**about, "files": files}, sort_keys=True).encode()
     (folder / ABOUT).write_bytes(content)
@@ -41,6 +42,8 @@ def seal(folder: Path, about: dict[str, Any], key_file: Path) -> None:
 
 def read_sealed(folder: Path, key_file: Path) -> dict[str, Any]:
     """What was sealed with it. Raises Broken."""
+    for place in (folder, folder.parent):
+        _refuse_writable(place)
     try:
         content = (folder / ABOUT).read_bytes()
         said = (folder / SEAL).read_text(encoding="ascii")
@@ -52,6 +55,19 @@ def read_sealed(folder: Path, key_file: Path) -> dict[str, Any]:
         raise Broken(f"{folder} was changed, or sealed with another key than {key_file}")
     about: dict[str, Any] = json.loads(content)
     return about
+
+
+def _refuse_writable(folder: Path) -> None:
+    """Raise Broken where others may exchange what is in it."""
+    try:
+        found = folder.stat()
+    except OSError as exc:
+        raise Broken(f"{folder} cannot be read ({exc})") from exc
+    if found.st_mode & 0o022 or found.st_uid != os.geteuid():
+        raise Broken(
+            f"{folder} may be written by others; see who changed it, then chmod go-w it, or remove "
+            "it and compile anew"
+        )
 
 
 def copy_sealed(folder: Path, name: str, about: dict[str, Any], target: Path) -> None:

@@ -97,6 +97,21 @@ class CompiledNetworks:
         handler.use_compiled(run)
         log.info("compiled_network_taken", model=spec.name)
 
+    def why_not(self, spec: ModelSpec, device: str) -> str:
+        """Why a load takes none; empty where it does."""
+        try:
+            self._open(spec, device)
+        except (Unfit, Broken) as exc:
+            return str(exc)
+        return ""
+
+    def newest(self, spec: ModelSpec) -> tuple[Path, dict[str, Any]] | None:
+        """The file that was made last, whether it fits or not, and its facts. Raises Broken."""
+        made = sorted(
+            (self._folder / spec.name).glob(f"[!.]*/{NETWORK}"), key=lambda one: one.stat().st_mtime
+        )
+        return (made[-1], read_sealed(made[-1].parent, self._key)["facts"]) if made else None
+
     def _open(self, spec: ModelSpec, device: str) -> Run:
         facts = self.facts(spec, device)
         place = self.place(spec, facts)
@@ -112,15 +127,13 @@ class CompiledNetworks:
 
     def _what_there_is(self, spec: ModelSpec, facts: dict[str, Any]) -> str:
         """Why nothing fits, by the newest of what is there."""
-        made = sorted(
-            (self._folder / spec.name).glob(f"[!.]*/{NETWORK}"), key=lambda one: one.stat().st_mtime
-        )
-        if not made:
-            return "it was never compiled on this machine"
         try:
-            theirs = read_sealed(made[-1].parent, self._key)["facts"]
+            newest = self.newest(spec)
         except Broken as exc:
             return str(exc)
+        if newest is None:
+            return "it was never compiled on this machine"
+        _, theirs = newest
         unlike = [
             f"{name} {theirs.get(name)}, not {facts[name]}"
             for name in facts

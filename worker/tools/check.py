@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from worker.checking.gate import Gate, make_verdict
 from worker.checking.reference import mode_of, reference_of
 from worker.checking.verdicts import SLOW, Verdict
 from worker.models.ready_graph import ready_graph, runs_graphs
+from worker.models.sealed import Broken
 from worker.models.weights import located
+from worker.residency.compiled import CompiledNetworks
 from worker.tools.report import Progress, Refused, Report
 
 _STEPS = 2
@@ -23,6 +27,7 @@ _VARIANTS: tuple[Mapping[str, Any], ...] = (
     {"backend": "openvino", "precision": "fp32"},
     {"backend": "torch", "precision": "bf16"},
     {"backend": "torch", "precision": "fp16"},
+    {"backend": "torch", "precision": "fp32", "compiled": True},
 )
 
 
@@ -100,7 +105,7 @@ def _describe(found: Mapping[str, Any], report: Report) -> None:
 
 
 def _judge(spec: ModelSpec, gate: Gate, report: Report) -> None:
-    if not gate.differs(spec):
+    if not gate.differs(spec) and not spec.compiled:
         report.notes.append("it is fp32 on its own backend: there is nothing to compare it with")
         return
     verdict = gate.make(spec)
@@ -128,6 +133,7 @@ def _compare_all(
 ) -> Report:
     """A row for each model, backend and precision, against the model on torch in fp32."""
     report = Report("check", ", ".join(names))
+    compiled = CompiledNetworks(settings.state_dir)
     pairs: list[tuple[ModelSpec, ModelSpec]] = []
     for name in names:
         try:
@@ -136,8 +142,11 @@ def _compare_all(
             report.refused.append(Refused(name, str(exc)))
     for done, (spec, reference) in enumerate(pairs):
         progress(f"{spec.name} {mode_of(spec)}", done, len(pairs))
-        verdict = make_verdict(spec, reference, settings, device, nice=False)
-        report.rows.append(_row(spec, verdict))
+        if spec.compiled:
+            verdict = _of_compiled(spec, reference, compiled, settings, device)
+        else:
+            verdict = make_verdict(spec, reference, settings, device, nice=False)
+        report.rows.append(_row(spec, verdict, _bytes_of(spec, compiled)))
         refusal = verdict.trouble or verdict.refusal(spec)
         if not refusal and verdict.ratio < SLOW:
             refusal = verdict.warning()
@@ -152,6 +161,30 @@ def _compare_all(
     return report
 
 
+def _of_compiled(
+    spec: ModelSpec,
+    reference: ModelSpec,
+    compiled: CompiledNetworks,
+    settings: Settings,
+    device: str,
+) -> Verdict:
+    """Both on as many threads as it was compiled for; unknown where nothing is compiled."""
+    try:
+        newest = compiled.newest(spec)
+    except Broken as exc:
+        return Verdict.unknown(spec.name, mode_of(spec), str(exc))
+    if newest is None:
+        why = f"not compiled on this machine; `lanefleet compile {spec.name}` does it, if it gains"
+        return Verdict.unknown(spec.name, mode_of(spec), why)
+    threads = int(newest[1].get("threads", 1))
+    verdict = make_verdict(spec, reference, settings, device, nice=False, threads=threads)
+    return replace(verdict, note="; ".join(filter(None, (verdict.note, _threads(threads)))))
+
+
+def _threads(count: int) -> str:
+    return f"compiled networks were compared on {count} threads" if count > 1 else ""
+
+
 def _variants(spec: ModelSpec, catalog: Catalog) -> list[tuple[ModelSpec, ModelSpec]]:
     """What is compared with what: the entry as it stands, and the same weights otherwise."""
     reference = reference_of(spec, catalog.models)
@@ -159,34 +192,46 @@ def _variants(spec: ModelSpec, catalog: Catalog) -> list[tuple[ModelSpec, ModelS
     if reference.weights != spec.weights or spec.handler not in _SWITCHABLE:
         return found
     base = mode_of(spec)
-    others = [spec.model_copy(update={**one, "providers": ()}) for one in _VARIANTS]
-    on_torch = spec.model_copy(update={"backend": "torch", "precision": "fp32", "providers": ()})
+    others = [
+        spec.model_copy(update={"providers": (), "compiled": False, **one}) for one in _VARIANTS
+    ]
+    plain = {"backend": "torch", "precision": "fp32", "providers": (), "compiled": False}
+    on_torch = spec.model_copy(update=plain)
     return found + [(one, on_torch) for one in others if mode_of(one) != base]
 
 
-def _row(spec: ModelSpec, verdict: Verdict) -> dict[str, Any]:
+def _row(spec: ModelSpec, verdict: Verdict, size: int | None) -> dict[str, Any]:
     known = not verdict.trouble
-    size = _weights_bytes(spec) if known else None
-    verdict_word = (
-        "refused"
-        if not known or verdict.refusal(spec)
-        else ("slower" if verdict.ratio < SLOW else "passes")
-    )
+    if not known:
+        word = "not compiled" if spec.compiled else "refused"
+    elif verdict.refusal(spec):
+        word = "refused"
+    else:
+        word = "slower" if verdict.ratio < SLOW else "passes"
     return {
         "model": spec.name,
         "backend": mode_of(spec).partition(" ")[0],
         "precision": spec.precision,
-        "weights MB": round(size / 1e6, 1) if size else None,
+        "weights MB": round(size / 1e6, 1) if size and known else None,
         "ratio": verdict.ratio if known else None,
         "measure": verdict.measure,
         "agreement": round(verdict.agreement, 5) if known else None,
         "samples": verdict.samples if known else None,
-        "verdict": verdict_word,
+        "verdict": word,
     }
 
 
 _SWITCHABLE: frozenset[str] = frozenset({"minilm", "resnet50", "classify"})
 """Built-in handlers that read `backend`."""
+
+
+def _bytes_of(spec: ModelSpec, compiled: CompiledNetworks) -> int | None:
+    if not spec.compiled:
+        return _weights_bytes(spec)
+    with suppress(Broken):
+        newest = compiled.newest(spec)
+        return newest[0].stat().st_size if newest else None
+    return None
 
 
 def _weights_bytes(spec: ModelSpec) -> int | None:

@@ -6,12 +6,11 @@ compiler. What is kept was compared with the network as it was, in results and i
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,17 @@ from worker.devices.torch_import import finish_torch
 from worker.models.agreement import Agreement, agreement_of
 from worker.models.base import Model
 from worker.models.compiled import CanBeCompiled, Compilable, refuse_graphs
-from worker.models.new_folder import new_folder
-from worker.models.samples import read_samples
+from worker.models.lock_file import locked
+from worker.models.new_folder import FULL, new_folder
+from worker.models.samples import decoded, read_samples
+from worker.models.tensors import refuse_nan
 from worker.models.weights import find_weights
 from worker.residency.compiled import NETWORK, CompiledNetworks, load_network
 from worker.residency.loading import loader_for
 from worker.tools.pace import compare, outputs_of
-from worker.tools.report import Progress, Refused, Report
+from worker.tools.report import Progress, Refused, Report, asked_tolerance
 
 _TOLERANCE = 0.999
-_MOST_SAMPLES = 64
 _BATCH = 8
 _DEVICE = "cpu"
 
@@ -51,6 +51,8 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
             f"{spec.name}: {spec.handler_path} has no compilable and use_compiled, so there is no "
             "network to compile; docs/faster-models.md says what they are"
         )
+    wanted = eager.compilable()
+    refuse_nan(wanted.network, spec)
     kept = CompiledNetworks(settings.state_dir)
     facts = kept.facts(spec, _DEVICE)
     place = kept.place(spec, facts)
@@ -60,17 +62,18 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
             "--again does it anew"
         )
     report = Report("compile", spec.name)
-    report.tolerance = arguments.get("tolerance") or spec.tolerance or _TOLERANCE
+    report.tolerance = asked_tolerance(arguments, spec, _TOLERANCE)
     report.notes = [f"by {compiler}, for {facts['threads']} threads, torch {facts['torch']}"]
-    samples = _samples(spec, eager, arguments.get("samples"))
+    values, source = _samples(spec, eager, arguments.get("samples"), settings.compile_samples)
+    items = decoded(eager, values, source)
     with _alone(place.parent, spec.name), _scratch(place.parent) as folder:
         package = Path(folder) / NETWORK
-        _compile(eager.compilable(), package, spec, progress)
+        _compile(wanted, package, spec, progress)
         report.bytes_after = package.stat().st_size
         report.bytes_before = _bytes_of(spec)
         compiled = load(spec.model_copy(update={"compiled": False}))
         compiled.use_compiled(load_network(package))  # type: ignore[attr-defined]  # as eager's
-        if not _is_good(report, eager, compiled, samples, spec, progress):
+        if not _is_good(report, eager, compiled, items, spec, progress):
             return report
         if place.exists():
             shutil.rmtree(place)
@@ -96,10 +99,11 @@ def _compiler() -> str:
 
 @contextmanager
 def _alone(parent: Path, model: str) -> Iterator[None]:
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (parent / ".compiling.lock").open("ab") as lock:
+    parent.mkdir(parents=True, exist_ok=True)
+    parent.chmod(0o700)
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(parent / ".compiling.lock", wait=False))
         except BlockingIOError as exc:
             raise ConfigurationError(f"{model} is being compiled already; wait for that") from exc
         yield
@@ -135,32 +139,38 @@ def _compile(wanted: Compilable, package: Path, spec: ModelSpec, progress: Progr
         raise
     except Exception as exc:
         said = " ".join(str(exc).split())[:300]
+        if any(os.strerror(one) in said for one in FULL):  # of the compiler's, no OSError of ours
+            raise ConfigurationError(
+                f"{package.parent} has no room for what is compiled; make room, and do it again"
+            ) from exc
         raise ConfigurationError(f"{spec.name} cannot be compiled: {said}") from exc
 
 
-def _samples(spec: ModelSpec, handler: Model, given: str | None) -> list[Any]:
+def _samples(
+    spec: ModelSpec, handler: Model, given: str | None, most: int
+) -> tuple[list[Any], Path | None]:
+    """Inputs, and where they were read."""
     path = given or spec.samples
     if path is not None:
         where = Path(path) if given else find_weights(path)
-        return read_samples(where, spec.input, _MOST_SAMPLES)
+        return read_samples(where, spec.input, most), where
     example = spec.warm_up if spec.warm_up is not None else getattr(handler, "example", None)
     if example is None:
         raise ConfigurationError(
             f"{spec.name} has no inputs to compare results by; give --samples, a file or folder"
         )
-    return [example() if callable(example) else example]
+    return [example() if callable(example) else example], None
 
 
 def _is_good(
     report: Report,
     eager: Model,
     compiled: Model,
-    samples: Sequence[Any],
+    items: Sequence[Any],
     spec: ModelSpec,
     progress: Progress,
 ) -> bool:
     """Whether it agrees and is faster; the figures go to the report."""
-    items = [eager.decode(one, {}) for one in samples]
     found = _agreement(eager, compiled, items)
     report.measure, report.agreement, report.samples = found.measure, found.value, found.samples
     for size in sorted({1, min(spec.max_batch, _BATCH)}):

@@ -15,21 +15,20 @@ from typing import Any
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from common.settings import Settings
-from worker.models.agreement import agreement_of
+from worker.models.agreement import agreement_of, refuse_nan_in
 from worker.models.base import Model
-from worker.models.new_folder import new_folder
-from worker.models.samples import split
+from worker.models.new_folder import new_folder, writing
+from worker.models.samples import decoded, split
 from worker.tools.report import Progress, Refused, Report
-from worker.tools.training.checkpoint import Checkpoint, writing
+from worker.tools.target import claimed, free_target
+from worker.tools.training.checkpoint import Checkpoint
 from worker.tools.training.curve import draw_curve
 from worker.tools.training.lesson import Ask, Lesson
 from worker.tools.training.loop import Outcome, Plan, train
 from worker.tools.training.models import (
     answers,
     bytes_in,
-    decoded,
     digest_of,
-    new_target,
     opened,
     read_inputs,
     spec_of,
@@ -51,11 +50,16 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
     """arguments: model, and the fields of `Ask` and `Plan`. Raises ConfigurationError."""
     given = {name: one for name, one in arguments.items() if one is not None}
     spec = spec_of(settings, given.pop("model"))
-    given["target"] = new_target(given["target"])
+    given["target"] = free_target(given["target"])
     ask = Ask(**{one.name: given.pop(one.name) for one in fields(Ask) if one.name in given})
     plan = Plan(**{"minutes": _MINUTES, **given})
     if ask.loss not in _LOSSES:
         raise ConfigurationError(f"there is no loss {ask.loss!r}; choose {', '.join(_LOSSES)}")
+    with claimed(ask.target):
+        return _distill(spec, ask, plan, progress)
+
+
+def _distill(spec: ModelSpec, ask: Ask, plan: Plan, progress: Progress) -> Report:
     progress("reading", 0, 0)
     most = ask.most or (_MOST_TEXTS if spec.input == "text" else _MOST_OTHERS)
     inputs = read_inputs(ask.data, spec, most)
@@ -64,6 +68,7 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
     items = (decoded(teacher, learnt, ask.data), decoded(teacher, judged, ask.data))
     progress("asking the teacher", 0, 0)
     lesson = _lesson(spec, teacher, (learnt, judged), items, ask)
+    refuse_nan_in(answers(teacher, items[1]), spec.name)
     asked = (ask.loss, ask.layers, ask.hidden, ask.held_out, plan.batch, plan.seed)
     checkpoint = Checkpoint(ask.target, digest_of([*lesson.weights, asked, *inputs]))
     outcome = train(lesson.learner, plan, checkpoint, progress)

@@ -10,27 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from common.catalog import ModelSpec, load_catalog
-from common.errors import ConfigurationError
 from common.settings import Settings
 from worker.models.exporting import LEAST_COSINE, export_to
 from worker.models.samples import read_samples
-from worker.models.weights import located
+from worker.models.weights import find_weights, located
 from worker.tools.report import Progress, Report
-
-_MOST_SAMPLES = 32
+from worker.tools.target import free_target
 
 
 def run(arguments: Mapping[str, Any], settings: Settings, progress: Progress) -> Report:
     """arguments: target, and model, or spec (keys of a catalog entry with its name)."""
-    target = Path(arguments["target"])
     spec = _spec_of(arguments, settings)
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; name a folder that is not")
+    target = free_target(arguments["target"])
     progress(f"exporting {spec.name}", 0, 1)
-    samples = []
-    if spec.samples is not None:
-        samples = read_samples(_found(spec.samples, settings), spec.input, _MOST_SAMPLES)
-    exported = export_to(target, spec, samples)
+    source = None if spec.samples is None else find_weights(spec.samples)
+    samples = read_samples(source, spec.input, settings.export_samples) if source else []
+    exported = export_to(target, spec, samples, source)
     progress(f"exporting {spec.name}", 1, 1)
     report = Report("export", spec.name, made=str(target), tolerance=LEAST_COSINE)
     source = located(spec.weights)
@@ -51,11 +46,6 @@ def _spec_of(arguments: Mapping[str, Any], settings: Settings) -> ModelSpec:
     if "spec" in arguments:
         return ModelSpec.model_validate(arguments["spec"])
     return load_catalog(settings.catalog)[arguments["model"]]
-
-
-def _found(samples: str, settings: Settings) -> Path:
-    path = settings.catalog.parent / samples
-    return path if path.exists() else Path(samples)
 
 
 def _weights_bytes(source: Path) -> int:

@@ -18,20 +18,19 @@ from common.errors import ConfigurationError
 from common.settings import Settings
 from worker.models.agreement import agreement_of
 from worker.models.base import Model
-from worker.models.new_folder import new_folder
-from worker.models.samples import read_samples
+from worker.models.new_folder import new_folder, writing
+from worker.models.samples import decoded, read_samples
 from worker.models.weights import RANDOM, find_weights
 from worker.tools.pruning.opening import Inputs, inputs_of, open_subject
 from worker.tools.pruning.subject import InPair, Subject, parameters_of
 from worker.tools.report import Progress, Refused, Report
-from worker.tools.training.checkpoint import Checkpoint, writing
+from worker.tools.target import claimed, free_target
+from worker.tools.training.checkpoint import Checkpoint
 from worker.tools.training.loop import Plan, train
 from worker.tools.training.models import (
     answers,
     bytes_in,
-    decoded,
     digest_of,
-    new_target,
     opened,
     spec_of,
     speed,
@@ -71,7 +70,7 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
     """
     given = {name: one for name, one in arguments.items() if one is not None}
     spec = spec_of(settings, given.pop("model"))
-    given["target"] = new_target(given["target"])
+    given["target"] = free_target(given["target"])
     ask = Ask(**{one.name: given.pop(one.name) for one in fields(Ask) if one.name in given})
     learning = {"minutes": _MINUTES, "learning_rate": 1e-4, "steps": given.pop("learn_steps", None)}
     plan = Plan(**{**learning, **given})
@@ -79,12 +78,19 @@ def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Re
         raise ConfigurationError(f"there is no method {ask.method!r}; choose {_METHODS}")
     if not 0 < ask.share < 1:
         raise ConfigurationError("share: a number between 0 and 1, as 0.3 for 30 %")
+    with claimed(ask.target):
+        return _prune(spec, ask, plan, progress)
+
+
+def _prune(spec: ModelSpec, ask: Ask, plan: Plan, progress: Progress) -> Report:
     progress("loading", 0, 0)
     whole = opened(spec)
     inputs = _inputs(spec, whole, ask)
     subject = _subject(spec, whole, inputs, ask.method)
     report = Report("prune", spec.name)
-    report.tolerance = ask.tolerance or (_TOLERANCE if ask.data else None)
+    report.tolerance = ask.tolerance
+    if report.tolerance is None and ask.data:
+        report.tolerance = _TOLERANCE
     before = parameters_of(subject.network)
     checkpoint = Checkpoint(ask.target, _key(spec, ask, inputs))
     if ask.data:
@@ -107,11 +113,18 @@ def _inputs(spec: ModelSpec, whole: Model, ask: Ask) -> Inputs:
     if ask.data:
         return inputs_of(ask.data, spec, whole, ask.most, ask.held_out)
     judged: list[Any] = []
-    if spec.samples:
-        judged = read_samples(find_weights(spec.samples), spec.input, ask.most)
+    if source := _source_of(spec, ask):
+        judged = read_samples(source, spec.input, ask.most)
     elif callable(example := getattr(whole, "example", None)):
         judged = [example()]
-    return Inputs(([], judged), ([], decoded(whole, judged, spec.samples or "the example")))
+    return Inputs(([], judged), ([], decoded(whole, judged, source)))
+
+
+def _source_of(spec: ModelSpec, ask: Ask) -> Path | None:
+    """Where its inputs are; None where that is its example."""
+    if ask.data:
+        return Path(ask.data)
+    return find_weights(spec.samples) if spec.samples else None
 
 
 def _subject(spec: ModelSpec, whole: Model, inputs: Inputs, method: str) -> Subject:
@@ -194,7 +207,7 @@ def _make(
             whole, pruned = subject.pair()
         else:
             pruned = opened(spec.model_copy(update={"precision": "fp32"}), made)
-            own = decoded(pruned, values, "the samples")
+            own = decoded(pruned, values, _source_of(spec, ask))
         report.bytes_after = bytes_in(made)
         if items:
             agreement = agreement_of(answers(whole, items), answers(pruned, own))

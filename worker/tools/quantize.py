@@ -7,10 +7,9 @@ the handler serves more items a second than before.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
-import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,26 +18,28 @@ from typing import Any
 from common.catalog import ModelSpec, load_catalog
 from common.errors import ConfigurationError
 from common.settings import Settings
+from worker.checking.verdicts import DEFAULT_TOLERANCES
 from worker.models.base import Model
 from worker.models.exportable import Exportable
 from worker.models.exporting import export_to
-from worker.models.facts import FACTS, GRAPH, Facts, read_facts, write_facts
-from worker.models.new_folder import new_folder
+from worker.models.facts import GRAPH, Facts, read_facts, write_facts
+from worker.models.new_folder import new_folder, writing
 from worker.models.requirements import missing_package
-from worker.models.samples import read_samples, split
-from worker.models.weights import located
+from worker.models.samples import decoded, read_samples, split
+from worker.models.weights import find_weights, located
 from worker.residency.loading import loader_for
 from worker.tools.aware import plan_of, teach_int8
-from worker.tools.quantizing.graph import Graph, Method
+from worker.tools.quantizing.bounds import Bounds
+from worker.tools.quantizing.folders import filled, scratch_of
+from worker.tools.quantizing.graph import Calibration, Graph, Method
 from worker.tools.quantizing.judging import Judge, Verdict
 from worker.tools.quantizing.search import Found, Score, find_kept, units_of
-from worker.tools.report import Progress, Refused, Report
+from worker.tools.report import Progress, Refused, Report, asked_tolerance
+from worker.tools.target import claimed, free_target
 
-_TOLERANCE = 0.99
 _MARGIN = 0.2
 """How much of what the tolerance leaves the search leaves: other samples are a little worse."""
-_MOST_SAMPLES, _LEAST_SAMPLES = 800, 16
-_CALIBRATION = 64
+_LEAST_SAMPLES = 16
 _MINUTES = 3.0
 _INPUTS = {"minilm": "text", "resnet50": "image", "classify": "image", "text-detect": "image"}
 """What folders of these handlers take; those of others take JSON."""
@@ -59,25 +60,19 @@ class _Source:
     method: Method
 
 
+_Read = tuple[list[Any], Path]
+"""Inputs, and where they were read."""
+
+
 def run(arguments: dict[str, Any], settings: Settings, progress: Progress) -> Report:
     """arguments: source, target, samples, calibration, most, static, tolerance, per_channel,
     backends, aware, minutes.
 
     Raises ConfigurationError.
     """
-    target = Path(arguments["target"])
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; name a folder that is not")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _scratch(target) as folder:
-            return _run(arguments, settings, progress, target, Path(folder))
-    except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise ConfigurationError(
-            f"{target} could not be written: {exc.strerror or exc}; "
-            f"{'make room, or ' if full else ''}name another folder"
-        ) from exc
+    target = free_target(arguments["target"])
+    with claimed(target), writing(target), scratch_of(target) as folder:
+        return _run(arguments, settings, progress, target, folder)
 
 
 def _run(
@@ -90,21 +85,29 @@ def _run(
     except ImportError as exc:
         raise missing_package(str(arguments["source"]), exc) from exc
     spec = _spec_of(arguments["source"], settings)
-    tuning, held = _samples(spec, arguments, settings)
+    (tuning, tuning_place), (held, held_place) = _samples(
+        spec, arguments, settings.quantize_samples
+    )
     source = _source(spec, arguments, settings, scratch)
+    tuning = decoded(source.handler, tuning[: settings.quantize_tuning_samples], tuning_place)
+    held = decoded(source.handler, held, held_place)
     taught = _taught(source, spec, arguments, scratch, progress)
-    report = Report("quantize", spec.name, tolerance=arguments.get("tolerance") or spec.tolerance)
-    report.tolerance = report.tolerance or _TOLERANCE
+    report = Report("quantize", spec.name)
     report.notes += taught
     load = loader_for("cpu", settings)
-    judge = Judge(source.handler, load, source.spec, tuning, held, progress)
-    feeds = _calibration(source, judge.tuning_items[:_CALIBRATION])
-    graph = Graph(source.folder / GRAPH, scratch, feeds)
+    judge = Judge(
+        source.handler, load, source.spec, tuning, held, progress, settings.quantize_batch
+    )
+    usual = DEFAULT_TOLERANCES.get(judge.measure, 0.99)
+    report.tolerance = asked_tolerance(arguments, spec, usual)
+    calibration = _calibration(source, judge.tuning_items, settings)
+    graph = Graph(source.folder / GRAPH, scratch, calibration)
+    bounds = Bounds(settings, scratch, time.monotonic)
     report.bytes_before = (source.folder / GRAPH).stat().st_size
     best: tuple[Verdict, Path, Method, Found] | None = None
     for method in _methods(source.method, graph, judge, scratch, source.folder):
         made = scratch / f"made-{method.weights}"
-        found = _search(graph, method, judge, made, source.folder, report)
+        found = _search(graph, method, judge, made, source.folder, report, bounds)
         if found is None:
             continue
         for backend in arguments.get("backends") or ("onnx", "openvino"):
@@ -112,6 +115,7 @@ def _run(
             _note(report, method, found, verdict)
             if verdict.passes(report.tolerance) and (best is None or verdict.ratio > best[0].ratio):
                 best = verdict, made, method, found
+    report.notes += calibration.notes() if calibration else []
     if best is not None:
         _make(target, source, best, report)
     return report
@@ -173,21 +177,20 @@ def _taught(
     ]
 
 
-def _samples(
-    spec: ModelSpec, arguments: Mapping[str, Any], settings: Settings
-) -> tuple[list[Any], list[Any]]:
+def _samples(spec: ModelSpec, arguments: Mapping[str, Any], most: int) -> tuple[_Read, _Read]:
     """(for tuning, held out)."""
     named = arguments.get("samples")
-    path = Path(named) if named else spec.samples and settings.catalog.parent / spec.samples
+    path = Path(named) if named else spec.samples and find_weights(spec.samples)
     if not path:
         raise ConfigurationError(
             f"{spec.name} has no samples to tune and to judge by; give --samples, a folder of "
             "inputs or a .txt file with one a line"
         )
-    most = int(arguments.get("most") or _MOST_SAMPLES)
-    found = read_samples(Path(path), spec.input, most)
+    most = int(arguments.get("most") or most)
+    found, tuning_path = read_samples(path, spec.input, most), path
     if calibration := arguments.get("calibration"):
-        tuning, held = read_samples(Path(calibration), spec.input, most), found
+        tuning_path = Path(calibration)
+        tuning, held = read_samples(tuning_path, spec.input, most), found
     else:
         tuning, held = split(found)
     if min(len(tuning), len(held)) < _LEAST_SAMPLES:
@@ -195,10 +198,10 @@ def _samples(
             f"samples: {len(tuning)} to tune and {len(held)} to judge by are too few; "
             f"give at least {_LEAST_SAMPLES} of each"
         )
-    return tuning, held
+    return (tuning, tuning_path), (held, path)
 
 
-def _calibration(source: _Source, items: Sequence[Any]) -> list[Mapping[str, Any]] | None:
+def _calibration(source: _Source, items: Sequence[Any], settings: Settings) -> Calibration | None:
     if not source.method.static:
         return None
     if not isinstance(source.handler, Exportable) or source.spec.backend != "torch":
@@ -207,7 +210,8 @@ def _calibration(source: _Source, items: Sequence[Any]) -> list[Mapping[str, Any
             "whose weights are not exported yet, or use --dynamic"
         )
     export = source.handler.export()
-    return [export.feeds([item]) for item in items]
+    feeds = [export.feeds([item]) for item in items[: settings.calibration_samples]]
+    return Calibration(feeds, settings.calibration_seconds)
 
 
 def _methods(
@@ -220,7 +224,7 @@ def _methods(
     closeness = []
     for method in (wanted, other):
         folder = scratch / f"all-{method.weights}"
-        _fill(folder, source)
+        filled(folder, source)
         graph.quantize(folder / GRAPH, method, frozenset())
         closeness.append(judge.score(folder).closeness)
     worse = 1 - closeness[0] > _SATURATES * (1 - closeness[1])
@@ -228,14 +232,21 @@ def _methods(
 
 
 def _search(
-    graph: Graph, method: Method, judge: Judge, made: Path, source: Path, report: Report
+    graph: Graph,
+    method: Method,
+    judge: Judge,
+    made: Path,
+    source: Path,
+    report: Report,
+    bounds: Bounds,
 ) -> Found | None:
     """Leaves the best of this method in `made`; None, and why in the report, if there is none."""
     assert report.tolerance is not None
-    _fill(made, source)
+    filled(made, source)
     written: list[frozenset[str]] = []
 
     def score(kept: frozenset[str]) -> Score:
+        bounds.check()
         written.append(kept)
         graph.quantize(made / GRAPH, method, kept)
         return judge.score(made)
@@ -311,23 +322,3 @@ def _make(
         f"a catalog entry with `weights: {target}`, `backend: {verdict.backend}` and "
         "`precision: int8` runs it"
     )
-
-
-def _fill(folder: Path, source: Path) -> None:
-    """A folder that loads as int8, but for its graph."""
-    folder.mkdir(exist_ok=True)
-    for path in source.iterdir():
-        if path.suffix in (".json", ".txt") and path.name != FACTS:
-            shutil.copyfile(path, folder / path.name)
-    facts = read_facts(source) or Facts("", "onnx", "fp32", "")
-    write_facts(
-        folder, Facts(facts.handler, "onnx", "int8", facts.weights, facts.inputs, facts.outputs)
-    )
-
-
-def _scratch(target: Path) -> tempfile.TemporaryDirectory[str]:
-    """Beside the target, under a name that nothing loads; what killed runs left is removed."""
-    prefix = f".{target.name}.quantizing-"
-    for left in target.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    return tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent)

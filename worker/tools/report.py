@@ -7,11 +7,14 @@ is printed, by libraries too, goes to standard error.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
+
+from common.catalog import ModelSpec
 
 Progress = Callable[[str, float, float], None]
 """doing, done, total: any unit, the same for both."""
@@ -68,7 +71,7 @@ class Speaker:
 
     def report(self, report: Report) -> None:
         """The last line."""
-        self._say({"report": asdict(report)})
+        self._say({"report": _finite(asdict(report))})
 
     def error(self, sentence: str) -> None:
         """The last line, where it failed."""
@@ -77,3 +80,19 @@ class Speaker:
     def _say(self, line: dict[str, Any]) -> None:
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
+
+
+def asked_tolerance(arguments: Mapping[str, Any], spec: ModelSpec, default: float) -> float:
+    """Of the command, else of the catalog, else the tool's; 0 is a tolerance too."""
+    asked: float | None = arguments.get("tolerance")
+    asked = spec.tolerance if asked is None else asked
+    return default if asked is None else asked
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for NaN and infinity, which JSON has no numbers for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list) else value

@@ -10,9 +10,10 @@ from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.base import Model
 from worker.models.exportable import Exportable
-from worker.models.samples import split
+from worker.models.samples import decoded, split
+from worker.models.tensors import refuse_nan
 from worker.tools.pruning.subject import Subject
-from worker.tools.training.models import decoded, read_inputs
+from worker.tools.training.models import read_inputs
 
 __all__ = ("Inputs", "inputs_of", "open_subject")
 
@@ -36,7 +37,13 @@ def inputs_of(
 
 
 def open_subject(spec: ModelSpec, whole: Model, inputs: Inputs, verb: str) -> Subject:
-    """verb: for the sentence. Raises ConfigurationError for handlers of other kinds."""
+    """verb: for the sentence. Raises ConfigurationError for other handlers, and NaN weights."""
+    subject = _subject(spec, whole, inputs, verb)
+    refuse_nan(subject.network, spec)
+    return subject
+
+
+def _subject(spec: ModelSpec, whole: Model, inputs: Inputs, verb: str) -> Subject:
     if spec.handler == "minilm":
         from worker.tools.pruning.texts import TextSubject
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.catalog import ModelSpec
+from worker.models.tensors import load_tensors
 from worker.models.weights import find_weights
 from worker.tools.training.encoder import Encoder
 from worker.tools.training.models import kept_tensors
@@ -40,7 +40,7 @@ class TextSubject:
         self._folder = find_weights(spec.weights)
         config = (self._folder / "config.json").read_text(encoding="utf-8")
         self._config: dict[str, Any] = json.loads(config)
-        self._encoder = Encoder(self._config, load_file(self._folder / "model.safetensors"))
+        self._encoder = Encoder(self._config, load_tensors(self._folder / "model.safetensors"))
         self._learnt, self._judged = ([one.ids for one in part] for part in (learnt, judged))
         parts = (self._learnt, self._judged)
         self._targets = [vectors_of(self._encoder, part) if part else None for part in parts]

@@ -8,7 +8,8 @@ suits transformers, whose activations vary with the text.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from common.errors import ConfigurationError
 
-__all__ = ("Graph", "Method", "layers_of")
+__all__ = ("Calibration", "Graph", "Method", "layers_of")
 
 Feeds = Mapping[str, NDArray[Any]]
 _MOST_BYTES = 1_900_000_000
@@ -39,17 +40,35 @@ class Method:
         return f"{kind}, {self.weights}{' per channel' if self.per_channel else ''}"
 
 
+@dataclass(slots=True)
+class Calibration:
+    """Inputs by which static ranges are measured, for so many seconds at most."""
+
+    feeds: Sequence[Feeds]
+    seconds: float
+    clock: Callable[[], float] = time.monotonic
+    read: int = 0
+    """How many of them were."""
+
+    def notes(self) -> list[str]:
+        """For the report, where time was up before all were read."""
+        if self.read == len(self.feeds):
+            return []
+        said = f"ranges by {self.read} of {len(self.feeds)} inputs"
+        return [f"{said}: LANEFLEET_CALIBRATION_SECONDS had passed"]
+
+
 class Graph:
     """An fp32 file, and what its quantisations need."""
 
-    def __init__(self, path: Path, scratch: Path, calibration: Sequence[Feeds] | None) -> None:
+    def __init__(self, path: Path, scratch: Path, calibration: Calibration | None) -> None:
         """calibration: inputs for static ranges, which are measured once and kept in scratch.
 
         None is for dynamic ones.
         """
         self._path = path if calibration is not None else _without_gemm(path, scratch)
         self._scratch = scratch
-        self._calibration = calibration or ()
+        self._calibration = calibration
         self.layers = layers_of(self._path)
 
     def quantize(self, target: Path, method: Method, kept: frozenset[str]) -> None:
@@ -65,7 +84,7 @@ class Graph:
         logger, level = logging.getLogger(), logging.getLogger().level
         logger.setLevel(logging.ERROR)  # it recommends what was done already
         try:
-            if method.static:
+            if method.static and self._calibration is not None:
                 ort.quantize_static(
                     self._path,
                     target,
@@ -86,15 +105,21 @@ class Graph:
 
 
 class _Reader:
-    """Hands out inputs one by one, as ONNX Runtime's calibration asks for them."""
+    """Hands out inputs one by one, as ONNX Runtime's calibration asks for them, for so long."""
 
-    def __init__(self, feeds: Sequence[Feeds]) -> None:
-        self._left: Iterator[Feeds] = iter(feeds)
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+        self._left: Iterator[Feeds] = iter(calibration.feeds)
+        self._until = calibration.clock() + calibration.seconds
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         """The next one; None at the end."""
-        found = next(self._left, None)
-        return None if found is None else dict(found)
+        late = self._calibration.read and self._calibration.clock() > self._until
+        found = None if late else next(self._left, None)
+        if found is None:
+            return None
+        self._calibration.read += 1
+        return dict(found)
 
 
 def _without_gemm(path: Path, scratch: Path) -> Path:

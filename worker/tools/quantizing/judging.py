@@ -14,7 +14,7 @@ from typing import Any
 
 from common.catalog import ModelSpec
 from common.errors import FleetError
-from worker.models.agreement import Agreement, agreement_of
+from worker.models.agreement import Agreement, agreement_of, refuse_nan_in
 from worker.models.base import Json, Model
 from worker.models.facts import GRAPH
 from worker.tools.pace import compare, outputs_of
@@ -22,10 +22,6 @@ from worker.tools.quantizing.search import Score
 from worker.tools.report import Progress
 
 __all__ = ("Judge", "Verdict")
-
-_BATCH = 16
-_SCORED = 200
-"""Samples that a try of the search is scored on, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +65,16 @@ class Judge:
         tuning: Sequence[Any],
         held: Sequence[Any],
         progress: Progress,
+        batch: int = 16,
     ) -> None:
+        """tuning, held: items, as the baseline's `decode` returns them."""
         self._baseline, self._load, self._spec = baseline, load, spec
-        self._progress = progress
+        self._progress, self._batch = progress, batch
         self._tries = count(1)
-        self.tuning_items = self._decoded(tuning[:_SCORED])
-        self._held_items = self._decoded(held)
+        self.tuning_items, self._held_items = tuning, held
         self._expected = self._results(baseline, self.tuning_items)
         self._held_expected = self._results(baseline, self._held_items)
+        refuse_nan_in(self._expected + self._held_expected, spec.name)
         self.measure = agreement_of(self._expected, self._expected).measure
 
     def score(self, folder: Path) -> Score:
@@ -96,7 +94,7 @@ class Judge:
         except FleetError as exc:
             return Verdict(backend, None, 0.0, size, str(exc))
         found = agreement_of(self._held_expected, results)
-        batch = self._held_items[: min(_BATCH, self._spec.max_batch)]
+        batch = self._held_items[: min(self._batch, self._spec.max_batch)]
         pace = compare(
             lambda: outputs_of(self._baseline, batch),
             lambda: outputs_of(handler, batch),
@@ -109,15 +107,12 @@ class Judge:
         update = {"weights": str(folder.absolute()), "backend": backend, "precision": "int8"}
         return self._load(self._spec.model_copy(update=update))
 
-    def _decoded(self, samples: Sequence[Any]) -> list[Any]:
-        return [self._baseline.decode(sample, {}) for sample in samples]
-
     def _results(self, handler: Model, items: Sequence[Any]) -> list[Json]:
         """By batches of like items, so that little is padded; in the order of the items."""
         order = sorted(range(len(items)), key=lambda index: self._baseline.cost(items[index]))
         results: list[Json] = [None] * len(items)
-        for first in range(0, len(order), _BATCH):
-            chosen = order[first : first + _BATCH]
+        for first in range(0, len(order), self._batch):
+            chosen = order[first : first + self._batch]
             outputs = outputs_of(handler, [items[index] for index in chosen])
             for index, output in zip(chosen, outputs, strict=True):
                 results[index] = handler.encode(output)

@@ -6,35 +6,21 @@ JSON in its header, so that reading one runs no code.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigurationError
+from worker.models.new_folder import writing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ("Checkpoint", "writing")
+__all__ = ("Checkpoint",)
 
 _NAME = "checkpoint.safetensors"
-
-
-@contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """Inside, what cannot be written is one sentence, a ConfigurationError."""
-    try:
-        yield
-    except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise ConfigurationError(
-            f"{place} could not be written: {exc.strerror or exc}; "
-            f"{'make room, or ' if full else ''}name another target"
-        ) from exc
 
 
 class Checkpoint:
@@ -83,11 +69,15 @@ class Checkpoint:
                 partial.replace(self.folder / _NAME)
             except BaseException:
                 partial.unlink(missing_ok=True)
+                self._leave_no_empty_folder()
                 raise
 
     def remove(self) -> None:
         """Forget it: what it was for is made."""
         for name in (_NAME, f"{_NAME}.partial"):
             (self.folder / name).unlink(missing_ok=True)
+        self._leave_no_empty_folder()
+
+    def _leave_no_empty_folder(self) -> None:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.catalog import ModelSpec, load_catalog
-from common.errors import ConfigurationError, FleetError
+from common.errors import ConfigurationError
 from common.settings import Settings
 from worker.devices.torch_import import finish_torch
 from worker.models import load_handler
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 __all__ = (
     "answers",
     "bytes_in",
-    "decoded",
     "digest_of",
     "kept_tensors",
-    "new_target",
     "opened",
     "read_inputs",
     "spec_of",
@@ -43,14 +41,6 @@ _TIMED_ITEMS = 16
 def spec_of(settings: Settings, name: str) -> ModelSpec:
     """The catalog's entry. Raises UnknownModel."""
     return load_catalog(settings.catalog)[name]
-
-
-def new_target(path: str) -> Path:
-    """Where the folder is to be. Raises ConfigurationError where something is there already."""
-    target = Path(path).absolute()
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; name a folder that is not")
-    return target
 
 
 def opened(spec: ModelSpec, folder: Path | None = None) -> Model:
@@ -69,20 +59,6 @@ def read_inputs(path: str, spec: ModelSpec, most: int, least: int = 2) -> list[A
             f"samples: {path} has {len(found)} {spec.input} input; some are learnt from and the "
             f"others judge, so put at least {least} in it"
         )
-    return found
-
-
-def decoded(handler: Model, values: Iterable[Any], source: str) -> list[Any]:
-    """As items for `infer`. Raises ConfigurationError that names the first broken input."""
-    found = []
-    for number, value in enumerate(values, 1):
-        try:
-            found.append(handler.decode(value, {}))
-        except FleetError as exc:
-            raise ConfigurationError(
-                f"samples: an input of {source} (number {number} of its part) is refused: {exc}; "
-                "take it out or mend it"
-            ) from exc
     return found
 
 

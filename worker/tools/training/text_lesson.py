@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.catalog import ModelSpec
 from common.errors import ConfigurationError
 from worker.models.facts import FACTS
+from worker.models.tensors import load_tensors
 from worker.models.token_window import Tokens
 from worker.models.weights import find_weights
 from worker.tools.training.encoder import Encoder
@@ -36,7 +36,7 @@ def text_lesson(
     """items: what is learnt from, and what judges. Raises ConfigurationError."""
     folder = find_weights(spec.weights)
     config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    tensors = load_file(folder / _WEIGHTS)
+    tensors = load_tensors(folder / _WEIGHTS)
     count, width = int(config["num_hidden_layers"]), int(config["hidden_size"])
     layers, hidden = ask.layers or max(1, count // 2), ask.hidden or width
     _check(layers, count, hidden, width, ask.loss)

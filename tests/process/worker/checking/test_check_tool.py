@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from common.catalog import load_catalog
 from common.errors import ConfigurationError
 from common.settings import Settings
 from worker.models.weights import set_base
+from worker.residency.compiled import CompiledNetworks
+from worker.tools import check
 from worker.tools.check import run
 
 
@@ -74,3 +77,23 @@ def test_samples_that_are_not_there_are_one_sentence(
     assert "there is no nowhere" in report.refused[0].why
     with pytest.raises(ConfigurationError, match="name one model"):
         run({"models": ["m", "m"]}, made, silent)
+
+
+def test_the_table_has_a_cell_for_what_is_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = settings(tmp_path, monkeypatch, right={})
+    catalog = load_catalog(made.catalog)
+    spec = catalog["right"].model_copy(update={"handler": "minilm", "weights": "none"})
+    pairs = check._variants(spec, catalog)
+    [(compiled, eager)] = [pair for pair in pairs if pair[0].compiled]
+    assert (compiled.backend, compiled.precision, eager.compiled) == ("torch", "fp32", False)
+    networks = CompiledNetworks(made.state_dir)
+    verdict = check._of_compiled(compiled, eager, networks, made, "cpu")
+    row = check._row(compiled, verdict, None)
+    assert (row["backend"], row["verdict"], row["ratio"]) == (
+        "torch:compiled",
+        "not compiled",
+        None,
+    )
+    assert "lanefleet compile right" in verdict.trouble

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+from api.cli.new import new
 from api.cli.new_entry import add_entry
 from api.cli.new_handler import KINDS, Names, entry_of, handler_of, text_of_test
 from common.catalog import InputKind, Target, load_catalog
@@ -77,6 +78,24 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="choose another name"):
             add_entry(path, name, ENTRY)
     assert path.read_text() == CATALOG
+
+
+@pytest.mark.parametrize("name", ["null", "no", "on", "true"])
+def test_a_word_of_yaml_is_a_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(CATALOG)
+    add_entry(path, name, entry_of(Names(name, name, name.capitalize()), "text"))
+    assert load_catalog(path).models[name].handler == f"{name}:{name.capitalize()}"
+
+
+def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LANEFLEET_CATALOG", str(tmp_path / "file" / "models.yaml"))
+    with pytest.raises(ConfigurationError, match=r"cannot be written: .*LANEFLEET_CATALOG"):
+        new("praise")
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("kind", [one for one in KINDS if one in get_args(InputKind)])

@@ -8,6 +8,7 @@ and no more, and it knows no address and no key. It says what it does in JSON, a
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import resource
 import shutil
@@ -15,8 +16,11 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from common.errors import FleetError
+from common.programs import end_by_exception
 from worker.models.generation.conversion import from_gguf, from_pickle, gguf_tokenizer
 from worker.models.generation.conversion.errors import NotConverted
 from worker.models.generation.conversion.gguf import read_gguf
@@ -26,19 +30,23 @@ from worker.models.generation.conversion.writer import (
     write_json,
     write_tensors,
 )
-from worker.models.new_folder import new_folder
+from worker.models.new_folder import new_folder, writing
 
 _TELL_SECONDS = 0.1
+_GRACE_SECONDS = 10
+_STOPPED = 130
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 with an error."""
+    """Returns the exit status: 0, 2 with an error, 130 where it was stopped."""
     args = _parse(argv)
     _limit(args.memory_mb, args.seconds)
     try:
         made = _convert(args.source, args.target, args.precision, args.tokenizer)
-    except (NotConverted, OSError) as exc:
+    except KeyboardInterrupt:
+        return _STOPPED
+    except (NotConverted, FleetError, OSError) as exc:
         _say({"error": str(exc)})
         return 2
     except (MemoryError, RuntimeError, KeyError, ValueError) as exc:
@@ -52,7 +60,7 @@ def _convert(source: Path, target: Path, precision: Precision, tokenizer: Path |
     """False where another process made it meanwhile."""
     if not source.exists():
         raise NotConverted(f"there is no {source}")
-    with new_folder(target) as folder:
+    with writing(target), new_folder(target) as folder:
         if folder is None:
             return False
         if source.suffix == ".pth":  # a network's tensors alone, whose handler knows the rest
@@ -111,11 +119,19 @@ def _numbers(source: Source) -> int:
 
 
 def _limit(memory_mb: int, seconds: int) -> None:
-    """0 is no limit. The alarm ends the process."""
+    """0 is no limit. Where no Python code runs that could be interrupted, the process is ended."""
     if memory_mb:
         size = memory_mb * 1024 * 1024
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    if not seconds:
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise NotConverted(f"it took longer than {seconds} s; give it more with --seconds")
+
+    signal.signal(signal.SIGALRM, end)
     signal.alarm(seconds)
+    faulthandler.dump_traceback_later(seconds + _GRACE_SECONDS, exit=True)
 
 
 def _say(line: dict[str, Any]) -> None:
@@ -135,4 +151,5 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    end_by_exception()
     sys.exit(main())
