@@ -35,6 +35,10 @@ def parse_aliases(path: Path, aliases: object, specs: Mapping[str, ModelSpec]) -
             )
         target = _parse_target(where, body)
         for model in target.shares:
+            if model in aliases and model not in specs:
+                raise ConfigurationError(
+                    f"{where}: {model!r} is an alias itself; name models, each with its @version"
+                )
             if model not in specs:
                 raise ConfigurationError(
                     f"{where}: there is no model {model!r}; choose from {', '.join(sorted(specs))}"

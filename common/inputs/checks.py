@@ -51,9 +51,8 @@ _AUDIO_MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"fLaC", "audio/flac"),
     (b"OggS", "audio/ogg"),
     (b"ID3", "audio/mpeg"),
-    (b"\xff\xfb", "audio/mpeg"),
-    (b"\xff\xf3", "audio/mpeg"),
-    (b"\xff\xf2", "audio/mpeg"),
+    # MPEG 1, 2 and 2.5 (8 to 12 kHz), layer 3, with a checksum and without.
+    *((bytes((0xFF, second)), "audio/mpeg") for second in (0xFA, 0xFB, 0xF2, 0xF3, 0xE2, 0xE3)),
 )
 _CHUNKED = {(b"RIFF", b"WAVE"): "audio/wav", (b"RF64", b"WAVE"): "audio/wav"} | {
     (b"FORM", form): "audio/aiff" for form in (b"AIFF", b"AIFC")

@@ -143,6 +143,13 @@ class WorkerSettings(Section):
         description="Decoded pictures and tokens kept in one process, for inputs that go to two of "
         "its models or versions; 0 keeps none.",
     )
+    keep_freed_mb: int = Field(
+        256,
+        ge=0,
+        le=2047,
+        description="Memory that a process keeps after a batch for the next, with glibc; 0 leaves "
+        "it to that.",
+    )
     shadow_share: float = Field(
         0.1,
         gt=0,

@@ -273,10 +273,15 @@ def test_shadows_that_fail_hurt_nobody(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_shadow_that_hangs_costs_its_process_and_no_job(stack: Stack) -> None:
-    hangs = {"options": {"fault": "hangs"}}
-    catalog(stack, {"m": "m@1"}, m_1={"shadow": "m@2"}, m_2=hangs)
-    worker = start(stack, LANEFLEET_SHADOW_TIMEOUT_SECONDS="1", LANEFLEET_SUPERVISED="true")
+@pytest.mark.parametrize("fault", ["hangs", "dies"])
+def test_a_shadow_that_ends_its_process_costs_no_job(stack: Stack, fault: str) -> None:
+    catalog(stack, {"m": "m@1"}, m_1={"shadow": "m@2"}, m_2={"options": {"fault": fault}})
+    worker = start(
+        stack,
+        LANEFLEET_SHADOW_TIMEOUT_SECONDS="1",
+        LANEFLEET_SUPERVISED="true",
+        LANEFLEET_LEASE_SECONDS="5",
+    )
     wait_until(lambda: shadow_of(stack) and shadow_of(stack).loaded, 20, "the shadow")
     (before,) = stack.reports()
     ids = stack.publish([Job("m", number) for number in range(8)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 
 from common.catalog import ModelSpec, load_catalog
 from common.errors import ConfigurationError, FleetError, InputTooLarge, InvalidInput
+from common.inputs.checks import check_file
 from tests.models.test_models import need
 from tests.support.recordings import RATE, babble, hiss, packed
 from tests.support.stack import ROOT
+from worker.models import audio
 from worker.models.audio import decode_audio, resample
 from worker.models.base import Json
 from worker.models.vad import Vad
@@ -96,6 +99,56 @@ def test_broken_files_are_refused_with_a_sentence(junk: bytes, at: int, kind: st
 def test_what_is_too_long_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(InputTooLarge, match=r"lasts 61\.0 s, and 60 s are allowed"):
         decode_audio(packed(hiss(61)), RATE, 60)
+
+
+def test_a_small_file_of_very_many_samples_is_refused() -> None:
+    silence = np.zeros((655_350, 8), np.int16)  # ten minutes of it are 3 MB, and were 15 GB
+    with pytest.raises(InputTooLarge, match=r"5,242,800 samples, 8 channels at 655350 Hz, and 800"):
+        decode_audio(packed(silence, rate=655_350, kind="FLAC"), RATE, 1)
+
+
+def test_a_recording_takes_no_more_memory_at_a_high_rate() -> None:
+    content = packed(np.zeros(192_000 * 100, np.int16), rate=192_000, kind="FLAC")
+    tracemalloc.start()
+    try:
+        assert len(decode_audio(content, RATE, 600)) == RATE * 100
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 70 * 2**20, "its samples alone are 77 MB"
+
+
+def test_the_parts_of_a_recording_are_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound, expected = np.stack([SPEECH, SPEECH], axis=1), {}
+    for rate in (RATE, 8_000, 44_100):
+        expected[rate] = decode_audio(packed(sound, rate=rate), RATE, 60)
+    for name, value in (("_PART", 1000), ("_NUMBERS_READ", 77), ("_NUMBERS_AT_A_TIME", 500)):
+        monkeypatch.setattr(audio, name, value)
+    for rate, whole in expected.items():
+        found = decode_audio(packed(sound, rate=rate), RATE, 60)
+        assert found.shape == whole.shape
+        assert np.abs(found - whole).max() < 1e-5
+
+
+def test_a_flac_from_a_pipe_does_not_say_how_long_it_is(vad: Vad) -> None:
+    content = bytearray(packed(SPEECH, kind="FLAC"))
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    assert heard(vad, bytes(content)) == heard(vad, packed(SPEECH, kind="FLAC"))
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 48_000])
+def test_an_mp3_of_any_rate_is_taken(rate: int) -> None:
+    content = packed(np.zeros(rate, np.float32), rate=rate, kind="MP3")
+    assert check_file("audio", content, 10**6)
+    assert abs(len(decode_audio(content, RATE, 60)) - RATE) < 100
+
+
+@pytest.mark.parametrize("level", [np.nan, np.inf, 3e38])
+def test_what_is_no_loudness_is_refused(level: float) -> None:
+    sound = np.full((RATE, 2), level, np.float32)
+    with pytest.raises(InvalidInput, match="no numbers, or huge ones"):
+        decode_audio(packed(sound, subtype="FLOAT"), RATE, 60)
 
 
 def test_an_empty_recording_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,8 @@ def label_of(value: Any, version: str) -> str:
 
 class Version:
     """options: broken (it cannot be loaded), batch_ms, fault: raises, oom (any batch above one),
-    bad (on one of eight inputs), unequal (results of another form) or hangs.
+    bad (on one of eight inputs), unequal (results of another form), hangs or dies (as one whose
+    memory ran out).
     """
 
     def load(self, spec: ModelSpec, device: str) -> None:
@@ -41,6 +44,8 @@ class Version:
         assert {version for version, _ in items} == {self._version}, "decoded for another version"
         if self._fault == "hangs":
             threading.Event().wait(600)
+        if self._fault == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
         if self._fault == "raises":
             raise RuntimeError("on request")
         if self._fault == "oom" and len(items) > 1:

@@ -22,6 +22,7 @@ from common.settings import Settings, load_settings
 from worker.checking.examining import compare_two, examine
 from worker.checking.fault import Fault
 from worker.checking.verbs import Say, Watch
+from worker.devices.kept_memory import keep_freed
 from worker.guard.limits import Verb, VerbLimits
 from worker.models.weights import set_base
 
@@ -39,6 +40,7 @@ def main() -> int:
     say, printed = _speech()
     try:
         settings = load_settings()
+        keep_freed(settings.keep_freed_mb)
         set_base(settings.catalog.parent, settings.state_dir / "converted")
         found = _do(request, settings, say)
     except Fault as exc:

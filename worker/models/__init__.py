@@ -20,6 +20,7 @@ from worker.models.generator import GENERATOR_VERBS, is_generator
 from worker.models.place import place_of_error, place_of_verb
 from worker.models.remote import REMOTE_VERBS, is_remote
 from worker.models.requirements import missing_package
+from worker.models.sharding import refuse_sharding
 from worker.models.weights import catalog_folder
 
 __all__ = ("load_handler",)
@@ -31,6 +32,7 @@ def load_handler(spec: ModelSpec) -> Model:
     Raises ConfigurationError that names what is missing: the module, a package that it needs, the
     class, or the verbs that the class lacks.
     """
+    refuse_sharding(spec)
     handler = _find_class(spec)
     verbs: tuple[str, ...] = VERBS
     if is_generator(handler) or is_remote(handler):
@@ -46,7 +48,7 @@ def load_handler(spec: ModelSpec) -> Model:
     except Exception as exc:
         raise ConfigurationError(
             f"models.{spec.name}: {spec.handler_path}() raised {exc!r}; "
-            "a handler is constructed without arguments and does its work in load{_at(exc)}"
+            f"a handler is constructed without arguments and does its work in load{_at(exc)}"
         ) from exc
     _check_signatures(made, verbs, spec)
     return cast(Model, made)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from common.errors import FleetError, InputTooLarge, InvalidInput, UnsupportedMedia
 from common.inputs.checks import sniff_image
@@ -44,6 +44,8 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF") + (("WEBP",) if features.check("
 """A pillow-simd built where libwebp's headers were missing reads no WebP."""
 _PIXEL_BYTES = 4
 """Pillow keeps a fourth byte beside red, green and blue."""
+_ROW_BYTES, _IMAGE_BYTES = 8, 1500
+"""A pointer to each row, and what else a picture takes."""
 RGB = "rgb"
 """What a handler joins that decodes pictures by `prepared_rgb`."""
 EXIF_ORIENTATION = 0x0112
@@ -148,12 +150,23 @@ def prepared_rgb(content: bytes, image: Image.Image, target: Size | None = None)
     with _refusals():
         if target is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, target[::-1] if orientation >= 5 else target)
+    if not PREPARED.keeps(RGB):
+        return load_rgb(image)
     variant = (image.mode, image.size)  # a JPEG's at the scale that was chosen
-    return PREPARED.get(RGB, content, lambda: load_rgb(image), _bytes_of, variant)
+    return PREPARED.get(RGB, content, lambda: _bare(load_rgb(image)), _bytes_of, variant)
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """Its pixels alone: an opened file has its bytes, and all pictures their metadata, which may be
+    a thousand times as large.
+    """
+    alone = image.copy() if isinstance(image, ImageFile.ImageFile) else image
+    alone.info = {}
+    return alone
 
 
 def _bytes_of(image: Image.Image) -> int:
-    return _PIXEL_BYTES * image.width * image.height
+    return _IMAGE_BYTES + image.height * (_PIXEL_BYTES * image.width + _ROW_BYTES)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -43,6 +43,8 @@ __all__ = ("MiniLM",)
 
 MODEL = "model.safetensors"
 DEFAULT_MAX_TOKENS = 256
+_ID_BYTES = 36
+"""A number of a list, and its place there."""
 EXAMPLE = (
     "A sentence of about twenty words, as long as most that come, is what this model embeds best."
 )
@@ -210,7 +212,7 @@ def _embeddings(vectors: Iterable[NDArray[np.float32]], items: Sequence[Tokens])
 
 
 def _bytes_of(tokens: Tokens) -> int:
-    return 8 * len(tokens.ids)
+    return _ID_BYTES * len(tokens.ids)
 
 
 def _dtype(precision: str) -> torch.dtype:

@@ -40,6 +40,10 @@ log = structlog.get_logger(__name__)
 _CHUNK_BYTES = 1 << 20
 _PAUSE_SECONDS = 0.5
 _TELL_SECONDS = 10.0
+_WRONG_SECONDS = 3600.0
+"""A file that was whole and another than the catalog wants is not fetched again so soon: a load is
+tried every five minutes, and weights may be many gigabytes.
+"""
 _HEADERS = (("User-Agent", "lanefleet"), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
 
 
@@ -59,6 +63,8 @@ class Mirror:
         self._settings = settings
         self._resolve = resolve
         self._ssl_context = ssl_context
+        self._wrong: dict[Mirrored, tuple[float, str]] = {}
+        """When it was found to be another file, and what was said."""
 
     def located(self, wanted: Mirrored) -> Path | None:
         """Where it lies; None where it was not fetched yet."""
@@ -72,9 +78,16 @@ class Mirror:
         """
         if (found := self.located(wanted)) is not None:
             return found
+        at, said = self._wrong.get(wanted, (0.0, ""))
+        if said and time.monotonic() - at < _WRONG_SECONDS:
+            raise ConfigurationError(said)
         try:
             with self._lock(wanted):
                 return self.located(wanted) or self._fetch(wanted)
+        except _AnotherFile as exc:
+            said = f"{exc} (it is fetched again in an hour, or by a new process)"
+            self._wrong[wanted] = (time.monotonic(), said)
+            raise ConfigurationError(said) from exc
         except OSError as exc:
             raise ConfigurationError(_disk(wanted, self._folder, exc)) from exc
 
@@ -161,6 +174,10 @@ class _TryAgain(Exception):
     """Another try may succeed; the message says what happened."""
 
 
+class _AnotherFile(Exception):
+    """It came whole, and is not what the catalog wants; the message says what to correct."""
+
+
 class _Download:
     """One request: appends to what is there, and checks the digest of the whole."""
 
@@ -172,6 +189,8 @@ class _Download:
         self._size = 0
         self._total: int | None = None
         """All bytes of the file, where the server says so."""
+        self._page = ""
+        """Says that it is a web page, where its server does."""
         self._resumed = False
         """Whether it goes on from a part, which may be of another file."""
         self._tell_at = time.monotonic() + _TELL_SECONDS
@@ -220,6 +239,8 @@ class _Download:
                 f"weights: {self._wanted.url} was sent compressed unasked; have the mirror send it "
                 "as it is"
             )
+        if headers.get(b"content-type", "").lower().startswith("text/html"):
+            self._page = "its server sent a web page (text/html); "
         declared = headers.get(b"content-length", "")
         if declared.isdecimal():
             self._total = self._size + int(declared)
@@ -265,9 +286,9 @@ class _Download:
         self._partial.unlink()
         if self._resumed:
             raise _TryAgain("what it sent does not go on from what was fetched before")
-        raise ConfigurationError(
+        raise _AnotherFile(
             f"weights: {self._wanted.url} has the SHA-256 {found}, and the catalog wants "
-            f"{self._wanted.sha256}; correct the one that is wrong"
+            f"{self._wanted.sha256}; {self._page}correct the one that is wrong"
         )
 
     def _forget(self, file: BinaryIO) -> None:

@@ -28,6 +28,7 @@ from worker.celery_integration.bootstep import EngineFactory, install
 from worker.celery_integration.canvas import Canvas
 from worker.celery_integration.continuations import Continuations
 from worker.celery_integration.revoked_stamps import RevokedStamps
+from worker.devices.kept_memory import keep_freed
 from worker.devices.placement import name_inside
 from worker.engine import Engine
 from worker.guard.copies import end_copies
@@ -67,6 +68,7 @@ def run_worker(
     sys.setswitchinterval(0.001)
     catalog = load_catalog(settings.catalog).subset(settings.models)
     set_base(settings.catalog.parent, settings.state_dir / "converted", mirror_of(settings))
+    keep_freed(settings.keep_freed_mb)
     PREPARED.max_bytes = int(settings.prepared_mb * 2**20)
     blobs = open_blobs(settings.blob_url)
     redis = obtain_redis(settings)

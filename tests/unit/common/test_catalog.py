@@ -59,6 +59,8 @@ def read(tmp_path: Path, text: str | bytes) -> Path:
         (TWO + "aliases: {x: {a@1: 1, a@2: 0}}\n", "the share of a@2 is 0; give a number above 0"),
         (TWO + "aliases: {x: {a@1: half, a@2: 0.5}}\n", "the share of a@1 is 'half'; give a"),
         (TWO + "aliases: {x: {a@1: 0.5, a@3: 0.5}}\n", "there is no model 'a@3'; choose from"),
+        (ECHO + "aliases: {x: y, y: x}\n", "aliases.x: 'y' is an alias itself; name models"),
+        (TWO + "aliases: {x: {a@1: 0.5, x: 0.5}}\n", "aliases.x: 'x' is an alias itself"),
         (TWO + "aliases: {x: {a@1: 0.5, t: 0.5}}\n", "t takes text, a@1 takes json"),
         (TWO + "aliases: {x: {a@1: 0.5, b: 0.5}}\n", "a@1 and b both say version '1'; give each"),
         (TWO + "aliases: {x: {a@1: 0.5, g: 0.5}}\n", "generation cannot be shared out"),

@@ -26,6 +26,7 @@ from worker.models.generation.server_input import read_request
 from worker.models.generation.server_link import Link
 from worker.models.generation.server_options import read_key, read_server_options
 from worker.models.remote import Answer, Emit, Request
+from worker.models.sharding import refuse_missing_gpus
 
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 5.0
@@ -56,6 +57,7 @@ class Server:
     def load(self, spec: ModelSpec, device: str) -> None:
         """Start it, or find it, and wait until it is healthy."""
         self._options = options = read_server_options(spec)
+        refuse_missing_gpus(spec.name, options.command, options.environment)
         if spec.warm_up is not None:
             raise ConfigurationError(
                 f"models.{spec.name}.warm_up: a server warms itself up; remove this"

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from common.errors import ConfigurationError, InvalidInput
 from worker.models.embedding_session import padded, runs_of
 from worker.models.graph.options import ImageOptions, TextOptions
-from worker.models.images import centre_crop, example_jpeg, load_rgb, normalise, open_image
+from worker.models.images import (
+    RGB,
+    centre_crop,
+    example_jpeg,
+    normalise,
+    open_image,
+    prepared_rgb,
+)
+from worker.models.prepared import PREPARED
 from worker.models.sessions import Port
 from worker.models.token_window import Tokens, TokenWindow
 
@@ -86,6 +94,7 @@ class Pictures(_Stacked):
         self.names: tuple[str, ...] = (options.name,)
         self._options = options
         self._dtype = dtype
+        PREPARED.join(self, RGB)
 
     def item(self, value: Any) -> Item:
         """The picture upright, scaled, and normalised."""
@@ -93,11 +102,11 @@ class Pictures(_Stacked):
         image = open_image(value, max_pixels=options.max_pixels)
         shorter, size = options.shorter_side, options.size
         if shorter is not None and isinstance(size, int):
-            rgb = load_rgb(image, target=(shorter, shorter))
+            rgb = prepared_rgb(value, image, target=(shorter, shorter))
             pixels = centre_crop(rgb, shorter_side=shorter, crop=size)
         else:
             height, width = (size, size) if isinstance(size, int) else size
-            rgb = load_rgb(image, target=(width, height))
+            rgb = prepared_rgb(value, image, target=(width, height))
             pixels = np.asarray(rgb.resize((width, height), _bilinear()))
         if options.channels == "bgr":
             pixels = pixels[:, :, ::-1]

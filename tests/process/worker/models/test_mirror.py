@@ -21,6 +21,7 @@ from common.catalog import ModelSpec, mirrored
 from common.errors import ConfigurationError
 from common.settings import MirrorSettings
 from tests.support.mirror import ADDRESS, MirrorServer, certificate
+from worker.models import mirror as module
 from worker.models import weights as weights_module
 from worker.models.mirror import Mirror
 from worker.residency.weights_digests import WeightsDigests
@@ -153,6 +154,22 @@ def test_a_wrong_digest_names_both_and_leaves_nothing(
     assert wrong in said
     assert left(folder) == []
     assert not list(folder.glob("*.part"))
+
+
+def test_another_file_is_not_fetched_again_every_five_minutes(
+    server: MirrorServer, mirror: Callable[..., Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put("/a.onnx", CONTENT)
+    weights, one = f"{server.url('/a.onnx')}#sha256={'0' * 64}", mirror()
+    first = refusal(one, weights)
+    assert "it is fetched again in an hour" in first
+    asked = len(server.asked)
+    assert refusal(one, weights) == first
+    assert len(server.asked) == asked
+    monkeypatch.setattr(module, "_WRONG_SECONDS", 0.0)
+    server.headers = {"Content-Type": "text/html; charset=utf-8"}
+    assert "its server sent a web page (text/html); correct" in refusal(one, weights)
+    assert len(server.asked) == asked + 1
 
 
 @pytest.mark.parametrize(
