@@ -211,6 +211,8 @@ class LaneLeases:
 
     def finish(self, jobs: Sequence[FinishedJob], result_ttl: int) -> list[int]:
         """Publish and acknowledge; returns the positions of the jobs that were fenced."""
+        if not jobs:
+            return []
         columns = list(zip(*jobs, strict=True))
         if sum(map(len, columns[_META])) > _FINISH_BYTES and len(jobs) > 1:
             half = len(jobs) // 2
