@@ -89,10 +89,14 @@ def document(out: str) -> dict[str, Any]:
     ("words", "says"),
     [
         (("export", "nobody", "made/it"), "there is no model 'nobody'"),
-        (("export", "waits", "made"), "made is there already"),
+        pytest.param(("export", "waits", "made"), "made is there already", marks=pytest.mark.slow),
         (("quantize", "waits", "made", "--samples", "made"), "made is there already"),
-        (("check", "nobody"), "there is no model 'nobody'"),
-        (("convert", "nothing.gguf", "made/it"), "there is no nothing.gguf"),
+        pytest.param(("check", "nobody"), "there is no model 'nobody'", marks=pytest.mark.slow),
+        pytest.param(
+            ("convert", "nothing.gguf", "made/it"),
+            "there is no nothing.gguf",
+            marks=pytest.mark.slow,
+        ),
         (("export", "breaks", "made/it"), "handlers.py:29: ValueError: of its own"),
     ],
 )
@@ -108,7 +112,12 @@ def test_what_is_wrong_is_status_2_with_a_sentence_and_a_document(
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_tool_that_is_stopped_leaves_nothing_and_says_so(
     shop: Path, number: signal.Signals, status: int
