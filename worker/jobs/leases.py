@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from typing import NamedTuple
 
@@ -53,6 +54,10 @@ class Lease(NamedTuple):
     def tenant(self) -> str:
         """The job's tenant; empty where it has none."""
         return self.origin.partition(b":")[2].decode()
+
+
+# The class itself would be called through Python code: 0.1 us a job.
+_new_lease = partial(tuple.__new__, Lease)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +184,7 @@ class LaneLeases:
         reply = asked.result()
         self._unanswered = None
         words = iter(reply[2:])
-        leases = list(map(Lease, words, words, words, words))
+        leases = list(map(_new_lease, zip(words, words, words, words, strict=True)))
         self._counts.reserved += len(leases)
         return Reservation(leases, int(reply[0]), int(reply[1]))
 

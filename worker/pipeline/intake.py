@@ -202,12 +202,13 @@ class Intake:
         self, lane: Lane, waiting: list[Execution], replace_caller: Callable[[], None]
     ) -> None:
         """Decode jobs that have their input; a suspect is decoded later, when it runs alone."""
-        suspects = [one for one in waiting if one.suspect]
+        suspects = [one for one in waiting if one.attempt > 1]  # `suspect`, without a call for each
+        fresh = waiting
         if suspects:
             with self._state.lock:
                 lane.suspects.extend(suspects)
                 self._state.changed.notify_all()
-        fresh = [one for one in waiting if not one.suspect]
+            fresh = [one for one in waiting if not one.suspect]
         if fresh:
             self._decode(lane, fresh, replace_caller)
 
