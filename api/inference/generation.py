@@ -39,8 +39,10 @@ class Wanted:
 
 def wanted_of(services: Services, document: Any) -> Wanted:
     """What a body of `/v1/generate` asks for; raises InvalidRequest, or an error of its model."""
-    if not isinstance(document, dict) or not isinstance(document.get("text"), str):
+    if not isinstance(document, dict) or "text" not in document:
         raise InvalidRequest('send an object such as {"text": "Once upon a time"}')
+    if not isinstance(document["text"], str):
+        raise InvalidRequest("`text`: send a text")
     name = document.get("model")
     if name is not None and not isinstance(name, str):
         raise InvalidRequest("`model`: send a name from /v1/models")

@@ -389,6 +389,7 @@ def test_several_generations_keep_their_places(
     assert three["error"]["reason"] == "inference_failed"
     alone = api.client.batch_generate([{"text": 7}])
     assert alone["processed_count"] == 0
+    assert alone["results"][0]["error"]["message"] == "`text`: send a text"
 
 
 def test_a_job_that_is_canceled_ends_its_readers(
