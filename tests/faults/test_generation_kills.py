@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from common.generation.openai_answers import choices_of
 from tests.faults.test_redis_trouble import Server
 from tests.support.generation import Reader, catalog, generate, text_of_job
 from tests.support.lanes import await_settled
@@ -89,6 +91,38 @@ def _await_entries(readers: list[Reader], count: int) -> None:
         return now >= before + count or all(one.finish() for one in readers)
 
     wait_until(grown, 60, f"{count} more entries")
+
+
+def test_jobs_that_nobody_streams_begin_anew_and_end_once(stack: Stack) -> None:
+    """Each has one result, as if its worker had not been killed amid it."""
+    serve(stack)
+    first, count, sampled = stack.worker("gen"), TOKENS // 2, {"temperature": 0.9}
+    asked: dict[str, tuple[dict[str, Any], list[str]]] = {
+        "greedy": ({}, [text_of("greedy", count)]),
+        "seeded": ({**sampled, "seed": 7}, [text_of("seeded", count, seed=7)]),
+        "two": (
+            {**sampled, "seed": 3, "n": 2},
+            [text_of("two", count, seed=3, choice=one) for one in (0, 1)],
+        ),
+    }
+    ids = {
+        prompt: generate(stack, "gen", prompt, max_tokens=count, **params)[0]
+        for prompt, (params, _) in asked.items()
+    }
+
+    def said() -> int:
+        return sum(one.lanes["gen"].tokens for one in stack.reports() if one.pid == first.pid)
+
+    wait_until(lambda: said() > count, 60, "the middle of them")
+    first.kill()
+    assert stack.states(list(ids.values())) == {"running": len(ids)}
+    stack.worker("gen")
+    await_settled(stack, list(ids.values()), 60)
+    for prompt, (_, texts) in asked.items():
+        record = stack.record(ids[prompt])
+        assert record is not None
+        assert [one["text"] for one in choices_of(record.value)] == texts
+    assert stack.stats("gen")["succeeded"] == len(ids)
 
 
 def test_a_worker_that_is_told_to_stop_lets_texts_go_on_elsewhere(stack: Stack) -> None:
