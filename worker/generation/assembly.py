@@ -85,11 +85,12 @@ def build_device(
         on_stuck=on_stuck,
     )
     scheduler = Scheduler(state, turns, models, shadows)
-    rounds = Rounds(settings.stream_buffer, settings.stream_pace_ms / 1000)
+    rounds = Rounds(settings.stream_buffer)
     teller = Teller(
         *(state, leases, finisher, redis_health, calls),
         stream_seconds=settings.stream_seconds,
         rounds=rounds,
+        pace_seconds=settings.stream_pace_ms / 1000,
     )
     stepper = Stepper(
         *(state, starting, rounds, finisher, device_time, calls),

@@ -1,9 +1,6 @@
-"""What steps have said and nobody has told yet, and when it is time to tell it.
+"""What steps have said and nobody has told yet.
 
-The device's thread adds a round for each step; the teller's thread takes all there are. A text's
-first tokens and its end are told at once. What comes between is told at most once in the pace: a
-reader sees no difference between 50 and 500 updates a second, and each costs Redis, the API and the
-reader as much as the next.
+The device's thread adds a round for each step; the teller's thread takes all there are.
 """
 
 from __future__ import annotations
@@ -24,36 +21,28 @@ class Round(NamedTuple):
     tokens: Sequence[Token]
     ended: Sequence[Generation]
 
-    @property
-    def is_urgent(self) -> bool:
-        """Whether it has the first tokens of a text, or the end of one."""
-        return bool(self.ended) or not all(one.generation.telling.texts for one in self.tokens)
-
 
 class Rounds:
     """Those of one worker."""
 
-    def __init__(self, max_waiting: int, pace_seconds: float) -> None:
-        """max_waiting is in steps; pace_seconds the least time from one taking to the next."""
+    def __init__(self, max_waiting: int) -> None:
+        """max_waiting is in steps."""
         self._max_waiting = max_waiting
-        self._pace_seconds = pace_seconds
         self._waiting: deque[Round] = deque()
         self._changed = threading.Condition()
         self._held: set[Rows] = set()
         """Generators whose lanes wait for room. Guarded by `_changed`."""
-        self._taken_at = float("-inf")
-        self._closed = False
+        self.closed = False
+        """Whether nobody waits for more."""
 
     # -- on the device's thread ------------------------------------------------
 
     def offer(self, tokens: Sequence[Token], ended: Sequence[Generation]) -> None:
         """Hand over what a step said, and the jobs that have no rows any more."""
         if tokens or ended:
-            said = Round(tokens, ended)
             with self._changed:
-                self._waiting.append(said)
-                if len(self._waiting) == 1 or said.is_urgent or self.is_behind:
-                    self._changed.notify()
+                self._waiting.append(Round(tokens, ended))
+                self._changed.notify()
 
     @property
     def waiting(self) -> int:
@@ -80,14 +69,16 @@ class Rounds:
 
     # -- on the teller's -------------------------------------------------------
 
-    def take(self) -> list[Round]:
-        """All that waits, once it is time; empty once it was closed and nothing does."""
+    def take(self, until: float | None) -> list[Round]:
+        """All that waits, once something does; none at this time, or once it was closed."""
         with self._changed:
-            while (seconds := self._seconds_left()) != 0.0:
-                self._changed.wait(seconds)
+            while not (self._waiting or self.closed):
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                self._changed.wait(left)
             taken = [*self._waiting]
             self._waiting.clear()
-            self._taken_at = time.monotonic()
             return taken
 
     def let_go(self) -> bool:
@@ -102,16 +93,5 @@ class Rounds:
     def close(self) -> None:
         """Wait for nothing any more."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
-
-    def _seconds_left(self) -> float | None:
-        """How long to wait; None until something comes."""
-        if self._closed or self.is_behind:
-            return 0.0
-        if not self._waiting:
-            return None
-        left = self._taken_at + self._pace_seconds - time.monotonic()
-        if left <= 0 or any(one.is_urgent for one in self._waiting):
-            return 0.0
-        return left

@@ -45,6 +45,8 @@ class _Task:
     tokens: deque[Token] = field(default_factory=deque)
     ended: list[Generation] = field(default_factory=list)
     touched: dict[Generation, None] = field(default_factory=dict)
+    unsaid: dict[Generation, None] = field(default_factory=dict)
+    """Those with something that is not in their streams yet."""
     current: Generation | None = None
     """Whose text is being made."""
 
@@ -76,8 +78,11 @@ class Teller:
         *,
         stream_seconds: int,
         rounds: Rounds,
+        pace_seconds: float,
     ) -> None:
-        """leases use a connection of their own."""
+        """leases use a connection of their own; pace_seconds is the least time from one write of
+        what streams have said to the next, but for first words and ends.
+        """
         self._state = state
         self._leases = leases
         self._finisher = finisher
@@ -85,6 +90,9 @@ class Teller:
         self._calls = calls
         self._stream_seconds = stream_seconds
         self._rounds = rounds
+        self._pace_seconds = pace_seconds
+        self._say_at = 0.0
+        """When the next write is due, steady time."""
         self._give_up_at: float | None = None
         self._voice = _Voice(calls.new_slot())
         self._thread = self._new_thread(self._voice)
@@ -141,30 +149,41 @@ class Teller:
                 except Exception:
                     log.exception("told_not_for_a_fault_of_ours")
                     self._lose(voice.task)
-                voice.task = _Task()
+                voice.task = _Task(unsaid=voice.task.unsaid)
         except _Abandoned:
             return
 
     def _gather(self, task: _Task) -> bool:
         """Take all that waits; false once the worker stops and nothing does."""
-        taken = self._rounds.take()
+        taken = self._rounds.take(self._say_at if task.unsaid else None)
         for tokens, ended in taken:
             task.tokens.extend(tokens)
             task.ended.extend(ended)
         task.touched = dict.fromkeys([*(one.generation for one in task.tokens), *task.ended])
         if self._rounds.let_go():
             self._state.wake()
-        return bool(taken)
+        return bool(taken or task.unsaid)
 
     def _tell(self, voice: _Voice) -> None:
         task = voice.task
         self._make_texts(voice, task)
-        told = [one for one in task.touched if one.telling.deltas and not _is_unwanted(one)]
-        for lane, generations in _by_lane(told).items():
-            self._say(lane, generations)
+        task.unsaid |= {one: None for one in task.touched if one.telling.deltas}
         done = [one for one in task.touched if not one.telling.submitted and _is_done(one, task)]
+        if done or self._is_due(task):
+            told, task.unsaid = task.unsaid, {}
+            for lane, generations in _by_lane(told).items():
+                self._say(lane, generations)
+            self._say_at = time.monotonic() + self._pace_seconds
         for lane, generations in _by_lane(done).items():
             self._submit(lane, generations)
+
+    def _is_due(self, task: _Task) -> bool:
+        """Whether to write now. Nobody sees a difference between 50 updates a second and 500, and
+        each costs Redis, the API and the reader as much as the next; first words are waited for.
+        """
+        if self._rounds.closed or time.monotonic() >= self._say_at:
+            return True
+        return not all(one.telling.entry for one in task.unsaid)
 
     def _make_texts(self, voice: _Voice, task: _Task) -> None:
         while task.tokens:
@@ -204,6 +223,9 @@ class Teller:
 
     def _say(self, lane: Lane, generations: Sequence[Generation]) -> None:
         """Write an entry of each one's stream; who is fenced is lost."""
+        generations = [one for one in generations if not _is_unwanted(one)]
+        if not generations:
+            return
         jobs = [said_job(one, self._stream_seconds) for one in generations]
         fenced = self._until_done(lane, lambda: self._leases[lane.name].say(jobs))
         for generation in generations:
@@ -246,7 +268,8 @@ class Teller:
 
     def _lose(self, task: _Task) -> None:
         """Let the leases of these lapse, as after a crash."""
-        for generation in task.touched:
+        lost, task.unsaid = task.touched | task.unsaid, {}
+        for generation in lost:
             execution = generation.execution
             execution.disposition = execution.disposition or "lost"
             if generation in task.ended and not generation.telling.submitted:

@@ -1,80 +1,48 @@
-"""When what steps have said is told: first words and ends at once, the rest in the pace."""
+"""What waits to be told: taken together, at once or at a time, and never waited for when closed."""
 
 from __future__ import annotations
 
+import math
 import threading
 
 from tests.support.stack import wait_until
 from tests.unit.worker.generation.bench import Bench
 from worker.generation.generation import Generation, Token, generation_of
 from worker.generation.rounds import Rounds
-from worker.generation.wording import open_texts
-
-AN_HOUR = 3_600.0
 
 
-def job(*, begun: bool) -> Generation:
+def job() -> Generation:
     bench = Bench()
     [execution] = bench.give("one", stream=True)
-    made = generation_of(bench.lane, execution)
-    if begun:
-        open_texts(made)
-    return made
+    return generation_of(bench.lane, execution)
 
 
 def said(generation: Generation) -> list[Token]:
     return [Token(generation, 0, 1, None, None, ())]
 
 
-def test_steps_in_one_pace_are_taken_together() -> None:
-    one, rounds = job(begun=True), Rounds(100, AN_HOUR)
-    rounds.offer(said(one), [])
-    assert len(rounds.take()) == 1, "nothing was told lately"
+def test_all_that_waits_is_taken_together() -> None:
+    one, rounds = job(), Rounds(100)
     for _ in range(3):
         rounds.offer(said(one), [])
-    left = rounds._seconds_left()
-    assert left is not None
-    assert 0 < left <= AN_HOUR
-    rounds.close()
-    assert (len(rounds.take()), rounds.take()) == (3, [])
+    rounds.offer((), ())
+    assert len(rounds.take(None)) == 3, "what says nothing is no round"
+    assert rounds.waiting == 0
 
 
-def test_first_words_and_ends_do_not_wait() -> None:
-    one, fresh, rounds = job(begun=True), job(begun=False), Rounds(100, AN_HOUR)
-    rounds.offer(said(one), [])
-    rounds.take()
-    for tokens, ended in ((said(fresh), []), (said(one), [one])):
-        rounds.offer(said(one), [])
-        assert rounds._seconds_left() != 0.0
-        rounds.offer(tokens, ended)
-        assert len(rounds.take()) == 2, "with what waited"
-
-
-def test_too_many_steps_do_not_wait() -> None:
-    one, rounds = job(begun=True), Rounds(2, AN_HOUR)
-    rounds.offer(said(one), [])
-    rounds.take()
-    rounds.offer(said(one), [])
-    rounds.offer(said(one), [])
-    assert rounds.is_behind
-    assert len(rounds.take()) == 2
-
-
-def test_whoever_waits_for_the_pace_hears_of_an_end() -> None:
-    one, rounds = job(begun=True), Rounds(100, AN_HOUR)
-    rounds.offer(said(one), [])
-    rounds.take()
-    rounds.offer(said(one), [])
+def test_it_waits_until_a_time_or_until_it_is_closed() -> None:
+    rounds = Rounds(100)
+    assert rounds.take(-math.inf) == []
     taken: list[int] = []
-    thread = threading.Thread(target=lambda: taken.append(len(rounds.take())), daemon=True)
+    thread = threading.Thread(target=lambda: taken.append(len(rounds.take(None))), daemon=True)
     thread.start()
-    rounds.offer((), [one])
-    wait_until(lambda: taken, what="the end")
-    assert taken == [2]
+    rounds.close()
+    wait_until(lambda: taken, what="the end of waiting")
+    assert taken == [0]
 
 
-def test_without_a_pace_nothing_waits() -> None:
-    one, rounds = job(begun=True), Rounds(100, 0.0)
-    for _ in range(2):
-        rounds.offer(said(one), [])
-        assert len(rounds.take()) == 1
+def test_what_waits_is_taken_after_it_was_closed() -> None:
+    one, rounds = job(), Rounds(100)
+    rounds.offer(said(one), [])
+    rounds.close()
+    assert (len(rounds.take(None)), rounds.take(None)) == (1, [])

@@ -60,7 +60,7 @@ class Worker(Bench):
     def __init__(self, store: Store, number: int, jobs: dict[str, dict[str, Any]]) -> None:
         super().__init__(slots=4, chunk=2)
         self.store, self.number = store, number
-        self.rounds = Rounds(1000, 0.0)
+        self.rounds = Rounds(1000)
         self.teller = Teller(
             self.state,
             {"gen": SimpleNamespace(say=self._say, release=self._release)},  # type: ignore[dict-item]
@@ -69,6 +69,7 @@ class Worker(Bench):
             calls(),
             stream_seconds=60,
             rounds=self.rounds,
+            pace_seconds=0.0,
         )
         self._voice = self.teller._voice
         self._voice.slot.thread = threading.current_thread()

@@ -37,7 +37,8 @@ class Ear:
         self.fenced: set[str] = set()
         self.before_say: Callable[[], None] = lambda: None
         self.most_waiting = settings.pop("most_waiting", 100)
-        self.rounds = Rounds(self.most_waiting, settings.pop("pace_seconds", 0.0))
+        self.rounds = Rounds(self.most_waiting)
+        pace_seconds = settings.pop("pace_seconds", 0.0)
         self.calls = calls(**settings)
         self.teller = Teller(
             self.bench.state,
@@ -47,6 +48,7 @@ class Ear:
             self.calls,
             stream_seconds=600,
             rounds=self.rounds,
+            pace_seconds=pace_seconds,
         )
 
     def job(self, prompt: str, **params: Any) -> Generation:
@@ -233,3 +235,50 @@ def test_a_text_that_fails_or_hangs_costs_its_own_job(wish: str) -> None:
     assert ear.published.keys() == {"good", bad.execution.job_id}
     assert ear.said("good") == ear.said(bad.execution.job_id) == words(1), "what it said before"
     assert len(ear.calls.left_behind()) == (wish == "hang-text")
+
+
+AN_HOUR = 3_600.0
+
+
+def test_in_one_pace_steps_are_written_together_and_ends_with_what_waits() -> None:
+    ear = Ear(pace_seconds=AN_HOUR)
+    one, two = ear.job("one", stream=True), ear.job("two", stream=True)
+    ear.teller.start()
+    ear.rounds.offer(tokens(one, 1), [])
+    wait_until(lambda: "one" in ear.entries, what="its first words")
+    for number in (2, 3):
+        ear.rounds.offer(tokens(one, number), [])
+    ear.rounds.offer(tokens(two, 1), [])
+    wait_until(lambda: "two" in ear.entries, what="first words of another")
+    assert len(ear.entries["one"]) == 2, "with them goes what waited"
+    ear.rounds.offer(tokens(one, 4), [])
+    ear.rounds.offer(tokens(two, 2, finish=True), [two])
+    wait_until(lambda: "two" in ear.published, what="an end")
+    assert len(ear.entries["one"]) == 3
+    ear.rounds.offer(tokens(one, 5), [])
+    wait_until(lambda: not ear.rounds.waiting, what="that it is worded")
+    ear.teller.stop(60)
+    assert ear.said("one") == words(1, 2, 3, 4, 5)
+    assert (len(ear.entries["one"]), len(ear.entries["two"])) == (4, 2)
+
+
+def test_what_waits_is_written_when_its_time_has_come() -> None:
+    ear = Ear(pace_seconds=0.05)
+    one = ear.job("one", stream=True)
+    ear.teller.start()
+    for number in (1, 2):
+        ear.rounds.offer(tokens(one, number), [])
+        wait_until(lambda number=number: len(ear.entries.get("one", ())) == number, what="it")  # type: ignore[misc]
+    ear.teller.stop(60)
+    assert ear.said("one") == words(1, 2)
+
+
+def test_a_stop_string_is_found_whatever_the_pace() -> None:
+    ear = Ear(pace_seconds=AN_HOUR)
+    one = ear.job("one", stream=True, stop=[words(2).strip()])
+    ear.teller.start()
+    ear.rounds.offer(tokens(one, 1), [])
+    wait_until(lambda: "one" in ear.entries, what="its first words")
+    ear.rounds.offer(tokens(one, 2), [])
+    wait_until(lambda: "one" in ear.published, what="its end")
+    ear.teller.stop(60)
