@@ -69,7 +69,7 @@ HOSTILE = {
         "took",
     ),
     "eats memory": ("{% set x = 'a' * 400000000 %}{{ x|length }}", "memory"),
-    "long output": ("{{ 'a' * 40000000 }}", "process ended"),
+    "long output": ("{{ 'a' * 40000000 }}", "process ended|took"),  # what comes first
     "reaches out": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe|says"),
     "changes its input": ("{{ messages.append(1) }}", "unsafe|says"),
     "refuses": ("{{ raise_exception('only users may speak') }}", "only users may speak"),
