@@ -24,7 +24,7 @@ models:
   echo: {{handler: echo}}
 """
 SERVED = "words,slow,narrow,echo"
-COMPLETIONS = "/v1/completions"
+COMPLETIONS: Any = "/v1/completions"
 PROMPT = "a calm river"
 DEEP: Any = []
 for _ in range(40):
