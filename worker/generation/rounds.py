@@ -1,6 +1,8 @@
 """What steps have said and nobody has told yet.
 
-The device's thread adds a round for each step; the teller's thread takes all there are.
+The device's thread adds a round for each step; the teller's thread takes all there are, at a time
+of its own. Only what somebody waits for wakes it before: first words, ends, and tokens in which a
+stop string may come, as its row goes on until that is found.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ class Rounds:
         self._max_waiting = max_waiting
         self._waiting: deque[Round] = deque()
         self._changed = threading.Condition()
+        self._is_urgent = False
+        """Whether one of those that wait is not to wait."""
         self._held: set[Rows] = set()
         """Generators whose lanes wait for room. Guarded by `_changed`."""
         self.closed = False
@@ -40,9 +44,12 @@ class Rounds:
     def offer(self, tokens: Sequence[Token], ended: Sequence[Generation]) -> None:
         """Hand over what a step said, and the jobs that have no rows any more."""
         if tokens or ended:
+            urgent = bool(ended) or any(map(_is_urgent, tokens))
             with self._changed:
                 self._waiting.append(Round(tokens, ended))
-                self._changed.notify()
+                self._is_urgent = self._is_urgent or urgent
+                if urgent or len(self._waiting) == 1 or self.is_behind:
+                    self._changed.notify()
 
     @property
     def waiting(self) -> int:
@@ -69,15 +76,19 @@ class Rounds:
 
     # -- on the teller's -------------------------------------------------------
 
-    def take(self, until: float | None) -> list[Round]:
-        """All that waits, once something does; none at this time, or once it was closed."""
+    def take(self, at: float, *, anyway: bool) -> list[Round]:
+        """All that waits at this time, or before it where that is urgent or too much.
+
+        anyway: return then, though nothing waits; else wait for something. Empty once it was closed
+        and nothing waits.
+        """
         with self._changed:
-            while not (self._waiting or self.closed):
-                left = None if until is None else until - time.monotonic()
+            while not (self.closed or self._is_urgent or self.is_behind):
+                left = at - time.monotonic() if self._waiting or anyway else None
                 if left is not None and left <= 0:
                     break
                 self._changed.wait(left)
-            taken = [*self._waiting]
+            taken, self._is_urgent = [*self._waiting], False
             self._waiting.clear()
             return taken
 
@@ -95,3 +106,8 @@ class Rounds:
         with self._changed:
             self.closed = True
             self._changed.notify_all()
+
+
+def _is_urgent(token: Token) -> bool:
+    generation = token.generation
+    return not generation.telling.texts or bool(generation.prompt.options.stop)

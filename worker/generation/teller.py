@@ -155,7 +155,7 @@ class Teller:
 
     def _gather(self, task: _Task) -> bool:
         """Take all that waits; false once the worker stops and nothing does."""
-        taken = self._rounds.take(self._say_at if task.unsaid else None)
+        taken = self._rounds.take(self._say_at, anyway=bool(task.unsaid))
         for tokens, ended in taken:
             task.tokens.extend(tokens)
             task.ended.extend(ended)

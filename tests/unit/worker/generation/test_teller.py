@@ -256,7 +256,6 @@ def test_in_one_pace_steps_are_written_together_and_ends_with_what_waits() -> No
     wait_until(lambda: "two" in ear.published, what="an end")
     assert len(ear.entries["one"]) == 3
     ear.rounds.offer(tokens(one, 5), [])
-    wait_until(lambda: not ear.rounds.waiting, what="that it is worded")
     ear.teller.stop(60)
     assert ear.said("one") == words(1, 2, 3, 4, 5)
     assert (len(ear.entries["one"]), len(ear.entries["two"])) == (4, 2)
