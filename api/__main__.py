@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     which the metrics of all are added up.
     """
     from api.http.request_context import add_request
-    from api.tenants.auth import check_exposure
+    from api.tenants.exposure import check_exposure
     from common.redis.connect import connect
     from common.redis.embedded_server import obtain_redis
     from common.redis.format_version import check_format

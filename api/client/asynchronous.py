@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
@@ -16,7 +17,7 @@ import httpx
 from . import calls
 from .calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
 from .chunk import Chunk, Patience
-from .connections import AsyncConnections, certificates, check_process, limits_for
+from .connections import AsyncConnections, check_process, http_options, limits_for
 from .errors import ApiError, StillRunning, answer_of, error_of, result_of
 from .feed import Feed
 from .lines import LineReader
@@ -56,18 +57,10 @@ class AsyncClient(AsyncOperations):
         self._policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
         self._timeout = timeout
         url, headers = calls.base_url_of(base_url), calls.headers_of(api_key)
-        limits = limits_for(max_connections)
-
-        def open_http() -> httpx.AsyncClient:
-            return httpx.AsyncClient(
-                base_url=url,
-                timeout=timeout,
-                headers=headers,
-                limits=limits,
-                verify=certificates(),
-            )
-
-        self._connections = AsyncConnections(open_http, http, max_connections)
+        options = partial(http_options, url, timeout, headers, limits_for(max_connections))
+        self._connections = AsyncConnections(
+            lambda: httpx.AsyncClient(**options()), http, max_connections
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -16,7 +17,7 @@ import httpx
 from . import calls
 from .calls import HOLD_SECONDS, SILENCE_SECONDS, SLACK_SECONDS, Call
 from .chunk import Chunk, Patience
-from .connections import Connections, certificates, check_process, limits_for
+from .connections import Connections, check_process, http_options, limits_for
 from .errors import ApiError, StillRunning, answer_of, error_of, result_of
 from .lines import LineReader
 from .manifest import Manifest
@@ -55,18 +56,8 @@ class Client(Operations):
         self._policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
         self._timeout = timeout
         url, headers = calls.base_url_of(base_url), calls.headers_of(api_key)
-        limits = limits_for(max_connections)
-
-        def open_http() -> httpx.Client:
-            return httpx.Client(
-                base_url=url,
-                timeout=timeout,
-                headers=headers,
-                limits=limits,
-                verify=certificates(),
-            )
-
-        self._connections = Connections(open_http, http, max_connections)
+        options = partial(http_options, url, timeout, headers, limits_for(max_connections))
+        self._connections = Connections(lambda: httpx.Client(**options()), http, max_connections)
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -25,7 +25,15 @@ from .errors import ClientError
 Http = TypeVar("Http")
 Turns = TypeVar("Turns")
 
-__all__ = ("AsyncConnections", "AsyncPool", "Connections", "Pool", "certificates", "limits_for")
+__all__ = (
+    "AsyncConnections",
+    "AsyncPool",
+    "Connections",
+    "Pool",
+    "certificates",
+    "http_options",
+    "limits_for",
+)
 
 _FORKED = (
     "this process was forked from the one that made the client, whose `http` cannot be used in "
@@ -45,6 +53,19 @@ def limits_for(max_connections: int) -> httpx.Limits:
     if max_connections < 1:
         raise ValueError("`max_connections` must be at least 1")
     return httpx.Limits(max_connections=None, max_keepalive_connections=max_connections)
+
+
+def http_options(
+    url: str, timeout: float, headers: dict[str, str], limits: httpx.Limits
+) -> dict[str, Any]:
+    """What either of httpx's clients is made with."""
+    return {
+        "base_url": url,
+        "timeout": timeout,
+        "headers": headers,
+        "limits": limits,
+        "verify": certificates(),
+    }
 
 
 def certificates() -> ssl.SSLContext:

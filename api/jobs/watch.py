@@ -63,12 +63,6 @@ class Watch:
         if self._timer is not None:
             self._timer.cancel()
 
-    async def next(self, seconds: float) -> JobRecord | None:
-        """The record once it has changed; None after this many seconds without a change, or when
-        it is gone.
-        """
-        return self._record if await self.change(seconds) else None
-
     async def change(self, seconds: float) -> bool:
         """Wait until the record changes, or `wake` is called; False after this many seconds."""
         if not self._has_changed:

@@ -35,7 +35,7 @@ from api.tenants.api_keys import (
     read_record,
     split_key,
 )
-from common.errors import ConfigurationError, Refused
+from common.errors import Refused
 from common.jobs.quota import UNLIMITED, Limits
 from common.net.loopback import is_loopback
 from common.redis.keys import API_KEYS, API_KEYS_USED, TENANT_LIMITS
@@ -48,7 +48,6 @@ __all__ = (
     "Authenticator",
     "KeyPolicy",
     "Principal",
-    "check_exposure",
     "require",
 )
 
@@ -336,22 +335,3 @@ def require(principal: Principal, scope: str) -> None:
     """Raise Forbidden, which names the scope, unless it is granted."""
     if not principal.allows(scope):
         raise Forbidden(scope)
-
-
-def check_exposure(client: redis.Redis, settings: Settings) -> None:
-    """Raise ConfigurationError where other machines could use the API without a key."""
-    if settings.api_keys_required is not None or is_loopback(settings.host):
-        return
-    try:
-        keys = client.hlen(API_KEYS)
-    except RedisError as exc:
-        raise ConfigurationError(
-            f"whether API keys exist cannot be told ({exc}); LANEFLEET_API_KEYS_REQUIRED=true "
-            "starts without looking"
-        ) from exc
-    if not keys:
-        raise ConfigurationError(
-            f"no API key exists, and {settings.host} can be reached from elsewhere: make one with "
-            "`lanefleet keys create`, or set LANEFLEET_HOST=127.0.0.1, or, on a network where you "
-            "trust everybody, LANEFLEET_API_KEYS_REQUIRED=false"
-        )

@@ -24,6 +24,7 @@ from api.tenants.api_keys import (
     split_key,
 )
 from api.tenants.auth import LOCAL, Principal
+from api.tenants.exposure import check_exposure
 from api.tenants.rate_headers import rate_headers, seconds_until_next
 from common.errors import ConfigurationError
 from common.jobs.quota import Limits, Quota
@@ -263,7 +264,7 @@ def test_without_a_key_nobody_else_is_let_in(
     host: str, required: bool | None, keys: int, starts: bool
 ) -> None:
     settings = Settings(host=host, api_keys_required=required)
-    check: Callable[[], None] = lambda: auth.check_exposure(Counting(keys), settings)  # type: ignore[arg-type]  # noqa: E731
+    check: Callable[[], None] = lambda: check_exposure(Counting(keys), settings)  # type: ignore[arg-type]  # noqa: E731
     if starts:
         check()
         return
